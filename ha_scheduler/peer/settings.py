@@ -1,0 +1,169 @@
+"""The settings of one peer daemon: checked, and complete before anything is started.
+
+The arithmetic of the times, with the defaults in brackets. One tick is ``tick_ms`` [50 ms].
+
+- A leader sends a heartbeat each ``heartbeat_ticks`` [100 ms].
+- A follower that has heard nothing stands for election after a random time between
+  ``election_ticks`` and twice that [600 to 1200 ms]. The first of two followers does so after
+  800 ms on average; the vote is two messages and one fsync more.
+- A leader that has heard from no majority for ``election_ticks`` steps down [600 ms], and trusts
+  its lease for less than that. So it stops before another can be elected.
+- ``election_ticks`` is at least three heartbeats [it is six]: one lost or late packet, or one slow
+  fsync, must not depose a leader that is well. On a network whose round trip is over 20 ms, or
+  with disks whose fsync takes over 100 ms, raise ``--election-ticks`` in proportion.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer.cell import Cell, is_loopback
+
+TICK_MS_MIN = 5  # below it a loaded event loop misses ticks
+TICK_MS_MAX = 1000
+ELECTION_MS_MAX = 60_000  # beyond it a dead leader is a matter for an operator
+HEARTBEATS_PER_ELECTION_MIN = 3
+
+ENGINE_WATCHDOG_S = 120.0  # a graph of 1.5 million tasks blocks the engine for that long
+ENGINE_WATCHDOG_S_MIN = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How often peers talk, and how soon silence counts as death. All peers use the same.
+
+    Smaller values notice a death sooner, and take a stall of the network or disk for one sooner.
+    """
+
+    tick_ms: int = 50
+    heartbeat_ticks: int = 2
+    election_ticks: int = 12
+
+    def __post_init__(self) -> None:
+        if not TICK_MS_MIN <= self.tick_ms <= TICK_MS_MAX:
+            raise OperatorError(
+                f"--tick-ms {self.tick_ms} is out of range; "
+                f"use {TICK_MS_MIN} to {TICK_MS_MAX} milliseconds."
+            )
+        if self.heartbeat_ticks < 1:
+            raise OperatorError(
+                f"{self.heartbeat_ticks} ticks between heartbeats are too few; use at least 1."
+            )
+        ticks_min = HEARTBEATS_PER_ELECTION_MIN * self.heartbeat_ticks
+        ticks_max = ELECTION_MS_MAX // self.tick_ms
+        if not ticks_min <= self.election_ticks <= ticks_max:
+            raise OperatorError(
+                f"--election-ticks {self.election_ticks} is out of range; "
+                f"use {ticks_min} ({HEARTBEATS_PER_ELECTION_MIN} heartbeats) to {ticks_max} "
+                f"({ELECTION_MS_MAX // 1000} s), better {6 * self.heartbeat_ticks} or more."
+            )
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds in one tick."""
+        return self.tick_ms / 1000
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between two heartbeats of a leader."""
+        return self.tick_s * self.heartbeat_ticks
+
+    @property
+    def election_s(self) -> tuple[float, float]:
+        """The shortest and the longest silence after which a follower stands for election."""
+        return self.tick_s * self.election_ticks, self.tick_s * self.election_ticks * 2
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: the authority all peers trust, and the certificate and key of this process."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """What ``ha_scheduler.peer.daemon.run`` is given.
+
+    ``tls`` is None only when all peers are on loopback and plaintext was asked for. ``host`` is the
+    address to listen at that the operator asked for, if any; see ``listen_host``.
+
+    ``engine_options`` goes to the engine as it is; its values are strings, numbers, booleans, None
+    and lists of strings. Its keys are those of ``ENGINE_OPTIONS``.
+    """
+
+    cell: Cell
+    name: str
+    data_dir: Path
+    tls: TlsFiles | None = None
+    host: str | None = None
+    timing: Timing = field(default_factory=Timing)
+    engine_watchdog_s: float = ENGINE_WATCHDOG_S
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    pid_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in self.cell.names:
+            raise OperatorError(
+                f"Peer {self.name} is not one of the peers ({', '.join(self.cell.names)}); "
+                f"use one of these names."
+            )
+        if not (
+            math.isfinite(self.engine_watchdog_s)
+            and self.engine_watchdog_s >= ENGINE_WATCHDOG_S_MIN
+        ):
+            raise OperatorError(
+                f"--engine-watchdog {self.engine_watchdog_s:g} is out of range; use at least "
+                f"{ENGINE_WATCHDOG_S_MIN:g} seconds, and more than the largest graph needs."
+            )
+        if self.tls is None and not self.cell.on_loopback:
+            raise OperatorError(
+                "Plaintext is for cells on loopback only; run `dask-ha-scheduler init` and give "
+                "each peer its certificate."
+            )
+
+    @property
+    def address(self) -> PeerAddress:
+        """This peer."""
+        return self.cell.peer(self.name)
+
+    @property
+    def peer_id(self) -> int:
+        """The Raft id of this peer."""
+        return self.cell.peer_id(self.name)
+
+    @property
+    def listen_host(self) -> str:
+        """Where the peer port and the Dask port listen; empty means all addresses of this host.
+
+        All addresses, because a VIP comes and goes and a host name may resolve to 127.0.1.1 on its
+        own host; TLS guards them. A peer on loopback listens there only.
+        """
+        if self.host is not None:
+            return self.host
+        return self.address.host if is_loopback(self.address.host) else ""
+
+
+#: What ``PeerSettings.engine_options`` holds, named as the options of ``dask scheduler`` are.
+ENGINE_OPTIONS = (
+    "host",  # the address to listen at, "" for all
+    "port",  # the Dask port of this peer
+    "protocol",  # "tls" or "tcp"
+    "dashboard",  # whether to serve it
+    "dashboard_address",
+    "dashboard_prefix",
+    "preload",
+    "preload_argv",
+    "idle_timeout",  # None, or as the operator wrote it: "1 hour"
+    "tls_ca_file",  # absolute paths, or None
+    "tls_cert",
+    "tls_key",
+    "log_level",  # "info"
+)

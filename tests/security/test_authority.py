@@ -1,0 +1,206 @@
+"""The CA and its certificates: contents, modes, and that nothing there is ever replaced.
+
+Method: every property is read back from the files with ``cryptography``; concurrent creation is
+done by real processes; an interrupted creation is every prefix of the files it writes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer.cell import parse_peers
+from ha_scheduler.security import authority
+from ha_scheduler.security.authority import (
+    client_files,
+    create_authority,
+    ensure_certificates,
+    holds_authority,
+    peer_files,
+    reissue,
+)
+from ha_scheduler.security.tls import Role, check_files
+
+CELL = parse_peers("a=10.0.0.1,b=node-2.example.com,c=[fd00::3]")
+ALL_FILES = {
+    "ca.pem",
+    "ca-key.pem",
+    *(f"peer-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
+    "client.pem",
+    "client-key.pem",
+    "dask.yaml",
+}
+
+
+def certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name[0] != "."}
+
+
+def test_init_writes_the_documented_files(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "tls"
+    written = create_authority(directory, CELL)
+    assert {path.name for path in written} == set(contents(directory)) == ALL_FILES
+    assert len(written) == len(ALL_FILES)
+    assert holds_authority(directory)
+
+
+def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    for path in tmp_path.iterdir():
+        mode = stat.S_IMODE(path.stat().st_mode)
+        private = path.name.endswith("-key.pem") or path.name == ".lock"
+        assert mode == (0o600 if private else 0o644), path
+
+
+def test_certificates_say_who_their_holder_is(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    for name in "abc":
+        check_files(peer_files(tmp_path, name), role=Role.PEER, name=name)
+    check_files(client_files(tmp_path), role=Role.CLIENT, name="client")
+    names = certificate(tmp_path / "peer-b.pem").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.DNSName) == ["node-2.example.com", "b", "localhost"]
+    names = certificate(tmp_path / "peer-c.pem").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address(text) for text in ("fd00::3", "127.0.0.1", "::1")
+    ]
+
+
+def test_lifetimes(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    ca, leaf = certificate(tmp_path / "ca.pem"), certificate(tmp_path / "peer-a.pem")
+    skew = authority.CLOCK_SKEW
+    assert ca.not_valid_after_utc - ca.not_valid_before_utc == authority.CA_LIFETIME + skew
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == authority.LEAF_LIFETIME + skew
+    assert timedelta(days=3650) <= authority.CA_LIFETIME
+
+
+def test_an_existing_authority_is_never_overwritten(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    before = contents(tmp_path)
+    with pytest.raises(OperatorError, match="never overwritten; add --reissue"):
+        create_authority(tmp_path, CELL)
+    assert contents(tmp_path) == before
+
+
+def test_reissue_renews_certificates_and_keeps_authority_and_keys(tmp_path: Path) -> None:
+    create_authority(tmp_path, parse_peers("a=10.0.0.1"))
+    before = contents(tmp_path)
+    reissue(tmp_path, CELL)
+    after = contents(tmp_path)
+    assert set(after) == ALL_FILES
+    for name, data in before.items():
+        kept = name.endswith("-key.pem") or name == "ca.pem"
+        assert (after[name] == data) is kept, name
+    for name in "abc":
+        check_files(peer_files(tmp_path, name), role=Role.PEER, name=name)
+
+
+def test_reissue_needs_an_authority(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="holds no certificate authority"):
+        reissue(tmp_path / "none", CELL)
+    assert not (tmp_path / "none").exists()
+
+
+def test_ensure_changes_nothing_when_all_is_there(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    before = contents(tmp_path)
+    assert ensure_certificates(tmp_path, CELL) == []
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_creation_is_completed_from_every_prefix(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    order = create_authority(whole, CELL)
+    for length in range(len(order)):
+        directory = tmp_path / str(length)
+        directory.mkdir()
+        for path in order[:length]:
+            (directory / path.name).write_bytes(path.read_bytes())
+        ensure_certificates(directory, CELL)
+        assert set(contents(directory)) == ALL_FILES
+        for name in "abc":
+            check_files(peer_files(directory, name), role=Role.PEER, name=name)
+        for path in order[:length]:
+            if path.name != "dask.yaml":
+                assert (directory / path.name).read_bytes() == path.read_bytes(), path
+
+
+def test_without_the_key_of_the_authority_nothing_is_issued(tmp_path: Path) -> None:
+    create_authority(tmp_path, parse_peers("a=10.0.0.1"))
+    (tmp_path / "ca-key.pem").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(OperatorError, match=r"ca-key\.pem is missing"):
+        ensure_certificates(tmp_path, CELL)
+    assert contents(tmp_path) == before
+
+
+def test_a_foreign_authority_key_is_refused(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    create_authority(one, parse_peers("a=10.0.0.1"))
+    create_authority(other, parse_peers("a=10.0.0.1"))
+    (one / "ca-key.pem").write_bytes((other / "ca-key.pem").read_bytes())
+    with pytest.raises(OperatorError, match="is not the key of"):
+        ensure_certificates(one, CELL)
+
+
+def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match=r"Certificates cannot be made in .*Not a directory"):
+        create_authority(tmp_path / "file" / "tls", CELL)
+
+
+def test_three_first_starts_at_once_agree_on_one_authority(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from ha_scheduler.peer.cell import parse_peers\n"
+        "from ha_scheduler.security.authority import ensure_certificates\n"
+        "sys.stdin.read(1)\n"
+        "ensure_certificates(pathlib.Path(sys.argv[1]), parse_peers(sys.argv[2]))\n"
+    )
+    peers = "a=127.0.0.1:1/2,b=127.0.0.1:3/4,c=127.0.0.1:5/6"
+    directory = tmp_path / "tls"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(directory), peers], stdin=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert set(contents(directory)) == ALL_FILES
+    for name in "abc":
+        check_files(peer_files(directory, name), role=Role.PEER, name=name)
+
+
+def test_dask_yaml_configures_clients_and_workers(tmp_path: Path) -> None:
+    directory = tmp_path / 'with "quotes" and: colons'
+    create_authority(directory, CELL)
+    config = yaml.safe_load((directory / "dask.yaml").read_text())["distributed"]
+    pair = {"cert": str(directory / "client.pem"), "key": str(directory / "client-key.pem")}
+    assert config["comm"]["require-encryption"] is True
+    assert config["comm"]["tls"] == {
+        "ca-file": str(directory / "ca.pem"),
+        "client": pair,
+        "worker": pair,
+    }
+    assert config["worker"]["preload"] == ["ha_scheduler.worker.preload"]
+    assert config["nanny"]["preload"] == ["ha_scheduler.worker.nanny_preload"]
+    assert config["client"]["preload"] == ["client_replay.preload"]

@@ -1,0 +1,297 @@
+"""Mutual TLS on real sockets, roles read back, and each wrong file found before it is used.
+
+Method: a server thread and a client on loopback do a real handshake and exchange one byte, so
+that a refusal of TLS 1.3, which the refused side learns of on its first read, counts as one.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from ha_scheduler.errors import CertificateRefused, OperatorError
+from ha_scheduler.peer.cell import parse_peers
+from ha_scheduler.peer.settings import TlsFiles
+from ha_scheduler.security.authority import client_files, create_authority, peer_files
+from ha_scheduler.security.tls import (
+    Role,
+    check_files,
+    client_context,
+    name_of,
+    role_of,
+    server_context,
+)
+
+CELL = parse_peers("a=127.0.0.1:1/2,b=127.0.0.1:3/4,c=127.0.0.1:5/6")
+TIMEOUT_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls")
+    create_authority(path, CELL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("foreign")
+    create_authority(path, CELL)
+    return path
+
+
+def link(
+    server: ssl.SSLContext,
+    client: ssl.SSLContext,
+    look: Callable[[ssl.SSLSocket], object] = lambda _: None,
+) -> tuple[object, object]:
+    """What ``look`` returned, or the error, at the server and at the client."""
+    results: list[object] = [None, None]
+    left, right = socket.socketpair()
+
+    def run(index: int, context: ssl.SSLContext, end: socket.socket) -> None:
+        end.settimeout(TIMEOUT_S)
+        try:
+            with context.wrap_socket(end, server_side=index == 0) as wrapped:
+                wrapped.sendall(b"x")
+                assert wrapped.recv(1) == b"x"
+                results[index] = look(wrapped)
+        except Exception as error:
+            results[index] = error
+        finally:
+            end.close()
+
+    thread = threading.Thread(target=run, args=(0, server, left))
+    thread.start()
+    run(1, client, right)
+    thread.join()
+    return results[0], results[1]
+
+
+def who(end: ssl.SSLSocket) -> tuple[Role, str]:
+    return role_of(end), name_of(end)
+
+
+def test_peers_read_each_others_role_and_name(directory: Path) -> None:
+    server, client = link(
+        server_context(peer_files(directory, "a")), client_context(peer_files(directory, "b")), who
+    )
+    assert server == (Role.PEER, "b")
+    assert client == (Role.PEER, "a")
+
+
+def test_a_client_is_seen_as_a_client(directory: Path) -> None:
+    server, client = link(
+        server_context(peer_files(directory, "a")), client_context(client_files(directory)), who
+    )
+    assert server == (Role.CLIENT, "client")
+    assert client == (Role.PEER, "a")
+
+
+def test_a_client_of_another_authority_is_refused(directory: Path, foreign: Path) -> None:
+    ours = peer_files(directory, "a")
+    theirs = peer_files(foreign, "b")
+    mixed = TlsFiles(ours.ca_file, theirs.cert_file, theirs.key_file)  # it trusts us
+    server, client = link(server_context(ours), client_context(mixed))
+    assert isinstance(server, ssl.SSLCertVerificationError)
+    assert isinstance(client, OSError)
+
+
+def test_a_server_of_another_authority_is_refused(directory: Path, foreign: Path) -> None:
+    ours = peer_files(directory, "a")
+    theirs = peer_files(foreign, "b")
+    mixed = TlsFiles(ours.ca_file, theirs.cert_file, theirs.key_file)
+    server, client = link(server_context(mixed), client_context(ours))
+    assert isinstance(client, ssl.SSLCertVerificationError)
+    assert isinstance(server, OSError)
+
+
+def test_a_caller_without_a_certificate_is_refused(directory: Path) -> None:
+    nobody = ssl.create_default_context(cafile=str(directory / "ca.pem"))
+    nobody.check_hostname = False
+    server, client = link(server_context(peer_files(directory, "a")), nobody)
+    assert isinstance(server, ssl.SSLError)
+    assert isinstance(client, OSError)
+
+
+def test_tls_1_1_is_refused(directory: Path) -> None:
+    context = server_context(peer_files(directory, "a"))
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert client_context(client_files(directory)).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_certificates_pass_the_strict_checks_of_python_3_13_and_host_names(directory: Path) -> None:
+    files = client_files(directory)
+    strict = ssl.create_default_context(cafile=str(files.ca_file))
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    strict.load_cert_chain(files.cert_file, files.key_file)
+    server_end, client_end = socket.socketpair()
+    server = server_context(peer_files(directory, "a"))
+    server.verify_flags |= ssl.VERIFY_X509_STRICT
+    errors: list[Exception] = []
+
+    def serve() -> None:
+        try:
+            with server.wrap_socket(server_end, server_side=True) as wrapped:
+                wrapped.sendall(b"x")
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with strict.wrap_socket(client_end, server_hostname="127.0.0.1") as wrapped:
+        assert wrapped.recv(1) == b"x"
+    thread.join()
+    assert errors == []
+
+
+def issue(
+    directory: Path,
+    path: Path,
+    *,
+    subject: list[tuple[x509.ObjectIdentifier, str]] | None = None,
+    valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(hours=1)),
+) -> TlsFiles:
+    """A certificate of the authority in ``directory`` that its own code would not issue."""
+    ca = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+    ca_key = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
+    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    if subject is None:
+        subject = [(NameOID.ORGANIZATIONAL_UNIT_NAME, "peer"), (NameOID.COMMON_NAME, "a")]
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(*pair) for pair in subject]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + valid[0])
+        .not_valid_after(now + valid[1])
+        .sign(ca_key, hashes.SHA256())
+    )
+    cert_file, key_file = path / "cert.pem", path / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return TlsFiles(directory / "ca.pem", cert_file, key_file)
+
+
+@pytest.mark.parametrize(
+    ("subject", "sentence"),
+    [
+        ([(NameOID.COMMON_NAME, "a")], "0 fields organizationalUnitName"),
+        (
+            [
+                (NameOID.ORGANIZATIONAL_UNIT_NAME, "client"),
+                (NameOID.ORGANIZATIONAL_UNIT_NAME, "peer"),
+                (NameOID.COMMON_NAME, "a"),
+            ],
+            "2 fields organizationalUnitName",
+        ),
+        (
+            [(NameOID.ORGANIZATIONAL_UNIT_NAME, "root"), (NameOID.COMMON_NAME, "a")],
+            "role 'root'",
+        ),
+        ([(NameOID.ORGANIZATIONAL_UNIT_NAME, "peer")], "0 fields commonName"),
+    ],
+)
+def test_an_unclear_subject_has_no_role(directory: Path, tmp_path: Path, subject, sentence) -> None:
+    odd = issue(directory, tmp_path, subject=subject)
+    server, _ = link(server_context(peer_files(directory, "a")), client_context(odd), who)
+    assert isinstance(server, CertificateRefused)
+    assert sentence in str(server)
+
+
+def refused(files: TlsFiles, sentence: str, **expected) -> None:
+    with pytest.raises(OperatorError, match=sentence) as caught:
+        check_files(files, **expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_each_missing_file_is_named(directory: Path) -> None:
+    files = peer_files(directory, "a")
+    none = directory / "none.pem"
+    refused(TlsFiles(none, files.cert_file, files.key_file), "certificate file .*none.pem does not")
+    refused(TlsFiles(files.ca_file, none, files.key_file), "certificate file .*none.pem does not")
+    refused(TlsFiles(files.ca_file, files.cert_file, none), "key file .*none.pem does not exist")
+
+
+def test_a_file_that_cannot_be_read_is_named(directory: Path) -> None:
+    files = peer_files(directory, "a")
+    refused(TlsFiles(files.ca_file, directory, files.key_file), "cannot be read: Is a directory")
+
+
+def test_files_that_are_no_pem_are_named(directory: Path, tmp_path: Path) -> None:
+    files = peer_files(directory, "a")
+    text = tmp_path / "text.pem"
+    text.write_text("hello")
+    refused(TlsFiles(text, files.cert_file, files.key_file), "text.pem holds no certificate")
+    refused(TlsFiles(files.ca_file, text, files.key_file), "text.pem holds no certificate")
+    refused(TlsFiles(files.ca_file, files.cert_file, text), "text.pem holds no private key")
+    # a certificate where the key belongs, as after a slip of the hand
+    swapped = TlsFiles(files.ca_file, files.cert_file, files.cert_file)
+    refused(swapped, "peer-a.pem holds no private key")
+
+
+def test_an_encrypted_key_is_refused(directory: Path, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "key.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    files = peer_files(directory, "a")
+    refused(TlsFiles(files.ca_file, files.cert_file, path), "encrypted with a password")
+
+
+def test_a_key_of_another_certificate_is_refused(directory: Path) -> None:
+    a, b = peer_files(directory, "a"), peer_files(directory, "b")
+    refused(TlsFiles(a.ca_file, a.cert_file, b.key_file), "peer-b-key.pem is not the key of")
+
+
+def test_a_certificate_of_another_authority_is_found(directory: Path, foreign: Path) -> None:
+    ours, theirs = peer_files(directory, "a"), peer_files(foreign, "a")
+    refused(TlsFiles(ours.ca_file, theirs.cert_file, theirs.key_file), "was not issued by")
+
+
+def test_expired_and_future_certificates_are_refused(directory: Path, tmp_path: Path) -> None:
+    past = issue(directory, tmp_path, valid=(timedelta(days=-2), timedelta(days=-1)))
+    refused(past, "cert.pem expired on .*--reissue")
+    future = issue(directory, tmp_path, valid=(timedelta(days=1), timedelta(days=2)))
+    refused(future, "cert.pem is valid from .*set the clock")
+    later = datetime.now(UTC) + timedelta(days=4000)
+    refused(peer_files(directory, "a"), "ca.pem expired on", now=later)
+
+
+def test_a_certificate_of_somebody_else_is_refused(directory: Path) -> None:
+    refused(
+        peer_files(directory, "b"),
+        r"peer-b.pem is for peer b \(OU, CN\), not for peer a",
+        role=Role.PEER,
+        name="a",
+    )
+    refused(client_files(directory), "is for client client", role=Role.PEER, name="a")
+
+
+def test_the_files_of_a_cell_are_accepted(directory: Path) -> None:
+    check_files(peer_files(directory, "a"), role=Role.PEER, name="a")
+    check_files(client_files(directory), role=Role.CLIENT)
