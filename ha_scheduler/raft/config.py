@@ -1,0 +1,98 @@
+"""Settings of one core, each with its unit and the consequence of choosing it badly.
+
+The guarantee: a `Config` that passed `validate()` cannot by itself endanger safety. Time is in
+ticks: the driver decides how long a tick is, and all peers of a cell should agree on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ConfigError
+from .messages import PeerId
+
+KIB = 1024
+MIB = 1024 * KIB
+
+UNELECTABLE_PATIENCE = 3
+"""A peer that should not lead still campaigns after this many election timeouts without leader:
+a cell led by a peer whose engine is slow to start beats a cell without leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How this peer takes part. `validate()` is called by the core."""
+
+    peer_id: PeerId
+    #: Ticks without word from a leader before a follower campaigns; the actual timeout is drawn
+    #: from [election_ticks, 2 * election_ticks). Must exceed the worst stall of a peer.
+    election_ticks: int = 12
+    #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
+    #: heartbeat costs the leadership.
+    heartbeat_ticks: int = 2
+    #: Ticks taken off the lease: covers the phase between two peers' ticks (1) and the drift of
+    #: their clocks during one election timeout (the rest).
+    lease_margin_ticks: int = 2
+    #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
+    pre_vote: bool = True
+    #: A leader without contact to a quorum steps down; voters that hear a leader refuse
+    #: candidates (6.2, 4.2.3). The lease rests on it.
+    check_quorum: bool = True
+    #: Step down the moment the newest contact to a quorum is an election timeout old, instead
+    #: of checking once per election timeout, which can take nearly twice as long.
+    prompt_step_down: bool = True
+    #: Bytes of entries in one append message. One entry always fits, whatever its size.
+    max_append_bytes: int = 1 * MIB
+    #: Appends to one follower that may be unanswered, by count and by bytes.
+    max_inflight_messages: int = 64
+    max_inflight_bytes: int = 64 * MIB
+    #: Bytes of one proposal. The driver splits what is larger.
+    max_entry_bytes: int = 16 * MIB
+    #: Bytes proposed but not committed; more proposals are dropped. Bounds the leader's memory
+    #: while it has no quorum.
+    max_uncommitted_bytes: int = 256 * MIB
+    #: Bytes of committed entries handed out and not yet reported applied.
+    max_applying_bytes: int = 64 * MIB
+    #: Hand out committed entries that this peer has not yet made durable itself. Saves a wait,
+    #: but the driver must then persist before it makes the effect of applying durable.
+    apply_unpersisted: bool = False
+
+    def validate(self) -> None:
+        """Refuse values, and pairs of values, that are known to end badly."""
+        if self.peer_id < 1:
+            raise ConfigError(f"peer_id is {self.peer_id}; 0 means nobody, use 1 or more")
+        if self.heartbeat_ticks < 1:
+            raise ConfigError(f"heartbeat_ticks is {self.heartbeat_ticks}; use 1 or more")
+        if self.election_ticks <= self.heartbeat_ticks:
+            raise ConfigError(
+                f"election_ticks ({self.election_ticks}) must exceed heartbeat_ticks "
+                f"({self.heartbeat_ticks}), or followers depose every leader; use 5 times or more"
+            )
+        if not 1 <= self.lease_margin_ticks < self.election_ticks:
+            raise ConfigError(
+                f"lease_margin_ticks ({self.lease_margin_ticks}) must be at least 1 and less than "
+                f"election_ticks ({self.election_ticks})"
+            )
+        self._validate_limits()
+
+    def _validate_limits(self) -> None:
+        for name in (
+            "max_append_bytes",
+            "max_inflight_messages",
+            "max_inflight_bytes",
+            "max_entry_bytes",
+            "max_uncommitted_bytes",
+            "max_applying_bytes",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.max_inflight_bytes < self.max_append_bytes:
+            raise ConfigError(
+                f"max_inflight_bytes ({self.max_inflight_bytes}) is below max_append_bytes "
+                f"({self.max_append_bytes}): a single append would stop the flow"
+            )
+        if self.max_uncommitted_bytes < self.max_entry_bytes:
+            raise ConfigError(
+                f"max_uncommitted_bytes ({self.max_uncommitted_bytes}) is below max_entry_bytes "
+                f"({self.max_entry_bytes}): the largest entry could wait for ever"
+            )

@@ -1,0 +1,439 @@
+"""Elections, and what followers do with a leader's messages: the role changes of one peer.
+
+The guarantee: at most one leader a term (paper 5.2). It rests on this ordering: a term or a vote
+changes here, the next `Ready` carries it to the disk, and only then may the response leave, or
+the candidate's own vote count. Nothing in this module waits, reads a clock, or draws randomness
+except the election timeout, from the injected source.
+
+::
+
+              timeout                 quorum would vote          quorum votes
+    FOLLOWER ---------> PRE_CANDIDATE -----------------> CANDIDATE ----------> LEADER
+       ^                      |                              |                    |
+       +---- higher term, a leader of this term, or no quorum <--------------------+
+"""
+
+from __future__ import annotations
+
+import random
+
+from .config import UNELECTABLE_PATIENCE, Config
+from .errors import InvariantViolationError, MalformedMessageError
+from .leader import Leader
+from .log import RaftLog
+from .membership import MembershipHistory
+from .messages import (
+    FROM_LEADER,
+    NO_PEER,
+    Membership,
+    Message,
+    MessageKind,
+    PeerId,
+    Role,
+    SnapshotMeta,
+)
+from .outbox import Outbox
+from .quorum import VoteResult, vote_result
+from .ready import ReadState
+from .storage import LogReader
+
+RESPONSE_TO = {
+    MessageKind.VOTE: MessageKind.VOTE_RESPONSE,
+    MessageKind.PRE_VOTE: MessageKind.PRE_VOTE_RESPONSE,
+}
+
+
+class Core:
+    """One peer's Raft state. `RawNode` wraps it and assembles each `Ready`."""
+
+    def __init__(self, config: Config, stable: LogReader, rng: random.Random, applied: int) -> None:
+        config.validate()
+        self.config = config
+        self.id = config.peer_id
+        self.outbox = Outbox()
+        self.read_states: list[ReadState] = []
+        self.electable = True
+        hard_state, membership = stable.initial_state()
+        self.log = RaftLog(
+            stable,
+            commit=hard_state.commit,
+            applied=applied,
+            apply_unpersisted=config.apply_unpersisted,
+            max_applying_bytes=config.max_applying_bytes,
+        )
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.history = self._load_history(membership)
+        self.role = Role.FOLLOWER
+        self.leader: PeerId = NO_PEER
+        self.lead: Leader | None = None
+        self.self_vote_pending = False  # our own vote waits for the disk
+        self._rng = rng
+        self._votes: dict[PeerId, bool] = {}
+        self._elapsed = 0
+        self._without_leader = 0
+        self._leader_tick = 0  # newest tick of the leader of this term that we have seen
+        self._timeout = self._draw_timeout()
+
+    def _load_history(self, membership: Membership) -> MembershipHistory:
+        """Configuration entries after the applied index are in force too (4.1)."""
+        history = MembershipHistory(self.log.applied, membership)
+        start, end = self.log.applied + 1, self.log.last_index + 1
+        while start < end:
+            batch = self.log.entries(start, end, self.config.max_append_bytes)
+            history.append(batch)
+            start = batch[-1].index + 1
+        history.forget(self.log.commit)
+        return history
+
+    def _draw_timeout(self) -> int:
+        return self._rng.randrange(self.config.election_ticks, 2 * self.config.election_ticks)
+
+    @property
+    def promotable(self) -> bool:
+        """Whether this peer may campaign.
+
+        A peer that an *uncommitted* change removes still may: without it the change might never
+        commit (4.2.2).
+        """
+        if self.log.has_pending_snapshot:
+            return False
+        committed = self.history.at(self.log.commit)
+        return self.id in self.history.current.voters or self.id in committed.voters
+
+    # -- role changes ----------------------------------------------------------------------
+
+    def _reset(self, term: int, role: Role, leader: PeerId) -> None:
+        if term != self.term:
+            self.term = term
+            self.vote = NO_PEER
+            self._leader_tick = 0
+        self.role = role
+        self.leader = leader
+        self.lead = None
+        self.self_vote_pending = False
+        self._votes = {}
+        self._elapsed = 0
+        self._timeout = self._draw_timeout()
+        if leader != NO_PEER:
+            self._without_leader = 0
+
+    def become_follower(self, term: int, leader: PeerId) -> None:
+        self._reset(term, Role.FOLLOWER, leader)
+
+    def campaign(self, *, force: bool = False) -> None:
+        """Try to become leader; ``force`` (a transfer) skips the pre-vote and the lease."""
+        if self.role is Role.LEADER or not self.promotable:
+            return
+        if self.config.pre_vote and not force:
+            self._start_pre_vote()
+        else:
+            self._start_election(force=force)
+
+    def _start_pre_vote(self) -> None:
+        """Ask without changing term or vote: a peer that cannot win disturbs nobody (9.6)."""
+        self._reset(self.term, Role.PRE_CANDIDATE, NO_PEER)
+        self._votes[self.id] = True
+        self._request_votes(MessageKind.PRE_VOTE, self.term + 1, force=False)
+        self._count_votes()
+
+    def _start_election(self, *, force: bool) -> None:
+        self._reset(self.term + 1, Role.CANDIDATE, NO_PEER)
+        self.vote = self.id
+        self.self_vote_pending = True
+        self._request_votes(MessageKind.VOTE, self.term, force=force)
+
+    def _request_votes(self, kind: MessageKind, term: int, *, force: bool) -> None:
+        for peer in self.history.current.voters:
+            if peer == self.id:
+                continue
+            self.outbox.send(
+                Message(
+                    kind=kind,
+                    to=peer,
+                    source=self.id,
+                    term=term,
+                    log_term=self.log.last_term,
+                    index=self.log.last_index,
+                    force=force,
+                )
+            )
+
+    def own_vote_persisted(self, term: int) -> None:
+        """The disk has our vote for ourselves in ``term``: now it counts."""
+        if self.role is Role.CANDIDATE and self.term == term:
+            self._votes[self.id] = True
+            self._count_votes()
+
+    def _count_votes(self) -> None:
+        result = vote_result(self.history.current.voters, self._votes)
+        if result is VoteResult.LOST:
+            self.become_follower(self.term, NO_PEER)
+        elif result is VoteResult.WON and self.role is Role.PRE_CANDIDATE:
+            self._start_election(force=False)
+        elif result is VoteResult.WON:
+            self._become_leader()
+
+    def _become_leader(self) -> None:
+        self._reset(self.term, Role.LEADER, self.id)
+        self.lead = Leader(
+            self.config, self.term, self.log, self.history, self.outbox, self.read_states.append
+        )
+        self.lead.start()
+
+    # -- time ------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        if self.lead is not None:
+            if not self.lead.tick():
+                self.become_follower(self.term, NO_PEER)
+            return
+        self._elapsed += 1
+        self._without_leader += 1
+        if self._elapsed < self._timeout:
+            return
+        patience = UNELECTABLE_PATIENCE * self._timeout
+        if self.promotable and (self.electable or self._without_leader >= patience):
+            self.campaign()
+        else:
+            self.leader = NO_PEER  # do not reset the timer: we must grant votes to others
+
+    # -- messages --------------------------------------------------------------------------
+
+    def step(self, message: Message) -> None:
+        if message.to != self.id:
+            raise MalformedMessageError(f"message for peer {message.to} reached {self.id}")
+        if message.term > self.term:
+            if not self._enter_higher_term(message):
+                return
+        elif message.term < self.term:
+            self._answer_lower_term(message)
+            return
+        if message.kind in RESPONSE_TO:
+            self._on_vote_request(message)
+        elif message.kind in FROM_LEADER:
+            self._on_leader_message(message)
+        else:
+            self._on_other(message)
+        self._leave_if_removed()
+
+    def _enter_higher_term(self, message: Message) -> bool:
+        """Returns whether the message still deserves an answer."""
+        kind = message.kind
+        if kind in RESPONSE_TO and self._in_lease and not message.force:
+            return False  # 4.2.3: we hear a leader, so we do not help to depose it
+        if kind is MessageKind.PRE_VOTE:
+            return True  # a question about a term nobody is in yet
+        if kind is MessageKind.PRE_VOTE_RESPONSE and not message.reject:
+            return self.role is Role.PRE_CANDIDATE and message.term == self.term + 1
+        self.become_follower(message.term, message.source if kind in FROM_LEADER else NO_PEER)
+        return True
+
+    @property
+    def _in_lease(self) -> bool:
+        heard_lately = self.leader != NO_PEER and self._elapsed < self.config.election_ticks
+        return self.config.check_quorum and heard_lately
+
+    def _answer_lower_term(self, message: Message) -> None:
+        """Tell a deposed leader or a stale candidate of our term, if it could not know."""
+        guarded = self.config.check_quorum or self.config.pre_vote
+        if message.kind in (MessageKind.HEARTBEAT, MessageKind.APPEND) and guarded:
+            self._respond(MessageKind.APPEND_RESPONSE, message.source)
+        elif message.kind is MessageKind.PRE_VOTE:
+            self._respond(MessageKind.PRE_VOTE_RESPONSE, message.source, reject=True)
+
+    def _respond(self, kind: MessageKind, to: PeerId, *, reject: bool = False) -> None:
+        self.outbox.send(Message(kind=kind, to=to, source=self.id, term=self.term, reject=reject))
+
+    def _on_vote_request(self, message: Message) -> None:
+        """At most one vote a term, and only for a log as complete as ours (3.6.1)."""
+        pre_vote = message.kind is MessageKind.PRE_VOTE
+        free = self.vote == NO_PEER and self.leader == NO_PEER
+        may = self.vote == message.source or free or (pre_vote and message.term > self.term)
+        if not may or not self.log.is_up_to_date(message.index, message.log_term):
+            self._respond(RESPONSE_TO[message.kind], message.source, reject=True)
+            return
+        if not pre_vote:
+            self.vote = message.source
+            self._elapsed = 0
+        self.outbox.send(
+            Message(
+                kind=RESPONSE_TO[message.kind],
+                to=message.source,
+                source=self.id,
+                term=message.term,
+            )
+        )
+
+    def _on_leader_message(self, message: Message) -> None:
+        if self.role is Role.LEADER:
+            raise MalformedMessageError(
+                f"peer {message.source} claims to lead term {message.term}, which this peer leads"
+            )
+        if self.role is not Role.FOLLOWER:
+            self.become_follower(self.term, message.source)
+        if self.leader not in (NO_PEER, message.source):
+            raise MalformedMessageError(
+                f"peers {self.leader} and {message.source} both claim to lead term {self.term}"
+            )
+        self.leader = message.source
+        self._elapsed = self._without_leader = 0
+        self._leader_tick = max(self._leader_tick, message.tick)
+        if message.kind is MessageKind.APPEND:
+            self._on_append(message)
+        elif message.kind is MessageKind.HEARTBEAT:
+            self._on_heartbeat(message)
+        else:
+            self._on_snapshot(message)
+
+    def _on_other(self, message: Message) -> None:
+        kind = message.kind
+        if kind in (MessageKind.VOTE_RESPONSE, MessageKind.PRE_VOTE_RESPONSE):
+            self._on_vote_response(message)
+        elif kind is MessageKind.TIMEOUT_NOW:
+            self._on_timeout_now(message)
+        elif kind is MessageKind.READ_INDEX_RESPONSE:
+            self.read_states.append(ReadState(message.index, message.context))
+        elif self.lead is None:
+            return
+        elif kind is MessageKind.APPEND_RESPONSE:
+            self.lead.on_append_response(message)
+        elif kind is MessageKind.HEARTBEAT_RESPONSE:
+            self.lead.on_heartbeat_response(message)
+        elif kind is MessageKind.READ_INDEX:
+            self.lead.read(message.source, message.context)
+
+    def _on_vote_response(self, message: Message) -> None:
+        waiting_for = {
+            Role.CANDIDATE: MessageKind.VOTE_RESPONSE,
+            Role.PRE_CANDIDATE: MessageKind.PRE_VOTE_RESPONSE,
+        }
+        if waiting_for.get(self.role) is not message.kind:
+            return
+        if self.role is Role.PRE_CANDIDATE and not message.reject and message.term == self.term:
+            return  # a grant for a term that has come and gone
+        self._votes.setdefault(message.source, not message.reject)
+        self._count_votes()
+
+    def _on_timeout_now(self, message: Message) -> None:
+        """The leader wants us to take over (3.10); an old wish must not break its lease."""
+        current = message.source == self.leader and message.tick >= self._leader_tick
+        if self.role is Role.FOLLOWER and current and self.electable:
+            self.campaign(force=True)
+
+    # -- the log of a follower -------------------------------------------------------------
+
+    def _on_append(self, message: Message) -> None:
+        log = self.log
+        if message.index < log.commit:
+            self._acknowledge(message, log.commit)
+        elif not log.matches(message.index, message.log_term):
+            self._reject_append(message)
+        else:
+            self._accept_entries(message)
+            last_new = message.index + len(message.entries)
+            log.commit_to(min(message.commit, last_new))
+            self._acknowledge(message, last_new)
+
+    def _accept_entries(self, message: Message) -> None:
+        """Append what is new. Entries we already have stay: they may be acknowledged."""
+        new = message.entries[self.log.conflict(message.entries) :]
+        if not new:
+            return
+        self.history.truncate(new[0].index)
+        self.log.append(new)
+        self.history.append(new)
+
+    def _acknowledge(self, message: Message, index: int) -> None:
+        self.outbox.send(
+            Message(
+                kind=MessageKind.APPEND_RESPONSE,
+                to=message.source,
+                source=self.id,
+                term=self.term,
+                index=index,
+                round=message.round,
+                tick=message.tick,
+            )
+        )
+
+    def _reject_append(self, message: Message) -> None:
+        start = min(message.index, self.log.last_index)
+        hint, hint_term = self.log.last_index_not_after_term(start, message.log_term)
+        self.outbox.send(
+            Message(
+                kind=MessageKind.APPEND_RESPONSE,
+                to=message.source,
+                source=self.id,
+                term=self.term,
+                index=message.index,
+                reject=True,
+                reject_hint=hint,
+                log_term=hint_term,
+                round=message.round,
+                tick=message.tick,
+            )
+        )
+
+    def _on_heartbeat(self, message: Message) -> None:
+        self.log.commit_to(message.commit)
+        self.outbox.send(
+            Message(
+                kind=MessageKind.HEARTBEAT_RESPONSE,
+                to=message.source,
+                source=self.id,
+                term=self.term,
+                round=message.round,
+                tick=message.tick,
+            )
+        )
+
+    def _on_snapshot(self, message: Message) -> None:
+        snapshot = message.snapshot
+        if snapshot is None:
+            raise MalformedMessageError("a SNAPSHOT message without snapshot")
+        self._acknowledge(message, self._restore(snapshot))
+
+    def _restore(self, snapshot: SnapshotMeta) -> int:
+        """Take the snapshot if it brings anything. Returns what is certain to match."""
+        if snapshot.index <= self.log.commit:
+            return self.log.commit
+        if self.log.matches(snapshot.index, snapshot.term):
+            self.log.commit_to(snapshot.index)
+            return self.log.commit
+        self.log.restore(snapshot)
+        self.history.restart(snapshot.index, snapshot.membership)
+        return snapshot.index
+
+    # -- the end of leadership -------------------------------------------------------------
+
+    def _leave_if_removed(self) -> None:
+        """A leader that committed its own removal hands over and steps down (4.2.2)."""
+        if self.lead is None or not self.lead.removed:
+            return
+        heir = self.lead.most_advanced_voter()
+        if heir != NO_PEER:
+            self.lead.send_timeout_now(heir)
+        self.become_follower(self.term, NO_PEER)
+
+    def persisted(self) -> None:
+        """The log's durable index may have moved."""
+        if self.lead is not None:
+            self.lead.persisted()
+            self._leave_if_removed()
+
+    def forget_old_memberships(self) -> None:
+        self.history.forget(self.log.commit)
+
+    def check_invariants(self) -> None:
+        self.log.check_invariants()
+        if (self.role is Role.LEADER) != (self.lead is not None):
+            raise InvariantViolationError(f"role {self.role} and leader state disagree")
+        if self.lead is not None:
+            if self.leader != self.id or self.lead.term != self.term:
+                raise InvariantViolationError("this leader believes in another leader or term")
+            self.lead.check_invariants()
+        if self.role is Role.CANDIDATE and self.vote != self.id:
+            raise InvariantViolationError("a candidate that did not vote for itself")
+        if set(self.history.current.voters) & set(self.history.current.learners):
+            raise InvariantViolationError(f"a voter is a learner: {self.history.current}")

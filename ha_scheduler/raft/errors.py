@@ -1,0 +1,89 @@
+"""Every error of the consensus core, sorted by whose fault it is.
+
+The guarantee: a raised error leaves the core as it was before the call, with one exception:
+`LogCorruptionError` means that this peer's storage broke a promise, and the only safe next step
+is to stop the process. Base classes are never raised themselves.
+
+* `CallerError`: the driver or operator asked for something that cannot be done now.
+* `PeerError`: another peer sent something no correct peer sends.
+* `StorageError`: what the log reader answered. Two of them are ordinary answers.
+"""
+
+from __future__ import annotations
+
+
+class RaftError(Exception):
+    """Base of all errors of the core."""
+
+
+class CallerError(RaftError):
+    """The request was refused; nothing changed."""
+
+
+class PeerError(RaftError):
+    """Another peer misbehaved; drop the message and close its connection."""
+
+
+class StorageError(RaftError):
+    """The log reader could not answer, or what it answered contradicts what was promised."""
+
+
+class ConfigError(CallerError):
+    """The configuration would endanger safety or liveness; correct it and start again."""
+
+
+class NotLeaderError(CallerError):
+    """This peer does not lead; ask `leader_id` instead (0: no leader is known, retry later)."""
+
+    def __init__(self, leader_id: int) -> None:
+        where = f"peer {leader_id} leads" if leader_id else "no leader is known; retry later"
+        super().__init__(f"this peer is not the leader: {where}")
+        self.leader_id = leader_id
+
+
+class ProposalDroppedError(CallerError):
+    """The proposal was not appended and never will be; it is safe to propose it again later."""
+
+
+class EntryTooLargeError(ProposalDroppedError):
+    """One entry exceeds `max_entry_bytes`; split it, waiting does not help."""
+
+
+class MembershipChangeError(ProposalDroppedError):
+    """The change is not possible now, or makes no sense; the message says which."""
+
+
+class TransferError(CallerError):
+    """Leadership cannot be handed to that peer; choose a voter other than the leader."""
+
+
+class OutcomeUnknownError(RaftError):
+    """Leadership was lost while a proposal was uncommitted: it may or may not take effect.
+
+    The core never raises this: the driver does, for each proposal still waiting when the term
+    ends. The proposer must retry under the same session and sequence, which makes the retry
+    idempotent; retrying under a new identity may do the work twice.
+    """
+
+
+class MalformedMessageError(PeerError):
+    """A message from the wire is not one that a correct peer can have sent."""
+
+
+class CompactedError(StorageError):
+    """The entry was compacted away; a snapshot holds its effect."""
+
+
+class UnavailableError(StorageError):
+    """The log does not reach that index yet."""
+
+
+class LogCorruptionError(StorageError):
+    """This peer's log lost or contradicts entries that it had acknowledged.
+
+    Stop the process and replace this peer's data: it must not vote with it.
+    """
+
+
+class InvariantViolationError(RaftError):
+    """The core reached a state that it must never reach: a defect of the core, please report."""

@@ -1,0 +1,128 @@
+"""The vocabulary of the core: entries, hard state, membership, messages. Immutable values only.
+
+The guarantee: whatever crosses the border of the core is frozen, so a value handed to the disk
+thread or to the network can never change under it. There is no behaviour here beyond sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+PeerId = int
+"""Peers are ordered integers from 1; the daemon derives them from names."""
+
+NO_PEER: PeerId = 0
+"""Stands for "none" where a peer is expected: no vote cast, no leader known."""
+
+ENTRY_OVERHEAD_BYTES = 32
+"""What an entry costs on the wire and on disk beside its data; a round figure, not a format."""
+
+MAX_CONTEXT_BYTES = 4096
+"""Of the context of one read request; it is only an identifier."""
+
+
+class EntryKind(IntEnum):
+    NORMAL = 0
+    CONF_CHANGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One slot of the replicated log. Index and term together identify it for ever."""
+
+    term: int
+    index: int
+    kind: EntryKind
+    data: bytes
+
+
+def entry_size(entry: Entry) -> int:
+    """Bytes that count against message and memory limits."""
+    return len(entry.data) + ENTRY_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What must be durable before anything that depends on it leaves this peer (thesis 3.8)."""
+
+    term: int
+    vote: PeerId
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who takes part: voters count for quorums, learners only receive the log. Both sorted."""
+
+    voters: tuple[PeerId, ...]
+    learners: tuple[PeerId, ...] = ()
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Voters and learners, sorted."""
+        return tuple(sorted((*self.voters, *self.learners)))
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """The point of the log that a snapshot replaces, and the membership in force there."""
+
+    index: int
+    term: int
+    membership: Membership
+
+
+class MessageKind(IntEnum):
+    """Values are wire format: never renumber, only append."""
+
+    VOTE = 1
+    VOTE_RESPONSE = 2
+    PRE_VOTE = 3
+    PRE_VOTE_RESPONSE = 4
+    APPEND = 5
+    APPEND_RESPONSE = 6
+    HEARTBEAT = 7
+    HEARTBEAT_RESPONSE = 8
+    SNAPSHOT = 9
+    TIMEOUT_NOW = 10
+    READ_INDEX = 11
+    READ_INDEX_RESPONSE = 12
+
+
+FROM_LEADER = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
+"""Only the leader of the message's term sends these: whoever gets one knows the leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message between two peers. Which fields mean something depends on the kind.
+
+    ``round`` and ``tick`` are the leader's own: which round of heartbeats the message belongs to
+    and the leader's tick when it was sent. Responses echo them, so the leader learns how *old*
+    the contact is that a response proves, however long the network held it. Reads and the lease
+    rest on that. ``force`` marks the vote of a leadership transfer: it overrules the lease.
+    """
+
+    kind: MessageKind
+    to: PeerId
+    source: PeerId
+    term: int
+    log_term: int = 0
+    index: int = 0
+    commit: int = 0
+    entries: tuple[Entry, ...] = ()
+    reject: bool = False
+    reject_hint: int = 0
+    context: bytes = b""
+    snapshot: SnapshotMeta | None = None
+    round: int = 0
+    tick: int = 0
+    force: bool = False
+
+
+class Role(Enum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"

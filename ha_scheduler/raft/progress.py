@@ -1,0 +1,199 @@
+"""What the leader knows about one follower, and how much it may send it.
+
+The guarantee: ``match`` never exceeds what the follower has durably acknowledged in this term,
+so counting it is safe; ``next`` is only a guess and is corrected by rejections. Flow control
+bounds what is unanswered, so a dead follower costs the leader bounded memory.
+
+=========  ==================================================  ==============================
+state      meaning                                             leaves it when
+=========  ==================================================  ==============================
+PROBE      unsure where the logs agree: one append at a time    an append is accepted
+REPLICATE  logs agree: appends are pipelined ahead of the acks  an append is rejected or lost
+SNAPSHOT   needs compacted entries: nothing is sent             the snapshot arrived or failed
+=========  ==================================================  ==============================
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import InvariantViolationError
+from .messages import PeerId
+
+
+class ProgressState(Enum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Inflights:
+    """Appends sent and not yet acknowledged: a window bounded by messages and by bytes."""
+
+    __slots__ = ("_bytes", "_max_bytes", "_max_messages", "_window")
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._window: deque[tuple[int, int]] = deque()  # last index, bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._window)
+
+    @property
+    def full(self) -> bool:
+        return len(self._window) >= self._max_messages or self._bytes >= self._max_bytes
+
+    def add(self, last_index: int, size: int) -> None:
+        self._window.append((last_index, size))
+        self._bytes += size
+
+    def acknowledge(self, index: int) -> None:
+        """Everything up to ``index`` arrived."""
+        while self._window and self._window[0][0] <= index:
+            self._bytes -= self._window.popleft()[1]
+
+    def clear(self) -> None:
+        self._window.clear()
+        self._bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressView:
+    """A follower's progress as shown by status pages."""
+
+    peer: PeerId
+    state: ProgressState
+    match: int
+    next: int
+    paused: bool
+    recently_active: bool
+    inflight: int
+    inflight_full: bool
+    pending_snapshot: int
+    learner: bool
+
+
+class Progress:
+    """Replication state of one follower, in the leader's eyes, for one term."""
+
+    __slots__ = (
+        "acked_round",
+        "acked_tick",
+        "inflights",
+        "match",
+        "next",
+        "pending_snapshot",
+        "recently_active",
+        "sent_commit",
+        "state",
+        "waiting",
+    )
+
+    def __init__(self, next_index: int, inflights: Inflights) -> None:
+        self.state = ProgressState.PROBE
+        self.match = 0
+        self.next = next_index
+        self.sent_commit = 0  # the highest commit index it was told
+        self.pending_snapshot = 0
+        self.waiting = False  # flow is paused until a response, or a heartbeat's response
+        self.recently_active = False
+        self.acked_round = 0  # newest heartbeat round it answered
+        self.acked_tick = -1  # leader's tick when the newest answered message was *sent*
+        self.inflights = inflights
+
+    @property
+    def paused(self) -> bool:
+        return self.state is ProgressState.SNAPSHOT or self.waiting
+
+    def _become(self, state: ProgressState) -> None:
+        self.state = state
+        self.pending_snapshot = 0
+        self.waiting = False
+        self.inflights.clear()
+
+    def become_probe(self) -> None:
+        """Find the point of agreement again, from what is certain."""
+        floor = self.pending_snapshot if self.state is ProgressState.SNAPSHOT else 0
+        self._become(ProgressState.PROBE)
+        self.next = max(self.match, floor) + 1
+        self.sent_commit = min(self.sent_commit, self.next - 1)
+
+    def become_replicate(self) -> None:
+        self._become(ProgressState.REPLICATE)
+        self.next = self.match + 1
+
+    def become_snapshot(self, index: int) -> None:
+        self._become(ProgressState.SNAPSHOT)
+        self.pending_snapshot = index
+        self.next = index + 1
+        self.sent_commit = index
+
+    def heard(self, round_: int, tick: int) -> None:
+        """A response came: the follower was alive when the message it answers was sent."""
+        self.recently_active = True
+        self.acked_round = max(self.acked_round, round_)
+        self.acked_tick = max(self.acked_tick, tick)
+
+    def accepted(self, index: int) -> bool:
+        """The follower has everything up to ``index``. Returns whether that is news."""
+        if index <= self.match:
+            return False
+        self.match = index
+        self.next = max(self.next, index + 1)
+        self.waiting = False
+        return True
+
+    def rejected(self, index: int, hint: int) -> bool:
+        """An append after ``index`` was refused. False if the refusal is an old one."""
+        if self.state is ProgressState.REPLICATE:
+            if index <= self.match:
+                return False
+            self.next = self.match + 1
+        else:
+            if self.next - 1 != index:
+                return False
+            self.next = max(min(index, hint + 1), self.match + 1)
+        self.sent_commit = min(self.sent_commit, self.next - 1)
+        self.waiting = False
+        return True
+
+    def sent(self, count: int, size: int, commit: int) -> None:
+        """An append with ``count`` entries left."""
+        if self.state is ProgressState.REPLICATE:
+            if count:
+                self.next += count
+                self.inflights.add(self.next - 1, size)
+            self.waiting = self.inflights.full
+        elif count:
+            self.waiting = True
+        self.sent_commit = max(self.sent_commit, commit)
+
+    def could_learn_commit(self, commit: int) -> bool:
+        """Whether telling it the commit index now would advance its own."""
+        return commit > self.sent_commit and self.sent_commit < self.next - 1
+
+    def view(self, peer: PeerId, *, learner: bool) -> ProgressView:
+        return ProgressView(
+            peer=peer,
+            state=self.state,
+            match=self.match,
+            next=self.next,
+            paused=self.paused,
+            recently_active=self.recently_active,
+            inflight=len(self.inflights),
+            inflight_full=self.inflights.full,
+            pending_snapshot=self.pending_snapshot,
+            learner=learner,
+        )
+
+    def check_invariants(self, last_index: int) -> None:
+        if not self.match < self.next <= last_index + 1 or self.match > last_index:
+            raise InvariantViolationError(
+                f"match {self.match}, next {self.next} are out of order (last {last_index})"
+            )
+        if len(self.inflights) and self.state is not ProgressState.REPLICATE:
+            raise InvariantViolationError(f"inflight appends in state {self.state.name}")

@@ -1,0 +1,176 @@
+"""A small cell in memory for tests that follow the thesis: perfect network unless told otherwise.
+
+Every call into a node is followed by `check_invariants`. Nothing happens by itself: a test calls
+`settle` to carry out every Ready and deliver every message until nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from ha_scheduler.raft import (
+    Config,
+    Entry,
+    EntryKind,
+    HardState,
+    MemoryLog,
+    Membership,
+    Message,
+    MessageKind,
+    RawNode,
+    Ready,
+    ReadState,
+    Role,
+    decode_membership,
+    message_from_wire,
+    message_to_wire,
+)
+
+Filter = Callable[[Message], bool]
+
+
+class Peer:
+    """A node with its storage and what it has applied."""
+
+    def __init__(self, peer_id: int, log: MemoryLog, seed: int = 0, **settings: object) -> None:
+        self.id = peer_id
+        self.log = log
+        self.settings = settings
+        self.applied: list[Entry] = []
+        self.reads: list[ReadState] = []
+        self.readies: list[Ready] = []
+        self._rng = random.Random(seed * 1000 + peer_id)
+        self.node = self._start()
+
+    def _start(self) -> RawNode:
+        config = Config(peer_id=self.id, **self.settings)  # type: ignore[arg-type]
+        return RawNode(config, self.log, self._rng, applied=self.log.applied)
+
+    def restart(self) -> None:
+        self.node = self._start()
+
+    def persist(self, ready: Ready) -> None:
+        """One transaction."""
+        if ready.snapshot is not None:
+            self.log.install_snapshot(ready.snapshot)
+        if ready.hard_state is not None:
+            self.log.set_hard_state(ready.hard_state)
+        self.log.append(ready.entries)
+
+    def apply(self, ready: Ready) -> None:
+        for entry in ready.committed:
+            membership = self.log.snapshot().membership
+            if entry.kind is EntryKind.CONF_CHANGE:
+                membership = decode_membership(entry.data)[0]
+            self.applied.append(entry)
+            self.log.record_applied(entry.index, membership)
+        if ready.committed:
+            self.node.applied_to(ready.committed[-1].index)
+
+    def process_ready(self) -> list[Message]:
+        """Carry out one Ready as a driver without concurrency does. Returns what leaves."""
+        ready = self.node.ready()
+        self.readies.append(ready)
+        self.persist(ready)
+        self.node.persisted(ready.number)
+        self.apply(ready)
+        self.reads.extend(ready.read_states)
+        self.node.check_invariants()
+        return [*ready.messages, *ready.messages_after_persist]
+
+
+class Cell:
+    """Peers and the messages between them."""
+
+    def __init__(self, count: int = 3, *, voters: Iterable[int] | None = None, **settings: object):
+        members = tuple(voters) if voters is not None else tuple(range(1, count + 1))
+        self.settings = settings
+        self.peers: dict[int, Peer] = {}
+        for peer_id in range(1, count + 1):
+            self.add_peer(peer_id, Membership(members))
+        self.wire: list[Message] = []
+        self.dropped: list[Message] = []
+        self.drop: Filter = lambda message: False
+
+    def add_peer(self, peer_id: int, membership: Membership, log: MemoryLog | None = None) -> Peer:
+        peer = Peer(peer_id, log or MemoryLog(membership), **self.settings)
+        self.peers[peer_id] = peer
+        return peer
+
+    def __getitem__(self, peer_id: int) -> RawNode:
+        return self.peers[peer_id].node
+
+    def isolate(self, *peer_ids: int) -> None:
+        """No message to or from these peers."""
+        self.drop = lambda m: m.to in peer_ids or m.source in peer_ids
+
+    def heal(self) -> None:
+        self.drop = lambda message: False
+
+    def collect(self) -> bool:
+        """Carry out every Ready there is. Returns whether there was any."""
+        busy = False
+        for peer in self.peers.values():
+            while peer.node.has_ready():
+                busy = True
+                self.wire.extend(peer.process_ready())
+        return busy
+
+    def deliver(self) -> bool:
+        """Deliver what is on the wire, through its encoding."""
+        batch, self.wire = self.wire, []
+        for message in batch:
+            if self.drop(message) or message.to not in self.peers:
+                self.dropped.append(message)
+                continue
+            node = self.peers[message.to].node
+            node.step(message_from_wire(message_to_wire(message)))
+            node.check_invariants()
+        return bool(batch)
+
+    def settle(self, limit: int = 1000) -> None:
+        for _ in range(limit):
+            busy = self.collect()
+            if not self.deliver() and not busy:
+                return
+        raise AssertionError("the cell does not come to rest")
+
+    def tick(self, count: int = 1, *peer_ids: int) -> None:
+        """Time passes, messages flow after each tick."""
+        for _ in range(count):
+            for peer_id in peer_ids or tuple(self.peers):
+                self.peers[peer_id].node.tick()
+                self.peers[peer_id].node.check_invariants()
+            self.settle()
+
+    def elect(self, peer_id: int) -> RawNode:
+        node = self[peer_id]
+        node.campaign()
+        self.settle()
+        assert node.role is Role.LEADER, f"{peer_id} is {node.role} in term {node.term}"
+        return node
+
+    def leaders(self) -> list[int]:
+        return [p for p, peer in self.peers.items() if peer.node.role is Role.LEADER]
+
+    def data(self, peer_id: int) -> list[bytes]:
+        """What a peer has applied, without no-ops and configuration."""
+        applied = self.peers[peer_id].applied
+        return [e.data for e in applied if e.kind is EntryKind.NORMAL and e.data]
+
+
+def log_of(terms: Iterable[int], membership: Membership, term: int, commit: int = 0) -> MemoryLog:
+    """A log whose entries have these terms, as in the figures of the paper."""
+    log = MemoryLog(membership)
+    entries = [
+        Entry(entry_term, index, EntryKind.NORMAL, b"%d.%d" % (entry_term, index))
+        for index, entry_term in enumerate(terms, start=1)
+    ]
+    log.append(entries)
+    log.set_hard_state(HardState(term, 0, commit))
+    return log
+
+
+def kinds(messages: Iterable[Message]) -> list[MessageKind]:
+    return [message.kind for message in messages]
