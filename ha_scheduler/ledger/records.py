@@ -236,6 +236,20 @@ class Restarted:
     client: str
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRestored:
+    """Only in a rebuild, never in the log: what the ledger knows of one session.
+
+    ``answered`` holds the bounds of the answered ranges above ``floor``: first, last, first, last,
+    … (both inclusive, rising). It is what ``sessions.Answers`` takes.
+    """
+
+    KIND: ClassVar[int] = 20
+    session: str
+    floor: int
+    answered: tuple[int, ...]
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -256,6 +270,7 @@ Record = (
     | ValueSet
     | ValueDeleted
     | Restarted
+    | SessionRestored
 )
 
 _BY_KIND: dict[int, type[Record]] = {
@@ -280,6 +295,7 @@ _BY_KIND: dict[int, type[Record]] = {
         ValueSet,
         ValueDeleted,
         Restarted,
+        SessionRestored,
     )
 }
 

@@ -1,0 +1,57 @@
+"""Values too large for one record: their parts, and who owns them.
+
+Guarantee: the parts of a blob are there from their own record until their owner's row goes, and no
+longer. A blob is loose until a record names it; loose blobs of a term that is over are dropped when
+the next one starts, because nobody is left who could name them.
+
+Naming a blob costs nothing per part: parts stay under (term, blob) and only the loose mark goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ha_scheduler.ledger.layout import blob_key, blob_part_key
+from ha_scheduler.ledger.records import BlobPart
+from ha_scheduler.ledger.tables import BLOB_PARTS, LOOSE_BLOBS, Tables
+
+
+def add_part(tables: Tables, part: BlobPart) -> None:
+    """Keep one part; its blob is loose."""
+    tables.put(BLOB_PARTS, blob_part_key(part.term, part.blob, part.number), part.data)
+    tables.put(LOOSE_BLOBS, blob_key(part.term, part.blob), b"")
+
+
+def claim(tables: Tables, term: int, blob: int) -> None:
+    """The record being applied owns the blob from now on."""
+    tables.delete(LOOSE_BLOBS, blob_key(term, blob))
+
+
+def discard(tables: Tables, term: int, blob: int) -> None:
+    """The blob's owner is gone."""
+    tables.delete_prefix(BLOB_PARTS, blob_key(term, blob))
+
+
+def drop_loose_before(tables: Tables, term: int) -> None:
+    """A leader of ``term`` has begun: blobs that earlier ones left unnamed go."""
+    limit = blob_key(term, 0)
+    for key in tables.keys(LOOSE_BLOBS):
+        if key >= limit:
+            break
+        tables.delete_prefix(BLOB_PARTS, key)
+        tables.delete(LOOSE_BLOBS, key)
+
+
+def parts(tables: Tables, term: int, blob: int) -> Iterator[BlobPart]:
+    """The parts of one blob, in order, read one at a time."""
+    prefix = blob_key(term, blob)
+    for key in tables.keys(BLOB_PARTS, prefix):
+        data = tables.get(BLOB_PARTS, key)
+        if data is not None:
+            yield BlobPart(term, blob, int.from_bytes(key[len(prefix) :], "big"), data)
+
+
+def loose(tables: Tables) -> Iterator[tuple[int, int]]:
+    """(term, blob) of every loose blob."""
+    for key in tables.keys(LOOSE_BLOBS):
+        yield int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")

@@ -1,0 +1,297 @@
+"""The fold: one committed record into the ledger's tables.
+
+Guarantee: a pure function of the tables and the record. Every peer that applies the same records in
+the same order holds the same rows, and nothing but the tables is read or written: no clock, no
+randomness, no iteration order of a set.
+
+Order: a record about a graph that is not there (retired, or void since ``Restarted``) changes
+nothing. Such records are legitimate: ``Forgotten`` may come late, and whatever a leader batched
+before ``Restarted`` may follow it.
+
+Cost: O(size of the record) for all but those that end something (``GraphsRetired``, ``ClientLeft``,
+``Restarted``, ``TermStarted``), which cost what they remove, and ``ClientLeft`` also a look at
+every client. Desires are O(size) amortised.
+
+A record of a newer release raises ``UnknownRecordError`` and must stop the peer: to skip it would
+be a hole that no later record fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ha_scheduler.ledger import blobs, desires, sessions
+from ha_scheduler.ledger.layout import (
+    graph_index_key,
+    graph_key,
+    graph_name_key,
+    name_key,
+    pack,
+    unpack,
+    value_key,
+)
+from ha_scheduler.ledger.records import (
+    BlobPart,
+    ClientJoined,
+    ClientLeft,
+    Desired,
+    Erred,
+    Forgotten,
+    GraphsRetired,
+    GraphSubmitted,
+    Record,
+    Released,
+    Restarted,
+    Retried,
+    Scattered,
+    ScatteredForgotten,
+    SessionAdvanced,
+    SessionRestored,
+    TermStarted,
+    ValueDeleted,
+    ValueSet,
+    WorkerJoined,
+    WorkerLeft,
+    decode,
+)
+from ha_scheduler.ledger.tables import (
+    CLIENTS,
+    ERRORS,
+    FORGOTTEN,
+    GRAPHS,
+    META,
+    SCATTERED,
+    VALUES,
+    WORKERS,
+    Tables,
+)
+
+NO_GRAPH = 0  # the graph of keys that belong to none, such as scattered ones
+_TERM_ROW = b"term"
+
+
+def fold(tables: Tables, index: int, term: int, data: bytes) -> None:
+    """Apply the entry committed at ``index``. Empty ``data`` is Raft's own no-op.
+
+    ``term`` is the entry's; a record that depends on a term carries it itself.
+    Raises ``UnknownRecordError`` and ``MalformedRecordError``; the tables are then unchanged.
+    """
+    if data:
+        record = decode(data)
+        _APPLY[type(record)](tables, index, record, data)
+
+
+def graph_blob(record: GraphSubmitted) -> tuple[int, int] | None:
+    """(term, blob) of the graph's payload when it travelled as parts."""
+    return (record.graph >> 32, record.blob) if record.blob_parts else None
+
+
+def value_blob(record: ValueSet) -> tuple[int, int] | None:
+    """(term, blob) of the value when it travelled as parts."""
+    return (record.term, record.blob) if record.blob_parts else None
+
+
+def current_term(tables: Tables) -> tuple[int, str]:
+    """The latest term and its leader; (0, "") before the first."""
+    row = tables.get(META, _TERM_ROW)
+    if row is None:
+        return 0, ""
+    term, leader = unpack(row)
+    return term, leader
+
+
+def _term_started(tables: Tables, index: int, record: TermStarted, data: bytes) -> None:
+    blobs.drop_loose_before(tables, record.term)
+    tables.put(META, _TERM_ROW, pack((record.term, record.leader)))
+
+
+def _blob_part(tables: Tables, index: int, record: BlobPart, data: bytes) -> None:
+    blobs.add_part(tables, record)
+
+
+def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: bytes) -> None:
+    owned = graph_blob(record)
+    if owned is not None:
+        blobs.claim(tables, *owned)
+    tables.put(GRAPHS, graph_key(record.graph), data)
+    _answer(tables, record.session, record.sequence)
+
+
+def _graphs_retired(tables: Tables, index: int, record: GraphsRetired, data: bytes) -> None:
+    for graph in record.graphs:
+        row = tables.get(GRAPHS, graph_key(graph))
+        if row is not None:
+            _drop_graph(tables, graph, row)
+
+
+def _drop_graph(tables: Tables, graph: int, row: bytes) -> None:
+    _drop_graph_payload(tables, row)
+    desires.drop_graph(tables, graph)
+    tables.delete_prefix(FORGOTTEN, graph_key(graph))
+    tables.delete_prefix(ERRORS, graph_key(graph))
+    tables.delete(GRAPHS, graph_key(graph))
+
+
+def _drop_graph_payload(tables: Tables, row: bytes) -> None:
+    record = decode(row)
+    assert isinstance(record, GraphSubmitted)
+    owned = graph_blob(record)
+    if owned is not None:
+        blobs.discard(tables, *owned)
+
+
+def _desired(tables: Tables, index: int, record: Desired, data: bytes) -> None:
+    if _is_known(tables, record.graph):
+        desires.desire(tables, index, record.graph, record.client, record.keys)
+
+
+def _released(tables: Tables, index: int, record: Released, data: bytes) -> None:
+    desires.release(tables, index, record.graph, record.client, record.keys)
+
+
+def _forgotten(tables: Tables, index: int, record: Forgotten, data: bytes) -> None:
+    """A forgotten task has no outcome any more: its error goes as well."""
+    _withdraw_errors(tables, record.graph, record.keys)
+    if record.keys and record.graph != NO_GRAPH and _is_known(tables, record.graph):
+        tables.put(FORGOTTEN, graph_index_key(record.graph, index), data)
+
+
+def _erred(tables: Tables, index: int, record: Erred, data: bytes) -> None:
+    if _is_known(tables, record.graph):
+        tables.put(ERRORS, graph_name_key(record.graph, record.key), data)
+
+
+def _retried(tables: Tables, index: int, record: Retried, data: bytes) -> None:
+    _withdraw_errors(tables, record.graph, record.keys)
+
+
+def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> None:
+    for key in keys:
+        tables.delete(ERRORS, graph_name_key(graph, key))
+
+
+def _scattered(tables: Tables, index: int, record: Scattered, data: bytes) -> None:
+    for key in record.keys:
+        tables.put(SCATTERED, name_key(key), pack((record.client, key)))
+
+
+def _scattered_forgotten(
+    tables: Tables, index: int, record: ScatteredForgotten, data: bytes
+) -> None:
+    for key in record.keys:
+        tables.delete(SCATTERED, name_key(key))
+
+
+def _worker_joined(tables: Tables, index: int, record: WorkerJoined, data: bytes) -> None:
+    tables.put(WORKERS, name_key(record.address), data)
+
+
+def _worker_left(tables: Tables, index: int, record: WorkerLeft, data: bytes) -> None:
+    tables.delete(WORKERS, name_key(record.address))
+
+
+def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
+    former = _session_of(tables, record.client)
+    tables.put(CLIENTS, name_key(record.client), data)
+    if former not in ("", record.session):
+        sessions.drop_if_unused(tables, former)
+
+
+def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) -> None:
+    session = _session_of(tables, record.client)
+    tables.delete(CLIENTS, name_key(record.client))
+    if session:
+        sessions.drop_if_unused(tables, session)
+    desires.drop_client(tables, record.client)
+
+
+def _session_of(tables: Tables, client: str) -> str:
+    row = tables.get(CLIENTS, name_key(client))
+    if row is None:
+        return ""
+    joined = decode(row)
+    assert isinstance(joined, ClientJoined)
+    return joined.session
+
+
+def _session_advanced(tables: Tables, index: int, record: SessionAdvanced, data: bytes) -> None:
+    answers = sessions.load_answers(tables, record.session)
+    sessions.store_answers(tables, record.session, answers.advance(record.floor))
+
+
+def _session_restored(tables: Tables, index: int, record: SessionRestored, data: bytes) -> None:
+    answers = sessions.Answers(record.floor, record.answered)
+    sessions.store_answers(tables, record.session, answers)
+
+
+def _value_set(tables: Tables, index: int, record: ValueSet, data: bytes) -> None:
+    owned = value_blob(record)
+    _drop_value_blob(tables, record.space, record.name, keep=owned)
+    if owned is not None:
+        blobs.claim(tables, *owned)
+    tables.put(VALUES, value_key(record.space, record.name), data)
+    _answer(tables, record.session, record.sequence)
+
+
+def _value_deleted(tables: Tables, index: int, record: ValueDeleted, data: bytes) -> None:
+    _drop_value_blob(tables, record.space, record.name, keep=None)
+    tables.delete(VALUES, value_key(record.space, record.name))
+    _answer(tables, record.session, record.sequence)
+
+
+def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
+    row = tables.get(VALUES, value_key(space, name))
+    if row is None:
+        return
+    former = decode(row)
+    assert isinstance(former, ValueSet)
+    owned = value_blob(former)
+    if owned is not None and owned != keep:
+        blobs.discard(tables, *owned)
+
+
+def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> None:
+    """Loose blobs and those of values stay: they belong to no graph."""
+    for key in tables.keys(GRAPHS):
+        row = tables.get(GRAPHS, key)
+        if row is not None:
+            _drop_graph_payload(tables, row)
+    desires.drop_all(tables)
+    for table in (GRAPHS, FORGOTTEN, ERRORS, SCATTERED):
+        tables.delete_prefix(table, b"")
+
+
+def _answer(tables: Tables, session: str, sequence: int) -> None:
+    if session and sequence != sessions.UNNUMBERED:
+        answers = sessions.load_answers(tables, session)
+        sessions.store_answers(tables, session, answers.record(sequence))
+
+
+def _is_known(tables: Tables, graph: int) -> bool:
+    return graph == NO_GRAPH or tables.get(GRAPHS, graph_key(graph)) is not None
+
+
+_APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
+    TermStarted: _term_started,
+    BlobPart: _blob_part,
+    GraphSubmitted: _graph_submitted,
+    GraphsRetired: _graphs_retired,
+    Desired: _desired,
+    Released: _released,
+    Forgotten: _forgotten,
+    Erred: _erred,
+    Retried: _retried,
+    Scattered: _scattered,
+    ScatteredForgotten: _scattered_forgotten,
+    WorkerJoined: _worker_joined,
+    WorkerLeft: _worker_left,
+    ClientJoined: _client_joined,
+    ClientLeft: _client_left,
+    SessionAdvanced: _session_advanced,
+    SessionRestored: _session_restored,
+    ValueSet: _value_set,
+    ValueDeleted: _value_deleted,
+    Restarted: _restarted,
+}
+assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole

@@ -1,0 +1,205 @@
+"""Which requests of a session have been answered (thesis §6.3): each takes effect at most once.
+
+Guarantee: once ``record(session, n)`` has been applied, ``answered(session, n)`` is true until the
+session is dropped, whatever else is recorded, advanced or retired.
+
+Order: the leader asks ``answered`` before it acts, and an engine becomes leader only after it has
+seen every record of earlier terms. The fold therefore only records and never filters: one request
+may need several records, all under its number.
+
+What is kept is a floor (everything at or below it is answered) and the answered ranges above it.
+A client numbers its requests from 1 and they are mostly answered in order, so a session is
+mostly a floor alone. A hole is a request still under way; a session has no more than
+``RANGES_MAX - 1`` of them: beyond that the lowest is closed, as if its request had been answered.
+The engine must not let it come to that: ``Sessions.admits`` says when to refuse.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ha_scheduler.ledger.layout import name_key, pack, unpack
+from ha_scheduler.ledger.records import (
+    ClientJoined,
+    ClientLeft,
+    GraphSubmitted,
+    Record,
+    SessionAdvanced,
+    SessionRestored,
+    ValueDeleted,
+    ValueSet,
+    decode,
+)
+from ha_scheduler.ledger.tables import CLIENTS, SESSIONS, Tables
+
+RANGES_MAX = 1024  # answered ranges above the floor of one session; about 10 KB of row
+UNNUMBERED = 0  # the sequence of a request whose client keeps no journal
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answered sequence numbers of one session.
+
+    ``bounds``: first, last, first, last, … of the ranges above ``floor``, inclusive and rising; no
+    two touch each other or the floor. Equal sets of numbers are therefore equal ``Answers``.
+    """
+
+    floor: int = 0
+    bounds: tuple[int, ...] = ()
+
+    def answered(self, sequence: int) -> bool:
+        """Whether the request has been answered. ``UNNUMBERED`` never is."""
+        if sequence == UNNUMBERED:
+            return False
+        if sequence <= self.floor:
+            return True
+        at = bisect_right(self.bounds, sequence)
+        # An odd position lies inside a range; an even one may still be the last of the one before.
+        return at % 2 == 1 or (at > 0 and self.bounds[at - 1] == sequence)
+
+    def admits(self, sequence: int) -> bool:
+        """Whether recording ``sequence`` closes no hole."""
+        return len(self._with(sequence)) <= 2 * RANGES_MAX
+
+    def record(self, sequence: int) -> Answers:
+        """With one more answered request."""
+        if sequence == UNNUMBERED or self.answered(sequence):
+            return self
+        bounds = self._with(sequence)
+        if len(bounds) > 2 * RANGES_MAX:
+            return _normal(bounds[1], bounds[2:])
+        return _normal(self.floor, bounds)
+
+    def advance(self, floor: int) -> Answers:
+        """With everything at or below ``floor`` answered. A floor never sinks."""
+        if floor <= self.floor:
+            return self
+        at = bisect_right(self.bounds, floor)
+        if at % 2 == 1:
+            return _normal(self.bounds[at], self.bounds[at + 1 :])
+        return _normal(floor, self.bounds[at:])
+
+    def _with(self, sequence: int) -> tuple[int, ...]:
+        if sequence == UNNUMBERED or self.answered(sequence):
+            return self.bounds
+        at = bisect_right(self.bounds, sequence)
+        before, after = self.bounds[:at], self.bounds[at:]
+        first = last = sequence
+        if before and before[-1] == sequence - 1:
+            first, before = before[-2], before[:-2]
+        if after and after[0] == sequence + 1:
+            last, after = after[1], after[2:]
+        return (*before, first, last, *after)
+
+
+def _normal(floor: int, bounds: tuple[int, ...]) -> Answers:
+    """A range that touches the floor becomes part of it."""
+    while bounds and bounds[0] <= floor + 1:
+        floor, bounds = max(floor, bounds[1]), bounds[2:]
+    return Answers(floor, bounds)
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Every session, in memory: the engine's copy of what the fold keeps in the ledger."""
+
+    _answers: dict[str, Answers] = field(default_factory=dict)
+    _clients: dict[str, str] = field(default_factory=dict)
+
+    def answered(self, session: str, sequence: int) -> bool:
+        """Whether the request has been answered: do not act, answer again."""
+        return self._answers.get(session, Answers()).answered(sequence)
+
+    def admits(self, session: str, sequence: int) -> bool:
+        """Whether the request may be acted on; if not, the client is too far ahead of itself."""
+        return self._answers.get(session, Answers()).admits(sequence)
+
+    def record(self, session: str, sequence: int) -> None:
+        """The request is answered."""
+        if session and sequence != UNNUMBERED:
+            self._answers[session] = self._answers.get(session, Answers()).record(sequence)
+
+    def advance(self, session: str, floor: int) -> None:
+        """Everything at or below ``floor`` is answered."""
+        if session:
+            self._answers[session] = self._answers.get(session, Answers()).advance(floor)
+
+    def drop(self, session: str) -> None:
+        """The session is over: its numbers mean nothing any more."""
+        self._answers.pop(session, None)
+
+    def apply(self, record: Record) -> None:
+        """What ``record`` does to sessions, exactly as the fold does it."""
+        match record:
+            case (
+                GraphSubmitted(session=session, sequence=sequence)
+                | ValueSet(session=session, sequence=sequence)
+                | ValueDeleted(session=session, sequence=sequence)
+            ):
+                self.record(session, sequence)
+            case SessionAdvanced(session=session, floor=floor):
+                self.advance(session, floor)
+            case SessionRestored(session=session, floor=floor, answered=bounds):
+                self._answers[session] = Answers(floor, bounds)
+            case ClientJoined(client=client, session=session):
+                self._join(client, session)
+            case ClientLeft(client=client):
+                self._join(client, "")
+                self._clients.pop(client, None)
+            case _:
+                pass
+
+    def encode(self) -> bytes:
+        """All of it as bytes."""
+        answers = {name: (a.floor, a.bounds) for name, a in sorted(self._answers.items())}
+        return pack((answers, dict(sorted(self._clients.items()))))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Sessions:
+        """The sessions of ``encode``."""
+        answers, clients = unpack(data)
+        return cls({name: Answers(*fields) for name, fields in answers.items()}, clients)
+
+    def _join(self, client: str, session: str) -> None:
+        former = self._clients.get(client, "")
+        self._clients[client] = session
+        if former != session and former not in self._clients.values():
+            self.drop(former)
+
+
+def load_answers(tables: Tables, session: str) -> Answers:
+    """What the ledger knows of one session."""
+    row = tables.get(SESSIONS, name_key(session))
+    if row is None:
+        return Answers()
+    _, floor, bounds = unpack(row)
+    return Answers(floor, bounds)
+
+
+def store_answers(tables: Tables, session: str, answers: Answers) -> None:
+    """Keep one session in the ledger. The empty name stands for no session."""
+    if session:
+        row = pack((session, answers.floor, answers.bounds))
+        tables.put(SESSIONS, name_key(session), row)
+
+
+def scan_answers(tables: Tables) -> Iterator[tuple[str, Answers]]:
+    """Every session of the ledger."""
+    for _, row in tables.scan(SESSIONS):
+        session, floor, bounds = unpack(row)
+        yield session, Answers(floor, bounds)
+
+
+def drop_if_unused(tables: Tables, session: str) -> None:
+    """Drop a session that no client of the ledger names.
+
+    A journal can be resumed by another process under another client id; the first one leaving must
+    not take the answers with it. Looks at every client: leaving is rare.
+    """
+    for _, row in tables.scan(CLIENTS):
+        client = decode(row)
+        if isinstance(client, ClientJoined) and client.session == session:
+            return
+    tables.delete(SESSIONS, name_key(session))

@@ -1,0 +1,131 @@
+"""The port behind which the ledger keeps its rows, and its twin in memory.
+
+Guarantee: a table maps bytes to bytes in the order of the keys. The caller may put and delete during
+a scan: rows that are there throughout are seen once, rows that come or go meanwhile perhaps.
+Nothing here is durable; the storage behind the port commits rows and applied index together.
+
+Every table is named in ``TABLES``. A dump walks that list, so a table that is missing there would
+be missing on every peer that was brought up by a snapshot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Protocol
+
+META = "meta"  # b"term" → (term, leader)
+GRAPHS = "graphs"  # graph → GraphSubmitted as it was logged
+BLOB_PARTS = "blob_parts"  # (term, blob, number) → bytes
+LOOSE_BLOBS = "loose_blobs"  # (term, blob) → empty: no record has named this blob yet
+DELTAS = "deltas"  # (graph, client, index, part) → wanted or released keys
+WANTS = "wants"  # (client, graph) → what the deltas of the pair weigh
+FORGOTTEN = "forgotten"  # (graph, index) → keys
+ERRORS = "errors"  # (graph, key) → Erred as it was logged
+SCATTERED = "scattered"  # key → (client, key)
+WORKERS = "workers"  # address → WorkerJoined as it was logged
+CLIENTS = "clients"  # client → ClientJoined as it was logged
+SESSIONS = "sessions"  # session → floor and answered ranges
+VALUES = "values"  # (space, name) → ValueSet as it was logged
+
+TABLES = (
+    META,
+    GRAPHS,
+    BLOB_PARTS,
+    LOOSE_BLOBS,
+    DELTAS,
+    WANTS,
+    FORGOTTEN,
+    ERRORS,
+    SCATTERED,
+    WORKERS,
+    CLIENTS,
+    SESSIONS,
+    VALUES,
+)
+
+KEY_BYTES_MAX = 500  # bytes; LMDB takes 511
+VALUE_BYTES_MAX = 1_000_000  # bytes; above, LMDB's p99 suffers; the longest record is 768 KiB
+
+
+class Tables(Protocol):
+    """Ordered rows. ``table`` is one of ``TABLES``; any other is a programmer's error."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+        ...
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Write or overwrite one row."""
+        ...
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove one row; whether it was there."""
+        ...
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key starts with ``prefix``, by key. Rows may change meanwhile."""
+        ...
+
+    def keys(self, table: str, prefix: bytes = b"") -> Iterator[bytes]:
+        """As ``scan``, without reading the values."""
+        ...
+
+    def delete_prefix(self, table: str, prefix: bytes) -> int:
+        """Remove every row whose key starts with ``prefix``; how many there were."""
+        ...
+
+
+class MemoryTables:
+    """The twin: same contract, rows in dicts."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[bytes, bytes]] = {table: {} for table in TABLES}
+        self._order: dict[str, list[bytes]] = {table: [] for table in TABLES}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._rows[table].get(key)
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        assert 0 < len(key) <= KEY_BYTES_MAX, len(key)
+        assert len(value) <= VALUE_BYTES_MAX, len(value)
+        if key not in self._rows[table]:
+            insort(self._order[table], key)
+        self._rows[table][key] = bytes(value)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        if self._rows[table].pop(key, None) is None:
+            return False
+        order = self._order[table]
+        del order[bisect_left(order, key)]
+        return True
+
+    def keys(self, table: str, prefix: bytes = b"") -> Iterator[bytes]:
+        begin, end = self._span(table, prefix)
+        return iter(self._order[table][begin:end])
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        rows = self._rows[table]
+        return iter([(key, rows[key]) for key in self.keys(table, prefix)])
+
+    def delete_prefix(self, table: str, prefix: bytes) -> int:
+        begin, end = self._span(table, prefix)
+        for key in self._order[table][begin:end]:
+            del self._rows[table][key]
+        del self._order[table][begin:end]
+        return end - begin
+
+    def copy(self) -> MemoryTables:
+        """The rows as they are now; later changes touch only one of the two."""
+        twin = MemoryTables()
+        twin._rows = {table: dict(rows) for table, rows in self._rows.items()}
+        twin._order = {table: list(order) for table, order in self._order.items()}
+        return twin
+
+    def _span(self, table: str, prefix: bytes) -> tuple[int, int]:
+        order = self._order[table]
+        begin = bisect_left(order, prefix)
+        end = begin
+        while end < len(order) and order[end].startswith(prefix):
+            end += 1
+        return begin, end

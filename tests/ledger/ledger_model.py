@@ -1,0 +1,311 @@
+"""A second, naive statement of what the records mean, and random but plausible histories.
+
+The model keeps Python sets and knows nothing of rows, hashes or settling. ``rebuild`` alone could
+not judge the fold: what both lose, neither would miss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.sessions import Answers
+
+CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
+SESSIONS = ("", "s1", "s2")
+KEYS = (*tuple(f"key-{n}".encode() for n in range(5)), b"long" * 300)
+SPACES = ("plugins", "metadata")
+NAMES = (b"one", b"two")
+
+
+@dataclass
+class Model:
+    """The ledger as sets and dicts."""
+
+    term: tuple[int, str] = (0, "")
+    parts: dict[tuple[int, int], dict[int, bytes]] = field(default_factory=dict)
+    loose: set[tuple[int, int]] = field(default_factory=set)
+    graphs: dict[int, r.GraphSubmitted] = field(default_factory=dict)
+    wants: dict[tuple[int, str], set[bytes]] = field(default_factory=dict)
+    forgotten: dict[int, set[bytes]] = field(default_factory=dict)
+    errors: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
+    scattered: dict[bytes, str] = field(default_factory=dict)
+    workers: dict[str, r.WorkerJoined] = field(default_factory=dict)
+    clients: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
+    values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
+
+    def apply(self, record: Any) -> None:
+        getattr(self, "on_" + type(record).__name__)(record)
+
+    def answered(self, session: str, sequence: int) -> bool:
+        floor, numbers = self.answers.get(session, (0, set()))
+        return sequence > 0 and (sequence <= floor or sequence in numbers)
+
+    def known(self, graph: int) -> bool:
+        return graph == 0 or graph in self.graphs
+
+    def answer(self, session: str, sequence: int) -> None:
+        if session and sequence:
+            floor, numbers = self.answers.get(session, (0, set()))
+            self.answers[session] = (floor, numbers | {sequence})
+
+    def on_TermStarted(self, rec: r.TermStarted) -> None:
+        self.term = (rec.term, rec.leader)
+        for blob in [b for b in self.loose if b[0] < rec.term]:
+            self.loose.discard(blob)
+            self.parts.pop(blob)
+
+    def on_BlobPart(self, rec: r.BlobPart) -> None:
+        self.parts.setdefault((rec.term, rec.blob), {})[rec.number] = rec.data
+        self.loose.add((rec.term, rec.blob))
+
+    def on_GraphSubmitted(self, rec: r.GraphSubmitted) -> None:
+        if rec.blob_parts:
+            self.loose.discard((rec.graph >> 32, rec.blob))
+        self.graphs[rec.graph] = rec
+        self.answer(rec.session, rec.sequence)
+
+    def drop_graph(self, graph: int) -> None:
+        rec = self.graphs.pop(graph)
+        if rec.blob_parts:
+            self.parts.pop((graph >> 32, rec.blob), None)
+        self.wants = {k: v for k, v in self.wants.items() if k[0] != graph}
+        self.errors = {k: v for k, v in self.errors.items() if k[0] != graph}
+        self.forgotten.pop(graph, None)
+
+    def on_GraphsRetired(self, rec: r.GraphsRetired) -> None:
+        for graph in rec.graphs:
+            if graph in self.graphs:
+                self.drop_graph(graph)
+
+    def on_Desired(self, rec: r.Desired) -> None:
+        if self.known(rec.graph):
+            self.wants.setdefault((rec.graph, rec.client), set()).update(rec.keys)
+
+    def on_Released(self, rec: r.Released) -> None:
+        self.wants.get((rec.graph, rec.client), set()).difference_update(rec.keys)
+
+    def on_Forgotten(self, rec: r.Forgotten) -> None:
+        self.on_Retried(r.Retried(rec.graph, rec.keys))
+        if rec.graph in self.graphs:
+            self.forgotten.setdefault(rec.graph, set()).update(rec.keys)
+
+    def on_Erred(self, rec: r.Erred) -> None:
+        if self.known(rec.graph):
+            self.errors[rec.graph, rec.key] = rec.payload
+
+    def on_Retried(self, rec: r.Retried) -> None:
+        for key in rec.keys:
+            self.errors.pop((rec.graph, key), None)
+
+    def on_Scattered(self, rec: r.Scattered) -> None:
+        self.scattered.update(dict.fromkeys(rec.keys, rec.client))
+
+    def on_ScatteredForgotten(self, rec: r.ScatteredForgotten) -> None:
+        for key in rec.keys:
+            self.scattered.pop(key, None)
+
+    def on_WorkerJoined(self, rec: r.WorkerJoined) -> None:
+        self.workers[rec.address] = rec
+
+    def on_WorkerLeft(self, rec: r.WorkerLeft) -> None:
+        self.workers.pop(rec.address, None)
+
+    def on_ClientJoined(self, rec: r.ClientJoined) -> None:
+        former = self.clients.get(rec.client, "")
+        self.clients[rec.client] = rec.session
+        if former not in self.clients.values():
+            self.answers.pop(former, None)
+
+    def on_ClientLeft(self, rec: r.ClientLeft) -> None:
+        session = self.clients.pop(rec.client, "")
+        if session not in self.clients.values():
+            self.answers.pop(session, None)
+        self.wants = {k: v for k, v in self.wants.items() if k[1] != rec.client}
+
+    def on_SessionAdvanced(self, rec: r.SessionAdvanced) -> None:
+        floor, numbers = self.answers.get(rec.session, (0, set()))
+        self.answers[rec.session] = (max(floor, rec.floor), numbers)
+
+    def on_SessionRestored(self, rec: r.SessionRestored) -> None:
+        pairs = zip(rec.answered[::2], rec.answered[1::2], strict=True)
+        numbers = {n for first, last in pairs for n in range(first, last + 1)}
+        self.answers[rec.session] = (rec.floor, numbers)
+
+    def drop_value(self, space: str, name: bytes) -> None:
+        former = self.values.pop((space, name), None)
+        if former is not None and former.blob_parts:
+            self.parts.pop((former.term, former.blob), None)
+
+    def on_ValueSet(self, rec: r.ValueSet) -> None:
+        self.drop_value(rec.space, rec.name)
+        if rec.blob_parts:
+            self.loose.discard((rec.term, rec.blob))
+        self.values[rec.space, rec.name] = rec
+        self.answer(rec.session, rec.sequence)
+
+    def on_ValueDeleted(self, rec: r.ValueDeleted) -> None:
+        self.drop_value(rec.space, rec.name)
+        self.answer(rec.session, rec.sequence)
+
+    def on_Restarted(self, rec: r.Restarted) -> None:
+        for graph in list(self.graphs):
+            self.drop_graph(graph)
+        self.wants, self.errors, self.scattered = {}, {}, {}
+
+    def meaning(self) -> dict[str, Any]:
+        """What two ledgers must agree on, free of how each keeps it."""
+        return {
+            "term": self.term,
+            "parts": self.parts,
+            "loose": self.loose,
+            "graphs": {
+                graph: (rec.client, rec.payload, rec.blob, rec.blob_parts)
+                for graph, rec in self.graphs.items()
+            },
+            "wants": {pair: keys for pair, keys in self.wants.items() if keys},
+            "forgotten": {graph: keys for graph, keys in self.forgotten.items() if keys},
+            "errors": self.errors,
+            "scattered": self.scattered,
+            "workers": self.workers,
+            "clients": self.clients,
+            "answers": {name: _answers(*known) for name, known in self.answers.items()},
+            "values": {
+                at: (v.value, v.blob, v.blob_parts, v.term) for at, v in self.values.items()
+            },
+        }
+
+
+def _answers(floor: int, numbers: set[int]) -> Answers:
+    answers = Answers(floor)
+    for number in sorted(numbers):
+        answers = answers.record(number)
+    return answers
+
+
+def model_of(history: list[Any]) -> Model:
+    model = Model()
+    for record in history:
+        model.apply(record)
+    return model
+
+
+_keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True).map(tuple)
+_client = st.sampled_from(CLIENTS)
+_session = st.sampled_from(SESSIONS)
+_sequence = st.integers(0, 9)
+_payload = st.binary(max_size=4)
+
+
+@st.composite
+def histories(draw: st.DrawFn, max_size: int = 60) -> list[Any]:
+    """Records that leaders might have written: ids are fresh, terms rise, blobs belong together."""
+    writer = _Writer(draw)
+    for _ in range(draw(st.integers(0, max_size))):
+        writer.step()
+    return writer.history
+
+
+class _Writer:
+    """One leader after another, each with its own numbers."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.history: list[Any] = []
+        self.term = 0
+        self.fresh = 0
+        self.graphs: list[int] = []
+        self.next_term()
+
+    def next_term(self) -> None:
+        self.term += 1
+        self.history.append(r.TermStarted(self.term, f"peer-{self.term}"))
+
+    def number(self) -> int:
+        self.fresh += 1
+        return self.fresh
+
+    def blob(self) -> tuple[int, int]:
+        """A new blob's id and its number of parts; it may stay without any."""
+        count = self.draw(st.integers(0, 2))
+        blob = self.number() if count else 0
+        self.history.extend(r.BlobPart(self.term, blob, n, b"p%d" % n) for n in range(count))
+        return blob, count
+
+    def graph(self) -> int:
+        return self.draw(st.sampled_from((0, *self.graphs[-4:])))
+
+    def step(self) -> None:
+        draw = self.draw
+        kind = draw(st.sampled_from(_KINDS))
+        if kind is r.TermStarted:
+            return self.next_term()
+        if kind is r.BlobPart:
+            return void(self.blob())
+        if kind is r.GraphSubmitted:
+            blob, count = self.blob()
+            graph = (self.term << 32) | self.number()
+            self.graphs.append(graph)
+            data = b"" if count else draw(_payload)
+            who = (draw(_client), draw(_session), draw(_sequence))
+            return self.history.append(r.GraphSubmitted(graph, *who, data, blob, count))
+        if kind is r.ValueSet:
+            blob, count = self.blob()
+            where = (draw(st.sampled_from(SPACES)), draw(st.sampled_from(NAMES)))
+            data = b"" if count else draw(_payload)
+            asked = (draw(_session), draw(_sequence))
+            return self.history.append(r.ValueSet(*where, data, blob, count, self.term, *asked))
+        return self.history.append(self.plain(kind))
+
+    def plain(self, kind: type[Any]) -> Any:
+        draw = self.draw
+        build: dict[type[Any], Any] = {
+            r.GraphsRetired: lambda: (tuple({self.graph(), self.graph()}),),
+            r.Desired: lambda: (self.graph(), draw(_client), draw(_keys)),
+            r.Released: lambda: (self.graph(), draw(_client), draw(_keys)),
+            r.Forgotten: lambda: (self.graph(), draw(_keys)),
+            r.Erred: lambda: (self.graph(), draw(st.sampled_from(KEYS)), draw(_payload)),
+            r.Retried: lambda: (self.graph(), draw(_keys)),
+            r.Scattered: lambda: (draw(_client), draw(_keys)),
+            r.ScatteredForgotten: lambda: (draw(_keys),),
+            r.WorkerJoined: lambda: (f"tls://w{draw(st.integers(1, 3))}:1", b"w", ""),
+            r.WorkerLeft: lambda: (f"tls://w{draw(st.integers(1, 3))}:1",),
+            r.ClientJoined: lambda: (draw(_client), draw(_session)),
+            r.ClientLeft: lambda: (draw(_client),),
+            r.SessionAdvanced: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_sequence)),
+            r.ValueDeleted: lambda: (
+                draw(st.sampled_from(SPACES)),
+                draw(st.sampled_from(NAMES)),
+                draw(_session),
+                draw(_sequence),
+            ),
+            r.Restarted: lambda: (draw(_client),),
+        }
+        return kind(*build[kind]())
+
+
+def void(_: object) -> None:
+    return None
+
+
+_COMMON = (r.Desired, r.Released, r.GraphSubmitted, r.ValueSet, r.Erred, r.Forgotten)
+_KINDS = (
+    *_COMMON * 2,
+    r.TermStarted,
+    r.BlobPart,
+    r.GraphsRetired,
+    r.Retried,
+    r.Scattered,
+    r.ScatteredForgotten,
+    r.WorkerJoined,
+    r.WorkerLeft,
+    r.ClientJoined,
+    r.ClientLeft,
+    r.SessionAdvanced,
+    r.ValueDeleted,
+    r.Restarted,
+)

@@ -1,0 +1,247 @@
+"""Goal: the fold means what the records say, and rebuild loses none of it.
+
+Method: hypothesis writes histories as leaders might; a naive model (``ledger_model``) says what
+they mean; fold, rebuild and dump must agree with it and with one another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from ledger_model import histories, model_of
+
+from ha_scheduler.ledger import desires
+from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.rebuild import digest, rebuild
+from ha_scheduler.ledger.sessions import Sessions, load_answers
+from ha_scheduler.ledger.tables import (
+    BLOB_PARTS,
+    DELTAS,
+    SESSIONS,
+    TABLES,
+    VALUES,
+    WANTS,
+    MemoryTables,
+)
+
+SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+GRAPH = (1 << 32) | 1
+
+
+def folded(history: list[Any]) -> MemoryTables:
+    tables = MemoryTables()
+    for index, record in enumerate(history, start=1):
+        fold(tables, index, 1, r.encode(record))
+    return tables
+
+
+def rebuilt(tables: MemoryTables) -> list[Any]:
+    return [r.decode(data) for data in rebuild(tables)]
+
+
+def graph(number: int = 1, session: str = "", sequence: int = 0) -> r.GraphSubmitted:
+    return r.GraphSubmitted((1 << 32) | number, "alice", session, sequence, b"payload", 0, 0)
+
+
+def rows(tables: MemoryTables) -> dict[str, list[tuple[bytes, bytes]]]:
+    return {table: list(tables.scan(table)) for table in TABLES}
+
+
+@SETTINGS
+@given(histories())
+def test_the_fold_and_the_model_agree_on_every_history(history: list[Any]) -> None:
+    tables = folded(history)
+    assert model_of(rebuilt(tables)).meaning() == model_of(history).meaning()
+
+
+@SETTINGS
+@given(histories())
+def test_folding_a_rebuild_yields_the_same_ledger_and_the_same_rebuild(history: list[Any]) -> None:
+    tables = folded(history)
+    again = folded(rebuilt(tables))
+    assert digest(again) == digest(tables)
+    assert list(rebuild(again)) == list(rebuild(tables))
+
+
+@SETTINGS
+@given(histories())
+def test_a_loaded_dump_is_the_ledger_row_for_row(history: list[Any]) -> None:
+    tables = folded(history)
+    twin = folded([graph(9), r.Desired((1 << 32) | 9, "x", (b"k",))])
+    load(dump(tables), twin)
+    assert rows(twin) == rows(tables)
+
+
+@SETTINGS
+@given(histories(max_size=30), histories(max_size=30))
+def test_a_rebuilt_ledger_goes_on_like_the_original(first: list[Any], more: list[Any]) -> None:
+    # Blob and graph numbers of ``more`` would repeat those of ``first``; terms tell them apart.
+    more = [record for record in more if not hasattr(record, "blob")]
+    model = model_of(first)
+    offset = model.term[0]
+    shifted = [
+        r.TermStarted(rec.term + offset, rec.leader) if isinstance(rec, r.TermStarted) else rec
+        for rec in more
+    ]
+    tables = folded(first)
+    again = folded(rebuilt(tables))
+    for index, record in enumerate(shifted, start=10_000):
+        fold(tables, index, 1, r.encode(record))
+        fold(again, index, 1, r.encode(record))
+    assert model_of(rebuilt(again)).meaning() == model_of(rebuilt(tables)).meaning()
+
+
+@SETTINGS
+@given(histories())
+def test_the_engines_sessions_equal_those_of_the_fold(history: list[Any]) -> None:
+    tables = folded(history)
+    live, replayed = Sessions(), Sessions()
+    for record in history:
+        live.apply(record)
+    for record in rebuilt(tables):
+        replayed.apply(record)
+    for session in ("s1", "s2"):
+        for sequence in range(11):
+            known = load_answers(tables, session).answered(sequence)
+            assert live.answered(session, sequence) is known
+            assert replayed.answered(session, sequence) is known
+
+
+@SETTINGS
+@given(histories())
+def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) -> None:
+    tables = folded(history)
+    ends: list[Any] = [r.Restarted("x"), r.TermStarted(10_000, "p")]
+    ends += [r.ClientLeft(rec.client) for rec in history if hasattr(rec, "client")]
+    ends += [r.ValueDeleted(v.space, v.name, "", 0) for v in history if isinstance(v, r.ValueSet)]
+    ends += [r.WorkerLeft(w.address) for w in history if isinstance(w, r.WorkerJoined)]
+    for index, record in enumerate(ends, start=10_000):
+        fold(tables, index, 1, r.encode(record))
+    left = {table for table, found in rows(tables).items() if found}
+    assert left <= {"meta", SESSIONS}  # sessions that no ClientJoined ever named
+
+
+def test_the_empty_entry_of_raft_changes_nothing() -> None:
+    tables = MemoryTables()
+    fold(tables, 1, 1, b"")
+    assert not any(rows(tables).values())
+
+
+def test_a_record_of_a_newer_release_is_refused() -> None:
+    with pytest.raises(r.UnknownRecordError, match="upgrade this peer"):
+        fold(MemoryTables(), 1, 1, b"\x91\x7f")
+
+
+def test_an_answered_request_is_recognised_after_its_graph_was_retired() -> None:
+    tables = folded([r.ClientJoined("alice", "s"), graph(session="s", sequence=3)])
+    fold(tables, 3, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    assert load_answers(tables, "s").answered(3)
+    assert load_answers(folded(rebuilt(tables)), "s").answered(3)
+
+
+def test_a_session_outlives_its_first_client_when_another_has_resumed_it() -> None:
+    tables = folded(
+        [
+            r.ClientJoined("alice", "s"),
+            graph(session="s", sequence=1),
+            r.ClientJoined("alice-again", "s"),
+            r.ClientLeft("alice"),
+        ]
+    )
+    assert load_answers(tables, "s").answered(1)
+    fold(tables, 5, 1, r.encode(r.ClientLeft("alice-again")))
+    assert not load_answers(tables, "s").answered(1)
+
+
+def test_a_graph_whose_session_was_dropped_does_not_revive_it_in_a_rebuild() -> None:
+    tables = folded(
+        [r.ClientJoined("alice", "s"), graph(session="s", sequence=1), r.ClientLeft("alice")]
+    )
+    assert not list(folded(rebuilt(tables)).scan(SESSIONS))
+
+
+def test_a_blob_named_by_a_graph_survives_the_next_term_and_goes_with_the_graph() -> None:
+    tables = folded(
+        [
+            r.BlobPart(1, 7, 0, b"a"),
+            r.BlobPart(1, 7, 1, b"b"),
+            r.GraphSubmitted(GRAPH, "alice", "", 0, b"", 7, 2),
+            r.BlobPart(1, 8, 0, b"loose"),
+            r.TermStarted(2, "p"),
+        ]
+    )
+    assert [value for _, value in tables.scan(BLOB_PARTS)] == [b"a", b"b"]
+    fold(tables, 6, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    assert not list(tables.scan(BLOB_PARTS))
+
+
+def test_loose_parts_of_the_running_term_are_part_of_a_rebuild() -> None:
+    tables = folded([r.TermStarted(1, "p"), r.BlobPart(1, 7, 0, b"a")])
+    assert r.BlobPart(1, 7, 0, b"a") in rebuilt(tables)
+
+
+def test_desires_and_releases_over_and_over_stay_small() -> None:
+    tables = folded([graph()])
+    steady = tuple(b"steady-%d" % n for n in range(100))
+    fold(tables, 2, 1, r.encode(r.Desired(GRAPH, "variable-x", steady)))
+    for index in range(3, 6000, 2):
+        fold(tables, index, 1, r.encode(r.Desired(GRAPH, "variable-x", (b"k" * 100,))))
+        fold(tables, index + 1, 1, r.encode(r.Released(GRAPH, "variable-x", (b"k" * 100,))))
+    assert sum(len(value) for _, value in tables.scan(DELTAS)) <= 2 * desires.SLACK_BYTES
+    assert desires.wanted(tables, GRAPH, "variable-x") == list(steady)
+
+
+def test_a_pair_that_wants_nothing_any_more_leaves_no_row() -> None:
+    tables = folded(
+        [
+            r.Desired(0, "queue-1", (b"a", b"b")),
+            r.Released(0, "queue-1", (b"a",)),
+            r.Released(0, "queue-1", (b"b",)),
+        ]
+    )
+    assert not list(tables.scan(WANTS))
+    assert not list(tables.scan(DELTAS))
+
+
+def test_no_record_of_a_rebuild_is_over_the_limit() -> None:
+    keys = tuple(b"%04d" % n + b"x" * 1000 for n in range(700))
+    history: list[Any] = [graph()]
+    for n in range(4):
+        batch = tuple(b"%d" % n + key for key in keys)
+        history += [r.Desired(GRAPH, "alice", batch), r.Scattered("alice", batch)]
+    tables = folded(history)
+    sizes = [len(data) for data in rebuild(tables)]
+    assert max(sizes) <= r.RECORD_BYTES_MAX
+    assert model_of(rebuilt(tables)).meaning() == model_of(history).meaning()
+
+
+def test_a_value_with_a_new_blob_drops_the_former_one() -> None:
+    def value(blob: int) -> r.ValueSet:
+        return r.ValueSet("plugins", b"p", b"", blob, 1, 1, "", 0)
+
+    tables = folded([r.BlobPart(1, 1, 0, b"old"), value(1), r.BlobPart(1, 2, 0, b"new"), value(2)])
+    assert [data for _, data in tables.scan(BLOB_PARTS)] == [b"new"]
+    assert len(list(tables.scan(VALUES))) == 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "drop", "swap", "repeat", "cut"])
+def test_a_damaged_stream_of_a_ledger_is_refused(damage: str) -> None:
+    big = [r.BlobPart(1, n, 0, bytes([n]) * 200_000) for n in range(5)]
+    chunks = list(dump(folded(big)))
+    assert len(chunks) > 3
+    if damage == "flip":
+        chunks[1] = chunks[1][:100] + bytes([chunks[1][100] ^ 1]) + chunks[1][101:]
+    elif damage == "drop":
+        del chunks[1]
+    elif damage == "swap":
+        chunks[0], chunks[1] = chunks[1], chunks[0]
+    elif damage == "repeat":
+        chunks.insert(1, chunks[0])
+    else:
+        del chunks[-1]
+    with pytest.raises(SnapshotDamagedError, match="again"):
+        load(chunks, MemoryTables())
