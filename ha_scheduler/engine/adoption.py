@@ -1,0 +1,328 @@
+"""How a leader takes over what workers report: results, running tasks, and what it cannot place.
+
+Guarantee: a reported result becomes ``memory`` and a reported running task becomes ``processing``
+under the run id it already has; neither is computed again, and ``validate_state`` holds after each
+``adopt``. A key that the leader does not know is not freed: its graph may be one that never
+committed, and that its client is about to resubmit. It is kept as an *orphan* and found again when
+its graph arrives, or freed when ``expire`` says that nobody came.
+
+Order within ``adopt``: claims first (so that no transition sends a running task to a second
+worker), then results, then the transitions that follow from them, then the running tasks, whose
+inputs are now where they should be, then errors that the ledger holds.
+
+Overriding ``_transition_*`` would have no effect: ``_TRANSITIONS_TABLE`` (scheduler.py:3060) holds
+the base functions; what changes state here is therefore written out, after
+``_transition_processing_memory`` (2475) and ``_add_to_processing`` (3355).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ha_scheduler.engine.keys import Key
+
+logger = logging.getLogger(__name__)
+
+_PENDING = ("waiting", "queued", "no-worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one worker says it has: see the protocol of registration in ``workers.py``."""
+
+    memory: tuple[tuple[Key, int, str], ...] = ()
+    running: tuple[tuple[Key, int, str], ...] = ()
+    erred: tuple[tuple[Any, ...], ...] = ()
+    actors: tuple[Key, ...] = ()
+
+    @classmethod
+    def from_wire(cls, report: dict[str, Any] | None) -> Report:
+        """The report of a registration message."""
+        report = report or {}
+        names = ("memory", "running", "erred", "actors")
+        return cls(**{name: tuple(report.get(name, ())) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that a worker has been told to compute by an earlier leader and still intends to."""
+
+    worker: str
+    run_id: int
+    state: str
+
+
+@dataclass(slots=True)
+class Orphans:
+    """What workers hold or run of graphs that the leader does not know (yet)."""
+
+    memory: dict[Key, dict[str, tuple[int, str]]] = field(default_factory=dict)
+    running: dict[Key, Claim] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.memory) + len(self.running)
+
+    def forget_worker(self, address: str) -> None:
+        """The worker is gone, and with it what it held."""
+        for key in [k for k, claim in self.running.items() if claim.worker == address]:
+            del self.running[key]
+        for key in [k for k, holders in self.memory.items() if address in holders]:
+            del self.memory[key][address]
+            if not self.memory[key]:
+                del self.memory[key]
+
+
+class Adoption:
+    """Adopts reports into a scheduler's state."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self.claims: dict[Key, Claim] = {}
+        self.orphans = Orphans()
+
+    def adopt(self, reports: dict[str, Report], stimulus_id: str) -> None:
+        """Take over everything that these workers, which are registered, report."""
+        recommendations: dict[Key, str] = {}
+        client_msgs: dict[str, list[Any]] = {}
+        worker_msgs: dict[str, list[Any]] = {}
+        for address, report in reports.items():
+            self._claim(address, report)
+        for address, report in reports.items():
+            for key, nbytes, typename in report.memory:
+                self._adopt_result(
+                    key, address, nbytes, typename, key in report.actors, recommendations,
+                    client_msgs, worker_msgs, stimulus_id,
+                )  # fmt: skip
+        self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
+        for address, report in reports.items():
+            for key, run_id, state in report.running:
+                self._adopt_running(key, Claim(address, run_id, state), worker_msgs, stimulus_id)
+        self._scheduler.send_all(client_msgs, worker_msgs)
+
+    def _claim(self, address: str, report: Report) -> None:
+        for key, run_id, state in report.running:
+            self.claims[key] = Claim(address, run_id, state)
+
+    def _settle(
+        self,
+        recommendations: dict[Key, str],
+        client_msgs: dict[str, list[Any]],
+        worker_msgs: dict[str, list[Any]],
+        stimulus_id: str,
+    ) -> None:
+        """Follow the recommendations, less those that a later result has overtaken."""
+        tasks = self._scheduler.tasks
+        current = {
+            key: finish
+            for key, finish in recommendations.items()
+            if not (finish == "processing" and tasks[key].state != "waiting")
+        }
+        self._scheduler._transitions(current, client_msgs, worker_msgs, stimulus_id)
+
+    # Results
+
+    def _adopt_result(
+        self,
+        key: Key,
+        address: str,
+        nbytes: int,
+        typename: str,
+        actor: bool,
+        recommendations: dict[Key, str],
+        client_msgs: dict[str, list[Any]],
+        worker_msgs: dict[str, list[Any]],
+        stimulus_id: str,
+    ) -> None:
+        scheduler = self._scheduler
+        ts = scheduler.tasks.get(key)
+        if ts is None:
+            self.orphans.memory.setdefault(key, {})[address] = (nbytes, typename)
+            return
+        ws = scheduler.workers[address]
+        if ts.state == "memory" and ts.who_has:
+            if ws not in ts.who_has:
+                scheduler.add_replica(ts, ws)
+            return
+        if not self._is_needed(ts) or ts.state == "erred":
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+            return
+        if ts.state == "processing":
+            self._stop_processing(ts, worker_msgs, stimulus_id)
+        if actor:
+            ws.actors.add(ts)
+        self.make_result(ts, ws, nbytes, typename, recommendations, client_msgs)
+        self._notify(key, "processing", "memory", stimulus_id, worker=address)
+
+    @staticmethod
+    def _is_needed(ts: Any) -> bool:
+        return bool(ts.who_wants or ts.waiters) or ts.state in _PENDING
+
+    def make_result(
+        self,
+        ts: Any,
+        ws: Any,
+        nbytes: int,
+        typename: str,
+        recommendations: dict[Key, str],
+        client_msgs: dict[str, list[Any]],
+    ) -> None:
+        """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
+        self.leave_pending(ts)
+        if ts.waiters is None:
+            pending = {dts for dts in ts.dependents if dts.state in (*_PENDING, "processing")}
+            ts.waiters = pending
+        ts.set_nbytes(nbytes)
+        self._scheduler._add_to_memory(
+            ts, ws, recommendations, client_msgs, type=None, typename=typename
+        )
+
+    def leave_pending(self, ts: Any) -> None:
+        """Take a task out of the queues in which it waited for a worker."""
+        if ts.state == "queued":
+            self._scheduler.queued.discard(ts)
+        elif ts.state == "no-worker":
+            self._scheduler.unrunnable.pop(ts, None)
+        ts.waiting_on = None
+
+    def _stop_processing(
+        self, ts: Any, worker_msgs: dict[str, list[Any]], stimulus_id: str
+    ) -> None:
+        """A result came back while another worker computes it again: stop that one."""
+        ws = self._scheduler._exit_processing_common(ts)
+        if ws is not None:
+            worker_msgs.setdefault(ws.address, []).append(_free(ts.key, stimulus_id))
+
+    # Running tasks
+
+    def _adopt_running(
+        self, key: Key, claim: Claim, worker_msgs: dict[str, list[Any]], stimulus_id: str
+    ) -> None:
+        scheduler = self._scheduler
+        ts = scheduler.tasks.get(key)
+        mine = self.claims.get(key) == claim
+        if ts is None:
+            self.claims.pop(key, None)
+            self.orphans.running[key] = claim
+        elif mine and ts.state in _PENDING and not ts.waiting_on:
+            self.claims.pop(key, None)
+            self.make_processing(ts, claim, stimulus_id)
+        elif ts.state == "processing" and ts.processing_on.address == claim.worker:
+            self.claims.pop(key, None)
+        else:
+            if mine:
+                self.claims.pop(key, None)
+            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
+
+    def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> None:
+        """``ts`` is being computed under the claim; no message goes to the worker."""
+        scheduler = self._scheduler
+        ws = scheduler.workers[claim.worker]
+        start = ts.state
+        self.leave_pending(ts)
+        ws.add_to_processing(ts)
+        ts.processing_on = ws
+        ts.state = "processing"
+        ts.run_id = claim.run_id
+        scheduler.acquire_resources(ts, ws)
+        if claim.state == "long-running":
+            ws.add_to_long_running(ts)
+        scheduler.check_idle_saturated(ws)
+        scheduler.n_tasks += 1
+        if ts.actor:
+            ws.actors.add(ts)
+        self._notify(ts.key, start, "processing", stimulus_id)
+
+    def take_claim(self, ts: Any) -> Claim | None:
+        """The claim on a task that is about to be sent to a worker, if its worker is here."""
+        claim = self.claims.pop(ts.key, None)
+        if claim is not None and claim.worker in self._scheduler.workers:
+            return claim
+        return None
+
+    def forget_worker(self, address: str) -> None:
+        """The worker is gone: nothing of it is to be waited for."""
+        self.orphans.forget_worker(address)
+        for key in [k for k, claim in self.claims.items() if claim.worker == address]:
+            del self.claims[key]
+
+    # Orphans
+
+    def claim_orphans(self, tasks: Iterable[Any]) -> list[Any]:
+        """A graph has just made these tasks: give them the results and runs that workers hold.
+
+        Called before the graph's transitions. Returns the tasks that are now in memory.
+        """
+        if not self.orphans:
+            return []
+        adopted = []
+        for ts in tasks:
+            if ts.state != "released":
+                continue
+            holders = self.orphans.memory.pop(ts.key, None)
+            if holders:
+                self._restore_orphan(ts, holders)
+                adopted.append(ts)
+            elif claim := self.orphans.running.pop(ts.key, None):
+                self.claims[ts.key] = claim
+        return adopted
+
+    def _restore_orphan(self, ts: Any, holders: dict[str, tuple[int, str]]) -> None:
+        scheduler = self._scheduler
+        for address, (nbytes, typename) in holders.items():
+            ts.set_nbytes(nbytes)
+            scheduler.add_replica(ts, scheduler.workers[address])
+            ts.type = typename
+        ts.state = "memory"
+        ts.group.add_type(ts.type)
+
+    def finish_claims(self, tasks: Iterable[Any], stimulus_id: str) -> None:
+        """After the graph's transitions: what waits for a worker is already with one."""
+        for ts in tasks:
+            if self.claims and ts.state in _PENDING and not ts.waiting_on:
+                claim = self.take_claim(ts)
+                if claim is not None:
+                    self.make_processing(ts, claim, stimulus_id)
+
+    def finished_early(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
+        """A worker finished a task that no known graph has; keep the result. True if kept."""
+        claim = self.orphans.running.get(key)
+        if claim is None or claim.worker != worker:
+            return False
+        del self.orphans.running[key]
+        self.orphans.memory.setdefault(key, {})[worker] = (nbytes, typename)
+        return True
+
+    def expire(self, stimulus_id: str) -> None:
+        """Nobody resubmitted what the orphans belong to: free them."""
+        worker_msgs: dict[str, list[Any]] = {}
+        for key, holders in self.orphans.memory.items():
+            for address in holders:
+                worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+        for key, claim in self.orphans.running.items():
+            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
+        if self.orphans:
+            logger.info(
+                "Freed %d keys of graphs that nobody resubmitted.",
+                len(self.orphans),
+                extra={"action": "orphans-freed"},
+            )
+        self.orphans = Orphans()
+        self._scheduler.send_all({}, worker_msgs)
+
+    def _notify(self, key: Key, start: str, finish: str, stimulus_id: str, **kwargs: Any) -> None:
+        for plugin in list(self._scheduler.plugins.values()):
+            try:
+                plugin.transition(key, start, finish, stimulus_id=stimulus_id, **kwargs)
+            except Exception:
+                logger.warning(
+                    "A scheduler plugin failed on an adopted task.",
+                    exc_info=True,
+                    extra={"action": "plugin-failed"},
+                )
+
+
+def _free(key: Key, stimulus_id: str) -> dict[str, Any]:
+    return {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id}

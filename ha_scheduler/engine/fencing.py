@@ -1,0 +1,69 @@
+"""A comm whose writes wait for the leader's lease.
+
+Guarantee: not a byte of a message leaves after the moment at which another leader may have been
+elected. An engine that was frozen and wakes up finds its lease over before it writes; its daemon
+then ends it, so what it held back is never sent. Nothing is dropped: if the lease is renewed (the
+daemon was late), the write goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+LEASE_POLL_SECONDS = 0.005  # the lease is shared memory: nobody can wake us when it is renewed
+
+
+class LeaseLike(Protocol):
+    """What the engine knows of its leadership."""
+
+    def valid(self) -> bool: ...
+
+
+class Unfenced:
+    """The lease of an engine that stands alone."""
+
+    def valid(self) -> bool:
+        return True
+
+
+async def hold(lease: LeaseLike) -> None:
+    """Wait until leadership is certain."""
+    while not lease.valid():  # noqa: ASYNC110 - shared memory has no event
+        await asyncio.sleep(LEASE_POLL_SECONDS)
+
+
+class FencedComm:
+    """A Dask comm whose ``write`` waits for the lease.
+
+    ``amend`` may change the first message written: it is how our part gets into a reply that
+    upstream composes.
+    """
+
+    def __init__(
+        self, comm: Any, lease: LeaseLike, amend: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._comm = comm
+        self._lease = lease
+        self._amend = amend
+
+    async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> Any:
+        """Write when leadership is certain."""
+        if self._amend is not None:
+            msg, self._amend = self._amend(msg), None
+        if not self._lease.valid():
+            await hold(self._lease)
+        return await self._comm.write(msg, serializers=serializers, on_error=on_error)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_comm", "_lease", "_amend"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._comm, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def __repr__(self) -> str:
+        return f"<Fenced {self._comm!r}>"

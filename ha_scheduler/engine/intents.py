@@ -1,0 +1,293 @@
+"""What clients want, recorded as it happens.
+
+Guarantee: each change of intent (a graph accepted, a key desired or released, an error reached,
+data scattered) is appended to the event stream in the event-loop step in which this engine's state
+changes, before anything that follows from it. On a follower ``recorder`` is None and the same
+methods apply records without writing any.
+
+A graph is acknowledged to its client by ``ha-committed`` once its record has committed. One that
+was refused (lost dependencies, or it would not unpickle) is acknowledged at once: its outcome has
+been reported and there is nothing to keep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from time import time
+from typing import Any
+
+from distributed.protocol.pickle import dumps
+from distributed.protocol.serialize import Serialized
+
+from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.graphs import (
+    INLINE_BYTES_MAX,
+    GraphRequest,
+    GraphTable,
+    current_request,
+    encode_graph,
+    key_digest,
+    serialized_frames,
+)
+from ha_scheduler.engine.keys import Key, encode_key, encode_keys
+from ha_scheduler.engine.recorder import Recorder
+from ha_scheduler.engine.spans import Spans
+from ha_scheduler.ledger.records import (
+    ClientLeft,
+    Erred,
+    GraphSubmitted,
+    Retried,
+    Scattered,
+    ScatteredForgotten,
+)
+from ha_scheduler.ledger.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+_DECISIONS = (
+    "annotations_by_type",
+    "global_annotations",
+    "submitting_task",
+    "span_metadata",
+    "user_priority",
+    "actors",
+    "fifo_timeout",
+    "code",
+)
+
+
+class Intents:
+    """The part of our Scheduler that records; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    recorder: Recorder | None
+    adoption: Adoption
+    graphs: GraphTable
+    sessions: Sessions
+    session_of: dict[str, str]
+    scattered: set[Key]
+    tasks: dict[Key, Any]
+    clients: dict[str, Any]
+    client_comms: dict[str, Any]
+    extensions: dict[str, Any]
+    generation: float
+    _last_time: float
+    _desires_implied = False
+    _touched: list[Any]
+
+    # Graphs
+
+    async def update_graph(
+        self, client: str, expr_ser: Serialized, ha_sequence: int = 0, **kwargs: Any
+    ) -> None:
+        """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
+        session = self.session_of.get(client, "")
+        if ha_sequence and self.sessions.answered(session, ha_sequence):
+            self._acknowledge(client, ha_sequence)
+            return
+        header, frames = serialized_frames(expr_ser)
+        request = GraphRequest(session, ha_sequence, header, frames)
+        current_request.set(request)
+        try:
+            await super().update_graph(client=client, expr_ser=expr_ser, **kwargs)  # type: ignore[misc]
+        finally:
+            current_request.set(None)
+        if not request.recorded:
+            self._acknowledge(client, ha_sequence)
+
+    def _create_taskstate_from_graph(
+        self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
+    ) -> Any:
+        """Record the graph, then make its tasks: one event-loop step."""
+        request = current_request.get()
+        graph = 0
+        if self.recorder is not None and request is not None:
+            graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
+        return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
+
+    def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
+        """Make a graph's tasks, on the leader and on a follower that replays it."""
+        self._desires_implied = True
+        try:
+            result = super()._create_taskstate_from_graph(  # type: ignore[misc]
+                dsk=dsk, keys=keys, **kwargs
+            )
+        finally:
+            self._desires_implied = False
+        if graph:
+            self._own(graph, dsk.keys() | keys)
+        return result
+
+    def _own(self, graph: int, keys: set[Key]) -> None:
+        known = {key for key in keys if key in self.tasks}
+        self.graphs.add(graph, known)
+        if not known:
+            self.graphs.drop(graph)
+            if self.recorder is not None:
+                self.recorder.retired(graph)
+
+    def _record_graph(
+        self,
+        recorder: Recorder,
+        request: GraphRequest,
+        start: float,
+        dsk: dict[Key, Any],
+        keys: set[Key],
+        client: str,
+        kwargs: dict[str, Any],
+    ) -> int:
+        spans: Spans = self.extensions["spans"]
+        span_id = spans.choose_default()
+        spans.use_default(span_id)
+        decisions = {name: kwargs.get(name) for name in _DECISIONS}
+        decisions |= {
+            "client": client,
+            "keys": keys,
+            "start": start,
+            "generation": self.generation,
+            "last_time": self._last_time,
+            "ordered": kwargs["ordered"] if len(dsk) == 1 else None,
+            "span_id": span_id,
+            "digest": key_digest(dsk),
+        }
+        graph = recorder.next_graph()
+        self._append_graph(recorder, graph, client, request, encode_graph(request, decisions))
+        request.recorded = True
+        return graph
+
+    def _append_graph(
+        self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
+    ) -> None:
+        blob = parts = 0
+        if len(payload) > INLINE_BYTES_MAX:
+            blob, parts = recorder.append_blob(payload)
+            payload = b""
+        session, sequence = request.session, request.sequence
+        record = GraphSubmitted(graph, client, session, sequence, payload, blob, parts)
+        self.sessions.apply(record)
+        recorder.append(record, on_commit=lambda: self._acknowledge(client, sequence))
+
+    def _acknowledge(self, client: str, sequence: int) -> None:
+        comm = self.client_comms.get(client)
+        if sequence and comm is not None and not comm.closed():
+            comm.send({"op": "ha-committed", "sequences": [sequence]})
+
+    def _set_priorities(self, *, tasks: Iterable[Any], start: float, **kwargs: Any) -> None:
+        """As upstream's; and hand out what workers already hold of this graph."""
+        super()._set_priorities(tasks=tasks, start=start, **kwargs)  # type: ignore[misc]
+        adoption = self.adoption
+        if adoption.orphans or adoption.claims:
+            tasks = list(tasks)
+            restored = adoption.claim_orphans(tasks)
+            self._after_graph(tasks, restored)
+
+    def _after_graph(self, tasks: list[Any], restored: list[Any]) -> None:
+        """After this event-loop step's transitions, settle claims and free what nobody needs."""
+        self._touched.extend(tasks)
+
+        def settle() -> None:
+            touched, self._touched = self._touched, []
+            self.adoption.finish_claims(touched, f"ha-claims-{time()}")
+            unneeded = {
+                ts.key: "released"
+                for ts in restored
+                if ts.state == "memory" and not ts.waiters and not ts.who_wants
+            }
+            self.transitions(unneeded, f"ha-orphans-{time()}")  # type: ignore[attr-defined]
+
+        self.loop.add_callback(settle)  # type: ignore[attr-defined]
+
+    # Desires
+
+    def client_desires_keys(self, keys: Collection[Key], client: str) -> None:
+        """A client, or a pseudo-client, wants keys."""
+        if self.recorder is not None and not self._desires_implied:
+            self._record_desires(self.recorder, keys, client)
+        super().client_desires_keys(keys=keys, client=client)  # type: ignore[misc]
+
+    def _record_desires(self, recorder: Recorder, keys: Collection[Key], client: str) -> None:
+        cs = self.clients.get(client)
+        for key in keys:
+            ts = self.tasks.get(key)
+            if ts is not None and (cs is None or ts not in cs.wants_what):
+                recorder.desired(self.graphs.graph_of(key), client, key)
+
+    def _client_releases_keys(
+        self, keys: Collection[Key], cs: Any, recommendations: dict[Key, str]
+    ) -> None:
+        """A client, or a pseudo-client, no longer wants keys."""
+        recorder = self.recorder
+        if recorder is not None and not self._desires_implied:
+            for key in keys:
+                ts = self.tasks.get(key)
+                if ts is not None and ts in cs.wants_what:
+                    recorder.released(self.graphs.graph_of(key), cs.client_key, key)
+        super()._client_releases_keys(  # type: ignore[misc]
+            keys=keys, cs=cs, recommendations=recommendations
+        )
+
+    def _remove_key(self, key: Key) -> None:
+        """A key is forgotten: its graph may be retired."""
+        super()._remove_key(key)  # type: ignore[misc]
+        recorder = self.recorder
+        for graph in self.graphs.forget(key):
+            if recorder is not None:
+                recorder.retired(graph)
+        if self.scattered and key in self.scattered:
+            self.scattered.discard(key)
+            if recorder is not None:
+                recorder.append(ScatteredForgotten((encode_key(key),)))
+
+    def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
+        """A client is gone for good: so are its desires and its session."""
+        if client in self.clients and self.recorder is not None:
+            self.recorder.append(ClientLeft(client))
+        self._desires_implied = True  # ClientLeft says it all
+        try:
+            super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
+        finally:
+            self._desires_implied = False
+        self.session_of.pop(client, None)
+        self.sessions.apply(ClientLeft(client))
+
+    # Outcomes and data
+
+    def _propagate_erred(self, ts: Any, *, cause: Key | None = None, **kwargs: Any) -> Any:
+        """An error is the outcome of ``ts``; only the blamed task's is recorded."""
+        result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
+        if self.recorder is not None and cause == ts.key:
+            payload = dumps(
+                {
+                    "exception": ts.exception,
+                    "traceback": ts.traceback,
+                    "exception_text": ts.exception_text,
+                    "traceback_text": ts.traceback_text,
+                    "erred_on": sorted(ts.erred_on or ()),
+                }
+            )
+            self.recorder.append(
+                Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), bytes(payload))
+            )
+        return result
+
+    def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
+        """Errors are withdrawn."""
+        retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
+        if self.recorder is not None:
+            for key in retried:
+                self.recorder.append(Retried(self.graphs.graph_of(key), (encode_key(key),)))
+        return retried
+
+    def update_data(
+        self,
+        *,
+        who_has: dict[Key, list[str]],
+        nbytes: dict[Key, int],
+        client: str | None = None,
+    ) -> None:
+        """Data was scattered: only its holders can bring it back."""
+        if self.recorder is not None:
+            self.recorder.append(Scattered(client or "", encode_keys(who_has)))
+        self.scattered.update(who_has)
+        super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]

@@ -1,0 +1,171 @@
+"""The engine process: one channel to its daemon, one scheduler.
+
+Guarantee: crash-only. The process follows, may be activated once, and ends when its channel does or
+when anything goes wrong that it cannot answer for; nothing is handed over on the way out, because
+everything that matters is in the log or on the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+from ha_scheduler.channel import framing
+from ha_scheduler.channel.lease import Lease
+from ha_scheduler.channel.messages import (
+    Activate,
+    CaughtUp,
+    Committed,
+    Mark,
+    Ping,
+    Pong,
+    Propose,
+    Ready,
+    Serving,
+    ToDaemon,
+    ToEngine,
+    Welcome,
+)
+from ha_scheduler.engine.recorder import CommitTracker, OnCommit
+from ha_scheduler.ledger.records import decode
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 1024 * 1024
+UNSENT_BYTES_MAX = 2 * 1024**3  # proposals that the daemon has not taken; beyond it we are stuck
+
+
+class ChannelLost(Exception):
+    """Local: the daemon is gone; this engine must not go on."""
+
+
+class Channel:
+    """The engine's end of the socketpair. It is also the ``Log`` of an active engine."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decoder = framing.Decoder()
+        self.commits = CommitTracker()
+
+    @classmethod
+    async def open(cls, fd: int) -> Channel:
+        """Take over the inherited socket."""
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=READ_BYTES)
+        return cls(reader, writer)
+
+    async def receive(self) -> list[ToEngine]:
+        """The next messages. Raises ``ChannelLost``."""
+        data = await self._reader.read(READ_BYTES)
+        if not data:
+            raise ChannelLost("the peer daemon closed the channel")
+        return list(self._decoder.feed(data))  # type: ignore[arg-type]
+
+    def send(self, message: ToDaemon) -> None:
+        """Queue one message for the daemon."""
+        if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            raise ChannelLost("the peer daemon takes no proposals")
+        self._writer.write(framing.encode(message))
+
+    def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
+        """Append a record to the event stream; see ``recorder.Log``."""
+        self.send(Propose(self.commits.number(on_commit), data))
+
+
+class EngineProcess:
+    """Drives a scheduler by the daemon's messages."""
+
+    def __init__(self, channel: Channel, lease: Lease) -> None:
+        self._channel = channel
+        self._lease = lease
+        self._scheduler: Any = None
+        self._activation: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Until the channel ends. Raises whatever ends the process."""
+        while True:
+            for message in await self._channel.receive():
+                self._handle(message)
+            if self._activation is not None and self._activation.done():
+                self._activation.result()
+            await asyncio.sleep(0)
+
+    def _handle(self, message: ToEngine) -> None:
+        match message:
+            case Committed(_, proposal, data):
+                if proposal:
+                    self._channel.commits.committed(proposal)
+                else:
+                    self._scheduler.replay.apply(decode(data))
+            case Ping(number):
+                self._channel.send(Pong(number))
+            case Welcome():
+                self._scheduler = self._create(message)
+            case CaughtUp():
+                self._channel.send(Ready(_dashboard(self._scheduler)))
+            case Activate(term, _):
+                self._activation = asyncio.create_task(self._activate(term))
+                self._activation.add_done_callback(_end_on_failure)
+            case _:
+                raise TypeError(message)
+
+    def _create(self, welcome: Welcome) -> Any:
+        from ha_scheduler.engine.options import scheduler_arguments
+        from ha_scheduler.engine.scheduler import Scheduler
+
+        protocol = welcome.options.get("protocol") or "tls"
+        cell = {
+            "cell": welcome.cell,
+            "leader": welcome.name,
+            "watch": [[p.name, p.host, p.peer_port] for p in welcome.peers],
+            "addresses": [f"{protocol}://{p.host}:{p.dask_port}" for p in welcome.peers],
+        }
+        arguments = scheduler_arguments(welcome.options)
+        return Scheduler(cell=cell, lease=self._lease, **arguments)
+
+    async def _activate(self, term: int) -> None:
+        def mark(phase: str, detail: dict[str, Any]) -> None:
+            self._channel.send(Mark(term, phase, time.monotonic(), detail))
+
+        await self._scheduler.activate(term, self._channel, mark)
+        self._channel.send(Serving(term, self._scheduler.address))
+
+
+def _end_on_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical(
+            "The activation failed; this engine exits.",
+            exc_info=task.exception(),
+            extra={"action": "activation-failed"},
+        )
+        os._exit(1)
+
+
+def _dashboard(scheduler: Any) -> str:
+    server = scheduler.http_server
+    return f"http://:{server.port}" if getattr(server, "port", None) else ""
+
+
+async def run(channel_fd: int, lease_fd: int) -> int:
+    """The whole life of an engine. Returns the exit status."""
+    channel = await Channel.open(channel_fd)
+    engine = EngineProcess(channel, Lease(lease_fd))
+    try:
+        await engine.run()
+    except (ChannelLost, OSError) as error:
+        logger.critical(
+            "The channel to the peer daemon ended (%s); this engine exits.",
+            error,
+            extra={"action": "channel-lost"},
+        )
+    except Exception:
+        logger.critical(
+            "This engine cannot go on and exits.", exc_info=True, extra={"action": "engine-failed"}
+        )
+    return 1

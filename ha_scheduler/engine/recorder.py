@@ -1,0 +1,186 @@
+"""How the active engine writes the event stream.
+
+Guarantee: records enter the log in the order in which ``append`` was called, and ``append`` is
+called in the same event-loop step as the change that it records. So the log is the serial order of
+the leader's state changes. A callback given with a record runs once that record has committed,
+never before.
+
+Desires, releases and retirements come one key at a time from Dask; they are gathered for
+``BATCH_SECONDS`` and written as few records. Whatever must not overtake them (any other record)
+flushes them first. What a batch retires, it does not describe: a task submitted, finished and
+released within one batch costs its graph record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from ha_scheduler.engine.keys import Key, encode_key
+from ha_scheduler.ledger.records import (
+    BLOB_PART_BYTES,
+    RECORD_BYTES_MAX,
+    BlobPart,
+    Desired,
+    GraphsRetired,
+    Record,
+    Released,
+    encode,
+)
+
+BATCH_SECONDS = 0.02  # how long desires and releases gather; far below a human's or a poll's notice
+BATCH_KEYS_MAX = 5_000  # keys gathered before the batch is written early
+RECORD_KEYS_BYTES_MAX = RECORD_BYTES_MAX // 2  # bytes of keys in one Desired or Released record
+GRAPHS_PER_RETIREMENT_MAX = 20_000  # 9 bytes each
+
+OnCommit = Callable[[], None]
+
+
+class Log(Protocol):
+    """Where encoded records go. ``propose`` keeps order and calls back after the commit."""
+
+    def propose(self, data: bytes, on_commit: OnCommit | None) -> None: ...
+
+
+class ImmediateLog:
+    """The log of an engine that stands alone: what is proposed commits in the next loop step."""
+
+    def __init__(self) -> None:
+        self.records = 0
+
+    def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
+        self.records += 1
+        if on_commit is not None:
+            asyncio.get_running_loop().call_soon(on_commit)
+
+
+class CommitTracker:
+    """Callbacks of proposals in flight, in the order of their numbers (from 1, without gaps)."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._waiting: deque[tuple[int, OnCommit]] = deque()
+
+    def number(self, on_commit: OnCommit | None) -> int:
+        """The next proposal's number."""
+        self._last += 1
+        if on_commit is not None:
+            self._waiting.append((self._last, on_commit))
+        return self._last
+
+    def committed(self, proposal: int) -> None:
+        """This proposal, and so all before it, has committed."""
+        while self._waiting and self._waiting[0][0] <= proposal:
+            self._waiting.popleft()[1]()
+
+
+class Batch:
+    """Desires, releases and retirements in the order in which they happened."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[type[Desired] | type[Released], int, str, list[Key]]] = []
+        self._retired: set[int] = set()
+        self.keys = 0
+
+    def add(self, kind: type[Desired] | type[Released], graph: int, client: str, key: Key) -> None:
+        """``client`` now wants, or no longer wants, ``key`` of ``graph``."""
+        self.keys += 1
+        if self._runs:
+            last = self._runs[-1]
+            if last[0] is kind and last[1] == graph and last[2] == client:
+                last[3].append(key)
+                return
+        self._runs.append((kind, graph, client, [key]))
+
+    def retire(self, graph: int) -> None:
+        """Nothing of ``graph`` is known any more."""
+        self.keys += 1
+        self._retired.add(graph)
+
+    def records(self) -> Iterator[Record]:
+        """The batch as records; runs of graphs that it also retires are left out."""
+        for kind, graph, client, keys in self._runs:
+            if graph not in self._retired:
+                for part in _parts(keys):
+                    yield kind(graph, client, part)
+        retired = sorted(self._retired)
+        for start in range(0, len(retired), GRAPHS_PER_RETIREMENT_MAX):
+            yield GraphsRetired(tuple(retired[start : start + GRAPHS_PER_RETIREMENT_MAX]))
+
+
+def _parts(keys: list[Key]) -> Iterator[tuple[bytes, ...]]:
+    part: list[bytes] = []
+    size = 0
+    for key in keys:
+        data = encode_key(key)
+        if part and size + len(data) > RECORD_KEYS_BYTES_MAX:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(data)
+        size += len(data) + 5
+    if part:
+        yield tuple(part)
+
+
+class Recorder:
+    """The active engine's pen. ``term`` is the term in which it may write."""
+
+    def __init__(self, log: Log, term: int) -> None:
+        self.term = term
+        self._log = log
+        self._graphs = 0
+        self._blobs = 0
+        self._batch = Batch()
+        self._flush_due: asyncio.TimerHandle | None = None
+
+    def next_graph(self) -> int:
+        """A graph id that no other term and no other graph has."""
+        self._graphs += 1
+        return self.term << 32 | self._graphs
+
+    def append(self, record: Record, on_commit: OnCommit | None = None) -> None:
+        """Write one record after everything gathered so far."""
+        self.flush()
+        self._log.propose(encode(record), on_commit)
+
+    def append_blob(self, payload: bytes) -> tuple[int, int]:
+        """Write a large payload ahead of the record that will name it: (blob id, parts)."""
+        self._blobs += 1
+        view = memoryview(payload)
+        starts = range(0, len(view), BLOB_PART_BYTES)
+        for number, start in enumerate(starts):
+            data = bytes(view[start : start + BLOB_PART_BYTES])
+            self.append(BlobPart(self.term, self._blobs, number, data))
+        return self._blobs, len(starts)
+
+    def desired(self, graph: int, client: str, key: Key) -> None:
+        """Gather a desire."""
+        self._batch.add(Desired, graph, client, key)
+        self._schedule_flush()
+
+    def released(self, graph: int, client: str, key: Key) -> None:
+        """Gather a release."""
+        self._batch.add(Released, graph, client, key)
+        self._schedule_flush()
+
+    def retired(self, graph: int) -> None:
+        """Gather a retirement."""
+        self._batch.retire(graph)
+        self._schedule_flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._flush_due is not None:
+            self._flush_due.cancel()
+            self._flush_due = None
+        batch, self._batch = self._batch, Batch()
+        for record in batch.records():
+            self._log.propose(encode(record), None)
+
+    def _schedule_flush(self) -> None:
+        if self._batch.keys >= BATCH_KEYS_MAX:
+            self.flush()
+        elif self._flush_due is None:
+            self._flush_due = asyncio.get_running_loop().call_later(BATCH_SECONDS, self.flush)

@@ -1,0 +1,60 @@
+"""The recovery barrier: when a new leader may begin to schedule.
+
+Guarantee: between activation and ``opened`` nothing is scheduled, freed, stolen or rebalanced. The
+barrier opens when every worker that the ledger names has reported or is known to be gone, or when
+the recovery window is over; ``on_open`` runs in the same event-loop step, before anybody who waited
+goes on, so that all reports are adopted before the first decision is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+WINDOW_SECONDS = 5.0  # a worker that is alive reports within a fraction of a second
+
+
+class Recovery:
+    """Which workers are still awaited."""
+
+    def __init__(self, on_open: Callable[[], None]) -> None:
+        self._on_open = on_open
+        self._awaited: set[str] = set()
+        self._opened = asyncio.Event()
+        self._window: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened.is_set()
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The workers that have neither reported nor gone."""
+        return frozenset(self._awaited)
+
+    def begin(self, expected: Iterable[str], window_seconds: float = WINDOW_SECONDS) -> None:
+        """Start to wait. Without expected workers the barrier opens at once."""
+        self._awaited = set(expected)
+        if self._awaited:
+            loop = asyncio.get_running_loop()
+            self._window = loop.call_later(window_seconds, self._open)
+        else:
+            self._open()
+
+    def settled(self, address: str) -> None:
+        """The worker has reported, or it is certain that it will not."""
+        self._awaited.discard(address)
+        if not self._awaited and self._window is not None:
+            self._open()
+
+    async def opened(self) -> None:
+        """Wait for the barrier."""
+        await self._opened.wait()
+
+    def _open(self) -> None:
+        if self._opened.is_set():
+            return
+        if self._window is not None:
+            self._window.cancel()
+        self._on_open()
+        self._opened.set()

@@ -1,0 +1,244 @@
+"""The records of the event stream applied to a follower's scheduler.
+
+Guarantee: after record ``n`` a follower has the tasks, desires, priorities, sessions and clients
+that the leader had when it wrote record ``n``. It has no workers, so its runnable tasks wait as
+``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
+applied once workers are back (errors, scattered data) is kept until ``settle``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import dask.order
+from dask._expr import LLGExpr
+from distributed.protocol.pickle import loads
+from distributed.scheduler import ClientState
+
+from ha_scheduler.engine.compat import cull, materialize_graph
+from ha_scheduler.engine.graphs import (
+    ReplayDivergedError,
+    decode_graph,
+    expression_of,
+    key_digest,
+)
+from ha_scheduler.engine.keys import Key, decode_key
+from ha_scheduler.ledger import records
+from ha_scheduler.ledger.records import Record
+
+logger = logging.getLogger(__name__)
+
+_STIMULUS = "ha-replay"
+
+
+class Replay:
+    """Applies records; holds what the scheduler has no place for until it leads."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._blobs: dict[tuple[int, int], list[bytes]] = {}
+        self.workers: dict[str, records.WorkerJoined] = {}
+        self.errors: dict[Key, dict[str, Any]] = {}
+
+    def apply(self, record: Record) -> None:
+        """Apply one committed record. Raises ``ReplayDivergedError``."""
+        self._scheduler.sessions.apply(record)
+        match record:
+            case records.TermStarted():
+                self._blobs.clear()
+            case records.BlobPart(term, blob, _, data):
+                self._blobs.setdefault((term, blob), []).append(data)
+            case records.GraphSubmitted():
+                self._graph(record)
+            case records.GraphsRetired(graphs):
+                for graph in graphs:
+                    self._retire(graph)
+            case records.Desired(_, client, keys):
+                self._desired(client, [decode_key(key) for key in keys])
+            case records.Released(_, client, keys):
+                self._released(client, [decode_key(key) for key in keys])
+            case records.Erred(_, key, payload):
+                self.errors[decode_key(key)] = loads(payload)
+            case records.Retried(_, keys):
+                for key in keys:
+                    self.errors.pop(decode_key(key), None)
+            case _:
+                self._of_the_cluster(record)
+
+    def _of_the_cluster(self, record: Record) -> None:
+        scheduler = self._scheduler
+        match record:
+            case records.WorkerJoined(address):
+                self.workers[address] = record
+            case records.WorkerLeft(address):
+                self.workers.pop(address, None)
+            case records.ClientJoined(client, session):
+                self._client(client)
+                if session:
+                    scheduler.session_of[client] = session
+            case records.ClientLeft(client):
+                scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
+            case records.SessionAdvanced() | records.SessionRestored():
+                pass  # applied above, as for every record
+            case records.Scattered(client, keys):
+                self._scattered(client, [decode_key(key) for key in keys])
+            case records.ScatteredForgotten(keys):
+                for key in keys:
+                    self._forget_scattered(decode_key(key))
+            case records.ValueSet(space, name, value, blob, parts, term):
+                scheduler.values.apply(space, name, value or self._blob(term, blob, parts))
+            case records.ValueDeleted(space, name):
+                scheduler.values.apply(space, name, None)
+            case records.Forgotten() | records.Restarted():
+                pass  # hints of other releases; releases and retirements say it all
+            case _:
+                raise TypeError(record)
+
+    # Graphs
+
+    def _graph(self, record: records.GraphSubmitted) -> None:
+        scheduler = self._scheduler
+        payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
+        form, decisions = decode_graph(payload)
+        dsk, by_type = self._materialise(form, decisions)
+        if key_digest(dsk) != decisions["digest"]:
+            raise ReplayDivergedError(
+                f"this engine made other tasks of graph {record.graph:#x} than its leader did; "
+                "install the same versions of Python, Dask and of the user's packages on all peers"
+            )
+        self._client(record.client)
+        self._prepare(decisions)
+        scheduler.make_tasks(
+            record.graph,
+            start=decisions["start"],
+            dsk=dsk,
+            keys=set(decisions["keys"]),
+            ordered=decisions["ordered"] or dask.order.order(dsk),
+            client=record.client,
+            annotations_by_type=by_type,
+            global_annotations=decisions["global_annotations"],
+            stimulus_id=_STIMULUS,
+            submitting_task=decisions["submitting_task"],
+            span_metadata=decisions["span_metadata"],
+            user_priority=decisions["user_priority"],
+            actors=decisions["actors"],
+            fifo_timeout=decisions["fifo_timeout"],
+            code=decisions["code"],
+        )
+
+    def _prepare(self, decisions: dict[str, Any]) -> None:
+        """Put back what the leader's decisions depended on."""
+        scheduler = self._scheduler
+        scheduler.generation = decisions["generation"]
+        scheduler._last_time = decisions["last_time"]
+        scheduler.extensions["spans"].use_default(decisions["span_id"])
+
+    @staticmethod
+    def _materialise(form: tuple[Any, ...], decisions: dict[str, Any]) -> tuple[Any, Any]:
+        if form[0] == "materialised":
+            dsk, by_type = loads(form[1])
+            return dsk, by_type
+        expr = expression_of(form)
+        dsk, by_type = materialize_graph(expr=expr, validate=False)
+        if isinstance(expr, LLGExpr):
+            dsk = cull(dsk, set(decisions["keys"]))
+        return dsk, by_type
+
+    def _blob(self, term: int, blob: int, parts: int) -> bytes:
+        data = self._blobs.pop((term, blob), [])
+        if len(data) != parts:
+            raise ReplayDivergedError(
+                f"blob {blob} of term {term} has {len(data)} of its {parts} parts: the event "
+                "stream that reached this engine has a hole; replace this peer's data directory"
+            )
+        return b"".join(data)
+
+    def _retire(self, graph: int) -> None:
+        """The leader knows none of the graph's keys any more: nor shall we."""
+        scheduler = self._scheduler
+        for key in list(scheduler.graphs.keys_of(graph)):
+            ts = scheduler.tasks.get(key)
+            if ts is not None and scheduler.graphs.graph_of(key) == graph:
+                for cs in list(ts.who_wants or ()):
+                    self._released(cs.client_key, [key])
+        scheduler.graphs.drop(graph)
+
+    # Desires
+
+    def _client(self, client: str) -> None:
+        scheduler = self._scheduler
+        if client not in scheduler.clients:
+            scheduler.clients[client] = ClientState(client)
+
+    def _desired(self, client: str, keys: list[Key]) -> None:
+        tasks = self._scheduler.tasks
+        known = [key for key in keys if key in tasks]
+        self._scheduler.client_desires_keys(keys=known, client=client)
+
+    def _released(self, client: str, keys: list[Key]) -> None:
+        if client in self._scheduler.clients:
+            self._scheduler.client_releases_keys(keys=keys, client=client, stimulus_id=_STIMULUS)
+        for key in keys:
+            if key not in self._scheduler.tasks:
+                self.errors.pop(key, None)
+
+    # Scattered data: in memory somewhere, but only the holders can say where
+
+    def _scattered(self, client: str, keys: list[Key]) -> None:
+        scheduler = self._scheduler
+        for key in keys:
+            ts = scheduler.tasks.get(key) or scheduler.new_task(key, None, "memory")
+            ts.state = "memory"
+            scheduler.scattered.add(key)
+        if client:
+            self._desired(client, keys)
+
+    def _forget_scattered(self, key: Key) -> None:
+        scheduler = self._scheduler
+        ts = scheduler.tasks.get(key)
+        if ts is not None and key in scheduler.scattered and not ts.who_wants:
+            scheduler.transitions({key: "forgotten"}, _STIMULUS)
+        scheduler.scattered.discard(key)
+
+    # At the takeover, when the workers' reports have been adopted
+
+    def settle(self, stimulus_id: str) -> None:
+        """Apply the errors, and give up scattered data that no worker brought back."""
+        scheduler = self._scheduler
+        client_msgs: dict[str, list[Any]] = {}
+        worker_msgs: dict[str, list[Any]] = {}
+        recommendations: dict[Key, str] = {}
+        for key, error in self.errors.items():
+            ts = scheduler.tasks.get(key)
+            if ts is not None and ts.state in ("waiting", "queued", "no-worker", "released"):
+                self._settle_error(ts, error, recommendations, client_msgs)
+        for key in list(scheduler.scattered):
+            ts = scheduler.tasks.get(key)
+            if ts is not None and not ts.who_has:
+                recommendations[key] = "forgotten"
+        scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+        scheduler.send_all(client_msgs, worker_msgs)
+        self.errors.clear()
+
+    def _settle_error(
+        self,
+        ts: Any,
+        error: dict[str, Any],
+        recommendations: dict[Key, str],
+        client_msgs: dict[str, list[Any]],
+    ) -> None:
+        scheduler = self._scheduler
+        scheduler.adoption.leave_pending(ts)
+        recs, msgs, _ = scheduler._propagate_erred(
+            ts,
+            cause=ts.key,
+            exception=error["exception"],
+            traceback=error["traceback"],
+            exception_text=error["exception_text"],
+            traceback_text=error["traceback_text"],
+        )
+        ts.erred_on.update(error["erred_on"])
+        recommendations.update(recs)
+        for client, messages in msgs.items():
+            client_msgs.setdefault(client, []).extend(messages)

@@ -1,0 +1,209 @@
+"""The Dask scheduler of an engine: follows by replaying records, leads by recording them.
+
+Guarantee: one object lives through both roles, in this order and never back: constructed (it
+replays), activated (it leads), ended with its process. There is no way to stop leading but to exit.
+
+Order of an activation: the term is set and run ids start above every earlier term's (hazard 6);
+the recorder opens; the port is bound; the recovery barrier waits for the workers that the ledger
+names, which are called at once; what they report is adopted, then errors and scattered data are
+settled; only then does anything but a registration get an answer. See ``recovery.py``.
+
+The mixins hold one concern each; this module only joins them to upstream's class. The class keeps
+upstream's name because configuration keys are derived from it (core.py:275, hazard 20).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import distributed.scheduler as upstream
+from distributed.core import Status
+from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
+
+from ha_scheduler.engine import compat
+from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.clients import Clients
+from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.graphs import GraphTable
+from ha_scheduler.engine.intents import Intents
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.recorder import Log, Recorder
+from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
+from ha_scheduler.engine.replay import Replay
+from ha_scheduler.engine.spans import Spans
+from ha_scheduler.engine.values import ReplicatedValues, Values
+from ha_scheduler.engine.workers import Workers
+from ha_scheduler.ledger.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
+
+#: Requests that are served while the recovery barrier is closed: they make it open, or only look.
+UNGATED = frozenset(
+    {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
+)
+
+OnMark = Callable[[str, dict[str, Any]], None]
+
+
+class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler):
+    """A scheduler whose state survives it."""
+
+    def __init__(
+        self, *, cell: dict[str, Any] | None = None, lease: LeaseLike | None = None, **kwargs: Any
+    ) -> None:
+        compat.install()
+        self.term = 0
+        self.cell = cell or {"cell": "", "leader": "", "watch": [], "addresses": []}
+        self.lease = lease or Unfenced()
+        self.recorder: Recorder | None = None
+        self.graphs = GraphTable()
+        self.sessions = Sessions()
+        self.session_of: dict[str, str] = {}
+        self.scattered: set[Key] = set()
+        self.values = Values(self)
+        self.replay = Replay(self)
+        self.adoption = Adoption(self)
+        self.recovery = Recovery(self._open_recovery)
+        self._reports = {}
+        self._touched: list[Any] = []
+        self._awaited_clients: set[str] = set()
+        self._on_mark: OnMark = lambda phase, detail: None
+        self._keep_state = True
+        self._first_finished = False
+        extensions = DEFAULT_EXTENSIONS | {"spans": Spans}
+        super().__init__(extensions=extensions, **kwargs)
+        self._add_handlers()
+
+    def _add_handlers(self) -> None:
+        self.handlers["ha-register-worker"] = self.ha_register_worker
+        for op, handler in list(self.handlers.items()):
+            if op not in UNGATED:
+                self.handlers[op] = _gated(handler, self.recovery)
+        self.stream_handlers["ha-hello"] = self.ha_hello
+        self.stream_handlers["ha-resume"] = self.ha_resume
+
+    # Activation
+
+    async def activate(
+        self, term: int, log: Log, on_mark: OnMark, window_seconds: float = WINDOW_SECONDS
+    ) -> None:
+        """Lead in ``term``: bind the port and recover. Returns when clients may connect."""
+        self.term = term
+        self._on_mark = on_mark
+        TaskState._run_id_iterator = itertools.count(term << 32)
+        self._last_time = min(self._last_time, time.time())
+        self.recorder = Recorder(log, term)
+        await self
+        self.idle_since = time.time()
+        expected = list(self.replay.workers)
+        self._await_clients()
+        self.recovery.begin(expected, window_seconds)
+        self._call = asyncio.create_task(self.call_workers(expected, self.address))
+
+    async def start_unsafe(self) -> Any:
+        """As upstream's, which would clear what was replayed (hazard 18)."""
+        result = await super().start_unsafe()
+        self._keep_state = False
+        return result
+
+    def _clear_task_state(self) -> None:
+        if not self._keep_state:
+            super()._clear_task_state()
+
+    def _await_clients(self) -> None:
+        for client in list(self.clients):
+            if client in self.session_of:
+                self._awaited_clients.add(client)
+                self.await_client(client)
+            elif self._is_real_client(client):
+                # It keeps no journal and will not come back to its futures (upstream's behaviour).
+                self.remove_client(client=client)
+
+    @staticmethod
+    def _is_real_client(client: str) -> bool:
+        """Upstream's pseudo-clients are named otherwise (client.py:1100)."""
+        return client.startswith("Client-")
+
+    def _open_recovery(self) -> None:
+        """Every report that will come in time has come: place everything, then work."""
+        reported = [a for a in self._reports if a in self.workers]
+        missing = sorted(self.recovery.awaited)
+        self.adopt_reports(reported)
+        stimulus_id = f"ha-recover-{self.term}"
+        self.replay.settle(stimulus_id)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        self._refresh_no_workers_since()
+        if missing:
+            logger.warning(
+                "Recovered without %d workers that did not report: %s.",
+                len(missing),
+                ", ".join(missing),
+                extra={"action": "workers-missing"},
+            )
+        self._on_mark("workers_back", {"reported": len(reported), "missing": len(missing)})
+        self._expect_first_finished()
+        if not self._awaited_clients:
+            self._on_mark("clients_back", {"clients": 0})
+        asyncio.get_running_loop().call_later(
+            ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
+        )
+
+    def client_returned(self, client: str) -> None:
+        """One of the clients that the ledger names has stated what it wants."""
+        if client in self._awaited_clients:
+            self._awaited_clients.discard(client)
+            if not self._awaited_clients:
+                self._on_mark("clients_back", {"clients": len(self.session_of)})
+
+    def _expect_first_finished(self) -> None:
+        handle = self.stream_handlers["task-finished"]
+
+        def first(**msg: Any) -> None:
+            self.stream_handlers["task-finished"] = handle
+            handle(**msg)
+            self._on_mark("first_task", {})
+
+        self.stream_handlers["task-finished"] = first
+
+    # What others learn of us
+
+    def welcome(self) -> dict[str, Any]:
+        """What a worker or client learns of the cell when it registers."""
+        return {**self.cell, "term": self.term}
+
+    def identity(self, n_workers: int = -1) -> dict[str, Any]:
+        """As upstream's, with the cell's."""
+        return {**super().identity(n_workers), "ha": self.welcome()}
+
+    async def close(self, timeout: float | None = None, reason: str = "unknown") -> None:
+        """``Client.shutdown``: the workers close, the cell stays (hazard of a graceful close).
+
+        Upstream's scheduler ends with its workers. Ours is infrastructure: an operator ends it.
+        """
+        if self.status in (Status.closing, Status.closed):
+            return
+        logger.info("Closing all workers: %s.", reason, extra={"action": "close-workers"})
+        for worker in list(self.workers):
+            self.close_worker(worker)
+
+
+def _gated(handler: Callable[..., Any], recovery: Recovery) -> Callable[..., Any]:
+    """The handler of a request, which waits until the recovery barrier is open."""
+
+    @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
+    async def wait_then_handle(*args: Any, **kwargs: Any) -> Any:
+        if not recovery.is_open:
+            await recovery.opened()
+        result = handler(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    return wait_then_handle

@@ -1,0 +1,199 @@
+"""Workers that come back: registration with a snapshot, and the leader's call to them.
+
+Guarantee: a worker's stream is neither read nor written before the worker's report has been
+adopted, so nothing that it says of its tasks meets a leader that does not know them yet (hazards 3
+to 5 and 31), and a connection that ends never removes the registration of a newer one (hazard 10).
+
+Wire: ``ha-register-worker`` carries upstream's fields of ``register-worker`` and
+``ha = {"term", "report", "plugins"}``; the reply is upstream's with
+``ha = {"term", "cell", "leader", "watch", "addresses"}``, or ``{"status": "stale-leader", "term"}``
+for a worker that has seen a later term. A worker registers paused and gets its real status when it
+has been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from time import time
+from typing import Any
+
+from distributed.core import Status
+from distributed.utils import log_errors
+
+from ha_scheduler.engine.adoption import Adoption, Report
+from ha_scheduler.engine.fencing import FencedComm, LeaseLike
+from ha_scheduler.engine.keys import Key, encode_key
+from ha_scheduler.engine.recorder import Recorder
+from ha_scheduler.engine.recovery import Recovery
+from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 2.0  # how long a new leader tries to reach one worker
+
+
+class Workers:
+    """The part of our Scheduler that deals with workers; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    term: int
+    recorder: Recorder | None
+    lease: LeaseLike
+    recovery: Recovery
+    adoption: Adoption
+    workers: dict[str, Any]
+    stream_comms: dict[str, Any]
+    rpc: Any
+    _reports: dict[str, tuple[Report, str]]
+
+    def welcome(self) -> dict[str, Any]:
+        """What a worker or client learns of the cell when it registers."""
+        raise NotImplementedError
+
+    @log_errors
+    async def ha_register_worker(
+        self, comm: Any, *, ha: dict[str, Any], address: str, status: str, **fields: Any
+    ) -> Any:
+        """Register a worker that follows the leader, with what it reports to hold and run."""
+        if ha.get("term", 0) > self.term:
+            await comm.write({"status": "stale-leader", "term": self.term, "time": time()})
+            return None
+        if address in self.workers:
+            await self._replace(address)
+        self._reports[address] = (Report.from_wire(ha.get("report")), status)
+        plugins: dict[str, str] = ha.get("plugins", {})
+        fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
+        return await super().add_worker(  # type: ignore[misc]
+            fenced, address=address, status=Status.paused.name, **fields
+        )
+
+    async def add_worker(self, comm: Any, **fields: Any) -> Any:
+        """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
+        await self.recovery.opened()
+        return await super().add_worker(FencedComm(comm, self.lease), **fields)  # type: ignore[misc]
+
+    def _amend(self, reply: dict[str, Any], held: dict[str, str]) -> dict[str, Any]:
+        wanted = {
+            name: data
+            for name, data in reply.get("worker-plugins", {}).items()
+            if held.get(name) != hashlib.sha256(data).hexdigest()
+        }
+        return {**reply, "worker-plugins": wanted, "ha": self.welcome()}
+
+    async def _replace(self, address: str) -> None:
+        """The same worker is back before its old connection was seen to end."""
+        logger.info(
+            "Worker %s is back; its old registration ends.",
+            address,
+            extra={"action": "worker-replaced"},
+        )
+        self.stream_comms[address].abort()
+        await super().remove_worker(  # type: ignore[misc]
+            address, stimulus_id=f"ha-replace-worker-{time()}", close=False
+        )
+
+    async def handle_worker(self, comm: Any, worker: str) -> None:
+        """Adopt the worker's report, then serve its stream until it ends."""
+        comm.name = "Scheduler connection to worker"
+        stream = self.stream_comms[worker]
+        self._record_join(worker)
+        try:
+            await self._adopt(worker)
+            stream.start(comm)
+            await self.handle_stream(comm=comm, extra={"worker": worker})  # type: ignore[attr-defined]
+        finally:
+            if self.stream_comms.get(worker) is stream:
+                stream.abort()
+                await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
+
+    async def _adopt(self, worker: str) -> None:
+        self.recovery.settled(worker)
+        if not self.recovery.is_open:
+            await self.recovery.opened()
+        if worker in self._reports:  # it came after the barrier had opened
+            self.adopt_reports([worker])
+
+    def adopt_reports(self, addresses: list[str]) -> None:
+        """Adopt what these workers reported, then let them work."""
+        known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
+        stimulus_id = f"ha-adopt-{self.term}-{time()}"
+        self.adoption.adopt({a: report for a, (report, _) in known.items()}, stimulus_id)
+        for address, (_, status) in known.items():
+            self.handle_worker_status_change(  # type: ignore[attr-defined]
+                status, address, stimulus_id
+            )
+
+    def _record_join(self, address: str) -> None:
+        ws = self.workers[address]
+        if self.recorder is not None:
+            self.recorder.append(WorkerJoined(address, encode_key(ws.name), ws.nanny or ""))
+
+    async def remove_worker(self, address: str, **kwargs: Any) -> Any:
+        """Remove a worker, and stop expecting it."""
+        known = address in self.workers
+        self._reports.pop(address, None)
+        self.adoption.forget_worker(address)
+        if known and self.recorder is not None:
+            self.recorder.append(WorkerLeft(address))
+        return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+
+    async def call_workers(self, expected: list[str], address: str) -> None:
+        """Tell the workers that the ledger names who leads, rather than wait for them.
+
+        A worker that refuses the connection is gone and no longer awaited. One that does not
+        answer stays awaited until the recovery window is over: its network may be slow.
+        """
+        await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
+
+    async def _call_worker(self, worker: str, address: str) -> None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                async with self.rpc(worker) as remote:
+                    await getattr(remote, "ha-leader")(
+                        term=self.term, address=address, leader=self.welcome()["leader"]
+                    )
+        except TimeoutError:
+            logger.info(
+                "Worker %s did not answer within %.1f s.",
+                worker,
+                CALL_SECONDS,
+                extra={"action": "worker-silent"},
+            )
+        except OSError:
+            self._forget_expected(worker)
+
+    def _forget_expected(self, worker: str) -> None:
+        logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
+        if self.recorder is not None and worker not in self.workers:
+            self.recorder.append(WorkerLeft(worker))
+        self.recovery.settled(worker)
+
+    # Tasks that a worker talks about before their graph is known again
+
+    def stimulus_task_finished(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
+        """Keep the result of a task whose graph is on its way back; otherwise as upstream."""
+        adoption = self.adoption
+        if adoption.orphans or adoption.claims:
+            ts = self.tasks.get(key)  # type: ignore[attr-defined]
+            if ts is None:
+                nbytes, typename = kwargs.get("nbytes", 0), kwargs.get("typename", "")
+                if adoption.finished_early(key, worker, nbytes, typename):
+                    return {}, {}, {}
+            elif key in adoption.claims:
+                adoption.finish_claims([ts], stimulus_id)
+        return super().stimulus_task_finished(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
+        )
+
+    def _add_to_processing(self, ts: Any, ws: Any, stimulus_id: str) -> Any:
+        """Send a task to a worker, unless one already has it from an earlier leader."""
+        if self.adoption.claims:
+            claim = self.adoption.take_claim(ts)
+            if claim is not None:
+                self.adoption.make_processing(ts, claim, stimulus_id)
+                return {}, {}, {}
+        return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)  # type: ignore[misc]
