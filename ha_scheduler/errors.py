@@ -34,7 +34,10 @@ class CertificateRefused(HAError):
     """Remote: the certificate is valid, but not one for what its holder asks for."""
 
 
-class ControlError(HAError):
-    """Remote: a peer did not answer a control request, or answered with an error."""
+class ControlError(HAError, ConnectionError):
+    """Remote: a peer did not answer a control request, or answered with an error.
+
+    A ``ConnectionError`` too: for who asks in a loop it is one more way of not reaching a peer.
+    """
 
     exit_status = EXIT_FAILED

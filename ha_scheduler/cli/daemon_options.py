@@ -1,0 +1,100 @@
+"""What the options of the daemon mean for its engine, checked as far as that is cheap.
+
+The engine would refuse a bad value too, but only after the daemon has started it, again and again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from ha_scheduler.cli.host import interface_address
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer.cell import PORT_MAX
+from ha_scheduler.peer.settings import ENGINE_OPTIONS, PeerSettings
+
+_URI = re.compile(
+    r"(?:(?P<protocol>[a-z]+)://)?(?P<host>\[[^\]]*\]|[^:/\[\]]*|[0-9a-fA-F:]+)(?::(?P<port>\d+))?/?"
+)
+
+
+def listen_host(
+    host: str | None, interface: str | None, protocol: str, dask_port: int
+) -> str | None:
+    """The address to listen at that was asked for, if any. Raises ``OperatorError``.
+
+    ``--host`` may be a URI, as for ``dask scheduler``; what it repeats must agree.
+    """
+    if interface:
+        if host:
+            raise OperatorError("--host and --interface both say where to listen; leave out one.")
+        return interface_address(interface)
+    if not host:
+        return None
+    match = _URI.fullmatch(host)
+    if match is None:
+        raise OperatorError(f"--host {host!r} is no address or host name; correct it.")
+    if match["protocol"] not in (None, protocol):
+        raise OperatorError(
+            f"--host {host} says {match['protocol']}, and the protocol is {protocol}; "
+            f"leave it out of --host."
+        )
+    if match["port"] is not None and int(match["port"]) != dask_port:
+        raise OperatorError(
+            f"--host {host} says port {match['port']}, and the Dask port of this peer is "
+            f"{dask_port}; leave it out of --host."
+        )
+    return match["host"].strip("[]") or None
+
+
+def engine_options(
+    settings: PeerSettings, protocol: str, log_level: str, values: dict[str, Any]
+) -> dict[str, Any]:
+    """``PeerSettings.engine_options``, from checked settings and what else was given."""
+    _check_dashboard_address(values["dashboard_address"])
+    _check_idle_timeout(values["idle_timeout"])
+    for module in values["preload"]:
+        if module.endswith(".py") and "://" not in module and not os.path.isfile(module):
+            raise OperatorError(f"--preload {module} does not exist; correct its path.")
+    if values["preload_argv"] and not values["preload"]:
+        raise OperatorError("--preload-argv is given, and no --preload to take it; add one.")
+    tls = settings.tls
+    options = {
+        "host": settings.listen_host,
+        "port": settings.address.dask_port,
+        "protocol": protocol,
+        "dashboard": values["dashboard"],
+        "dashboard_address": values["dashboard_address"],
+        "dashboard_prefix": values["dashboard_prefix"],
+        "preload": list(values["preload"]),
+        "preload_argv": list(values["preload_argv"]),
+        "idle_timeout": values["idle_timeout"],
+        "tls_ca_file": str(tls.ca_file) if tls is not None else None,
+        "tls_cert": str(tls.cert_file) if tls is not None else None,
+        "tls_key": str(tls.key_file) if tls is not None else None,
+        "log_level": log_level,
+    }
+    assert tuple(options) == ENGINE_OPTIONS
+    return options
+
+
+def _check_dashboard_address(address: str) -> None:
+    port = address.rpartition(":")[2]
+    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise OperatorError(
+            f"--dashboard-address {address!r} ends in no port; use HOST:PORT or :PORT."
+        )
+
+
+def _check_idle_timeout(text: str | None) -> None:
+    if text is None:
+        return
+    from dask.utils import parse_timedelta  # a slow import, and a rare option
+
+    try:
+        seconds = parse_timedelta(text, default="seconds")
+    except (KeyError, ValueError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise OperatorError(f"--idle-timeout {text!r} is no span of time; use one like '1 hour'.")

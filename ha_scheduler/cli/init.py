@@ -1,0 +1,60 @@
+"""``dask-ha-scheduler init``: make the certificate authority and certificates of a cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ha_scheduler.cli.options import path_option, peers_option, port_option, the_cell
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer.cell import Cell
+from ha_scheduler.security import authority
+from ha_scheduler.security.authority import CA_FILE, CA_KEY_FILE, client_files, peer_files
+from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
+
+
+@click.command()
+@peers_option
+@port_option
+@path_option("--dir", "Directory to create; it must hold no certificate authority yet.")
+@click.option(
+    "--reissue",
+    is_flag=True,
+    help="Renew all certificates with the authority that is in the directory.",
+)
+def init(peers: str | None, port: int | None, dir: Path | None, reissue: bool) -> None:
+    """Make a certificate authority, and certificates for all peers, clients and workers."""
+    cell = the_cell(peers, port)
+    if dir is None:
+        raise OperatorError("--dir is missing; name the directory to create, as in --dir ./tls.")
+    directory = dir.absolute()
+    if reissue:
+        authority.reissue(directory, cell)
+        click.echo(f"Renewed the certificates of {len(cell.peers)} peers and of clients.")
+    else:
+        authority.create_authority(directory, cell)
+        click.echo(f"Created an authority and certificates of {len(cell.peers)} peers and clients.")
+    click.echo(_what_to_copy(directory, cell))
+
+
+def _what_to_copy(directory: Path, cell: Cell) -> str:
+    lines = [f"They are in {directory}.", "", "Copy to each peer, into <data-dir>/tls/:"]
+    for peer in cell.peers:
+        files = peer_files(directory, peer.name)
+        names = f"{CA_FILE} {files.cert_file.name} {files.key_file.name}"
+        lines.append(f"  {peer.name} ({peer.host}): {names}")
+    files = client_files(directory)
+    names = f"{CA_FILE} {files.cert_file.name} {files.key_file.name} {DASK_CONFIG_FILE}"
+    lines += [
+        "",
+        "Copy to each machine with clients or workers, to the same path "
+        f"(or correct the paths in {DASK_CONFIG_FILE}):",
+        f"  {names}",
+        f"  export DASK_CONFIG={directory / DASK_CONFIG_FILE}",
+        f"  dask worker {cell.client_address}",
+        "",
+        f"Keep {CA_KEY_FILE} secret and copy it to no node: who has it can join the cell. It is "
+        "needed to add a peer and to renew certificates (--reissue), each year.",
+    ]
+    return "\n".join(lines)

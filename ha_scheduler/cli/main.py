@@ -1,0 +1,211 @@
+"""``dask-ha-scheduler``: run one peer of a cell, or operate a cell with a subcommand.
+
+Guarantee: whatever is wrong with what the operator said is one sentence on stderr and exit status 2
+before anything is changed on disk. Certificates of a loopback cell, the only thing made here, are
+made after every check. The daemon, and with it everything heavy, is imported after that.
+
+Exit statuses: 0 done, 1 it did not succeed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
+from ha_scheduler.cli.daemon_options import engine_options, listen_host
+from ha_scheduler.cli.host import local_addresses, local_names
+from ha_scheduler.cli.init import init
+from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
+from ha_scheduler.cli.operate import history, status, transfer
+from ha_scheduler.cli.options import (
+    OneSentenceGroup,
+    as_sentence,
+    fail,
+    path_option,
+    peers_option,
+    port_option,
+    the_cell,
+    the_tls,
+    tls_options,
+)
+from ha_scheduler.cli.preflight import check_start
+from ha_scheduler.errors import EXIT_FAILED, OperatorError
+from ha_scheduler.peer.cell import Cell, own_name
+from ha_scheduler.peer.settings import ENGINE_WATCHDOG_S, PeerSettings, Timing
+
+logger = logging.getLogger(__name__)
+
+_TIMING = Timing()
+
+
+@click.group(
+    name="dask-ha-scheduler",
+    cls=OneSentenceGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@peers_option
+@click.option("--name", default=None, help="Which of the peers this is.  [default: found]")
+@path_option("--data-dir", "Where this peer keeps its log and ledger.")
+@click.option("--host", default=None, help="Address to listen at.  [default: all of this host]")
+@port_option
+@click.option("--interface", default=None, help="Network interface to listen at, like 'eth0'.")
+@tls_options
+@click.option(
+    "--dashboard-address",
+    default=":8787",
+    show_default=True,
+    help="Address on which the dashboard listens.",
+)
+@click.option("--dashboard/--no-dashboard", default=True, show_default=True, help="Serve it.")
+@click.option("--dashboard-prefix", default="", help="Prefix for the dashboard's URLs.")
+@click.option(
+    "--preload",
+    multiple=True,
+    help='Module that the Dask scheduler loads, like "foo.bar" or "/path/to/foo.py".',
+)
+@click.option("--preload-argv", multiple=True, help="One argument for the preloaded modules.")
+@click.option("--idle-timeout", default=None, help="End after this much inactivity, like '1 hour'.")
+@path_option("--pid-file", "File that holds the process id while the daemon runs.")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="The least important messages to write.",
+)
+@click.option(
+    "--tick-ms",
+    type=int,
+    default=_TIMING.tick_ms,
+    show_default=True,
+    help="Milliseconds of one tick. The same on all peers.",
+)
+@click.option(
+    "--heartbeat-ticks",
+    type=int,
+    default=_TIMING.heartbeat_ticks,
+    show_default=True,
+    help="Ticks between two heartbeats of the leader.",
+)
+@click.option(
+    "--election-ticks",
+    type=int,
+    default=_TIMING.election_ticks,
+    show_default=True,
+    help="Ticks of silence, and up to twice that, after which a leader is taken for dead.",
+)
+@click.option(
+    "--engine-watchdog",
+    type=float,
+    default=ENGINE_WATCHDOG_S,
+    show_default=True,
+    help="Seconds without progress after which the Dask scheduler is replaced.",
+)
+@click.version_option(package_name="dask-ha-scheduler")
+@click.pass_context
+def main(context: click.Context, /, **values: Any) -> int:
+    """Run one peer of a replicated Dask scheduler, or operate a cell with a COMMAND.
+
+    On each node:  dask-ha-scheduler --peers a=10.0.0.1,b=10.0.0.2,c=10.0.0.3 --name a
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_options_before(context)
+        return 0
+    log_level = values.pop("log_level").lower()
+    settings, certificates = _settings(values, log_level)
+    check_start(settings)
+    set_up_logging(log_level)
+    written = certificates.create(settings.cell, settings.name)
+    if written:
+        logger.info(
+            "created certificates for this cell on loopback; "
+            "clients and workers use DASK_CONFIG=%s",
+            written[0].parent / "dask.yaml",
+            extra={"action": "certificates_created"},
+        )
+    return _run(settings)
+
+
+def _refuse_options_before(context: click.Context) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise OperatorError(
+            f"{given[0]} stands before the command {context.invoked_subcommand}, where it would be "
+            f"ignored; write it after the command."
+        )
+
+
+def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Choice]:
+    timing = Timing(
+        values.pop("tick_ms"), values.pop("heartbeat_ticks"), values.pop("election_ticks")
+    )
+    port: int | None = values.pop("port")
+    cell = the_cell(values.pop("peers"), port)
+    name = _name(cell, values.pop("name"))
+    data_dir: Path = values.pop("data_dir") or state_directory() / name
+    own = cell.peer(name)
+    if port is not None and port != own.dask_port:
+        raise OperatorError(
+            f"--port {port} differs from the Dask port {own.dask_port} that --peers gives to peer "
+            f"{name}; leave one of them out."
+        )
+    tls = the_tls(values, data_dir)
+    host = listen_host(values.pop("host"), values.pop("interface"), tls.protocol, own.dask_port)
+    certificates = choose_peer_files(tls, cell, name)
+    pid_file: Path | None = values.pop("pid_file")
+    settings = PeerSettings(
+        cell=cell,
+        name=name,
+        data_dir=data_dir.absolute(),
+        tls=certificates.files,
+        host=host,
+        timing=timing,
+        engine_watchdog_s=values.pop("engine_watchdog"),
+        pid_file=pid_file.absolute() if pid_file is not None else None,
+    )
+    settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
+    return settings, certificates
+
+
+def _name(cell: Cell, name: str | None) -> str:
+    if name is not None or len(cell.peers) == 1:
+        return own_name(cell, name or cell.names[0], (), ())
+    return own_name(cell, None, local_names(cell), local_addresses())
+
+
+def _run(settings: PeerSettings) -> int:
+    from ha_scheduler.peer import daemon
+    from ha_scheduler.storage import errors
+
+    operator_errors = (
+        errors.DataDirectoryMissing,
+        errors.DataDirectoryLocked,
+        errors.ForeignDataDirectory,
+        errors.NewerFormat,
+    )
+    try:
+        status: int = daemon.run(settings)
+    except operator_errors as error:
+        raise OperatorError(as_sentence(error)) from error
+    except errors.StorageError as error:  # the disk's fault: other input would not help
+        fail(as_sentence(error), EXIT_FAILED)
+    return status
+
+
+main.add_command(init)
+main.add_command(status)
+main.add_command(transfer)
+main.add_command(history)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""``status``, ``history`` and ``transfer``: what an operator asks of a running cell.
+
+Exit statuses: 0 when the cell has a leader and did what was asked, 1 when not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ha_scheduler.cli.certificates import choose_control_files
+from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
+from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
+from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
+from ha_scheduler.peer.cell import join_address
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Answers = Mapping[str, dict[str, Any] | ControlError]
+
+_UNKNOWN = "-"
+
+
+def _cell_options(command: _F) -> _F:
+    for option in (
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=TIMEOUT_S,
+            show_default=True,
+            help="Seconds a peer has to answer.",
+        ),
+        path_option("--data-dir", "Data directory of a peer here, for its certificate."),
+        tls_options,
+        peers_option,
+    ):
+        command = option(command)
+    return command
+
+
+_format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, or for programs.",
+)
+
+
+@click.command()
+@_cell_options
+@_format_option
+def status(output: str, **values: Any) -> int:
+    """Show what each peer says of itself."""
+    client = _client(values)
+    answers = client.of_all(client.status)
+    if output == "json":
+        click.echo(json.dumps(_status_json(client, answers), indent=2, default=str))
+    else:
+        _print_status(client, answers)
+    return 0 if _leader(answers) is not None else EXIT_FAILED
+
+
+@click.command()
+@_cell_options
+@_format_option
+def history(output: str, **values: Any) -> int:
+    """Show the changes of leader with their phases (seconds after the loss was detected)."""
+    client = _client(values)
+    answers = client.of_all(client.history)
+    known: dict[int, dict[str, Any]] = {}
+    for answer in answers.values():
+        for entry in answer if isinstance(answer, list) else ():
+            other = known.get(entry["term"])
+            if other is None or len(entry["phases"]) > len(other["phases"]):
+                known[entry["term"]] = entry
+    if all(isinstance(answer, ControlError) for answer in answers.values()):
+        raise ControlError(_nobody(answers))
+    entries = [known[term] for term in sorted(known)]
+    if output == "json":
+        click.echo(json.dumps(entries, indent=2, default=str))
+    else:
+        _print_history(entries)
+    return 0
+
+
+@click.command()
+@_cell_options
+@click.option(
+    "--to", default=None, metavar="NAME", help="The peer that shall lead.  [default: any]"
+)
+def transfer(to: str | None, **values: Any) -> int:
+    """Let another peer lead, without a failure. Waits until it does."""
+    client = _client(values)
+    if to is not None and to not in client.cell.names:
+        raise OperatorError(
+            f"--to {to} is not one of the peers ({', '.join(client.cell.names)}); "
+            f"use one of these names."
+        )
+    answers = client.of_all(client.status)
+    leader = _leader(answers)
+    if leader is None:
+        reason = "no peer leads at the moment"
+        if all(isinstance(answer, ControlError) for answer in answers.values()):
+            reason = _nobody(answers)
+        raise ControlError(f"Leadership was not transferred: {reason}.")
+    if to == leader:
+        click.echo(f"{to} leads already.")
+        return 0
+    started = time.monotonic()
+    answer = client.request(leader, "transfer", to=to)
+    took_ms = (time.monotonic() - started) * 1000
+    new, term = answer.get("leader"), answer.get("term")
+    if new == leader or (to is not None and new != to):
+        raise ControlError(f"Leadership went to {new} in term {term}, not to {to or 'another'}.")
+    click.echo(f"{new} leads in term {term}, after {took_ms:.0f} ms; before it was {leader}.")
+    return 0
+
+
+def _client(values: dict[str, Any]) -> ControlClient:
+    cell = the_cell(values["peers"])
+    data_dir: Path | None = values["data_dir"]
+    files = choose_control_files(the_tls(values, data_dir), cell)
+    return ControlClient(cell, files, values["timeout"])
+
+
+def _leader(answers: _Answers) -> str | None:
+    """The peer that says that it leads, in the newest term if several do."""
+    leaders = [
+        (answer.get("term", 0), name)
+        for name, answer in answers.items()
+        if isinstance(answer, dict) and answer.get("role") == "leader"
+    ]
+    return max(leaders)[1] if leaders else None
+
+
+def _nobody(answers: Mapping[str, object]) -> str:
+    reasons = " ".join(str(answer) for answer in answers.values())
+    return f"none of the peers answered. {reasons}".rstrip(".")
+
+
+def _status_json(client: ControlClient, answers: _Answers) -> dict[str, Any]:
+    peers = [
+        {"name": name, "error": str(answer)}
+        if isinstance(answer, ControlError)
+        else {**answer, "name": name}
+        for name, answer in answers.items()
+    ]
+    return {"cell": client.cell.identity, "leader": _leader(answers), "peers": peers}
+
+
+def _print_status(client: ControlClient, answers: _Answers) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=None)
+    for column in ("peer", "address", "role", "term", "leader", "commit/applied", "engine"):
+        table.add_column(column, justify="right" if column == "term" else "left")
+    for name, answer in answers.items():
+        peer = client.cell.peer(name)
+        address = join_address(peer.host, peer.peer_port)
+        if isinstance(answer, ControlError):
+            table.add_row(name, address, "unreachable", *[_UNKNOWN] * 4, style="red")
+            continue
+        commit, applied = (answer.get(key, _UNKNOWN) for key in ("commit", "applied"))
+        row = [str(answer.get(key) or _UNKNOWN) for key in ("role", "term", "leader")]
+        leads = answer.get("role") == "leader"
+        engine = str((answer.get("engine") or {}).get("state", _UNKNOWN))
+        style = "bold green" if leads else None
+        table.add_row(name, address, *row, f"{commit}/{applied}", engine, style=style)
+    Console().print(table)
+    for answer in answers.values():
+        if isinstance(answer, ControlError):
+            click.echo(str(answer), err=True)
+
+
+def _print_history(entries: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not entries:
+        click.echo("No change of leader is known.")
+        return
+    table = Table(title=None)
+    for column in ("term", "when (UTC)", "leader", "phases (s)"):
+        table.add_column(column)
+    for entry in entries:
+        when = datetime.fromtimestamp(entry["started"], UTC)
+        ordered = sorted(entry["phases"].items(), key=lambda phase: phase[1])
+        phases = "\n".join(f"{after:8.3f}  {phase}" for phase, after in ordered)
+        table.add_row(str(entry["term"]), f"{when:%F %T}", str(entry["leader"]), phases)
+    Console().print(table)
