@@ -1,0 +1,375 @@
+"""``init``, ``status``, ``history`` and ``transfer`` against peers that answer as real ones do.
+
+Method: a stand-in for the peer port speaks its protocol over mutual TLS on loopback: hello, answer,
+request, answer. So the client's side is tested down to its bytes without starting a daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from click.testing import CliRunner, Result
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.cli.control import ControlClient
+from ha_scheduler.cli.main import main
+from ha_scheduler.errors import ControlError
+from ha_scheduler.peer.cell import Cell
+from ha_scheduler.security.authority import client_files, create_authority, peer_files
+from ha_scheduler.security.tls import Role, check_files, role_of, server_context
+
+LENGTH = struct.Struct(">I")
+Answer = Callable[[dict[str, Any]], Any]
+
+
+def send(link: socket.socket, value: Any) -> None:
+    body = msgpack.packb(value)
+    link.sendall(LENGTH.pack(len(body)) + body)
+
+
+def receive(link: socket.socket) -> Any:
+    def exactly(size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = link.recv(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    return msgpack.unpackb(exactly(LENGTH.unpack(exactly(LENGTH.size))[0]))
+
+
+class StandIn:
+    """A peer port that answers each request with ``answer(request)``; bytes are sent as is."""
+
+    def __init__(self, name: str, identity: Callable[[], str]) -> None:
+        self.name = name
+        self.context: ssl.SSLContext | None = None
+        self.answer: Answer = lambda request: {"ok": False, "reason": "no answer was set"}
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self._identity = identity
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                link, _ = self._socket.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(link,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        plain.settimeout(10)
+        with plain, contextlib.suppress(OSError, EOFError):
+            link: socket.socket = plain
+            role = "plain"
+            if self.context is not None:
+                link = self.context.wrap_socket(plain, server_side=True)
+                role = role_of(link)  # type: ignore[arg-type]
+            with link:
+                hello = receive(link)
+                assert hello["role"] == "control"
+                if hello["cell"] != self._identity():
+                    send(link, {"ok": False, "reason": "this peer belongs to another cell"})
+                    return
+                send(link, {"ok": True, "version": 1})
+                request = receive(link)
+                self.seen.append((role, request))
+                answer = self.answer(request)
+                if isinstance(answer, bytes):
+                    link.sendall(answer)
+                elif answer is not None:
+                    send(link, answer)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+class StandInCell:
+    """Three peers on loopback with certificates in ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.peers = {name: StandIn(name, lambda: self.cell.identity) for name in "abc"}
+        self.cell = Cell(
+            tuple(PeerAddress(p.name, "127.0.0.1", p.port, i + 1) for i, p in enumerate(self))
+        )
+        self.directory = directory
+        create_authority(directory, self.cell)
+        for peer in self:
+            peer.context = server_context(peer_files(directory, peer.name))
+
+    def __iter__(self) -> Iterator[StandIn]:
+        return iter(self.peers.values())
+
+    def lead(self, leader: str, term: int) -> None:
+        """``leader`` says that it leads; transfers go through."""
+        for peer in self:
+            peer.answer = lambda request, name=peer.name: self._answer(request, name, leader, term)
+
+    def _answer(self, request: dict[str, Any], name: str, leader: str, term: int) -> dict[str, Any]:
+        match request["op"]:
+            case "status":
+                role = "leader" if name == leader else "follower"
+                status = {"name": name, "role": role, "term": term, "leader": leader}
+                engine = {"state": "active" if name == leader else "hot", "pid": 1}
+                return {
+                    "ok": True,
+                    "status": {**status, "commit": 9, "applied": 8, "engine": engine},
+                }
+            case "history":
+                entry = {"term": term, "leader": leader, "started": 0.0, "details": {}}
+                return {
+                    "ok": True,
+                    "history": [{**entry, "phases": {"elected": 0.25, "detected": 0}}],
+                }
+            case "transfer":
+                return {"ok": True, "leader": request["to"] or "b", "term": term + 1}
+        return {"ok": False, "reason": "no such request"}
+
+    def run(self, command: str, *arguments: str) -> Result:
+        peers = ",".join(f"{p.name}={p.host}:{p.peer_port}/{p.dask_port}" for p in self.cell.peers)
+        tls = ["--tls-dir", str(self.directory), "--timeout", "5"]
+        return CliRunner().invoke(main, [command, "--peers", peers, *tls, *arguments])
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> Iterator[StandInCell]:
+    cell = StandInCell(tmp_path / "tls")
+    try:
+        yield cell
+    finally:
+        for peer in cell:
+            with contextlib.suppress(OSError):
+                peer.close()
+
+
+def test_status_as_json(standin: StandInCell) -> None:
+    standin.lead("b", 4)
+    result = standin.run("status", "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["cell"] == standin.cell.identity
+    assert answer["leader"] == "b"
+    assert [(p["name"], p["role"], p["term"]) for p in answer["peers"]] == [
+        ("a", "follower", 4),
+        ("b", "leader", 4),
+        ("c", "follower", 4),
+    ]
+
+
+def test_status_as_a_table_names_an_unreachable_peer(standin: StandInCell) -> None:
+    standin.lead("b", 4)
+    standin.peers["c"].close()
+    result = standin.run("status")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert any({"b", "leader", "4", "9/8", "active"} <= set(row) for row in rows)
+    assert any({"c", "unreachable"} <= set(row) for row in rows)
+    assert "Peer c (127.0.0.1:" in result.stderr
+    assert "cannot be reached: Connection refused" in result.stderr
+
+
+def test_status_of_a_cell_without_a_leader_fails(standin: StandInCell) -> None:
+    standin.lead("nobody", 4)
+    assert standin.run("status").exit_code == 1
+
+
+def test_status_believes_the_leader_of_the_newest_term(standin: StandInCell) -> None:
+    standin.lead("a", 5)
+    old = {"name": "c", "role": "leader", "term": 4, "leader": "c"}
+    standin.peers["c"].answer = lambda request: {"ok": True, "status": old}
+    answer = json.loads(standin.run("status", "--format", "json").stdout)
+    assert answer["leader"] == "a"
+
+
+def test_history_merges_what_the_peers_know(standin: StandInCell) -> None:
+    standin.lead("a", 5)
+    fuller = {"term": 5, "leader": "a", "started": 0.0, "details": {}}
+    phases = {"detected": 0.0, "elected": 0.25, "serving": 0.5}
+    older = {"term": 3, "leader": "c", "started": 0.0, "details": {}, "phases": {"detected": 0.0}}
+    standin.peers["c"].answer = lambda request: {
+        "ok": True,
+        "history": [older, {**fuller, "phases": phases}],
+    }
+    standin.peers["b"].close()
+    result = standin.run("history", "--format", "json")
+    assert result.exit_code == 0
+    assert [(e["term"], len(e["phases"])) for e in json.loads(result.stdout)] == [(3, 1), (5, 3)]
+    table = standin.run("history").stdout
+    assert table.index("detected") < table.index("elected") < table.index("0.500  serving")
+
+
+def test_history_that_is_empty_says_so(standin: StandInCell) -> None:
+    for peer in standin:
+        peer.answer = lambda request: {"ok": True, "history": []}
+    result = standin.run("history")
+    assert (result.exit_code, result.stdout) == (0, "No change of leader is known.\n")
+
+
+def test_transfer_asks_the_leader_with_a_peers_certificate(standin: StandInCell) -> None:
+    standin.lead("a", 5)
+    result = standin.run("transfer", "--to", "c")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("c leads in term 6, after ")
+    assert standin.peers["a"].seen[-1] == ("peer", {"op": "transfer", "to": "c"})
+    assert [op["op"] for _, op in standin.peers["c"].seen] == ["status"]
+
+
+def test_transfer_to_any_other_peer(standin: StandInCell) -> None:
+    standin.lead("a", 5)
+    assert standin.run("transfer").stdout.startswith("b leads in term 6")
+
+
+def test_transfer_to_the_leader_changes_nothing(standin: StandInCell) -> None:
+    standin.lead("a", 5)
+    result = standin.run("transfer", "--to", "a")
+    assert (result.exit_code, result.stdout) == (0, "a leads already.\n")
+    assert [op["op"] for _, op in standin.peers["a"].seen] == ["status"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"ok": False, "reason": "peer c is behind"}, "refused: peer c is behind."),
+        ({"ok": False, "error": "peer c is behind."}, "refused: peer c is behind."),
+        ({"ok": True, "leader": "b", "term": 6}, "Leadership went to b in term 6, not to c."),
+    ],
+)
+def test_a_transfer_that_failed_exits_with_1(
+    answer: dict[str, Any], sentence: str, standin: StandInCell
+) -> None:
+    standin.lead("a", 5)
+    usual = standin.peers["a"].answer
+    standin.peers["a"].answer = lambda r: answer if r["op"] == "transfer" else usual(r)
+    result = standin.run("transfer", "--to", "c")
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_transfer_without_a_leader_or_without_peers_fails(standin: StandInCell) -> None:
+    standin.lead("nobody", 5)
+    assert "no peer leads at the moment" in standin.run("transfer").stderr
+    for peer in standin:
+        peer.close()
+    for command in ("transfer", "history"):
+        result = standin.run(command)
+        assert result.exit_code == 1
+        assert "one of the peers answered" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def client(standin: StandInCell, timeout_s: float = 5.0) -> ControlClient:
+    return ControlClient(standin.cell, client_files(standin.directory), timeout_s)
+
+
+def test_a_clients_certificate_is_enough_to_ask(standin: StandInCell) -> None:
+    standin.lead("a", 1)
+    assert client(standin).status("a")["role"] == "leader"
+    assert standin.peers["a"].seen[-1][0] == "client"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (b"", "closed the connection without an answer"),
+        (b"\x00\x00", "closed the connection without an answer"),
+        (LENGTH.pack(2**31), "a frame of 2147483648 bytes"),
+        (LENGTH.pack(1) + b"\xc1", "sent what is no answer"),
+        (LENGTH.pack(1) + b"\x01", "a int for a map"),
+        ({"ok": True}, "answered without 'status'"),
+        ({"ok": True, "status": 7}, "answered without 'status'"),
+    ],
+)
+def test_an_answer_that_is_none_is_a_control_error(
+    answer: Any, sentence: str, standin: StandInCell
+) -> None:
+    standin.peers["a"].answer = lambda request: answer
+    with pytest.raises(ControlError, match=sentence):
+        client(standin).status("a")
+
+
+def test_a_peer_that_does_not_answer_is_given_up_in_time(standin: StandInCell) -> None:
+    release = threading.Event()
+    standin.peers["a"].answer = lambda request: release.wait(10) and None
+    started = time.monotonic()
+    with pytest.raises(ControlError, match=r"did not answer within 0\.2 s"):
+        client(standin, 0.2).status("a")
+    assert time.monotonic() - started < 2.0
+    release.set()
+
+
+def test_a_peer_of_another_name_at_the_address_is_not_asked(standin: StandInCell) -> None:
+    standin.lead("a", 1)
+    standin.peers["a"].context = server_context(peer_files(standin.directory, "b"))
+    with pytest.raises(ControlError, match="certificate there is for peer b"):
+        client(standin).status("a")
+    standin.peers["a"].context = server_context(client_files(standin.directory))
+    with pytest.raises(ControlError, match="certificate there is for client client"):
+        client(standin).status("a")
+    assert standin.peers["a"].seen == []
+
+
+def test_a_peer_of_another_authority_is_not_asked(standin: StandInCell, tmp_path: Path) -> None:
+    create_authority(tmp_path / "foreign", standin.cell)
+    standin.peers["a"].context = server_context(peer_files(tmp_path / "foreign", "a"))
+    with pytest.raises(ControlError, match=r"refused the TLS connection .CERTIFICATE_VERIFY"):
+        client(standin).status("a")
+
+
+def test_a_peer_of_another_cell_refuses(standin: StandInCell) -> None:
+    one = Cell((standin.cell.peer("a"),))
+    asking = ControlClient(one, client_files(standin.directory), 5.0)
+    with pytest.raises(ControlError, match="refused: this peer belongs to another cell"):
+        asking.status("a")
+
+
+def test_plaintext_when_the_cell_uses_it(standin: StandInCell) -> None:
+    standin.lead("a", 1)
+    standin.peers["a"].context = None
+    assert ControlClient(standin.cell, None).status("a")["term"] == 1
+
+
+def test_init_makes_certificates_and_says_what_to_copy_where(tmp_path: Path) -> None:
+    directory = tmp_path / "tls"
+    arguments = ["init", "--peers", "a=10.0.0.1,b=10.0.0.2,c=n3", "--dir", str(directory)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "  a (10.0.0.1): ca.pem peer-a.pem peer-a-key.pem\n" in result.stdout
+    assert "  ca.pem client.pem client-key.pem dask.yaml\n" in result.stdout
+    assert f"export DASK_CONFIG={directory}/dask.yaml\n" in result.stdout
+    assert "dask worker ha://10.0.0.1:8786,10.0.0.2:8786,n3:8786\n" in result.stdout
+    assert "Keep ca-key.pem secret" in result.stdout
+    check_files(peer_files(directory, "b"), role=Role.PEER, name="b")
+
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 2
+    assert "never overwritten; add --reissue" in again.stderr
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+
+    renewed = CliRunner().invoke(main, [*arguments, "--reissue"])
+    assert renewed.exit_code == 0
+    assert "Renewed the certificates of 3 peers" in renewed.stdout
+    assert (directory / "ca.pem").read_bytes() == before[directory / "ca.pem"]
+    assert (directory / "peer-a.pem").read_bytes() != before[directory / "peer-a.pem"]
