@@ -1,0 +1,344 @@
+"""The process of one peer: what it opens, in which order, and how it ends.
+
+Guarantee: nothing is changed on disk and nothing is started before the peer port is bound and the
+store is open and known to be this peer's; an error until then propagates to the caller. After that
+``run`` returns an exit status: 0 when asked to stop, 1 when this peer must not go on (its disk
+failed, its log is damaged, a defect). In both cases the engine is dead before ``run`` returns.
+
+SIGTERM and SIGINT: a leader hands over first, so that a planned stop costs the cell one transfer
+and no election; then the process ends. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from ha_scheduler.errors import EXIT_FAILED, CertificateRefused, OperatorError
+from ha_scheduler.peer.contact import Contact
+from ha_scheduler.peer.control import Control
+from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.links import Channel, Dialer, Links, RefusedError, Security
+from ha_scheduler.peer.listener import Listener
+from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.supervisor import Supervisor
+from ha_scheduler.raft import Config, Membership, Message, RawNode
+from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
+from ha_scheduler.storage.lmdb_store import LmdbStore
+
+ENGINE_MODULE = "ha_scheduler.engine"
+HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
+LEASE_MARGIN_TICKS = 2  # see contact.py
+ENTRY_BYTES_MAX = 1024 * 1024  # what the store takes
+APPEND_BYTES = 1024 * 1024
+IN_FLIGHT_BYTES = 16 * 1024 * 1024  # to one follower; a follower's memory, a link's queue
+UNCOMMITTED_BYTES = 64 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
+    """Run this peer until it is told to stop or must. Returns the exit status.
+
+    Raises ``OperatorError`` and ``StorageError`` before anything is started.
+    """
+    security = _security(settings)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(_bind(settings))
+        bridge = _Durability()
+        store = LmdbStore.open(
+            settings.data_dir,
+            cell=settings.cell.identity,
+            peer=settings.name,
+            membership=_membership(settings),
+            create=True,
+            on_durable=bridge,
+        )
+        stack.callback(store.close)
+        stack.enter_context(_pid_file(settings))
+        return asyncio.run(_Daemon(settings, security, store, bridge, engine_module).main(sock))
+
+
+class _Durability:
+    """Carries the store's completions from its writer thread to the loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._driver: Driver | None = None
+
+    def attach(self, driver: Driver) -> None:
+        self._loop, self._driver = asyncio.get_running_loop(), driver
+
+    def __call__(self, number: int, error: Exception | None) -> None:
+        if self._loop is None or self._driver is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._driver.on_durable, number, error)
+
+
+class _Daemon:
+    """Everything that runs on the loop."""
+
+    def __init__(
+        self,
+        settings: PeerSettings,
+        security: Security,
+        store: LmdbStore,
+        bridge: _Durability,
+        engine_module: str,
+    ) -> None:
+        self._settings = settings
+        self._security = security
+        self._store = store
+        self._bridge = bridge
+        self._engine_module = engine_module
+        self._stop = asyncio.Event()
+        self._signals = 0
+
+    async def main(self, sock: socket.socket) -> int:
+        """Start the parts, wait, end them."""
+        self._build()
+        with self._signal_handlers():
+            await self._listener.start(sock)
+            tasks = [
+                asyncio.create_task(part)
+                for part in (
+                    self._driver.run(),
+                    self._links.run(),
+                    self._supervisor.run(),
+                    self._tick(),
+                )
+            ]
+            logger.info(
+                "peer %s of cell %s is up",
+                self._settings.name,
+                self._settings.cell.identity,
+                extra={"action": "peer_up", "peer": self._settings.name},
+            )
+            try:
+                return await self._until_stopped(tasks)
+            finally:
+                await self._end(tasks)
+
+    def _build(self) -> None:
+        settings, store = self._settings, self._store
+        timing, own_id = settings.timing, settings.peer_id
+        lease_s = (timing.election_ticks - LEASE_MARGIN_TICKS) * timing.tick_s
+        contact = Contact(own_id, max(lease_s, 0.0))
+        others = {
+            settings.cell.peer_id(peer.name): peer
+            for peer in settings.cell.peers
+            if peer.name != settings.name
+        }
+        dialer = Dialer(settings.cell.identity, settings.name, self._security, _check_peer)
+        node = RawNode(_config(settings), store, random.SystemRandom(), store.applied())
+        self._replica = Replica(settings, store, contact)
+        self._driver = Driver(node, store, self._replica, contact, timing.tick_s)
+        self._links = Links(
+            own_id,
+            others,
+            dialer,
+            self._driver.step,
+            self._replica.on_gossip,
+            self._driver.report_unreachable,
+        )
+        self._sender = SnapshotSender(store, others, dialer, self._driver.report_snapshot)
+        self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
+        self._replica.connect(self._driver, self._links, self._sender, self._receiver)
+        self._bridge.attach(self._driver)
+        self._supervisor = Supervisor(
+            self._engine_module, self._replica, settings.engine_watchdog_s
+        )
+        self._listener = Listener(
+            settings.cell.identity,
+            self._security,
+            self._refusal,
+            {
+                "peer": self._serve_peer,
+                "watch": self._replica.watchers.serve,
+                "control": Control(self._replica).serve,
+            },
+        )
+
+    # -- the peer port
+
+    def _refusal(self, hello: dict[str, Any], shown: ssl.SSLObject | None) -> str | None:
+        if hello["role"] != "peer":
+            return None  # any certificate of the cell may watch and ask
+        name = hello.get("name")
+        if name not in self._settings.cell.names or name == self._settings.name:
+            return f"peer {name!r} is not another peer of this cell"
+        if hello.get("to") != self._settings.name:
+            return f"this is peer {self._settings.name}, not {hello.get('to')}"
+        try:
+            Channel(hello.get("channel"))
+            if shown is not None:
+                _check_peer(shown, name)
+        except (RefusedError, ValueError) as error:
+            return str(error)
+        return None
+
+    async def _serve_peer(
+        self, hello: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        source, channel = self._settings.cell.peer_id(hello["name"]), Channel(hello["channel"])
+        if channel is Channel.SNAPSHOT:
+            await self._receiver.serve(source, reader, writer)
+        else:
+            await self._links.serve(source, channel, reader)
+
+    def _step_snapshot(self, message: Message) -> bool:
+        self._driver.step(message)
+        return self._driver.node.first_index > self._store.first_index()
+
+    # -- life and end
+
+    async def _tick(self) -> None:
+        while True:
+            self._replica.tick()
+            await asyncio.sleep(self._settings.timing.tick_s)
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {stop, self._replica.failed, *tasks}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for future in done - {stop}:
+                if (error := future.exception()) is not None:
+                    logger.critical(
+                        "this peer stops: %s",
+                        error,
+                        exc_info=error,
+                        extra={"action": "peer_failed"},
+                    )
+                    return EXIT_FAILED
+            await self._hand_over()
+            return 0
+        finally:
+            stop.cancel()
+            if not self._replica.failed.done():
+                self._replica.failed.cancel()
+
+    async def _hand_over(self) -> None:
+        """Let another peer lead before this one goes, if there is one that can."""
+        replica = self._replica
+        if not replica.leading():
+            return
+        reason = replica.transfer(None)
+        if reason is not None:
+            logger.warning(
+                "stopping without a successor: %s", reason, extra={"action": "no_successor"}
+            )
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S):
+                while replica.leading() or replica.leader_name() is None:  # noqa: ASYNC110
+                    await asyncio.sleep(self._settings.timing.tick_s / 10)
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._supervisor.stop()  # first of all: whoever leads next must not find it alive
+        self._driver.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._sender.stop()
+        await self._listener.stop()
+
+    @contextlib.contextmanager
+    def _signal_handlers(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(128 + number)  # the kernel ends the engine with us
+        logger.info("stopping on signal %d", number, extra={"action": "stopping", "signal": number})
+        self._stop.set()
+
+
+def _config(settings: PeerSettings) -> Config:
+    return Config(
+        peer_id=settings.peer_id,
+        election_ticks=settings.timing.election_ticks,
+        heartbeat_ticks=settings.timing.heartbeat_ticks,
+        lease_margin_ticks=LEASE_MARGIN_TICKS,
+        max_append_bytes=APPEND_BYTES,
+        max_inflight_bytes=IN_FLIGHT_BYTES,
+        max_entry_bytes=ENTRY_BYTES_MAX,
+        max_uncommitted_bytes=UNCOMMITTED_BYTES,
+        max_applying_bytes=IN_FLIGHT_BYTES,
+        # A batch carries the entries and their effect in one transaction, in this order.
+        apply_unpersisted=True,
+    )
+
+
+def _membership(settings: PeerSettings) -> Membership:
+    cell = settings.cell
+    return Membership(tuple(sorted(cell.peer_id(peer.name) for peer in cell.peers)))
+
+
+def _security(settings: PeerSettings) -> Security:
+    if settings.tls is None:
+        return Security(None, None)
+    return Security(server_context(settings.tls), client_context(settings.tls))
+
+
+def _check_peer(shown: ssl.SSLObject, name: str) -> None:
+    """Whether the certificate is the one of peer ``name``. Raises ``RefusedError``."""
+    try:
+        role, holder = role_of(shown), name_of(shown)
+    except CertificateRefused as error:
+        raise RefusedError(str(error)) from error
+    if role is not Role.PEER or holder != name:
+        raise RefusedError(f"the certificate is for {role} {holder}, not for peer {name}")
+
+
+def _bind(settings: PeerSettings) -> socket.socket:
+    host, port = settings.listen_host, settings.address.peer_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if not host and socket.has_dualstack_ipv6():
+        family, host = socket.AF_INET6, "::"
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise OperatorError(
+            f"Cannot listen at the peer port {port} of {host or 'this host'}: {error.strerror}; "
+            f"free it, or give this peer another one in --peers."
+        ) from error
+    return sock
+
+
+@contextlib.contextmanager
+def _pid_file(settings: PeerSettings) -> Iterator[None]:
+    path = settings.pid_file
+    if path is None:
+        yield
+        return
+    path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,240 @@
+"""Drives the consensus core: the one place that turns its ``Ready`` into IO.
+
+Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says why):
+
+1. A loss of leadership takes effect (the lease is revoked) before any message of it leaves.
+2. ``messages`` leave at once; ``messages_after_persist`` only when the batch is durable, and those
+   of a ``Ready`` that writes nothing wait for the batches before it.
+3. The entries, the hard state and the effect of committed entries go into one batch. Several may be
+   in flight; the store commits them in order, as many as there are in one fsync.
+4. Committed entries are fed to the engine as soon as the core says that they are committed: a
+   majority holds them, whatever this peer's own disk is still doing.
+
+Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
+only, so that it hears who leads before it stands for election. All ticks that are due are counted
+*before* a message is taken in; ``contact.py`` rests on that.
+
+Any error of the store, or a contradiction in the log, is final: ``on_fatal``, and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from ha_scheduler.peer.contact import Contact
+from ha_scheduler.raft.errors import PeerError
+from ha_scheduler.raft.messages import Entry, Message, Role, SnapshotMeta
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready, SoftState
+from ha_scheduler.storage.port import PeerStore, WriteBatch
+
+CATCH_UP_TICKS_MAX = 3  # ticks made up for after a freeze
+READIES_MAX = 64  # handled before other work of the loop gets its turn
+IN_FLIGHT_MAX = 2048  # batches; the store's queue holds twice as many
+
+logger = logging.getLogger(__name__)
+
+
+class DriverEvents(Protocol):
+    """What follows from the core's decisions."""
+
+    def on_soft_state(self, state: SoftState) -> None: ...
+
+    def on_send(self, message: Message) -> None: ...
+
+    def batch(self, ready: Ready) -> WriteBatch: ...
+
+    def on_contact(self) -> None: ...
+
+    def on_committed(self, entries: tuple[Entry, ...]) -> None: ...
+
+    def on_applied(self, index: int) -> None: ...
+
+    def on_snapshot_installed(self, meta: SnapshotMeta) -> None: ...
+
+    def on_fatal(self, error: BaseException) -> None: ...
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """One ``Ready`` between its submission and its durability."""
+
+    ready: Ready
+    durable: bool
+
+
+class Driver:
+    """Owns the core; everything else asks it."""
+
+    def __init__(
+        self, node: RawNode, store: PeerStore, events: DriverEvents, contact: Contact, tick_s: float
+    ) -> None:
+        self.node = node
+        self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
+        self._store = store
+        self._events = events
+        self._contact = contact
+        self._tick_s = tick_s
+        self._ticked_at = time.monotonic()
+        self._in_flight: deque[_InFlight] = deque()
+        self._scheduled = False
+        self._stopped = False
+        self._loop = asyncio.get_running_loop()
+
+    # -- what others ask for
+
+    def step(self, message: Message) -> None:
+        """A message of another peer. Raises ``PeerError`` for one no correct peer sends."""
+        if self._stopped:
+            return
+        self._advance_clock()
+        try:
+            self.node.step(message)
+        except PeerError:
+            raise
+        except Exception as error:
+            self._fail(error)
+            return
+        if self.node.role is Role.LEADER and self._contact.answered(message):
+            self._events.on_contact()
+        self._schedule()
+
+    def propose(self, data: bytes) -> int:
+        """Append to the log; the index it will have. Raises ``CallerError``."""
+        index = self.node.propose(data)
+        self._schedule()
+        return index
+
+    def transfer_leadership(self, to: int) -> None:
+        self.node.transfer_leadership(to)
+        self._schedule()
+
+    def step_down(self) -> None:
+        self.node.step_down()
+        self._schedule()
+
+    def report_snapshot(self, peer: int, ok: bool) -> None:
+        self.node.report_snapshot(peer, ok)
+        self._schedule()
+
+    def report_unreachable(self, peer: int) -> None:
+        if not self._stopped:
+            self.node.report_unreachable(peer)
+            self._schedule()
+
+    def certain_until(self) -> float:
+        """Until when our leadership is certain (CLOCK_MONOTONIC), or 0.0."""
+        if self._stopped or self.node.role is not Role.LEADER:
+            return 0.0
+        return self._contact.certain_until(self.node.membership.voters, time.monotonic())
+
+    # -- time
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        self._ticked_at = time.monotonic()
+        while not self._stopped:
+            self._advance_clock()
+            self._schedule()
+            wait_s = self._ticked_at + self._tick_s - time.monotonic()
+            await asyncio.sleep(max(wait_s, 0.0))
+
+    def stop(self) -> None:
+        """Nothing more leaves this peer."""
+        self._stopped = True
+
+    def _advance_clock(self) -> None:
+        now = time.monotonic()
+        due = int((now - self._ticked_at) / self._tick_s)
+        if due <= 0:
+            return
+        self.tick_gap_s_max = max(self.tick_gap_s_max, now - self._ticked_at)
+        if due > CATCH_UP_TICKS_MAX:
+            self._ticked_at = now - CATCH_UP_TICKS_MAX * self._tick_s
+            due = CATCH_UP_TICKS_MAX
+        for _ in range(due):
+            self._ticked_at += self._tick_s
+            self.node.tick()
+
+    # -- Ready into IO
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        try:
+            for _ in range(READIES_MAX):
+                if self._stopped or not self.node.has_ready():
+                    return
+                if len(self._in_flight) >= IN_FLIGHT_MAX:
+                    return  # the disk is stuck; the next completion goes on
+                self._handle(self.node.ready())
+        except Exception as error:  # a core or store that broke its contract must not go on
+            self._fail(error)
+            return
+        self._schedule()
+
+    def _handle(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._events.on_soft_state(ready.soft_state)
+        self._send(ready.messages)
+        self._write(ready)
+        if ready.committed:
+            self._events.on_committed(ready.committed)
+
+    def _send(self, messages: tuple[Message, ...]) -> None:
+        now = time.monotonic()
+        for message in messages:
+            self._contact.sent(message, now)
+            self._events.on_send(message)
+
+    def _write(self, ready: Ready) -> None:
+        item = _InFlight(ready, durable=not (ready.has_write or ready.committed))
+        self._in_flight.append(item)
+        if item.durable:
+            self._complete()
+            return
+        self._store.submit(self._events.batch(ready))
+
+    def on_durable(self, number: int, error: BaseException | None) -> None:
+        """For the store: batch ``number`` and all before it are durable, or it failed for good."""
+        if error is not None:
+            self._fail(error)
+            return
+        if self._stopped:
+            return
+        self._store.settle(number)
+        for item in self._in_flight:
+            if item.ready.number <= number:
+                item.durable = True
+        try:
+            self._complete()
+        except Exception as failure:
+            self._fail(failure)
+
+    def _complete(self) -> None:
+        while self._in_flight and self._in_flight[0].durable and not self._stopped:
+            ready = self._in_flight.popleft().ready
+            self.node.persisted(ready.number)
+            self._send(ready.messages_after_persist)
+            if ready.snapshot is not None:
+                self._events.on_snapshot_installed(ready.snapshot)
+            if ready.committed:
+                self.node.applied_to(ready.committed[-1].index)
+                self._events.on_applied(ready.committed[-1].index)
+        self._schedule()
+
+    # -- the end
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._events.on_fatal(error)

@@ -1,0 +1,188 @@
+"""The engine as a reader of the committed log.
+
+Guarantee: an engine gets the ledger as it stood at some applied index, then every record committed
+after that index, each once, in the order of the log. Raft's own entries (no-ops, changes of
+membership) are not records and are left out.
+
+Order: the ledger is read from one consistent view of the store, so that nothing is missing or
+doubled at the seam: ``CaughtUp`` carries the view's index and the next record is the first after
+it. What is live comes from a tail in memory; an engine that fell behind the tail reads the log; one
+that fell behind the log (compaction, or a snapshot that replaced it) cannot be helped in the middle
+and is started afresh.
+
+Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
+from ha_scheduler.ledger.rebuild import rebuild
+from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.raft.errors import CompactedError
+from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
+from ha_scheduler.storage.port import PeerStore
+
+TAIL_BYTES_MAX = 4 * 1024 * 1024  # the store keeps more; this is what it may not hold yet
+READ_BYTES = 1024 * 1024  # read from the log in one go
+YIELD_EVERY_BYTES = 256 * 1024  # replayed before other work of the daemon gets its turn
+RECORD_OVERHEAD_BYTES = 256  # what handling a record costs, in bytes' worth
+
+
+class LogSource(Protocol):
+    """Where entries that have left the tail are read. Raises ``CompactedError``."""
+
+    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]: ...
+
+
+class CommittedTail:
+    """The newest committed entries, without a gap."""
+
+    def __init__(self, log: LogSource, committed: int) -> None:
+        self._log = log
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._durable = committed
+        self.last = committed
+        self._readers: set[asyncio.Event] = set()
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """These have committed, right after the last."""
+        for entry in entries:
+            assert entry.index == self.last + 1, (entry.index, self.last)
+            self._entries.append(entry)
+            self._bytes += entry_size(entry)
+            self.last = entry.index
+        self._trim()
+        self._wake()
+
+    def durable(self, index: int) -> None:
+        """The store's log now holds everything up to ``index``: the tail may forget it."""
+        self._durable = max(self._durable, index)
+        self._trim()
+
+    def restart(self, index: int) -> None:
+        """A snapshot replaced everything up to ``index``."""
+        self._entries.clear()
+        self._bytes = 0
+        self._durable = self.last = index
+        self._wake()
+
+    def after(self, index: int) -> Sequence[Entry]:
+        """Some committed entries right after ``index``; none if there are none.
+
+        Raises ``CompactedError`` when they are gone.
+        """
+        if index >= self.last:
+            return ()
+        first = self._entries[0].index if self._entries else self.last + 1
+        if index + 1 < first:
+            return self._log.entries(index + 1, first, READ_BYTES)
+        found, size = [], 0
+        for position in range(index + 1 - first, len(self._entries)):
+            entry = self._entries[position]
+            found.append(entry)
+            size += entry_size(entry)
+            if size > READ_BYTES:
+                break
+        return found
+
+    def subscribe(self) -> asyncio.Event:
+        """Set whenever there is more."""
+        event = asyncio.Event()
+        self._readers.add(event)
+        return event
+
+    def unsubscribe(self, event: asyncio.Event) -> None:
+        self._readers.discard(event)
+
+    def _trim(self) -> None:
+        while (
+            self._bytes > TAIL_BYTES_MAX
+            and self._entries
+            and self._entries[0].index <= self._durable
+        ):
+            self._bytes -= entry_size(self._entries.popleft())
+
+    def _wake(self) -> None:
+        for event in self._readers:
+            event.set()
+
+
+class Feed:
+    """Feeds one engine for its whole life."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: PeerStore,
+        tail: CommittedTail,
+        number_of: Callable[[Entry], int],
+    ) -> None:
+        self.cursor = 0  # everything up to here was sent
+        self._engine = engine
+        self._store = store
+        self._tail = tail
+        self._number_of = number_of
+        self._after: deque[tuple[int, ChannelMessage]] = deque()
+        self._unyielded_bytes = 0
+        self._live = False
+
+    def send_after(self, index: int, message: ChannelMessage) -> None:
+        """Send ``message`` once everything up to ``index`` was sent."""
+        self._after.append((index, message))
+        self._send_due()
+
+    async def run(self) -> None:
+        """Until cancelled, or the engine is gone or cannot be helped."""
+        more = self._tail.subscribe()
+        try:
+            await self._replay()
+            while self._engine.alive:
+                more.clear()
+                entries = self._tail.after(self.cursor)
+                if not entries:
+                    await more.wait()
+                    continue
+                for entry in entries:
+                    self._send(entry)
+                await self._engine.drain()
+        except CompactedError as error:
+            self._engine.kill(f"it is too far behind to be fed: {error}")
+        finally:
+            self._tail.unsubscribe(more)
+
+    async def _replay(self) -> None:
+        with self._store.view() as view:
+            for data in rebuild(view.tables):
+                self._engine.send(Committed(0, 0, data))
+                await self._breathe(len(data))
+                if not self._engine.alive:
+                    return
+            self.cursor = view.applied
+        self._live = True
+        self._engine.send(CaughtUp(self.cursor))
+        self._send_due()
+
+    def _send(self, entry: Entry) -> None:
+        if entry.kind is EntryKind.NORMAL and entry.data:
+            number = self._number_of(entry)
+            self._engine.send(Committed(entry.index, number, b"" if number else entry.data))
+        self.cursor = entry.index
+        if self._after:
+            self._send_due()
+
+    def _send_due(self) -> None:
+        while self._live and self._after and self._after[0][0] <= self.cursor:
+            self._engine.send(self._after.popleft()[1])
+
+    async def _breathe(self, size: int) -> None:
+        self._unyielded_bytes += size + RECORD_OVERHEAD_BYTES
+        if self._unyielded_bytes > YIELD_EVERY_BYTES:
+            self._unyielded_bytes = 0
+            await self._engine.drain()
+            await asyncio.sleep(0)

@@ -1,0 +1,95 @@
+"""What happened at each change of leader, for people: when, who, and how long each phase took.
+
+Guarantee: the durations of one entry are differences of one host's CLOCK_MONOTONIC, the new
+leader's. Moments of the old leader are never mixed in: its clock means nothing here and it may be
+dead. Zero is the moment at which the new leader noticed that the old one was gone.
+
+Entries are kept in memory and passed on to the other peers with their gossip, so that the history
+outlives the leader that wrote it; it is lost when all peers are restarted together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+ENTRIES_MAX = 100  # changes of leader remembered
+PHASES_MAX = 32  # phases of one entry; the engine names them
+TAIL = 3  # entries passed on in gossip and shown to a watcher
+
+
+@dataclass(slots=True)
+class Failover:
+    """One change of leader. ``phases``: name → seconds after ``started``; ``details`` by phase."""
+
+    term: int
+    leader: str
+    started: float  # wall clock, seconds since the epoch
+    phases: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "term": self.term,
+            "leader": self.leader,
+            "started": self.started,
+            "phases": dict(self.phases),
+            "details": dict(self.details),
+        }
+
+
+class History:
+    """The last ``ENTRIES_MAX`` changes of leader, in the order of their terms."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Failover] = {}
+        self._zero: dict[int, float] = {}  # of our own entries: CLOCK_MONOTONIC at ``started``
+
+    def begin(self, term: int, leader: str, detected: float, now: float) -> None:
+        """We became leader; ``detected`` and ``now`` are CLOCK_MONOTONIC."""
+        started = time.time() - (time.monotonic() - detected)
+        self._entries[term] = Failover(term, leader, started)
+        self._zero[term] = detected
+        self.mark(term, "detected", detected)
+        self.mark(term, "elected", now)
+        self._trim()
+
+    def mark(self, term: int, phase: str, at: float, detail: dict[str, Any] | None = None) -> None:
+        """A phase of our own term was reached at ``at``; the first report of a phase counts."""
+        entry, zero = self._entries.get(term), self._zero.get(term)
+        if entry is None or zero is None or phase in entry.phases:
+            return
+        if len(entry.phases) >= PHASES_MAX:
+            return
+        entry.phases[phase] = max(0.0, at - zero)
+        if detail:
+            entry.details[phase] = detail
+
+    def marks(self, term: int) -> dict[str, float]:
+        """Our own phases of ``term`` as CLOCK_MONOTONIC, for the engine."""
+        entry, zero = self._entries.get(term), self._zero.get(term)
+        if entry is None or zero is None:
+            return {}
+        return {phase: zero + after for phase, after in entry.phases.items()}
+
+    def merge(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Entries of another peer; ours win, a longer report of the same term replaces."""
+        for wire in entries:
+            entry = Failover(**wire)
+            known = self._entries.get(entry.term)
+            if entry.term in self._zero:
+                continue
+            if known is None or len(entry.phases) >= len(known.phases):
+                self._entries[entry.term] = entry
+        self._trim()
+
+    def tail(self, count: int = TAIL) -> list[dict[str, Any]]:
+        """The newest ``count`` entries, oldest first."""
+        return [self._entries[term].to_wire() for term in sorted(self._entries)[-count:]]
+
+    def _trim(self) -> None:
+        for term in sorted(self._entries)[:-ENTRIES_MAX]:
+            del self._entries[term]
+            self._zero.pop(term, None)

@@ -1,0 +1,40 @@
+"""The first lines of an engine's life: ask the kernel to end it with its daemon, then become it.
+
+Guarantee: once the engine's own code runs, the death of the daemon by any cause (``kill -9``
+included) ends the engine with SIGKILL, without any code of ours having to run. A daemon that died
+before the request was made is noticed by the changed parent.
+
+This is a module that runs the engine in its own process, and not a ``preexec_fn``: the daemon has a
+writer thread, and Python code between fork and exec of a threaded process may deadlock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """From now on the end of ``parent_pid`` ends this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:
+        os._exit(1)  # the daemon died before it could be bound to us
+
+
+def main() -> None:
+    """``launch.py <daemon pid> <engine module> <its arguments>``."""
+    parent_pid, module, *arguments = sys.argv[1:]
+    die_with_parent(int(parent_pid))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

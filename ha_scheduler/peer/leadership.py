@@ -1,0 +1,213 @@
+"""What a peer does when leadership or its engine comes or goes. Pure: events in, effects out.
+
+Guarantee: an engine is activated at most once in its life, and each term activates at most one
+engine. Whoever may have written to a worker in a term is dead before another engine is activated,
+because a second activation needs a second term and that needs an election.
+
+The order at the start of a term: elected → ``OpenTerm`` (the record TermStarted is proposed) → it
+commits → the engine is ready and has been sent everything up to it → ``Activate``.
+
+Who leads without an engine is of no use, so such a leader hands over to a follower whose engine is
+ready. When there is none it keeps the term, waits for its own engine, and, if this term has already
+been used, steps down to get a new one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+READY_WAIT_S = 1.0  # a new leader's engine may just be replaying its last records
+TRANSFER_PATIENCE_S = 1.0  # a transfer to a live follower takes two round trips
+FRESH_S = 2.0  # an older report of another peer says nothing about now
+
+
+class EngineState(enum.Enum):
+    ABSENT = "absent"
+    STARTING = "starting"
+    READY = "ready"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What another peer last said about itself; ``heard_at`` is our CLOCK_MONOTONIC."""
+
+    engine_ready: bool
+    applied: int
+    heard_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTerm:
+    """Propose TermStarted(term): the first record of the term."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Tell the engine that it leads, after everything up to ``index`` has been sent to it."""
+
+    term: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """The engine may write nothing from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillEngine:
+    """An engine that was active and leads no more; a fresh one follows."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Hand leadership to peer ``to``."""
+
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """Give the term up."""
+
+    why: str
+
+
+Effect = OpenTerm | Activate | RevokeLease | KillEngine | Transfer | StepDown
+
+
+class Leadership:
+    """The decisions of one peer."""
+
+    def __init__(self) -> None:
+        self.engine = EngineState.ABSENT
+        self.leading = False
+        self.term = 0
+        self._used_term = 0  # the last term in which an engine of ours was activated
+        self._open_index = 0  # where TermStarted of ``term`` committed; 0: not yet
+        self._led_since = 0.0
+        self._engineless = False  # the engine died while we led
+        self._transfer_until = 0.0
+
+    # -- events
+
+    def role_changed(self, now: float, leading: bool, term: int) -> list[Effect]:
+        """The core's role or term is another than before."""
+        if (leading, term) == (self.leading, self.term):
+            return []
+        effects = self._lost() if self.leading else []
+        self.leading, self.term = leading, term
+        self._transfer_until, self._engineless = 0.0, False
+        if leading:
+            self._led_since, self._open_index = now, 0
+            effects.append(OpenTerm(term))
+        return effects
+
+    def term_opened(self, term: int, index: int) -> list[Effect]:
+        """TermStarted(term) has committed at ``index``."""
+        if not self.leading or term != self.term or self._open_index:
+            return []
+        self._open_index = index
+        return self._activate()
+
+    def engine_started(self) -> list[Effect]:
+        self.engine = EngineState.STARTING
+        return []
+
+    def engine_ready(self) -> list[Effect]:
+        """The engine has replayed the ledger."""
+        self.engine = EngineState.READY
+        self._engineless = False
+        return self._activate()
+
+    def engine_exited(self, now: float, others: Mapping[int, Other]) -> list[Effect]:
+        """The engine is gone; leadership goes where an engine is."""
+        self.engine = EngineState.ABSENT
+        if not self.leading:
+            return []
+        self._engineless = True
+        return [RevokeLease(), *self._hand_over(now, others)]
+
+    def tick(self, now: float, others: Mapping[int, Other], lease_closed: bool) -> list[Effect]:
+        """Time has passed. ``lease_closed``: a transfer went so far that the term is used up."""
+        if not self.leading:
+            return []
+        if self._transfer_until:
+            return self._judge_transfer(now, lease_closed)
+        if self.engine in (EngineState.READY, EngineState.ACTIVE):
+            return self._activate() if self.engine is EngineState.READY else []
+        if self._engineless or now - self._led_since > READY_WAIT_S:
+            return self._hand_over(now, others)
+        return []
+
+    def transfer_requested(
+        self, now: float, others: Mapping[int, Other], to: int | None
+    ) -> list[Effect]:
+        """An operator or a shutdown asks us to hand over. Empty: there is nobody to take it."""
+        if not self.leading:
+            return []
+        return self._hand_over(now, others, only=to)
+
+    # -- questions
+
+    @property
+    def electable(self) -> bool:
+        """Whether this peer should stand for election. (The core has patience of its own.)"""
+        return self.engine is EngineState.READY
+
+    def heir(self, now: float, others: Mapping[int, Other]) -> int | None:
+        """The most up-to-date other peer whose engine is ready."""
+        ready = [
+            (other.applied, -peer, peer)
+            for peer, other in others.items()
+            if other.engine_ready and now - other.heard_at < FRESH_S
+        ]
+        return max(ready)[2] if ready else None
+
+    # -- decisions
+
+    def _activate(self) -> list[Effect]:
+        if not (self.leading and self._open_index and self.engine is EngineState.READY):
+            return []
+        if self._transfer_until:
+            return []
+        if self._used_term == self.term:
+            return [StepDown("an engine was active in this term; a fresh one needs a new term")]
+        self.engine = EngineState.ACTIVE
+        self._used_term = self.term
+        return [Activate(self.term, self._open_index)]
+
+    def _hand_over(
+        self, now: float, others: Mapping[int, Other], only: int | None = None
+    ) -> list[Effect]:
+        to = self.heir(now, others if only is None else _only(others, only))
+        if to is None or self._transfer_until:
+            return []
+        self._transfer_until = now + TRANSFER_PATIENCE_S
+        return [Transfer(to)]
+
+    def _judge_transfer(self, now: float, lease_closed: bool) -> list[Effect]:
+        if now < self._transfer_until:
+            return []
+        self._transfer_until = 0.0
+        if lease_closed:
+            # The target was told to campaign and may still do so: certainty does not come back.
+            return [StepDown("a transfer of leadership was not completed")]
+        return self._activate()
+
+    def _lost(self) -> list[Effect]:
+        effects: list[Effect] = [RevokeLease()]
+        if self.engine is EngineState.ACTIVE:
+            effects.append(KillEngine("it led, and leadership is lost"))
+        return effects
+
+
+def _only(others: Mapping[int, Other], peer: int) -> dict[int, Other]:
+    return {peer: others[peer]} if peer in others else {}

@@ -1,0 +1,300 @@
+"""Peer links: messages of the consensus core between the peers of a cell.
+
+Guarantee: a message arrives at most once per connection, in the order it was sent on its line, from
+the peer whose certificate the connection showed; or it does not arrive. The core needs no more.
+
+Each peer dials two lines to each other peer. The *control* line carries what is small and urgent
+(heartbeats, votes, acknowledgements, gossip), the *bulk* line appends: a large entry never stands
+before a heartbeat. A line is used in one direction only; the other peer dials its own.
+
+Queues are bounded, and messages of the core are dropped when one is full, because the core repeats
+itself and memory does not. A line that breaks drops what it held: it would be stale by the time the
+line is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import random
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.peer import wire
+from ha_scheduler.raft.errors import PeerError
+from ha_scheduler.raft.messages import Message, MessageKind
+from ha_scheduler.raft.wire import message_from_wire, message_to_wire
+
+CONTROL_FRAMES_MAX = 1024  # waiting on a control line; a second of silence costs some tens
+BULK_BYTES_MAX = 48 * 1024 * 1024  # waiting on a bulk line; above what the core has in flight
+CONNECT_TIMEOUT_S = 2.0
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 1.0  # a peer that is back is dialled within this time
+USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (TCP_USER_TIMEOUT)
+STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
+SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
+
+logger = logging.getLogger(__name__)
+
+
+class Channel(enum.Enum):
+    """Why a peer dials a peer."""
+
+    CONTROL = "control"
+    BULK = "bulk"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """TLS of this daemon; both None on loopback when the operator asked for plaintext."""
+
+    server: ssl.SSLContext | None
+    client: ssl.SSLContext | None
+
+
+class RefusedError(Exception):
+    """Remote: the other peer does not let us in; its reason is for the operator."""
+
+
+class Dialer:
+    """Opens authenticated connections to the other peers."""
+
+    def __init__(
+        self,
+        cell: str,
+        name: str,
+        security: Security,
+        check: Callable[[ssl.SSLObject, str], None],
+    ) -> None:
+        self._cell = cell
+        self._name = name
+        self._security = security
+        self._check = check  # (certificate shown, expected peer) → raises when it is another's
+
+    async def dial(
+        self, to: PeerAddress, channel: Channel
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to ``to`` that has said hello. Raises ``OSError`` or ``RefusedError``."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                to.host,
+                to.peer_port,
+                ssl=self._security.client,
+                # Certificates name peers, and peers may be reached by any address of theirs.
+                server_hostname="" if self._security.client is not None else None,
+                limit=STREAM_LIMIT_BYTES,
+            )
+            try:
+                await self._hello(reader, writer, to, channel)
+            except BaseException:
+                writer.close()
+                raise
+        tune(writer)
+        return reader, writer
+
+    async def _hello(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        to: PeerAddress,
+        channel: Channel,
+    ) -> None:
+        shown = writer.get_extra_info("ssl_object")
+        if shown is not None:
+            self._check(shown, to.name)
+        hello = {
+            "role": "peer",
+            "version": wire.VERSION,
+            "cell": self._cell,
+            "name": self._name,
+            "to": to.name,
+            "channel": channel.value,
+        }
+        writer.write(wire.pack(hello))
+        answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+        if not answer.get("ok"):
+            raise RefusedError(str(answer.get("reason")))
+
+
+class Line:
+    """One direction of one channel to one peer: a bounded queue, a connection that comes back."""
+
+    def __init__(
+        self, to: PeerAddress, channel: Channel, dialer: Dialer, on_lost: Callable[[], None]
+    ) -> None:
+        self.connected = False
+        self.dropped = 0
+        self._to = to
+        self._channel = channel
+        self._dialer = dialer
+        self._on_lost = on_lost
+        self._queue: deque[tuple[Any, int]] = deque()
+        self._queued_bytes = 0
+        self._some = asyncio.Event()
+        self._nudge = asyncio.Event()
+
+    def put(self, kind: str, value: Any, size: int = 0) -> bool:
+        """Queue one frame; false when it was dropped. A ``Message`` is encoded when it leaves."""
+        full = len(self._queue) >= CONTROL_FRAMES_MAX or (
+            self._queued_bytes + size > BULK_BYTES_MAX and bool(self._queue)
+        )
+        if full or not self.connected:
+            self.dropped += 1
+            return False
+        self._queue.append(((kind, value), size))
+        self._queued_bytes += size
+        self._some.set()
+        return True
+
+    def nudge(self) -> None:
+        """The other peer is known to be up: do not wait to dial it."""
+        self._nudge.set()
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled."""
+        backoff_s = BACKOFF_FIRST_S
+        refused = ""
+        while True:
+            try:
+                reader, writer = await self._dialer.dial(self._to, self._channel)
+            except (OSError, TimeoutError, EOFError, wire.WireError, ssl.SSLError) as error:
+                logger.debug("cannot reach peer %s: %s", self._to.name, error)
+            except RefusedError as error:
+                if str(error) != refused:
+                    refused = str(error)
+                    logger.error(
+                        "peer %s refuses us: %s",
+                        self._to.name,
+                        error,
+                        extra={"action": "peer_refused_us", "peer": self._to.name},
+                    )
+            else:
+                backoff_s, refused = BACKOFF_FIRST_S, ""
+                await self._use(reader, writer)
+            await self._wait(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _wait(self, seconds: float) -> None:
+        self._nudge.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._nudge.wait()
+
+    async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connected = True
+        end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a line
+        sender = asyncio.ensure_future(self._send(writer))
+        try:
+            await asyncio.wait((end, sender), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.connected = False
+            for task in (end, sender):
+                task.cancel()
+            await asyncio.gather(end, sender, return_exceptions=True)
+            self._queue.clear()
+            self._queued_bytes = 0
+            writer.transport.abort()
+            self._on_lost()
+
+    async def _send(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            while self._queue:
+                (kind, value), size = self._queue.popleft()
+                self._queued_bytes -= size
+                body = message_to_wire(value) if isinstance(value, Message) else value
+                writer.write(wire.pack((kind, body)))
+                await writer.drain()
+            self._some.clear()
+            await self._some.wait()
+
+
+class Links:
+    """All lines of this peer, and what comes in on those of the others."""
+
+    def __init__(
+        self,
+        own_id: int,
+        others: Mapping[int, PeerAddress],
+        dialer: Dialer,
+        on_message: Callable[[Message], None],
+        on_gossip: Callable[[int, dict[str, Any]], None],
+        on_unreachable: Callable[[int], None],
+    ) -> None:
+        self._own_id = own_id
+        self._on_message = on_message
+        self._on_gossip = on_gossip
+        self._on_unreachable = on_unreachable
+        self._lines = {
+            (peer, channel): Line(to, channel, dialer, partial(on_unreachable, peer))
+            for peer, to in others.items()
+            for channel in (Channel.CONTROL, Channel.BULK)
+        }
+
+    def send(self, message: Message) -> None:
+        """Send or drop. A dropped append is reported, so that the core probes again."""
+        bulk = message.kind is MessageKind.APPEND
+        line = self._lines.get((message.to, Channel.BULK if bulk else Channel.CONTROL))
+        size = sum(len(entry.data) for entry in message.entries)
+        if line is not None and not line.put("raft", message, size) and bulk:
+            self._on_unreachable(message.to)
+
+    def gossip(self, news: dict[str, Any]) -> None:
+        """Tell every other peer; lost when a line is down, so it is repeated."""
+        for (_, channel), line in self._lines.items():
+            if channel is Channel.CONTROL:
+                line.put("gossip", news)
+
+    def connected(self, peer: int) -> bool:
+        """Whether our control line to ``peer`` is up."""
+        line = self._lines.get((peer, Channel.CONTROL))
+        return line is not None and line.connected
+
+    async def run(self) -> None:
+        """Keep all lines until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for line in self._lines.values():
+                group.create_task(line.run())
+
+    async def serve(self, source: int, channel: Channel, reader: asyncio.StreamReader) -> None:
+        """Take in what peer ``source`` sends until its line ends."""
+        for (peer, _), line in self._lines.items():
+            if peer == source:
+                line.nudge()
+        silence_s = SILENCE_MAX_S if channel is Channel.CONTROL else None
+        while True:
+            async with asyncio.timeout(silence_s):
+                frame = await wire.read_frame(reader)
+            if not isinstance(frame, tuple) or len(frame) != 2:
+                raise wire.WireError("a frame of a peer is a pair")
+            kind, body = frame
+            if kind == "raft":
+                self._take(source, body)
+            elif kind == "gossip" and isinstance(body, dict):
+                self._on_gossip(source, body)
+
+    def _take(self, source: int, body: Any) -> None:
+        message = message_from_wire(body)
+        if message.source != source or message.to != self._own_id:
+            raise PeerError(f"peer {source} sent a message from {message.source} to {message.to}")
+        self._on_message(message)
+
+
+def tune(writer: asyncio.StreamWriter) -> None:
+    """Make a connection to a host that vanished end in seconds."""
+    sock = writer.get_extra_info("socket")
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

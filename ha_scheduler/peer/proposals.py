@@ -1,0 +1,84 @@
+"""What the active engine wants in the log: in order, bounded, and known again when it commits.
+
+Guarantee: records enter the log in the order of their proposal numbers, without a gap. A record the
+core will not take now (a transfer is under way, too much is uncommitted) stays at the head and
+holds back those behind it; none is skipped.
+
+Bounded by not reading: above ``OUTSTANDING_BYTES_MAX`` the engine's channel is paused, so a burst
+of 300 MB waits in the engine, which knows what it may drop.
+
+There are no error replies. When leadership is lost the engine is killed, and the log tells what
+became of what it had proposed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ha_scheduler.ledger.records import RECORD_BYTES_MAX
+from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
+from ha_scheduler.raft.messages import Entry
+
+OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024  # queued or proposed and not yet reported back
+OVERHEAD_BYTES = 64  # of one record, so that a million tiny ones are bounded too
+
+
+class ProposalError(Exception):
+    """Local: the engine proposed what no engine of this release does."""
+
+
+class Proposals:
+    """The proposals of one activation of one engine."""
+
+    def __init__(self, propose: Callable[[bytes], int], term: int) -> None:
+        self._propose = propose
+        self._term = term
+        self._next = 1
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._numbers: dict[int, tuple[int, int]] = {}  # index → (number, bytes)
+        self.outstanding_bytes = 0
+        self.closed = False
+
+    @property
+    def congested(self) -> bool:
+        """Whether nothing more should be read from the engine."""
+        return self.outstanding_bytes > OUTSTANDING_BYTES_MAX
+
+    @property
+    def relieved(self) -> bool:
+        """Whether reading may go on; lower than ``congested``, so that it does not flutter."""
+        return self.outstanding_bytes < OUTSTANDING_BYTES_MAX // 2
+
+    def offer(self, number: int, data: bytes) -> None:
+        """The engine's next record. Raises ``ProposalError``."""
+        if number != self._next:
+            raise ProposalError(f"it sent proposal {number} where {self._next} was due")
+        if not 0 < len(data) <= RECORD_BYTES_MAX:
+            raise ProposalError(f"it proposed a record of {len(data)} bytes")
+        self._next += 1
+        self.outstanding_bytes += len(data) + OVERHEAD_BYTES
+        self._queue.append((number, data))
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand the core what it takes."""
+        while self._queue and not self.closed:
+            number, data = self._queue[0]
+            try:
+                index = self._propose(data)
+            except ProposalDroppedError:
+                return
+            except NotLeaderError:
+                self.closed = True
+                return
+            self._queue.popleft()
+            self._numbers[index] = (number, len(data) + OVERHEAD_BYTES)
+
+    def report(self, entry: Entry) -> int:
+        """The number under which this committed entry was proposed here, or 0. Once each."""
+        if entry.term != self._term:
+            return 0
+        number, size = self._numbers.pop(entry.index, (0, 0))
+        self.outstanding_bytes -= size
+        return number

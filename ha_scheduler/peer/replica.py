@@ -1,0 +1,474 @@
+"""One peer's share of the cell: what happens on each event, and which part does it.
+
+Guarantee: the engine's lease is revoked before anything that ends leadership takes effect outside
+this process, and an engine is told to lead only after it was sent every record of earlier terms.
+The decisions are ``leadership.py``'s; this is their only interpreter, and it ends with
+``TypeError`` for an effect it does not know.
+
+Everything here runs on the daemon's event loop and returns at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ha_scheduler.channel.messages import (
+    Activate as ActivateMessage,
+)
+from ha_scheduler.channel.messages import (
+    ChannelMessage,
+    Mark,
+    PeerAddress,
+    Propose,
+    Ready,
+    Serving,
+    Welcome,
+)
+from ha_scheduler.ledger import records
+from ha_scheduler.peer.compaction import Compaction
+from ha_scheduler.peer.contact import Contact
+from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.feed import CommittedTail, Feed
+from ha_scheduler.peer.history import History
+from ha_scheduler.peer.leadership import (
+    FRESH_S,
+    Activate,
+    Effect,
+    EngineState,
+    KillEngine,
+    Leadership,
+    OpenTerm,
+    Other,
+    RevokeLease,
+    StepDown,
+    Transfer,
+)
+from ha_scheduler.peer.links import Links
+from ha_scheduler.peer.proposals import ProposalError, Proposals
+from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.peer.watchers import Watchers
+from ha_scheduler.raft import Ready as RaftReady
+from ha_scheduler.raft.errors import CallerError
+from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.ready import SoftState
+from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
+
+GOSSIP_EVERY_S = 0.5  # and at once at each change
+
+logger = logging.getLogger(__name__)
+
+
+class Replica:
+    """The events of the core, the engine and the other peers, brought together."""
+
+    def __init__(self, settings: PeerSettings, store: PeerStore, contact: Contact) -> None:
+        self.settings = settings
+        self.leadership = Leadership()
+        self.history = History()
+        self.watchers = Watchers(self.watch_state)
+        self.failed = asyncio.get_running_loop().create_future()
+        self.driver: Driver  # set by ``connect``: the parts know each other both ways
+        self.links: Links
+        self.snapshots: SnapshotSender
+        self.incoming: SnapshotReceiver
+        self._store = store
+        self._contact = contact
+        self._tail = CommittedTail(store, store.applied())
+        self.compaction = Compaction(store.first_index(), store.last_index())
+        self._peers: dict[int, PeerAddress] = {
+            settings.cell.peer_id(peer.name): peer for peer in settings.cell.peers
+        }
+        self._others: dict[int, Other] = {}
+        self._applied = store.applied()
+        self._state = SoftState(Role.FOLLOWER, 0, 0)
+        self._detected: float | None = None
+        self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
+        self._serving: tuple[int, str, str] | None = None  # term, leader, address
+        self._dashboard = ""
+        self._engine: Engine | None = None
+        self._feed: Feed | None = None
+        self._feeding: asyncio.Task[None] | None = None
+        self._proposals: Proposals | None = None
+        self._paused = False
+        self._gossiped_at = 0.0
+
+    def connect(
+        self,
+        driver: Driver,
+        links: Links,
+        snapshots: SnapshotSender,
+        incoming: SnapshotReceiver,
+    ) -> None:
+        """The parts that need this one are there."""
+        self.driver, self.links = driver, links
+        self.snapshots, self.incoming = snapshots, incoming
+        driver.node.electable = False
+
+    # -- events of the core (DriverEvents)
+
+    def on_soft_state(self, state: SoftState) -> None:
+        now, before, self._state = time.monotonic(), self._state, state
+        leading = state.role is Role.LEADER
+        self._note_detection(now, before, state)
+        if leading and state.term != self._contact.term:
+            self._contact.begin(state.term)
+        if leading and not (before.role is Role.LEADER and before.term == state.term):
+            name = self.settings.name
+            self.history.begin(state.term, name, self._detected or now, now)
+            self._detected = None
+        self._run(self.leadership.role_changed(now, leading, state.term))
+        if (before.leader, before.term) != (state.leader, state.term):
+            logger.info(
+                "%s leads term %d",
+                self._name(state.leader) or "nobody",
+                state.term,
+                extra={"action": "leader_changed", "term": state.term},
+            )
+            self._changed()
+
+    def on_send(self, message: Message) -> None:
+        if message.kind is MessageKind.TIMEOUT_NOW:
+            self._revoke()  # from the moment it leaves, another may be elected
+        if message.kind is MessageKind.SNAPSHOT:
+            self.snapshots.send(message)
+        else:
+            self.links.send(message)
+
+    def batch(self, ready: RaftReady) -> WriteBatch:
+        """What one ``Ready`` writes, and what may be forgotten for it."""
+        install = None
+        if ready.snapshot is not None:
+            self.compaction.restart(ready.snapshot.index)
+            install = SnapshotInstall(ready.snapshot, self.incoming.chunks(ready.snapshot))
+        self.compaction.appended(ready.entries)
+        applied = ready.committed[-1].index if ready.committed else None
+        compact_to = None
+        if applied is not None:
+            compact_to = self.compaction.choose(self._applied, self.readers())
+        return WriteBatch(
+            number=ready.number,
+            snapshot=install,
+            hard_state=ready.hard_state,
+            entries=ready.entries,
+            apply=ready.committed,
+            applied_index=applied,
+            compact_to=compact_to,
+        )
+
+    def on_contact(self) -> None:
+        """A quorum may have been heard of again."""
+        if self.leadership.engine is EngineState.ACTIVE and self._engine is not None:
+            self._engine.lease.extend(self.driver.certain_until())
+
+    def on_committed(self, entries: Sequence[Entry]) -> None:
+        self._tail.append(entries)
+        if self._open_at is not None:
+            term, index = self._open_at
+            if entries[0].index <= index <= entries[-1].index:
+                self._open_at = None
+                if entries[index - entries[0].index].term == term:
+                    self._run(self.leadership.term_opened(term, index))
+        if self._proposals is not None:
+            self._proposals.pump()
+
+    def on_applied(self, index: int) -> None:
+        self._applied = index
+        self._tail.durable(index)
+
+    def on_snapshot_installed(self, meta: SnapshotMeta) -> None:
+        self._applied = meta.index
+        self._tail.restart(meta.index)
+        self.incoming.installed(meta)
+        if self._engine is not None:
+            self._engine.kill("a snapshot replaced the log it was reading")
+
+    def on_fatal(self, error: BaseException) -> None:
+        self._revoke()
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    # -- events of the engine (EngineEvents)
+
+    def on_spawn(self, engine: Engine) -> None:
+        settings = self.settings
+        self._engine, self._proposals, self._paused = engine, None, False
+        engine.send(
+            Welcome(
+                settings.cell.identity,
+                settings.name,
+                settings.cell.peers,
+                dict(settings.engine_options),
+            )
+        )
+        self._feed = Feed(engine, self._store, self._tail, self._number_of)
+        self._feeding = asyncio.create_task(self._feed.run())
+        self._feeding.add_done_callback(self._feed_ended)
+        self._run(self.leadership.engine_started())
+
+    def on_message(self, engine: Engine, message: ChannelMessage) -> None:
+        match message:
+            case Ready(dashboard):
+                self._dashboard = dashboard
+                self._run(self.leadership.engine_ready())
+                self._changed()
+            case Propose(number, data):
+                self._propose(engine, number, data)
+            case Serving(term, address):
+                self._served(term, address)
+            case Mark(term, phase, at, detail):
+                self.history.mark(term, phase, at, detail)
+            case _:
+                engine.kill(f"it sent a message that is the daemon's: {type(message).__name__}")
+
+    def on_exit(self, engine: Engine, why: str) -> None:
+        log = logger.warning if self.failed.done() is False else logger.info
+        log(
+            "engine %d ended: %s",
+            engine.pid,
+            why,
+            extra={"action": "engine_ended", "pid": engine.pid, "why": why},
+        )
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._engine = self._feed = self._feeding = self._proposals = None
+        self._dashboard = ""
+        self._run(self.leadership.engine_exited(time.monotonic(), self._others))
+        self._changed()
+
+    def _feed_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_fatal(error)  # what cannot be read from the store cannot be trusted
+
+    def _propose(self, engine: Engine, number: int, data: bytes) -> None:
+        if self._proposals is None:
+            engine.kill("it proposed a record though it was not activated")
+            return
+        try:
+            self._proposals.offer(number, data)
+        except ProposalError as error:
+            engine.kill(str(error))
+            return
+        if self._proposals.congested and not self._paused:
+            self._paused = True
+            engine.pause()
+
+    def _number_of(self, entry: Entry) -> int:
+        if self._proposals is None:
+            return 0
+        number = self._proposals.report(entry)
+        if self._paused and self._proposals.relieved and self._engine is not None:
+            self._paused = False
+            self._engine.resume()
+        return number
+
+    def _served(self, term: int, address: str) -> None:
+        if not self.leadership.leading or term != self.leadership.term:
+            return
+        self._serving = (term, self.settings.name, address)
+        self.history.mark(term, "serving", time.monotonic())
+        logger.info(
+            "the engine serves term %d at %s",
+            term,
+            address,
+            extra={"action": "engine_serving", "term": term, "address": address},
+        )
+        self._changed()
+
+    # -- events of the other peers
+
+    def on_gossip(self, peer: int, news: dict[str, Any]) -> None:
+        """What another peer says about itself. Raises what malformed news raises."""
+        ready, applied = bool(news["ready"]), int(news["applied"])
+        self._others[peer] = Other(ready, applied, time.monotonic())
+        self.history.merge(news.get("history", ()))
+        serving = news.get("serving")
+        if serving is not None and (self._serving is None or serving[0] > self._serving[0]):
+            self._serving = (int(serving[0]), str(serving[1]), str(serving[2]))
+            self.watchers.changed()
+
+    # -- time
+
+    def tick(self) -> None:
+        """Called every tick of the cell."""
+        now = time.monotonic()
+        self._run(self.leadership.tick(now, self._others, self._contact.closed))
+        if self._proposals is not None:
+            self._proposals.pump()
+        self.on_contact()
+        if now - self._gossiped_at >= GOSSIP_EVERY_S:
+            self._gossip()
+
+    def readers(self) -> int:
+        """All live peers and the own engine have read the log up to here."""
+        now = time.monotonic()
+        known = [o.applied for o in self._others.values() if now - o.heard_at < FRESH_S]
+        if self._feed is not None:
+            known.append(self._feed.cursor)
+        return min(known, default=self._applied)
+
+    # -- what operators and watchers see
+
+    def watch_state(self) -> dict[str, Any]:
+        serving = self._serving if self._serving and self._serving[0] == self._state.term else None
+        return {
+            "cell": self.settings.cell.identity,
+            "peer": self.settings.name,
+            "term": self._state.term,
+            "leader": self._name(self._state.leader),
+            "serving": serving is not None,
+            "address": serving[2] if serving else "",
+            "peers": [
+                {
+                    "name": peer.name,
+                    "host": peer.host,
+                    "peer_port": peer.peer_port,
+                    "dask_port": peer.dask_port,
+                }
+                for peer in self.settings.cell.peers
+            ],
+            "history_tail": self.history.tail(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        node, engine, now = self.driver.node, self._engine, time.monotonic()
+        until = self.driver.certain_until()
+        return {
+            **self.watch_state(),
+            "role": self._state.role.value,
+            "commit": node.commit,
+            "applied": self._applied,
+            "first_index": node.first_index,
+            "last_index": node.last_index,
+            "lease_s": max(0.0, until - now),
+            "engine": {
+                "state": self.leadership.engine.value,
+                "pid": engine.pid if engine is not None else 0,
+                "dashboard": self._dashboard,
+                "fed": self._feed.cursor if self._feed is not None else 0,
+            },
+            "members": [self._member(peer, now) for peer in self._peers],
+            "watchers": self.watchers.count,
+            "tick_gap_s_max": self.driver.tick_gap_s_max,
+        }
+
+    def history_entries(self) -> list[dict[str, Any]]:
+        return self.history.tail(1_000_000)
+
+    def leader_name(self) -> str | None:
+        return self._name(self._state.leader)
+
+    def leading(self) -> bool:
+        return self._state.role is Role.LEADER
+
+    def term(self) -> int:
+        return self._state.term
+
+    def transfer(self, to: str | None) -> str | None:
+        """Begin to hand leadership over; the reason why not, or None."""
+        now = time.monotonic()
+        if to is not None and to not in self.settings.cell.names:
+            return f"there is no peer {to}"
+        target = self.settings.cell.peer_id(to) if to is not None else None
+        if to == self.settings.name:
+            return f"peer {to} leads already"
+        effects = self.leadership.transfer_requested(now, self._others, target)
+        if not effects:
+            return f"{'peer ' + to if to else 'no other peer'} has an engine that is ready"
+        self._run(effects)
+        return None
+
+    def _member(self, peer: int, now: float) -> dict[str, Any]:
+        other = self._others.get(peer)
+        return {
+            "name": self._peers[peer].name,
+            "connected": peer not in self._others or self.links.connected(peer),
+            "engine_ready": other.engine_ready if other else False,
+            "applied": other.applied if other else self._applied,
+            "heard_s": now - other.heard_at if other else 0.0,
+        }
+
+    # -- effects
+
+    def _run(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._do(effect)
+        self.driver.node.electable = self.leadership.electable
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case OpenTerm(term):
+                record = records.TermStarted(term, self.settings.name)
+                self._open_at = (term, self.driver.propose(records.encode(record)))
+            case Activate(term, index):
+                self._activate(term, index)
+            case RevokeLease():
+                self._revoke()
+            case KillEngine(why):
+                if self._engine is not None:
+                    self._engine.kill(why)
+            case Transfer(to):
+                self._transfer(to)
+            case StepDown(why):
+                logger.warning("stepping down: %s", why, extra={"action": "step_down"})
+                self._revoke()
+                self.driver.step_down()
+            case _:
+                raise TypeError(effect)
+
+    def _activate(self, term: int, index: int) -> None:
+        assert self._engine is not None
+        assert self._feed is not None
+        self._proposals = Proposals(self.driver.propose, term)
+        self.history.mark(term, "activated", time.monotonic())
+        self.on_contact()
+        self._feed.send_after(index, ActivateMessage(term, self.history.marks(term)))
+
+    def _transfer(self, to: int) -> None:
+        logger.info(
+            "handing leadership to %s",
+            self._name(to),
+            extra={"action": "transfer", "to": self._name(to)},
+        )
+        try:
+            self.driver.transfer_leadership(to)
+        except CallerError as error:
+            logger.warning("cannot: %s", error, extra={"action": "transfer_refused"})
+
+    def _revoke(self) -> None:
+        if self._engine is not None:
+            self._engine.lease.revoke()
+
+    # -- small things
+
+    def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
+        """The moment at which this peer takes the old leader for gone starts the history."""
+        if state.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            if before.role is Role.FOLLOWER and self._detected is None:
+                self._detected = now
+        elif state.role is Role.FOLLOWER and state.leader:
+            self._detected = None
+
+    def _changed(self) -> None:
+        self.watchers.changed()
+        self._gossip()
+
+    def _gossip(self) -> None:
+        self._gossiped_at = time.monotonic()
+        self.links.gossip(
+            {
+                "ready": self.leadership.engine is EngineState.READY,
+                "applied": self._applied,
+                "serving": self._serving,
+                "history": self.history.tail(),
+            }
+        )
+
+    def _name(self, peer: int) -> str | None:
+        address = self._peers.get(peer)
+        return address.name if address is not None else None

@@ -1,0 +1,263 @@
+"""The engine as the daemon's child: start it, notice its end at once, start a fresh one.
+
+Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called exactly once
+for each ``on_spawn``, after the lease of that engine was revoked and its process was told to end by
+SIGKILL; only after the process is gone is the next one spawned.
+
+Two independent signs end an engine's life: the end of its channel, and its process handle (pidfd)
+becoming readable. The first one wins. A third, the watchdog, ends an engine whose event loop has
+not answered for ``watchdog_s``; it is generous because a large graph may block a loop for long.
+
+The kernel ends the engine with the daemon (``launch.py``), so no engine outlives what fences it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from ha_scheduler.channel import framing
+from ha_scheduler.channel.lease import Lease
+from ha_scheduler.channel.messages import ChannelMessage, Ping, Pong
+
+BACKOFF_FIRST_S = 0.05  # the first restart is almost at once: a takeover may wait for it
+BACKOFF_MAX_S = 5.0  # an engine that cannot start must not eat the machine
+HEALTHY_AFTER_S = 10.0  # an engine that lived this long starts the backoff anew
+PING_EVERY_S = 0.5
+REAP_POLL_S = 0.002
+CHANNEL_BUFFER_BYTES = 1024 * 1024  # written but not yet taken by the engine; above it, wait
+
+logger = logging.getLogger(__name__)
+
+
+class EngineEvents(Protocol):
+    """What the daemon wants to know about its engine."""
+
+    def on_spawn(self, engine: Engine) -> None: ...
+
+    def on_message(self, engine: Engine, message: ChannelMessage) -> None: ...
+
+    def on_exit(self, engine: Engine, why: str) -> None: ...
+
+
+class Engine(asyncio.Protocol):
+    """One engine process and its channel."""
+
+    def __init__(self, events: EngineEvents, lease: Lease) -> None:
+        self.lease = lease
+        self.spawned_at = time.monotonic()
+        self.heard_at = self.spawned_at
+        self.process: subprocess.Popen[bytes] | None = None
+        self.gone = asyncio.Event()
+        self._events = events
+        self._decoder = framing.Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._ended = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether its end has not been noticed yet."""
+        return not self._ended
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None else 0
+
+    def send(self, message: ChannelMessage) -> None:
+        """Queue one message; the caller keeps the queue short with ``drain``."""
+        if self._transport is not None and not self._ended:
+            self._transport.write(framing.encode(message))
+
+    async def drain(self) -> None:
+        """Wait until the engine has taken most of what was sent, or is gone."""
+        await self._writable.wait()
+
+    def pause(self) -> None:
+        """Read nothing more from the engine: it has proposed more than is committed."""
+        if self._transport is not None and not self._ended:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._ended:
+            self._transport.resume_reading()
+
+    def kill(self, why: str) -> None:
+        """End it now. Idempotent; ``on_exit`` has been called when this returns."""
+        self._end(why)
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=CHANNEL_BUFFER_BYTES)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = time.monotonic()
+        try:
+            for message in self._decoder.feed(data):
+                if self._ended:
+                    return
+                if not isinstance(message, Pong):
+                    self._events.on_message(self, message)
+        except framing.ChannelError as error:
+            self._end(f"it sent what is no message: {error}")
+
+    def eof_received(self) -> None:
+        self._end("its channel closed")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"its channel broke: {exc!r}" if exc else "its channel closed")
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # -- the one end
+
+    def _end(self, why: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.lease.revoke()
+        if self.process is not None:
+            # The process may be frozen or hang in its exit: only SIGKILL ends both.
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        if self._transport is not None:
+            self._transport.abort()
+        self._writable.set()
+        self._events.on_exit(self, why)
+        self.gone.set()
+
+
+class Supervisor:
+    """Keeps one engine running until ``stop``."""
+
+    def __init__(
+        self, module: str, events: EngineEvents, watchdog_s: float, hash_seed: str = "0"
+    ) -> None:
+        self.engine: Engine | None = None
+        self._module = module
+        self._events = events
+        self._watchdog_s = watchdog_s
+        self._hash_seed = hash_seed
+        self._backoff_s = BACKOFF_FIRST_S
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Spawn, watch, wait, again."""
+        while not self._stopping:
+            engine = await self._spawn()
+            watchdog = asyncio.create_task(self._watch(engine))
+            try:
+                await self._wait_for_end(engine)
+            finally:
+                engine.kill("the daemon is going down")
+                watchdog.cancel()
+                await asyncio.shield(_reap(engine))
+                self.engine = None
+            await self._back_off(engine)
+
+    def stop(self) -> None:
+        """End the engine and start no other."""
+        self._stopping = True
+        if self.engine is not None:
+            self.engine.kill("the daemon is going down")
+
+    async def _spawn(self) -> Engine:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        lease = Lease.create()
+        engine = Engine(self._events, lease)
+        with theirs:
+            engine.process = subprocess.Popen(  # noqa: ASYNC220 - returns after fork and exec
+                self._command(theirs.fileno(), lease.fd),
+                pass_fds=(theirs.fileno(), lease.fd),
+                stdin=subprocess.DEVNULL,
+                env=self._environment(),
+            )
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: engine, sock=ours)
+        self.engine = engine
+        logger.info(
+            "engine started with pid %d",
+            engine.pid,
+            extra={"action": "engine_started", "pid": engine.pid},
+        )
+        self._events.on_spawn(engine)
+        return engine
+
+    def _command(self, channel_fd: int, lease_fd: int) -> Sequence[str]:
+        return [
+            sys.executable,
+            "-m",
+            "ha_scheduler.peer.launch",
+            str(os.getpid()),
+            self._module,
+            "--channel-fd",
+            str(channel_fd),
+            "--lease-fd",
+            str(lease_fd),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        # Replay of a graph must give every engine of the cell the same order (dask.order hashes).
+        return {**os.environ, "PYTHONHASHSEED": self._hash_seed}
+
+    async def _wait_for_end(self, engine: Engine) -> None:
+        assert engine.process is not None
+        loop = asyncio.get_running_loop()
+        handle = os.pidfd_open(engine.process.pid)
+        loop.add_reader(handle, engine.kill, "its process ended")
+        try:
+            await engine.gone.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+
+    async def _watch(self, engine: Engine) -> None:
+        number, silent_s, heard_at = 0, 0.0, engine.heard_at
+        while engine.alive:
+            number += 1
+            engine.send(Ping(number))
+            await asyncio.sleep(PING_EVERY_S)
+            # Counted in our own wakings, not by the clock: a daemon that was frozen itself must not
+            # blame its engine for the silence.
+            silent_s = silent_s + PING_EVERY_S if engine.heard_at == heard_at else 0.0
+            heard_at = engine.heard_at
+            if silent_s > self._watchdog_s:
+                engine.kill(f"its event loop made no progress for {silent_s:.1f} s")
+
+    async def _back_off(self, engine: Engine) -> None:
+        if time.monotonic() - engine.spawned_at > HEALTHY_AFTER_S:
+            self._backoff_s = BACKOFF_FIRST_S
+        if not self._stopping:
+            await asyncio.sleep(self._backoff_s)
+        self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
+
+
+async def _reap(engine: Engine) -> None:
+    """Wait for the process's end, which SIGKILL has made certain, and free what it held."""
+    assert engine.process is not None
+    while engine.process.poll() is None:  # noqa: ASYNC110 - a zombie's end is not an event
+        await asyncio.sleep(REAP_POLL_S)
+    logger.info(
+        "engine %d is gone with status %s",
+        engine.pid,
+        engine.process.returncode,
+        extra={"action": "engine_gone", "pid": engine.pid, "status": engine.process.returncode},
+    )
+    engine.lease.close()

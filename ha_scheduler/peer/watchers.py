@@ -1,0 +1,81 @@
+"""Watchers: workers, clients and tools that want to know who leads, without asking again.
+
+Guarantee: a watcher gets the current state when it connects and after every change the newest one;
+states in between may be left out, because only the newest means something. Between changes a beat
+comes every ``BEAT_S``, so that silence longer than a few beats means that this peer is dead or cut
+off: a watcher then asks another one.
+
+A slow watcher costs one queued state. One that takes nothing for ``STALLED_S`` is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from ha_scheduler.peer import wire
+
+BEAT_S = 0.5
+STALLED_S = 5.0
+
+_BEAT = {"beat": True}
+
+
+class Watchers:
+    """Everybody who watches this peer."""
+
+    def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
+        self._state = state
+        self._version = 0
+        self._frame = b""
+        self._frame_version = -1
+        self._wakers: set[asyncio.Event] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self._wakers)
+
+    def changed(self) -> None:
+        """The state is another one now."""
+        self._version += 1
+        for waker in self._wakers:
+            waker.set()
+
+    async def serve(
+        self, hello: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Push to one watcher until it goes."""
+        waker = asyncio.Event()
+        self._wakers.add(waker)
+        end = asyncio.ensure_future(reader.read(1))
+        push = asyncio.ensure_future(self._push(waker, writer))
+        try:
+            await asyncio.wait((end, push), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._wakers.discard(waker)
+            for task in (end, push):
+                task.cancel()
+            await asyncio.gather(end, push, return_exceptions=True)
+
+    async def _push(self, waker: asyncio.Event, writer: asyncio.StreamWriter) -> None:
+        beat = wire.pack(_BEAT)
+        sent = -1
+        while True:
+            waker.clear()
+            if sent != self._version:
+                sent = self._version
+                writer.write(self._packed())
+            else:
+                writer.write(beat)
+            async with asyncio.timeout(STALLED_S):
+                await writer.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await waker.wait()
+
+    def _packed(self) -> bytes:
+        if self._frame_version != self._version:  # thousands of watchers share one encoding
+            self._frame, self._frame_version = wire.pack(self._state()), self._version
+        return self._frame

@@ -1,0 +1,189 @@
+"""A cell of real daemons with toy engines on loopback, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgpack
+
+from ha_scheduler.peer.cell import Cell, parse_peers
+from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
+from ha_scheduler.security.tls import client_context
+
+SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+T = TypeVar("T")
+
+
+def within(seconds: float, probe: Callable[[], T | None], every: float = 0.005) -> T:
+    """The first true answer of ``probe``, or an error when time is up."""
+    deadline = time.monotonic() + seconds * SCALE
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds * SCALE} s: {probe}")
+        time.sleep(every)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+class Connection:
+    """A blocking connection to a peer port."""
+
+    def __init__(self, port: int, context: ssl.SSLContext | None, hello: dict[str, Any]) -> None:
+        sock = socket.create_connection(("127.0.0.1", port), timeout=5 * SCALE)
+        self.sock = context.wrap_socket(sock) if context else sock
+        self.send(hello)
+        self.answer = self.receive()
+
+    def send(self, value: Any) -> None:
+        body = msgpack.packb(value)
+        self.sock.sendall(struct.pack(">I", len(body)) + body)
+
+    def receive(self) -> Any:
+        (length,) = struct.unpack(">I", self._exactly(4))
+        return msgpack.unpackb(self._exactly(length), strict_map_key=False)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = self.sock.recv(count - len(data))
+            if not more:
+                raise EOFError("the peer closed the connection")
+            data += more
+        return data
+
+
+class ToyCell:
+    """Peers a, b, c."""
+
+    def __init__(self, base: Path, *, tls: bool = True, **given: Any) -> None:
+        self.base, self.tls, self.given = base, tls, given
+        self.names = ("a", "b", "c")
+        ports = free_ports(6)
+        self.ports = dict(zip(self.names, ports[:3], strict=True))
+        self.peers = ",".join(
+            f"{n}=127.0.0.1:{ports[i]}/{ports[i + 3]}" for i, n in enumerate(self.names)
+        )
+        self.cell: Cell = parse_peers(self.peers)
+        (base / "certs").mkdir(exist_ok=True)
+        ensure_certificates(base / "certs", self.cell)
+        for name in self.names:
+            (base / "data" / name).mkdir(parents=True)
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> ToyCell:
+        for name in self.names:
+            self.start(name)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for name in list(self.daemons):
+            self.kill(name)
+        if exc[0] is not None:
+            for name in self.names:
+                sys.stderr.write(f"--- {name}\n{self.log(name)[-6000:]}\n")
+
+    def start(self, name: str) -> None:
+        given = {"name": name, "dir": str(self.base), "peers": self.peers, "tls": self.tls}
+        with (self.base / f"{name}.log").open("ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                [sys.executable, str(HERE / "toy_daemon.py"), json.dumps({**given, **self.given})],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
+                cwd=self.base,
+            )
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        daemon = self.daemons.pop(name)
+        daemon.send_signal(number)
+        return daemon.wait(timeout=10 * SCALE)
+
+    def log(self, name: str) -> str:
+        return (self.base / f"{name}.log").read_text()
+
+    def connect(self, name: str, role: str, **hello: Any) -> Connection:
+        context = client_context(client_files(self.base / "certs")) if self.tls else None
+        if hello.pop("as_peer", None):
+            context = client_context(peer_files(self.base / "certs", "a"))
+        first = {"role": role, "cell": self.cell.identity, **hello}
+        return Connection(self.ports[name], context, first)
+
+    def ask(self, name: str, **request: Any) -> dict[str, Any]:
+        connection = self.connect(name, "control")
+        try:
+            connection.send(request)
+            return dict(connection.receive())
+        finally:
+            connection.close()
+
+    def status(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(self.ask(name, op="status")["status"])
+        except (OSError, EOFError):
+            return None
+
+    def leader(self, *, but: str = "") -> str | None:
+        """The peer whose engine serves, as far as it itself says."""
+        for name in self.daemons:
+            status = self.status(name)
+            if status and status["leader"] == name != but and status["serving"]:
+                return name
+        return None
+
+    def settled(self, seconds: float = 20) -> str:
+        """Wait until one leads and all engines are ready."""
+
+        def probe() -> str | None:
+            leader = self.leader()
+            states = [self.status(name) for name in self.daemons]
+            good = all(s and s["engine"]["state"] in ("ready", "active") for s in states)
+            return leader if good else None
+
+        return within(seconds, probe, every=0.05)
+
+    def order(self, name: str, **order: Any) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(json.dumps(order).encode(), str(self.base / f"{name}.orders"))
+
+    def diary(self, name: str, event: str = "") -> list[dict[str, Any]]:
+        path = self.base / f"{name}.diary"
+        if not path.exists():
+            return []
+        lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [entry for entry in entries if not event or entry["event"] == event]
+
+    def values(self, name: str, pid: int | None = None) -> list[str]:
+        """The toy values that the newest engine of ``name`` was told of, in order."""
+        pid = pid or self.diary(name)[-1]["pid"]
+        return [
+            e["text"] for e in self.diary(name, "record") if e["pid"] == pid and "-" in e["text"]
+        ]

@@ -1,0 +1,42 @@
+"""Runs one real daemon with the toy engine: ``toy_daemon.py <settings as JSON>``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer import daemon
+from ha_scheduler.peer.cell import parse_peers
+from ha_scheduler.peer.settings import PeerSettings, Timing
+from ha_scheduler.security.authority import peer_files
+from ha_scheduler.storage.errors import StorageError
+
+
+def main() -> int:
+    given = json.loads(sys.argv[1])
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
+    )
+    name, base = given["name"], Path(given["dir"])
+    settings = PeerSettings(
+        cell=parse_peers(given["peers"]),
+        name=name,
+        data_dir=base / "data" / name,
+        tls=peer_files(base / "certs", name) if given["tls"] else None,
+        timing=Timing(**given.get("timing", {})),
+        engine_watchdog_s=given.get("watchdog_s", 30.0),
+        engine_options={"toy_dir": str(base)},
+        pid_file=base / f"{name}.pid",
+    )
+    try:
+        return daemon.run(settings, engine_module=given.get("engine", "toy_engine"))
+    except (OperatorError, StorageError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""An engine for tests of the daemon: speaks the channel, keeps a diary, does as it is told.
+
+Run as the real one is: ``--channel-fd N --lease-fd M``. Its diary is a file of JSON lines in the
+directory of option ``toy_dir``; it takes orders from a datagram socket there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ha_scheduler.channel import framing, messages
+from ha_scheduler.channel.lease import Lease
+from ha_scheduler.ledger import records
+
+
+class ToyEngine:
+    def __init__(self, channel: socket.socket, lease: Lease) -> None:
+        self.channel = channel
+        self.lease = lease
+        self.decoder = framing.Decoder()
+        self.out = bytearray()
+        self.proposal = 0
+        self.term = 0
+        self.name = ""
+        self.options: dict[str, Any] = {}
+        self.orders: socket.socket | None = None
+        self.stalled_until = 0.0
+
+    def write_diary(self, event: str, **detail: Any) -> None:
+        line = json.dumps({"t": time.monotonic(), "event": event, "pid": os.getpid(), **detail})
+        os.write(self.diary, line.encode() + b"\n")
+
+    def send(self, message: messages.ToDaemon) -> None:
+        self.out += framing.encode(message)
+
+    def run(self) -> None:
+        self.channel.setblocking(False)
+        while True:
+            readers: list[Any] = [self.channel] + ([self.orders] if self.orders else [])
+            ready, writable, _ = select.select(readers, [self.channel] if self.out else [], [])
+            if writable:
+                self.flush()
+            if self.channel in ready and not self.read():
+                return
+            if self.orders in ready and self.orders is not None:
+                self.obey(json.loads(self.orders.recv(65536)))
+
+    def flush(self) -> None:
+        try:
+            sent = self.channel.send(memoryview(self.out)[: 1 << 20])
+        except BlockingIOError:
+            return
+        del self.out[:sent]
+
+    def read(self) -> bool:
+        data = self.channel.recv(1 << 20)
+        for message in self.decoder.feed(data):
+            self.handle(message)
+        return bool(data)
+
+    def handle(self, message: messages.ChannelMessage) -> None:
+        match message:
+            case messages.Welcome(_, name, _, options):
+                self.welcome(name, options)
+            case messages.Committed(index, proposal, data):
+                text = describe(data) if data else ""
+                self.write_diary("record", index=index, proposal=proposal, text=text)
+            case messages.CaughtUp(index):
+                self.write_diary("caught_up", index=index)
+                if not (Path(self.options["toy_dir"]) / f"{self.name}.never-ready").exists():
+                    self.send(messages.Ready(""))
+            case messages.Activate(term, marks):
+                self.term = term
+                self.write_diary("activate", term=term, lease=self.lease.valid(), marks=marks)
+                self.send(messages.Serving(term, f"toy://{self.name}:{term}"))
+                self.send(messages.Mark(term, "toy", time.monotonic(), {"n": 1}))
+            case messages.Ping(number):
+                self.send(messages.Pong(number))
+
+    def welcome(self, name: str, options: dict[str, Any]) -> None:
+        self.name, self.options = name, options
+        directory = Path(options["toy_dir"])
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self.diary = os.open(directory / f"{name}.diary", flags)
+        path = directory / f"{name}.orders"
+        path.unlink(missing_ok=True)
+        self.orders = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.orders.bind(str(path))
+        self.write_diary("welcome", seed=os.environ.get("PYTHONHASHSEED"))
+
+    def obey(self, order: dict[str, Any]) -> None:
+        match order["op"]:
+            case "propose":
+                for number in range(order["count"]):
+                    text = f"{order['tag']}-{number}".encode()
+                    self.proposal += 1
+                    value = os.urandom(order["size"])
+                    record = records.ValueSet("toy", text, value, 0, 0, 0, "", 0)
+                    self.send(messages.Propose(self.proposal, records.encode(record)))
+                self.write_diary("proposed", last=self.proposal)
+            case "sleep":
+                time.sleep(order["seconds"])
+            case "lease":
+                self.write_diary("lease", valid=self.lease.valid())
+            case "exit":
+                os._exit(3)
+
+
+def describe(data: bytes) -> str:
+    record = records.decode(data)
+    if isinstance(record, records.ValueSet):
+        return record.name.decode()
+    return type(record).__name__
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel-fd", type=int)
+    parser.add_argument("--lease-fd", type=int)
+    arguments = parser.parse_args()
+    channel = socket.socket(fileno=arguments.channel_fd)
+    ToyEngine(channel, Lease(arguments.lease_fd)).run()
+
+
+if __name__ == "__main__":
+    main()
