@@ -147,7 +147,7 @@ class Intents:
             "start": start,
             "generation": self.generation,
             "last_time": self._last_time,
-            "ordered": kwargs["ordered"] if len(dsk) == 1 else None,
+            "ordered": kwargs["ordered"],  # depends on the layout of sets; dear to compute again
             "span_id": span_id,
             "digest": key_digest(dsk),
         }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import dask.order
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import loads
 from distributed.scheduler import ClientState
@@ -114,7 +113,7 @@ class Replay:
             start=decisions["start"],
             dsk=dsk,
             keys=set(decisions["keys"]),
-            ordered=decisions["ordered"] or dask.order.order(dsk),
+            ordered=decisions["ordered"],
             client=record.client,
             annotations_by_type=by_type,
             global_annotations=decisions["global_annotations"],

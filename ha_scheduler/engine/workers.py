@@ -104,7 +104,7 @@ class Workers:
             stream.start(comm)
             await self.handle_stream(comm=comm, extra={"worker": worker})  # type: ignore[attr-defined]
         finally:
-            if self.stream_comms.get(worker) is stream:
+            if worker in self.stream_comms and self.stream_comms[worker] is stream:
                 stream.abort()
                 await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
 

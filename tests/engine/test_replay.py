@@ -1,0 +1,164 @@
+"""A follower that replays the leader's records has the leader's tasks, desires and priorities."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import dask
+import dask.array as da
+import pytest
+from distributed import fire_and_forget
+
+from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.ledger import records
+from tests.engine.conftest import KeptLog, end, eventually, follow, leading, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def intents(scheduler: Scheduler) -> dict[Any, Any]:
+    """What must be equal on leader and follower."""
+    return {
+        key: (
+            ts.priority,
+            {d.key for d in ts.dependencies},
+            {cs.client_key for cs in ts.who_wants or ()},
+            ts.group.span_id,
+            ts.retries,
+            ts.actor,
+        )
+        for key, ts in scheduler.tasks.items()
+    }
+
+
+async def check_follower(leader: Scheduler, log: KeptLog) -> Scheduler:
+    assert leader.recorder is not None
+    leader.recorder.flush()
+    follower = follow(log.records)
+    assert intents(follower) == intents(leader)
+    follower.validate_state()
+    return follower
+
+
+def test_a_follower_has_the_tasks_of_a_map_and_of_what_depends_on_it() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            futures = client.map(lambda x: x + 1, range(20))
+            total = client.submit(sum, futures, priority=3, retries=2)
+            assert await total == 210
+            follower = await check_follower(leader, log)
+            assert follower.tasks[total.key].state == "waiting"
+            await end(follower)
+
+    run(test)
+
+
+def test_a_follower_forgets_what_was_released_and_its_graphs_are_retired() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            futures = client.map(lambda x: x + 1, range(5))
+            await client.gather(futures)
+            kept = client.submit(operator.add, futures[0], 1)
+            await kept
+            wants = leader.clients[client.id].wants_what
+            futures.clear()
+            await eventually(lambda: len(wants) == 1)
+            follower = await check_follower(leader, log)
+            await end(follower)
+            kept.release()
+            await eventually(lambda: not leader.tasks)
+            follower = await check_follower(leader, log)
+            assert not follower.tasks
+            assert not len(leader.graphs)
+            assert not len(follower.graphs)
+            await end(follower)
+
+    run(test)
+
+
+def test_array_and_delayed_graphs_replay_to_the_same_keys() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            array = da.random.default_rng(1).random((40, 40), chunks=(10, 10))
+            persisted = client.persist((array + array.T).sum(axis=0))
+            delayed = client.compute(dask.delayed(sum)([dask.delayed(abs)(-i) for i in range(4)]))
+            assert await delayed == 6
+            assert len(leader.tasks) > 4
+            follower = await check_follower(leader, log)
+            await end(follower)
+            del persisted
+
+    run(test)
+
+
+def test_an_error_reaches_the_follower_and_a_completed_fire_and_forget_is_not_wanted() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            bad = client.submit(operator.truediv, 1, 0)
+            await bad.exception()
+            fire_and_forget(client.submit(operator.add, 1, 2))
+            await eventually(lambda: len(leader.tasks) == 1)
+            follower = await check_follower(leader, log)
+            assert list(follower.replay.errors) == [bad.key]
+            follower.replay.settle("test")
+            assert follower.tasks[bad.key].state == "erred"
+            follower.validate_state()
+            await end(follower)
+
+    run(test)
+
+
+def test_a_large_graph_travels_in_parts() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            future = client.submit(len, b"x" * 3_000_000)
+            assert await future == 3_000_000
+            kinds = [type(record) for record in log.records]
+            assert kinds.count(records.BlobPart) >= 5
+            follower = await check_follower(leader, log)
+            await end(follower)
+
+    run(test)
+
+
+def test_worker_plugins_and_metadata_are_committed_before_the_reply() -> None:
+    async def test() -> None:
+        from distributed.diagnostics.plugin import WorkerPlugin
+
+        class Plugin(WorkerPlugin):
+            name = "mine"
+
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            await client.register_plugin(Plugin())
+            await client.set_metadata(["a", "b"], 3)
+            follower = await check_follower(leader, log)
+            assert follower.worker_plugins == leader.worker_plugins
+            assert follower.task_metadata == {"a": {"b": 3}}
+            await end(follower)
+
+    run(test)
+
+
+def test_workers_and_clients_are_expected_until_they_leave() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, workers):
+            await client.submit(lambda: 1)
+            follower = await check_follower(leader, log)
+            assert set(follower.replay.workers) == {w.address for w in workers}
+            assert client.id in follower.clients
+            await end(follower)
+        leader.recorder.flush()
+        follower = follow(log.records)
+        assert not follower.replay.workers
+        assert client.id not in follower.clients
+        await end(follower)
+
+    run(test)
