@@ -1,0 +1,1 @@
+"""Worker and Nanny that follow the leader of a cell."""

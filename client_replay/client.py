@@ -1,0 +1,225 @@
+"""The Client whose futures outlive the scheduler: ``distributed.Client`` with another connection.
+
+Guarantee: from the moment ``submit`` returns, the work is in the journal or committed by the cell,
+and the loss of a leader cancels nothing. A future changes its state only because a leader of the
+newest term says so.
+
+``ReplayClient`` is a mix-in, so that a Client that already connected can be made one (``upgrade``).
+The class keeps the name "Client": distributed makes the client's id of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import distributed
+from distributed.client import CommClosedError, SchedulerInfo
+from distributed.core import Status, clean_exception
+from distributed.utils import format_dashboard_link
+
+from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
+from client_replay.session import Session
+from ha_scheduler.comm import address as addresses
+
+logger = logging.getLogger("distributed.client.ha")
+
+ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
+
+
+class ReplayClient:
+    """What a ``distributed.Client`` needs. Stands before it in the bases."""
+
+    _ha: Session
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ha = Session(self)  # upstream's __init__ connects
+        super().__init__(*args, **kwargs)
+
+    def _setup_replay(self: Any) -> None:
+        """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
+        self.scheduler = SchedulerRPC.around(self.scheduler)
+        self._stream_handlers.update(
+            {
+                "ha-welcome": self._ha.welcomed,
+                "ha-stale": self._ha.refused,
+                "ha-committed": self._ha.acknowledged,
+                "cancelled-keys": self._handle_cancelled_keys,
+                "restart": self._handle_restart,
+            }
+        )
+
+    # ---- connecting
+
+    async def _ensure_connected(self: Any, timeout: float | None = None) -> None:
+        if self.scheduler is not None:
+            self._setup_replay()
+        before = self.scheduler_comm
+        await super()._ensure_connected(timeout=timeout)  # type: ignore[misc]
+        # Upstream's last step has no await after it: nothing was sent on the new stream yet, and
+        # what it flushes goes through the loop, behind us (client.py:1598).
+        if self.scheduler_comm is not None and self.scheduler_comm is not before:
+            self._ha.hello(self.scheduler_comm)
+
+    async def _reconnect(self: Any) -> None:
+        if self._ha.plain:
+            await super()._reconnect()  # type: ignore[misc]
+            return
+        self.status, self.scheduler_comm = "connecting", None
+        give_up_s = reconnect_timeout_s()
+        deadline = time.monotonic() + give_up_s
+        backoff = BACKOFF_S_MIN
+        while self.status == "connecting" and not await self._reconnect_once():
+            if time.monotonic() > deadline:
+                logger.error("No leader was found within %.0f s, closing client", give_up_s)
+                await self._close()
+                return
+            await self._pause(backoff)
+            backoff = min(BACKOFF_S_MAX, backoff * 2)
+
+    async def _reconnect_once(self: Any) -> bool:
+        try:
+            await self._ha.attempt(self._ensure_connected(timeout=ATTEMPT_S_MAX))
+        except ImportError:  # versions that do not fit together (client.py:1593)
+            logger.exception("The scheduler does not fit this client, closing client")
+            await self._close()
+        except (OSError, TimeoutError) as error:
+            logger.debug("No leader yet: %s", error)
+        except Exception:
+            logger.exception("Could not reconnect because of a defect")
+        return bool(self.status != "connecting")
+
+    async def _pause(self: Any, seconds: float) -> None:
+        """Wait, or until there is news."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(seconds / 2, seconds)):
+                await self._ha.news.wait()
+
+    # ---- the stream
+
+    async def _handle_report(self: Any) -> None:
+        """client.py:1731. A "close" from a leader that goes is no reason to stop listening."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while self.scheduler_comm is not None:
+                stream = self.scheduler_comm
+                try:
+                    messages = await stream.comm.read()
+                    goodbye = await self._handle_messages(stream, messages)
+                except CommClosedError:
+                    goodbye = False
+                if (goodbye or stream.comm.closed()) and not await self._stream_ended(goodbye):
+                    return
+
+    async def _stream_ended(self: Any, goodbye: bool) -> bool:
+        """The stream is over; whether to go on listening."""
+        if self._is_finalizing() or self.status != "running":
+            return False
+        if self.cluster and self.cluster.status in (Status.closed, Status.closing):
+            await self._close()
+            return False
+        if goodbye and self._ha.plain:
+            return False
+        logger.info("Client report stream closed to scheduler")
+        logger.info("Reconnecting...")
+        self.scheduler_comm.abort()
+        self._ha.lost()
+        await self._reconnect()
+        return True
+
+    async def _handle_messages(self: Any, stream: Any, messages: Any) -> bool:
+        """Handle one batch; whether the scheduler said goodbye."""
+        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
+            if stream.comm.closed():  # fenced by a message before, or by the watch
+                return False
+            if "status" in message and "error" in message["status"]:
+                _, exception, traceback = clean_exception(**message)
+                raise exception.with_traceback(traceback)
+            op = message.pop("op")
+            if op in ("close", "stream-closed"):
+                return True
+            try:
+                result = self._stream_handlers[op](**message)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                logger.exception("Could not handle %r from the scheduler", op)
+        return False
+
+    def _handle_cancelled_keys(
+        self: Any, keys: Iterable[Any], reason: str | None = None, msg: str | None = None
+    ) -> None:
+        # A leader that was told what this client wants before it got a graph answers that it does
+        # not know the graph's keys. It is about to.
+        known = [key for key in keys if not self._ha.is_new(key)]
+        super()._handle_cancelled_keys(known, reason, msg)  # type: ignore[misc]
+
+    def _handle_restart(self: Any) -> None:
+        self._ha.journal.forget()
+        super()._handle_restart()  # type: ignore[misc]
+
+    # ---- sending
+
+    def _graph_to_futures(self: Any, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._ha.submitting(keys):
+            return super()._graph_to_futures(expr, keys, *args, **kwargs)  # type: ignore[misc]
+
+    def _send_to_scheduler(self: Any, msg: dict[str, Any]) -> None:
+        # In the thread of the caller, so that it hears of a full journal.
+        if self.status in ("running", "connecting", "newly-created"):
+            self._ha.keep(msg)
+        super()._send_to_scheduler(msg)  # type: ignore[misc]
+
+    def _send_to_scheduler_safe(self: Any, msg: dict[str, Any]) -> None:
+        stream = self.scheduler_comm
+        usable = stream is not None and not stream.comm.closed()
+        if self.status in ("running", "closing") and usable:
+            if self._ha.due(msg):
+                stream.send(msg)
+        elif self.status != "closing" and not self._ha.holds(msg):
+            self._pending_msg_buffer.append(msg)
+
+    # ---- the rest
+
+    @property
+    def dashboard_link(self: Any) -> Any:
+        """client.py:1289, for an address of several hosts: the leader's dashboard."""
+        if self.scheduler is None or not addresses.is_ha(self.scheduler.address):
+            return super().dashboard_link  # type: ignore[misc]
+        if self.cluster is not None and getattr(self.cluster, "dashboard_link", None):
+            return self.cluster.dashboard_link
+        _, info = self._get_scheduler_info(n_workers=0)
+        port = SchedulerInfo(info).get("services", {}).get("dashboard")
+        if port is None or not info.get("address"):
+            return None
+        return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
+
+    async def _close(self: Any, fast: bool = False) -> None:
+        if self.status != "closed":
+            self.status = "closing"
+            await self._ha.stop()
+        await super()._close(fast=fast)  # type: ignore[misc]
+
+
+class Client(ReplayClient, distributed.Client):
+    """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
+
+
+def upgrade(client: Any) -> None:
+    """Make ``client``, which has connected and submitted nothing yet, replay its work."""
+    if isinstance(client, ReplayClient):
+        return
+    kind = type(client)
+    client.__class__ = (
+        Client if kind is distributed.Client else type(kind.__name__, (ReplayClient, kind), {})
+    )
+    client._ha = Session(client)
+    client._setup_replay()
+    if client.scheduler_comm is not None:
+        client._ha.hello(client.scheduler_comm)

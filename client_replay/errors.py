@@ -1,0 +1,39 @@
+"""What a client of a cell can be told that a client of a single scheduler cannot.
+
+::
+
+    HAError (ha_scheduler.errors)
+    ├── OutcomeUnknown     remote, also OSError: the leader was lost while it handled a request
+    ├── JournalFull        local: the cell has not committed for too long, or the graph is too large
+    └── NoLeader           remote, also OSError: no leader within the time to reconnect
+"""
+
+from __future__ import annotations
+
+from ha_scheduler.errors import HAError
+
+
+class OutcomeUnknown(HAError, OSError):
+    """The leader was lost while it handled a request that must not simply be repeated.
+
+    It may have been done, or not. Look at the state it would have changed before repeating it.
+    """
+
+    def __init__(self, op: str) -> None:
+        super().__init__(
+            f"the leader was lost while it handled {op!r}: it may have been done, or not. Look at "
+            "what it would have changed before repeating it."
+        )
+        self.op = op
+
+
+class JournalFull(HAError):
+    """The journal holds as much unacknowledged work as it may.
+
+    Wait until the cell has a leader again, or submit less at a time. Nothing of the refused graph
+    was sent.
+    """
+
+
+class NoLeader(HAError, OSError):
+    """No leader was found within ``ha-scheduler.client.reconnect-timeout``."""

@@ -1,0 +1,264 @@
+"""A client's session with a cell: the journal, the fence, and what is said on each new stream.
+
+Guarantees, and the order that keeps them:
+
+- ``ha-hello`` is the first message of a stream, then come the unacknowledged graphs in order, then
+  what the client wants. All of it is put on the stream without an ``await``, so nothing that
+  another thread submits gets between.
+- A graph goes out at most once per stream, whether ``submit`` or the reconnection is first.
+- A leader of an older term than the highest seen is not listened to.
+
+Everything but ``keep`` and ``submitting`` runs on the client's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any
+
+from distributed.core import PooledRPCCall
+from distributed.utils import nbytes
+
+from client_replay.journal import Journal
+from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.directory import Cell, View, cell_of
+from ha_scheduler.comm.pool import drop_pooled
+from ha_scheduler.comm.watch import Watch
+
+logger = logging.getLogger("distributed.client.ha")
+
+UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
+STUCK_S = 0.5  # an attempt older than this was made to the leader of before
+FIRE_AND_FORGET = "fire-and-forget"
+
+# What ``ha-resume`` says anyway, or what is said again on each stream.
+SUPERSEDED = frozenset(
+    {"client-releases-keys", "client-desires-keys", "subscribe-topic", "unsubscribe-topic"}
+)
+
+
+class Session:
+    """The session of one client, over all its connections."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.id = uuid.uuid4().hex
+        self.journal = Journal()
+        self.term = 0  # the highest seen: the fence
+        self.plain = False  # the scheduler is not one of a cell
+        self.news = asyncio.Event()  # something changed: try at once
+        self._stream: Any = None
+        self._stream_term = 0  # 0 until the stream's leader said who it is
+        self._connection = 0
+        self._unwelcomed = 0
+        self._resumed_at = 0  # the last sequence that the last ha-resume knew
+        self._in_submission: Counter[Any] = Counter()
+        self._cell: Cell | None = None
+        self._unsubscribe: Callable[[], None] = _nothing
+        self._watch: Watch | None = None
+        self._attempt: asyncio.Task[None] | None = None
+        self._attempt_since = 0.0
+
+    # ---- what is submitted
+
+    @contextlib.contextmanager
+    def submitting(self, keys: Iterable[Any]) -> Iterator[None]:
+        """While the futures of ``keys`` exist and their graph is not in the journal yet."""
+        held = list(keys)
+        self._in_submission.update(held)
+        try:
+            yield
+        finally:
+            self._in_submission.subtract(held)
+            for key in held:
+                if not self._in_submission[key]:
+                    del self._in_submission[key]
+
+    def keep(self, message: dict[str, Any]) -> None:
+        """Put into the journal what must not be lost. Raises ``JournalFull``."""
+        if self.plain or "ha_sequence" in message:
+            return
+        if message["op"] == "update-graph":
+            self.journal.append(message, _size(message))
+        elif message["op"] == "client-desires-keys" and message.get("client") == FIRE_AND_FORGET:
+            self.journal.desire(message, time.monotonic())
+
+    def holds(self, message: dict[str, Any]) -> bool:
+        """Whether the next stream will say ``message`` without anybody keeping it."""
+        return not self.plain and ("ha_sequence" in message or message["op"] in SUPERSEDED)
+
+    def due(self, message: dict[str, Any]) -> bool:
+        """Whether ``message`` is still to be sent on this stream; notes that it is."""
+        sequence = message.get("ha_sequence")
+        if sequence is None:
+            return True
+        entry = self.journal.get(sequence)
+        if entry is None or entry.sent_in == self._connection:
+            return False
+        entry.sent_in = self._connection
+        return True
+
+    def is_new(self, key: Any) -> bool:
+        """Whether ``key`` was submitted after the leader was told what this client wants."""
+        return key in self._in_submission or self.journal.submitted_after(self._resumed_at, key)
+
+    # ---- what is said on a new stream
+
+    def hello(self, stream: Any) -> None:
+        """Introduce the session. Without an ``await``, from the loop, as the first thing."""
+        self._stream, self._stream_term = stream, 0
+        self._connection += 1
+        if self.plain:
+            self._submit_plainly(stream)
+            return
+        stream.send(
+            {
+                "op": "ha-hello",
+                "session": self.id,
+                "term": self.term,
+                "floor": self.journal.floor,
+            }
+        )
+        for entry in self.journal.pending():
+            entry.sent_in = self._connection
+            stream.send(entry.message)
+        stream.send(*self.journal.desires(time.monotonic()))
+        if self._connection > 1 or self._client.futures:
+            self._resume(stream)
+
+    def _resume(self, stream: Any) -> None:
+        futures = list(self._client.futures.items())
+        wanted = [key for key, state in futures if state.status != "cancelled"]
+        finished = [key for key, state in futures if state.status == "finished"]
+        self._resumed_at = self.journal.last
+        stream.send({"op": "ha-resume", "keys": wanted, "finished": finished})
+        stream.send(
+            *({"op": "subscribe-topic", "topic": topic} for topic in self._client._event_handlers)
+        )
+
+    def _submit_plainly(self, stream: Any) -> None:
+        """What gathered until it became clear that the scheduler is an unmodified one."""
+        for entry in self.journal.pending():
+            stream.send({k: v for k, v in entry.message.items() if k != "ha_sequence"})
+        stream.send(*self.journal.desires(time.monotonic()))
+        self.journal.forget()
+
+    # ---- what the leader says
+
+    def welcomed(self, **message: Any) -> None:
+        """``ha-welcome``: the leader says who it is."""
+        if message["term"] < self.term:
+            self.refused(message["term"])
+            return
+        self._unwelcomed = 0
+        self.term = self._stream_term = message["term"]
+        self._enter(View.from_welcome(message))
+
+    def refused(self, term: int) -> None:
+        """``ha-stale``: it leads no longer."""
+        logger.info("A scheduler of term %d does not lead any more; %d does", term, self.term)
+        if self._stream is not None:
+            self._stream.abort()
+
+    def acknowledged(self, sequences: Iterable[int]) -> None:
+        """``ha-committed``: the cell has these graphs."""
+        self.journal.committed(sequences)
+
+    def _enter(self, view: View) -> None:
+        client, comm = self._client, self._stream.comm
+        endpoint = addresses.parse_endpoint(comm.peer_address)
+        view = dataclasses.replace(view, leader_address=endpoint)
+        if self._cell is None:
+            self._cell = self._find_cell(view)
+            self._unsubscribe = self._cell.subscribe(
+                lambda seen: client.loop.add_callback(self._on_view, seen)
+            )
+            if not isinstance(client._start_arg, PooledRPCCall):  # else the worker watches for us
+                self._watch = Watch(self._cell, client.connection_args.get("ssl_context"))
+        self._cell.connected(endpoint)
+        self._cell.observe(view)
+        if self._watch is not None:
+            self._watch.start()
+
+    def _find_cell(self, view: View) -> Cell:
+        """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP)."""
+        scheduler = self._client.scheduler
+        if not addresses.is_ha(scheduler.address):
+            listed = (*view.addresses, addresses.parse_endpoint(scheduler.address))
+            scheduler.addr = addresses.unparse(dict.fromkeys(listed))
+        return cell_of(addresses.parse(scheduler.address))
+
+    # ---- what happens to the connection
+
+    def _on_view(self, view: View) -> None:
+        if view.term < self.term or self._client.scheduler is None:
+            return
+        self.term = view.term
+        self.news.set()
+        if self._follows(view):
+            return
+        scheduler = self._client.scheduler
+        drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
+        if self._stream is not None:
+            self._stream.abort()
+        if self._attempt is not None and time.monotonic() - self._attempt_since > STUCK_S:
+            self._attempt.cancel()
+
+    def _follows(self, view: View) -> bool:
+        """Whether the stream is one to the leader of ``view``."""
+        if self._stream is None or self._stream.comm.closed():
+            return False
+        if self._stream_term:
+            return self._stream_term >= view.term
+        peer = addresses.parse_endpoint(self._stream.comm.peer_address)
+        return peer == view.leader_address
+
+    def lost(self) -> None:
+        """The stream is gone."""
+        if self._stream is not None and not self._stream_term and not self.term:
+            self._unwelcomed += 1
+            self.plain = self._unwelcomed >= UNWELCOMED_MAX
+        self._stream = None
+
+    async def attempt(self, connecting: Coroutine[Any, Any, None]) -> None:
+        """Await ``connecting``. Raises ``TimeoutError`` if it was to the leader of before."""
+        self.news.clear()
+        self._attempt_since = time.monotonic()
+        self._attempt = attempt = asyncio.ensure_future(connecting)
+        try:
+            await attempt
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise TimeoutError("another leader came meanwhile") from None
+        finally:
+            attempt.cancel()
+            self._attempt = None
+
+    async def stop(self) -> None:
+        """End the watch and any attempt; the journal stays as it is."""
+        self._unsubscribe()
+        self.news.set()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._watch is not None:
+            await self._watch.stop()
+
+
+def _nothing() -> None:
+    """There is no subscription yet."""
+
+
+def _size(message: dict[str, Any]) -> int:
+    """What the graph of an ``update-graph`` holds in memory: its serialised frames."""
+    graph = message.get("expr_ser")
+    frames = getattr(graph, "frames", None) or ()
+    return sum(map(nbytes, frames))

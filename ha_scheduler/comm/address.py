@@ -1,0 +1,94 @@
+"""The ``ha://a:8786,b:8786,c`` address: one cell, named by the Dask ports of its peers.
+
+Guarantee: two spellings of the same list (spaces, default ports, repetitions) become one canonical
+text, in the order given. Everything in distributed that compares addresses compares texts, so the
+canonical one is made before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SCHEME = "ha"
+DASK_PORT_DEFAULT = 8786  # as ``dask scheduler``
+ADDRESSES_MAX = 16  # a cell has three or five peers; a longer list is a mistake
+
+
+class HAAddressError(ValueError):
+    """Operator: the text is no address of a cell."""
+
+
+class Endpoint(NamedTuple):
+    """Host and port of one Dask or peer port; the host without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def is_ha(address: object) -> bool:
+    """Whether ``address`` is written with the ``ha://`` scheme."""
+    return isinstance(address, str) and address.startswith(f"{SCHEME}://")
+
+
+def parse_endpoint(text: str, default_port: int | None = DASK_PORT_DEFAULT) -> Endpoint:
+    """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, with or without a scheme."""
+    location = text.strip().rpartition("://")[2]
+    if location.startswith("["):
+        host, closed, tail = location[1:].partition("]")
+        if not closed or (tail and not tail.startswith(":")):
+            raise HAAddressError(
+                f"{text!r} is not an address: an IPv6 address is written [::1]:8786"
+            )
+        port = tail[1:]
+    else:
+        host, _, port = location.partition(":")
+        if ":" in port:
+            raise HAAddressError(
+                f"{text!r} is not an address: an IPv6 address is written [::1]:8786"
+            )
+    if not host:
+        raise HAAddressError(f"{text!r} is not an address: the host is missing")
+    return Endpoint(host, _port(text, port, default_port))
+
+
+def _port(text: str, port: str, default: int | None) -> int:
+    if not port:
+        if default is None:
+            raise HAAddressError(f"{text!r} is not an address: the port is missing")
+        return default
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise HAAddressError(f"{text!r} is not an address: {port!r} is not a port")
+    return int(port)
+
+
+def parse(address: str) -> tuple[Endpoint, ...]:
+    """The endpoints of ``ha://a,b,c`` (scheme optional), without repetitions, in order."""
+    location = address.partition("://")[2] if "://" in address else address
+    parts = [part for part in location.split(",") if part.strip()]
+    if not parts:
+        raise HAAddressError(f"{address!r} names no peer; write ha://host-a,host-b,host-c")
+    endpoints = tuple(dict.fromkeys(parse_endpoint(part) for part in parts))
+    if len(endpoints) > ADDRESSES_MAX:
+        raise HAAddressError(f"{address!r} names more than {ADDRESSES_MAX} peers")
+    return endpoints
+
+
+def unparse(endpoints: Iterable[Endpoint]) -> str:
+    """The canonical address of a cell."""
+    return f"{SCHEME}://" + ",".join(map(str, endpoints))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its very name; no resolver is asked."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,188 @@
+"""What this process knows of a cell: its addresses, who leads, and the highest term seen.
+
+Guarantee: the term of a cell only grows, and a view of an older term changes nothing. One ``Cell``
+exists per set of addresses in a process, so that what the watch of one client learns at once
+directs every other connection attempt of the process.
+
+A cell that was removed and built anew on the same ports has another name: what was known of the
+old one is dropped then, its term too.
+
+Thread-safe. Subscribers are called in the thread that observed the view, outside the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ha_scheduler.comm.address import Endpoint, HAAddressError, parse_endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One peer as the watch names it. ``dask_port`` is None where only the peer port is known."""
+
+    name: str
+    host: str
+    peer_port: int
+    dask_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who leads, in one term. ``leader_address`` is None until its engine serves."""
+
+    cell: str
+    term: int
+    leader: str | None
+    leader_address: Endpoint | None
+    peers: tuple[Peer, ...] = ()
+    addresses: tuple[Endpoint, ...] = ()
+
+    @classmethod
+    def from_watch(cls, frame: Mapping[str, Any]) -> View:
+        """A ``view`` frame of the watch connection."""
+        peers = tuple(Peer(str(n), str(h), int(p), int(d)) for n, h, p, d in frame["peers"])
+        address = frame.get("address")
+        return cls(
+            cell=str(frame["cell"]),
+            term=int(frame["term"]),
+            leader=frame.get("leader"),
+            leader_address=parse_endpoint(address) if address else None,
+            peers=peers,
+            addresses=tuple(Endpoint(p.host, p.dask_port) for p in peers if p.dask_port),
+        )
+
+    @classmethod
+    def from_welcome(cls, message: Mapping[str, Any]) -> View:
+        """What a leader says of its cell: ``ha-welcome``, or ``ha`` in a registration's reply."""
+        leader = message.get("leader")
+        peers = tuple(Peer(str(n), str(h), int(p)) for n, h, p in message.get("watch", ()))
+        addresses = tuple(parse_endpoint(text) for text in message.get("addresses", ()))
+        return cls(
+            str(message.get("cell", "")), int(message["term"]), leader, None, peers, addresses
+        )
+
+
+class Cell:
+    """One cell, as far as this process knows it."""
+
+    def __init__(self, addresses: Iterable[Endpoint]) -> None:
+        self._lock = threading.Lock()
+        self._configured = tuple(addresses)
+        self._hint: Endpoint | None = None
+        self._view: View | None = None
+        self._peers: tuple[Peer, ...] = ()
+        self._learnt: tuple[Endpoint, ...] = ()
+        self._subscribers: list[Callable[[View], None]] = []
+
+    @property
+    def view(self) -> View | None:
+        """The newest view, if any."""
+        return self._view
+
+    @property
+    def term(self) -> int:
+        """The highest term seen, 0 at first."""
+        view = self._view
+        return view.term if view else 0
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Whom one can watch."""
+        return self._peers
+
+    @property
+    def leader_hint(self) -> Endpoint | None:
+        """Where the leader served last, as far as anybody said."""
+        return self._hint
+
+    def candidates(self) -> tuple[Endpoint, ...]:
+        """Every address that may lead, the likeliest first."""
+        with self._lock:
+            hint = (self._hint,) if self._hint else ()
+            return tuple(dict.fromkeys(hint + self._configured + self._learnt))
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """A connection to ``endpoint`` came about, so it leads: followers refuse."""
+        with self._lock:
+            self._hint = endpoint
+
+    def learn(self, endpoints: Iterable[Endpoint]) -> None:
+        """More addresses under which the cell may be reached."""
+        with self._lock:
+            self._learnt = tuple(dict.fromkeys(self._learnt + tuple(endpoints)))
+
+    def observe(self, view: View) -> bool:
+        """Take in ``view``; whether it said anything new. Subscribers hear only of new ones."""
+        with self._lock:
+            if not self._is_new(view):
+                return False
+            known = self._view
+            if view.leader_address is None and known is not None and known.term == view.term:
+                return self._merge(view)
+            self._view = view
+            self._merge(view)
+            if view.leader_address is not None:
+                self._hint = view.leader_address
+            subscribers = list(self._subscribers)
+        for subscriber in subscribers:
+            subscriber(view)
+        return True
+
+    def _is_new(self, view: View) -> bool:
+        known = self._view
+        if known is None:
+            return True
+        if view.cell and known.cell and view.cell != known.cell:
+            self._hint, self._peers, self._learnt = None, (), ()
+            return True
+        return view.term >= known.term and view != known
+
+    def _merge(self, view: View) -> bool:
+        """Peers and addresses, which are worth keeping whatever else a view says."""
+        changed = bool(view.peers) and view.peers != self._peers and not self._poorer(view.peers)
+        if changed:
+            self._peers = view.peers
+        if view.addresses:
+            self._learnt = view.addresses
+        return changed
+
+    def _poorer(self, peers: tuple[Peer, ...]) -> bool:
+        """The same peers without their Dask ports, as a welcome names them."""
+        return [p.name for p in peers] == [p.name for p in self._peers] and any(
+            p.dask_port for p in self._peers
+        )
+
+    def subscribe(self, callback: Callable[[View], None]) -> Callable[[], None]:
+        """Call ``callback`` with every new view, until the returned function is called."""
+        with self._lock:
+            self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if callback in self._subscribers:
+                    self._subscribers.remove(callback)
+
+        return unsubscribe
+
+
+_cells: dict[frozenset[Endpoint], Cell] = {}
+_cells_lock = threading.Lock()
+
+
+def cell_of(addresses: Iterable[Endpoint]) -> Cell:
+    """The one ``Cell`` of this process for this set of addresses."""
+    listed = tuple(addresses)
+    if not listed:
+        raise HAAddressError("a cell has at least one address")
+    with _cells_lock:
+        return _cells.setdefault(frozenset(listed), Cell(listed))
+
+
+def forget_cells() -> None:
+    """Forget everything. For tests."""
+    with _cells_lock:
+        _cells.clear()

@@ -1,0 +1,137 @@
+"""The watch: a light connection to one peer that tells who leads.
+
+Guarantee: the silent death of the leader is known within two seconds of its successor serving, and
+the silent death of the watched peer within ``SILENCE_S``. It holds because the watch is kept with a
+peer that does *not* lead (where there is one), because a peer sends something every 500 ms, and
+because silence makes the watch go on to the next peer.
+
+The watch never ends by itself. It reports every view to its ``Cell``, which tells the subscribers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import struct
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgpack
+
+from ha_scheduler.comm.directory import Cell, Peer, View
+
+logger = logging.getLogger("distributed.ha.watch")
+
+SILENCE_S = 1.5  # three beats
+CONNECT_S = 1.0
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 1.0
+FRAME_BYTES_MAX = 1 << 20  # a view names a handful of peers
+_LENGTH = struct.Struct(">I")
+
+
+class WatchBroken(OSError):
+    """Remote: the other side does not speak the watch protocol."""
+
+
+class Watch:
+    """Watches one cell, from the loop on which ``start`` was called."""
+
+    def __init__(self, cell: Cell, ssl_context: ssl.SSLContext | None) -> None:
+        self._cell = cell
+        self._ssl_context = ssl_context
+        self._task: asyncio.Task[None] | None = None
+        self.watched: Peer | None = None  # with whom the watch is kept just now
+
+    def start(self) -> None:
+        """Start watching. Does nothing when already started."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """Stop, and wait until the connection is closed."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        backoff = BACKOFF_S_MIN
+        tried: set[Peer] = set()
+        while True:
+            peer = self._choose(tried)
+            if peer is None:
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+                backoff = min(BACKOFF_S_MAX, backoff * 2)
+                tried.clear()
+                continue
+            tried.add(peer)
+            if await self._watch(peer):
+                backoff, tried = BACKOFF_S_MIN, {peer}
+
+    def _choose(self, tried: set[Peer]) -> Peer | None:
+        """The next peer to try: a follower if possible, at random so that watchers spread."""
+        left = [peer for peer in self._cell.peers if peer not in tried]
+        followers = [peer for peer in left if not self._leads(peer)]
+        return random.choice(followers or left) if left else None
+
+    def _leads(self, peer: Peer) -> bool:
+        view = self._cell.view
+        return view is not None and view.leader == peer.name
+
+    async def _watch(self, peer: Peer) -> bool:
+        """Follow one peer until it fails or leads. Whether it told anything at all."""
+        heard = False
+        try:
+            async with contextlib.aclosing(self._frames(peer)) as frames:
+                async for frame in frames:
+                    heard = True
+                    self.watched = peer
+                    if frame.get("kind") == "view":
+                        self._cell.observe(View.from_watch(frame))
+                    if self._leads(peer) and self._others(peer):
+                        break
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            logger.debug("The watch on %s ended: %s", peer.name, error)
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("The watch on %s gave nonsense: %s", peer.name, error)
+        finally:
+            self.watched = None
+        return heard
+
+    def _others(self, peer: Peer) -> bool:
+        return any(other.name != peer.name for other in self._cell.peers)
+
+    async def _frames(self, peer: Peer) -> AsyncGenerator[dict[str, Any], None]:
+        async with asyncio.timeout(CONNECT_S):
+            reader, writer = await asyncio.open_connection(
+                peer.host, peer.peer_port, ssl=self._ssl_context
+            )
+        try:
+            view = self._cell.view
+            writer.write(frame_of({"role": "watch", "cell": view.cell if view else ""}))
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    yield await read_frame(reader)
+        finally:
+            writer.transport.abort()
+
+
+def frame_of(message: dict[str, Any]) -> bytes:
+    """``message`` as it goes over the wire."""
+    body = bytes(msgpack.packb(message, use_bin_type=True))
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_frame(reader: asyncio.StreamReader) -> dict[str, Any]:
+    """The next message."""
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    if length > FRAME_BYTES_MAX:
+        raise WatchBroken(f"a frame of {length} bytes is over the limit")
+    frame = msgpack.unpackb(await reader.readexactly(length), raw=False)
+    if not isinstance(frame, dict):
+        raise WatchBroken("a frame is not a map")
+    return frame

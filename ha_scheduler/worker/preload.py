@@ -1,0 +1,16 @@
+"""Preload for ``dask worker``: the worker follows the leader of the cell it registers with.
+
+``dask worker --preload ha_scheduler.worker.preload tls://vip:8786``, or by configuration
+``distributed.worker.preload``. Runs before the worker registers (worker.py:1343).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ha_scheduler.worker.worker import upgrade
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by distributed."""
+    upgrade(worker)

@@ -1,0 +1,103 @@
+"""The message with which a worker joins a leader, and what the leader's answer means.
+
+Guarantee: an answer is taken only from a leader whose term is at least the highest one the worker
+has seen. Anything else is one of three exceptions, which say what to do: look for the leader again,
+ask again later, or (first registration only) give up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distributed.metrics import time
+from distributed.versions import get_versions
+
+from ha_scheduler.comm.directory import View
+from ha_scheduler.worker.report import Report
+
+
+class StaleLeader(OSError):
+    """Remote: it leads no longer, or does not know yet that it does not."""
+
+
+class Refused(Exception):
+    """Remote: the leader does not take this worker, and says why."""
+
+
+class PlainScheduler(Exception):
+    """Remote: not an engine of a cell but an unmodified scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The leader took the worker in."""
+
+    time: float
+    heartbeat_interval_s: float
+    plugins: Mapping[str, bytes]
+    view: View | None  # None for a plain scheduler
+    warning: str | None
+
+
+def upstream_message(worker: Any, metrics: Mapping[str, Any], extra: Any) -> dict[str, Any]:
+    """The fields of worker.py:1097, ``Worker._register_with_scheduler``."""
+    return {
+        "op": "register-worker",
+        "reply": False,
+        "address": worker.contact_address,
+        "status": worker.status.name,
+        "nthreads": worker.state.nthreads,
+        "name": worker.name,
+        "now": time(),
+        "resources": worker.state.total_resources,
+        "memory_limit": worker.memory_manager.memory_limit,
+        "local_directory": worker.local_directory,
+        "services": worker.service_ports,
+        "nanny": worker.nanny,
+        "pid": os.getpid(),
+        "versions": get_versions(),
+        "metrics": metrics,
+        "extra": extra,
+        "stimulus_id": f"worker-connect-{time()}",
+        "server_id": worker.id,
+    }
+
+
+def message(
+    upstream: Mapping[str, Any], *, term: int, report: Report, plugins: Mapping[str, str]
+) -> dict[str, Any]:
+    """The HA registration.
+
+    Until a leader of a cell has ever answered, a reply is asked for: a scheduler that does not know
+    the operation then answers None at once (core.py:829) instead of nothing at all.
+    """
+    return {
+        **upstream,
+        "op": "ha-register-worker",
+        "reply": term == 0,
+        "ha": {"term": term, "report": report, "plugins": dict(plugins)},
+    }
+
+
+def understand(reply: Any, term_seen: int) -> Accepted:
+    """What the answer says. Raises ``StaleLeader``, ``Refused`` or ``PlainScheduler``."""
+    if reply is None:
+        raise PlainScheduler("the scheduler does not know ha-register-worker")
+    status = reply.get("status")
+    if status == "stale-leader":
+        raise StaleLeader(f"it is of term {reply.get('term')}, and {term_seen} has been seen")
+    if status != "OK":
+        raise Refused(str(reply.get("message", reply)))
+    ha = reply.get("ha")
+    if ha is not None and int(ha["term"]) < term_seen:
+        raise StaleLeader(f"it is of term {ha['term']}, and {term_seen} has been seen")
+    return Accepted(
+        time=reply["time"],
+        heartbeat_interval_s=reply.get("heartbeat-interval", 1.0),
+        plugins=reply["worker-plugins"],
+        view=View.from_welcome(ha) if ha is not None else None,
+        warning=reply.get("warning"),
+    )

@@ -1,0 +1,212 @@
+"""The Worker that follows the leader: ``distributed.Worker`` with another link to the scheduler.
+
+Guarantee: everything but that link is upstream's. Data, running tasks, threads and the address of
+the worker outlive any number of leaders, because no path from the loss of a leader leads to
+``close`` (``ha_scheduler.worker.link`` says which do).
+
+``FollowLeader`` is a mix-in, so that a Worker subclass of the user, or a worker that already
+started, can follow too: ``upgrade`` exchanges the class of a worker that has not registered yet.
+The class keeps the name "Worker", which distributed uses in paths, ids and configuration keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import dask
+import distributed
+from dask.utils import parse_timedelta
+from distributed.core import Status
+from distributed.metrics import time
+from distributed.utils import in_async_call
+from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+
+from client_replay.rpc import SchedulerRPC
+from ha_scheduler.worker.link import Phase, SchedulerLink
+
+logger = logging.getLogger("distributed.worker.ha")
+
+HEARTBEAT_S_MAX = 10.0
+
+
+class FollowLeader:
+    """What a ``distributed.Worker`` needs to follow the leader. Stands before it in the bases."""
+
+    _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
+    plugin_digests: dict[str, str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._setup_following()
+
+    def _setup_following(self: Any) -> None:
+        """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
+        self._ha = SchedulerLink(self)
+        self.plugin_digests = {}
+        self.scheduler = SchedulerRPC.around(self.scheduler)
+        self.handlers["ha-leader"] = self._ha.leader_called
+        self.handlers["terminate"] = self.close
+        self.handlers["plugin-add"] = self.plugin_add
+        self.handlers["plugin-remove"] = self.plugin_remove
+        self.stream_handlers["close"] = self.close
+        self.periodic_callbacks["heartbeat"].callback = self.heartbeat
+
+    # ---- the overrides of distributed.Worker
+
+    async def _register_with_scheduler(self: Any) -> None:
+        for name in ("keep-alive", "heartbeat"):
+            self.periodic_callbacks[name].stop()
+        if self.contact_address is None:
+            self.contact_address = self.address
+        logger.info("-" * 49)
+        await self._ha.join()
+        logger.info("-" * 49)
+        for name in ("keep-alive", "heartbeat"):
+            self.periodic_callbacks[name].start()
+
+    @fail_hard  # type: ignore[untyped-decorator, unused-ignore]
+    async def handle_scheduler(self: Any, comm: Any) -> None:
+        await self._ha.follow(comm)
+
+    def batched_send(self: Any, msg: dict[str, Any]) -> None:
+        if self._ha is not None:
+            self._ha.send(msg)
+
+    async def heartbeat(self: Any) -> None:
+        link: SchedulerLink = self._ha
+        if link.phase is not Phase.UP:
+            return
+        stream = self.batched_stream
+        try:
+            async with asyncio.timeout(HEARTBEAT_S_MAX):
+                await self._beat(link, stream)
+        except (OSError, TimeoutError) as error:
+            logger.debug("A heartbeat was not answered: %s", error)
+        except Exception:
+            # Upstream closes here. What one leader makes of a heartbeat is no reason to lose data.
+            logger.exception("Unexpected exception during heartbeat")
+
+    async def _beat(self: Any, link: SchedulerLink, stream: Any) -> None:
+        metrics, extensions = await link.metrics()
+        start = time()
+        tasks = self.state.tasks
+        response = await self.scheduler.heartbeat_worker(
+            address=self.contact_address,
+            now=start,
+            metrics=metrics,
+            executing={k: start - tasks[k].start_time for k in self.active_keys if k in tasks},
+            extensions=extensions,
+        )
+        end = time()
+        self._update_latency(end - start)
+        if self.batched_stream is not stream:
+            return  # the answer of a leader that has been left meanwhile
+        if response["status"] == "missing":
+            link.abandon("it does not know this worker")
+            return
+        self.scheduler_delay = response["time"] - (start + end) / 2
+        self.periodic_callbacks["heartbeat"].callback_time = response["heartbeat-interval"] * 1000
+        self.bandwidth_workers.clear()
+        self.bandwidth_types.clear()
+
+    async def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._ha is not None:
+            await self._ha.stop()
+        return await super().close(*args, **kwargs)  # type: ignore[misc]
+
+    async def plugin_add(
+        self: Any, plugin: Any, name: str | None = None, catch_errors: bool = True
+    ) -> Any:
+        digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
+        result = await super().plugin_add(  # type: ignore[misc]
+            plugin=plugin, name=name, catch_errors=catch_errors
+        )
+        if name is not None and digest is not None:
+            self.plugin_digests[name] = digest
+        return result
+
+    async def plugin_remove(self: Any, name: str) -> Any:
+        self.plugin_digests.pop(name, None)
+        return await super().plugin_remove(name=name)  # type: ignore[misc]
+
+    def _get_client(self: Any, timeout: float | None = None) -> Any:
+        """worker.py:2450, which would make a Client that loses its futures with the leader."""
+        timeout = parse_timedelta(timeout or dask.config.get("distributed.comm.timeouts.connect"))
+        if not self._client:
+            self._client = self._suitable_default_client() or self._make_client(timeout)
+        self.log_event("worker-get-client", {"client": self._client.id, "timeout": timeout})
+        return self._client
+
+    def _suitable_default_client(self: Any) -> Any:
+        """A client of this process that already talks to our scheduler."""
+        try:
+            client = distributed.default_client()
+        except ValueError:
+            return None
+        ours = self.scheduler.address
+        started = getattr(client._start_arg, "scheduler_address", client._start_arg)
+        return client if client.scheduler and ours in (client.scheduler.address, started) else None
+
+    def _make_client(self: Any, timeout: float) -> Any:
+        from client_replay import Client
+
+        asynchronous = in_async_call(self.loop)
+        client = Client(
+            self.scheduler,
+            loop=self.loop,
+            security=self.security,
+            set_as_default=True,
+            asynchronous=asynchronous,
+            direct_to_workers=True,
+            name="worker",
+            timeout=timeout,
+        )
+        type(self)._initialized_clients.add(client)
+        return client
+
+    # ---- what the link asks of the worker
+
+    def registered(self: Any) -> None:
+        """The leader took the worker. The first time it becomes a running one."""
+        if self.status not in WORKER_ANY_RUNNING:
+            self.status = Status.running
+
+    async def add_missing_plugins(self: Any, plugins: Mapping[str, bytes]) -> None:
+        """Install what the worker lacks. Adding one again would first tear it down, and with it
+        every shuffle that runs (worker.py:1771)."""
+        missing = {
+            name: plugin
+            for name, plugin in plugins.items()
+            if self.plugin_digests.get(name) != hashlib.sha256(plugin).hexdigest()
+        }
+        await asyncio.gather(
+            *(self.plugin_add(name=name, plugin=plugin) for name, plugin in missing.items())
+        )
+
+
+class Worker(FollowLeader, distributed.Worker):
+    """A ``distributed.Worker`` that follows the leader of a cell."""
+
+
+_upgraded: dict[type, type] = {distributed.Worker: Worker}
+
+
+def upgraded_class(kind: type) -> type:
+    """The class like ``kind`` that follows the leader."""
+    if issubclass(kind, FollowLeader):
+        return kind
+    if kind not in _upgraded:
+        _upgraded[kind] = type(kind.__name__, (FollowLeader, kind), {"__module__": kind.__module__})
+    return _upgraded[kind]
+
+
+def upgrade(worker: Any) -> None:
+    """Make ``worker``, which has not registered yet, follow the leader."""
+    if isinstance(worker, FollowLeader):
+        return
+    worker.__class__ = upgraded_class(type(worker))
+    worker._setup_following()
