@@ -1,7 +1,7 @@
 """The port behind which the ledger keeps its rows, and its twin in memory.
 
-Guarantee: a table maps bytes to bytes in the order of the keys. The caller may put and delete during
-a scan: rows that are there throughout are seen once, rows that come or go meanwhile perhaps.
+Guarantee: a table maps bytes to bytes in the order of the keys. The caller may put and delete
+during a scan: rows that are there throughout are seen once, rows that come or go meanwhile perhaps.
 Nothing here is durable; the storage behind the port commits rows and applied index together.
 
 Every table is named in ``TABLES``. A dump walks that list, so a table that is missing there would

@@ -1,0 +1,43 @@
+"""The log and ledger ports, LMDB behind them, and an in-memory twin. Start with ``port``."""
+
+from ha_scheduler.storage.errors import (
+    CorruptData,
+    CorruptLedger,
+    CorruptLog,
+    DataDirectoryLocked,
+    DataDirectoryMissing,
+    DiskFailed,
+    DiskFull,
+    ForeignDataDirectory,
+    NewerFormat,
+    StorageError,
+    StoreClosed,
+    StoreOverloaded,
+)
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.memory_store import MemoryStore
+from ha_scheduler.storage.port import LedgerView, OnDurable, PeerStore, SnapshotInstall, WriteBatch
+from ha_scheduler.storage.writer import WriterStats
+
+__all__ = [
+    "PeerStore",
+    "WriteBatch",
+    "SnapshotInstall",
+    "LedgerView",
+    "OnDurable",
+    "LmdbStore",
+    "MemoryStore",
+    "WriterStats",
+    "StorageError",
+    "CorruptData",
+    "CorruptLedger",
+    "CorruptLog",
+    "DataDirectoryLocked",
+    "DataDirectoryMissing",
+    "DiskFailed",
+    "DiskFull",
+    "ForeignDataDirectory",
+    "NewerFormat",
+    "StoreClosed",
+    "StoreOverloaded",
+]

@@ -1,0 +1,34 @@
+"""Committed entries into the ledger, and what is applied once they are.
+
+Guarantee: normal entries are folded, entries that change the membership change what a snapshot
+taken here would say; both in log order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.tables import Tables
+from ha_scheduler.raft import Entry, EntryKind, SnapshotMeta, decode_membership
+from ha_scheduler.storage.port import WriteBatch
+
+
+def fold_entries(tables: Tables, entries: Sequence[Entry]) -> None:
+    """Apply the normal ones among committed entries."""
+    for entry in entries:
+        if entry.kind is EntryKind.NORMAL:
+            fold(tables, entry.index, entry.term, entry.data)
+
+
+def applied_after(batch: WriteBatch, before: SnapshotMeta) -> SnapshotMeta:
+    """What is applied once ``batch`` is: its last entry, and the membership then in force.
+
+    The batch may name the membership; otherwise its entries do, each carrying the resulting one.
+    """
+    last = batch.apply[-1]
+    membership = before.membership
+    for entry in batch.apply:
+        if entry.kind is EntryKind.CONF_CHANGE:
+            membership, _ = decode_membership(entry.data)
+    return SnapshotMeta(last.index, last.term, batch.membership or membership)

@@ -1,0 +1,91 @@
+"""A peer's data directory: whose it is, that only one process has it, and a reserve for bad days.
+
+Guarantee: while ``DataDirectory`` is open no other process opens the same one (an advisory lock on
+the file ``lock``, which the kernel releases however the process ends). Nothing else is written
+before the lock is held.
+
+The reserve is a file of allocated blocks. Freeing space in a full LMDB needs space first (pages
+are copied before they are freed), so when the disk is full the reserve is given up, and the next
+start can still compact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from ha_scheduler.storage.errors import DataDirectoryLocked, DataDirectoryMissing
+
+RESERVE_BYTES = 64 * 1024 * 1024  # bytes; some hundred transactions of compaction
+DATA_FILE = "data.mdb"  # LMDB's name for it
+_LOCK_FILE = "lock"
+_RESERVE_FILE = "reserve"
+_DIRECTORY_MODE = 0o700  # the ledger holds users' graphs
+FILE_MODE = 0o600
+
+
+class DataDirectory:
+    """An exclusively held directory."""
+
+    def __init__(self, path: Path, *, create: bool, reserve_bytes: int = RESERVE_BYTES) -> None:
+        """Raises ``DataDirectoryMissing`` or ``DataDirectoryLocked``."""
+        self.path = path
+        self._reserve_bytes = reserve_bytes
+        if create:
+            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        elif not (path / DATA_FILE).exists():
+            raise DataDirectoryMissing(path)
+        self._lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise DataDirectoryLocked(path) from error
+
+    @property
+    def reserve(self) -> Path:
+        return self.path / _RESERVE_FILE
+
+    def renew_reserve(self) -> bool:
+        """Set the reserve aside if there is ample room; whether it stands."""
+        if self.reserve.exists() and self.reserve.stat().st_size == self._reserve_bytes:
+            return True
+        if self.free_bytes() < 2 * self._reserve_bytes:
+            return False
+        descriptor = os.open(self.reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            if self._reserve_bytes:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+        except OSError:
+            self.release_reserve()
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def release_reserve(self) -> None:
+        """The disk is full: the next start needs the room more than we do."""
+        with contextlib.suppress(OSError):
+            self.reserve.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.path).free
+
+    def sync(self) -> None:
+        """Make the names of new files durable; LMDB syncs only what is in them."""
+        for path in (self.path, self.path.parent):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.close(self._lock)

@@ -1,0 +1,168 @@
+"""Opening the LMDB environment: identity first, then everything else; and what its errors mean.
+
+Guarantee: an environment of another cell, another peer or a newer release is left exactly as it
+was found. A creation that was interrupted before its identity was committed is begun again.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Any
+
+import lmdb
+
+from ha_scheduler.raft import HardState, Membership, SnapshotMeta
+from ha_scheduler.storage.directory import DATA_FILE, FILE_MODE, DataDirectory
+from ha_scheduler.storage.errors import (
+    CorruptLedger,
+    DataDirectoryMissing,
+    DiskFailed,
+    DiskFull,
+    ForeignDataDirectory,
+    NewerFormat,
+)
+from ha_scheduler.storage.log_table import LogDbs
+from ha_scheduler.storage.schema import (
+    APPLIED,
+    DATABASES_MAX,
+    FORMAT_VERSION,
+    HARD_STATE,
+    IDENTITY,
+    LOG_DB,
+    PEER_DB,
+    TABLE_DBS,
+    get_fields,
+    put_fields,
+)
+
+MAP_BYTES = 1 << 40  # bytes of address space, not of disk: chosen once and never outgrown
+READERS_MAX = 512  # read transactions at a time
+FULL_BELOW_BYTES = 16 * 1024 * 1024  # bytes free below which an I/O error means a full disk
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The environment and the handles of its databases."""
+
+    env: Any
+    log: Any
+    peer: Any
+    tables: dict[str, Any]
+    log_dbs: LogDbs
+
+
+def open_environment(
+    directory: DataDirectory,
+    cell: str,
+    peer: str,
+    create: bool,
+    membership: Membership | None,
+    map_bytes: int,
+) -> Databases:
+    """The environment of ``peer`` of ``cell``. Raises ``StorageError``."""
+    env = _open(directory, map_bytes)
+    try:
+        if not _has_identity(env, directory, cell, peer):
+            if not create:
+                raise DataDirectoryMissing(directory.path)
+            _create(env, directory, cell, peer, membership or Membership(()))
+        return _databases(env, directory)
+    except BaseException:
+        env.close()
+        raise
+
+
+def read_hard_state(txn: Any, dbs: Databases) -> HardState:
+    """Term, vote and commit as stored."""
+    return HardState(*_required(txn, dbs, HARD_STATE))
+
+
+def read_applied(txn: Any, dbs: Databases) -> SnapshotMeta:
+    """What the ledger's tables reflect."""
+    index, term, voters, learners = _required(txn, dbs, APPLIED)
+    return SnapshotMeta(index, term, Membership(voters, learners))
+
+
+def write_failure(directory: DataDirectory, error: Exception) -> DiskFailed:
+    """A failed transaction as the error that ends this process."""
+    path = directory.path
+    if isinstance(error, lmdb.MapFullError):
+        return DiskFull(path, "the map is full; raise its size")
+    code = getattr(error, "code", None) or getattr(error, "errno", None)
+    if code == errno.ENOSPC or directory.free_bytes() < FULL_BELOW_BYTES:
+        directory.release_reserve()
+        return DiskFull(path, f"the disk is full: {error}")
+    return DiskFailed(path, str(error))
+
+
+def _open(directory: DataDirectory, map_bytes: int) -> Any:
+    try:
+        return lmdb.open(
+            str(directory.path),
+            map_size=map_bytes,
+            subdir=True,
+            mode=FILE_MODE,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            lock=True,
+            max_dbs=DATABASES_MAX,
+            max_readers=READERS_MAX,
+            lib_version=0,
+        )
+    except lmdb.VersionMismatchError as error:
+        raise NewerFormat(directory.path, "of another LMDB", FORMAT_VERSION) from error
+    except (lmdb.InvalidError, lmdb.CorruptedError) as error:
+        raise CorruptLedger(directory.path, DATA_FILE, b"") from error
+    except (lmdb.Error, OSError) as error:
+        raise DiskFailed(directory.path, str(error)) from error
+
+
+def _has_identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> bool:
+    """Whether the environment is this peer's. Raises if it is another's; False if it is new."""
+    try:
+        with env.begin() as txn:
+            db = env.open_db(PEER_DB, txn=txn, create=False)
+            found = get_fields(txn, db, directory.path, IDENTITY)
+    except lmdb.NotFoundError:
+        return False
+    if found is None:
+        return False
+    version, found_cell, found_peer = found[:3]
+    if version > FORMAT_VERSION:
+        raise NewerFormat(directory.path, version, FORMAT_VERSION)
+    if (found_cell, found_peer) != (cell, peer):
+        raise ForeignDataDirectory(
+            directory.path,
+            f"peer {found_peer!r} of cell {found_cell!r}",
+            f"peer {peer!r} of cell {cell!r}",
+        )
+    return True
+
+
+def _create(
+    env: Any, directory: DataDirectory, cell: str, peer: str, membership: Membership
+) -> None:
+    """Every database and the first rows in one transaction."""
+    with env.begin(write=True) as txn:
+        for name in (LOG_DB, *TABLE_DBS.values()):
+            env.open_db(name, txn=txn, create=True)
+        db = env.open_db(PEER_DB, txn=txn, create=True)
+        put_fields(txn, db, IDENTITY, (FORMAT_VERSION, cell, peer))
+        put_fields(txn, db, HARD_STATE, (0, 0, 0))
+        put_fields(txn, db, APPLIED, (0, 0, membership.voters, membership.learners))
+    directory.sync()
+
+
+def _databases(env: Any, directory: DataDirectory) -> Databases:
+    log, peer = env.open_db(LOG_DB, create=False), env.open_db(PEER_DB, create=False)
+    tables = {table: env.open_db(name, create=True) for table, name in TABLE_DBS.items()}
+    return Databases(env, log, peer, tables, LogDbs(log, peer, directory.path))
+
+
+def _required(txn: Any, dbs: Databases, key: bytes) -> Any:
+    fields = get_fields(txn, dbs.peer, dbs.log_dbs.path, key)
+    if fields is None:
+        raise CorruptLedger(dbs.log_dbs.path, PEER_DB.decode(), key)
+    return fields

@@ -1,0 +1,131 @@
+"""What can go wrong with a peer's data, whose fault it is, and the operator's next step.
+
+    StorageError
+    ├── DataDirectoryMissing   operator: nothing there, and creating was not asked for
+    ├── DataDirectoryLocked    operator: another process runs on it
+    ├── ForeignDataDirectory   operator: it belongs to another cell or another peer
+    ├── NewerFormat            operator: written by a newer release
+    ├── StoreOverloaded        local: the disk does not keep up and the caller did not wait
+    ├── StoreClosed            local: used after close
+    ├── CorruptData            disk: what is read back is not what was written
+    │   ├── CorruptLog
+    │   └── CorruptLedger
+    └── DiskFailed             disk: a commit failed
+        └── DiskFull
+
+Order: after ``DiskFailed`` or ``CorruptData`` the process must exit and may neither vote nor
+acknowledge anything. A commit is never retried: after a failed fsync the next one succeeds although
+the data may not be there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """Base of all errors of a peer's storage; never raised itself."""
+
+
+class DataDirectoryMissing(StorageError):
+    """Operator: there is no data here."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} holds no data of a peer; correct the path, or ask for a new peer explicitly "
+            "if this one has never run"
+        )
+
+
+class DataDirectoryLocked(StorageError):
+    """Operator: two processes on one directory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"another process runs on {path}; stop it first, or give this peer a directory of "
+            "its own"
+        )
+
+
+class ForeignDataDirectory(StorageError):
+    """Operator: the directory is another's. Nothing was written to it."""
+
+    def __init__(self, path: Path, found: str, wanted: str) -> None:
+        super().__init__(
+            f"{path} belongs to {found}, this is {wanted}; correct the path or the names, and "
+            "do not delete the directory unless that peer has left its cell"
+        )
+
+
+class NewerFormat(StorageError):
+    """Operator: a downgrade. Nothing was written."""
+
+    def __init__(self, path: Path, found: int | str, known: int) -> None:
+        super().__init__(
+            f"{path} has format {found}, this release knows up to {known}; start the release "
+            "that wrote it, or replace this peer with an empty directory"
+        )
+
+
+class StoreOverloaded(StorageError):
+    """Local: more was submitted than the queue holds; wait for completions first."""
+
+    def __init__(self, batches: int, bytes_queued: int) -> None:
+        super().__init__(
+            f"{batches} batches ({bytes_queued} bytes) wait for the disk; wait for completions "
+            "before submitting more"
+        )
+
+
+class StoreClosed(StorageError):
+    """Local: the store was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed; open it again")
+
+
+class CorruptData(StorageError):
+    """Disk: what is read back is not what was written. This peer must not vote."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        super().__init__(
+            f"{path}: {where} is damaged. This peer must not take part with it: check the disk, "
+            "remove the peer from the cell, delete the directory and add the peer again; the "
+            "others bring it up to date"
+        )
+        self.path = path
+
+
+class CorruptLog(CorruptData):
+    """Disk: an entry of the log, or one of the rows that describe it."""
+
+    def __init__(self, path: Path, index: int, why: str) -> None:
+        super().__init__(path, f"log entry {index} ({why})")
+        self.index = index
+
+
+class CorruptLedger(CorruptData):
+    """Disk: a row of the ledger's tables or of the peer's own state."""
+
+    def __init__(self, path: Path, table: str, key: bytes) -> None:
+        super().__init__(path, f"row {key.hex()} of table {table!r}")
+        self.table = table
+        self.key = key
+
+
+class DiskFailed(StorageError):
+    """Disk: a commit failed; whether its data is there is unknown. Exit, reopen, never retry."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"writing to {path} failed ({why}); this peer stops. Check the disk, then start it "
+            "again: what it had acknowledged is rechecked when it opens"
+        )
+        self.path = path
+
+
+class DiskFull(DiskFailed):
+    """Disk: no room. Committed data is intact."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, f"no room: {why}; free space first")

@@ -1,0 +1,154 @@
+"""What a peer needs of its storage: the raft log, the hard state and the ledger, as one.
+
+Guarantee: what one ``WriteBatch`` asks for becomes durable in one transaction, batches in the order
+of their numbers, and ``on_durable(number, None)`` is called only after it is. The ledger's rows and
+the applied index move in one transaction, so a restart replays nothing.
+
+Order, on the loop's thread: ``submit`` (returns at once); later ``on_durable`` comes *from the
+writer's thread* and is posted to the loop; there ``settle(number)`` and then the core's
+``persisted(number)``. The reader's half of the port (``LogReader``) answers from what is settled
+and so changes only on the loop's thread and only between two calls of the core: it needs no lock
+and never changes in the midst of a step.
+
+An ``on_durable`` with an error is the last: every later batch gets the same error. The caller must
+end the process (see ``errors``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ha_scheduler.ledger.tables import Tables
+from ha_scheduler.raft import Entry, HardState, LogReader, Membership, SnapshotMeta, entry_size
+
+ENTRY_DATA_BYTES_MAX = 1024 * 1024  # bytes; above, LMDB's p99 quadruples
+
+OnDurable = Callable[[int, Exception | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInstall:
+    """Replace log and ledger by what another peer sent.
+
+    ``chunks`` are those of ``ledger.dump``; they are read once, in the writer's thread, and an
+    error in them is as final as that of a disk: check them (``dump.check_chunk``) on arrival.
+    """
+
+    meta: SnapshotMeta
+    chunks: Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBatch:
+    """One transaction's worth, carried out in the order of the fields.
+
+    ``entries`` replace any suffix of the log from the first one's index on. ``apply`` are committed
+    entries, durable already or in this batch, that continue the applied index without a gap and end
+    at ``applied_index``; the normal ones are folded into the ledger, and ``membership`` is the one
+    in force after them (None: unchanged). ``compact_to``: the log up to and including this applied
+    index is no longer needed.
+    """
+
+    number: int
+    snapshot: SnapshotInstall | None = None
+    hard_state: HardState | None = None
+    entries: tuple[Entry, ...] = ()
+    apply: tuple[Entry, ...] = ()
+    applied_index: int | None = None
+    membership: Membership | None = None
+    compact_to: int | None = None
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for it. Applying and compacting may wait for company."""
+        return bool(self.entries) or self.hard_state is not None or self.snapshot is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs against the limits of the queue."""
+        return sum(map(entry_size, self.entries)) + sum(map(entry_size, self.apply))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """The ledger at one moment. ``meta`` names it; a snapshot sent from here carries ``meta``."""
+
+    tables: Tables
+    meta: SnapshotMeta
+
+    @property
+    def applied(self) -> int:
+        """The last entry that the tables reflect."""
+        return self.meta.index
+
+
+class PeerStore(LogReader, Protocol):
+    """The port. One thread (the loop's) calls everything but ``view``, which any thread may."""
+
+    def applied(self) -> int:
+        """The applied index, as settled."""
+        ...
+
+    def submit(self, batch: WriteBatch) -> None:
+        """Queue one batch and return. Raises ``StoreOverloaded`` when the queue is full."""
+        ...
+
+    def settle(self, number: int) -> None:
+        """Batches up to ``number`` are durable: let the reader see them."""
+        ...
+
+    def view(self) -> AbstractContextManager[LedgerView]:
+        """The ledger as last committed (maybe newer than settled), unchanging while held.
+
+        Hold it briefly: while it is held the file grows by whatever is written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Commit what is queued, then release the directory. May be called twice."""
+        ...
+
+
+class BatchGuard:
+    """Refuses batches that no correct caller submits, before they reach the disk."""
+
+    def __init__(self, last_index: int, applied: int, compacted: int) -> None:
+        self._number = 0
+        self._last = last_index
+        self._applied = applied
+        self._compacted = compacted
+
+    def check(self, batch: WriteBatch) -> None:
+        """Assert that ``batch`` continues those before it."""
+        assert batch.number > self._number, f"batch {batch.number} after {self._number}"
+        self._number = batch.number
+        if batch.snapshot is not None:
+            self._last = self._applied = self._compacted = batch.snapshot.meta.index
+        self._check_entries(batch.entries)
+        self._check_apply(batch)
+        if batch.compact_to is not None:
+            assert batch.compact_to <= self._applied, "only what is applied can be compacted"
+            self._compacted = max(self._compacted, batch.compact_to)
+
+    def _check_entries(self, entries: tuple[Entry, ...]) -> None:
+        if not entries:
+            return
+        first = entries[0].index
+        assert self._applied < first <= self._last + 1, (
+            f"entry {first} after {self._last}, of which {self._applied} are applied"
+        )
+        for offset, entry in enumerate(entries):
+            assert entry.index == first + offset, f"entry {entry.index} breaks the sequence"
+            assert len(entry.data) <= ENTRY_DATA_BYTES_MAX, f"{len(entry.data)} bytes in one entry"
+        self._last = entries[-1].index
+
+    def _check_apply(self, batch: WriteBatch) -> None:
+        for entry in batch.apply:
+            assert entry.index == self._applied + 1, f"{entry.index} applied after {self._applied}"
+            self._applied = entry.index
+        assert self._applied <= self._last, f"applied {self._applied} of {self._last} entries"
+        assert batch.applied_index in (None, self._applied), "applied_index is not the last applied"
+        assert batch.membership is None or batch.apply, "a membership comes with its entry"

@@ -1,0 +1,144 @@
+"""The writer thread: batches in order, as many to a transaction as gathered during the last fsync.
+
+Guarantee: batches are committed in the order of submission, none is skipped, and ``on_durable`` is
+called in that order, each time from the writer's thread. After the first error nothing is committed
+any more: that batch, those committed with it and all later ones get the error.
+
+Order: LMDB's write transactions belong to the thread that began them (used from two, the next one
+hangs for ever), so ``commit`` runs only here. A batch nobody waits for is held back a moment: the
+next fsync takes it along for nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from ha_scheduler.storage.errors import StoreClosed, StoreOverloaded
+from ha_scheduler.storage.port import OnDurable, WriteBatch
+
+QUEUE_BATCHES_MAX = 4096  # batches waiting; the core keeps far fewer in flight
+QUEUE_BYTES_MAX = 256 * 1024 * 1024  # bytes waiting
+TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # bytes of a group; bounds the latency of one fsync
+COMPANY_WAIT_S = 0.002  # seconds that a batch nobody waits for waits for one that somebody does
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """What the writer has done so far. ``commit_s`` is put and fsync together."""
+
+    transactions: int = 0
+    batches: int = 0
+    entries: int = 0
+    commit_s_total: float = 0.0
+    commit_s_max: float = 0.0
+    commit_s_last: float = 0.0
+
+    def after(self, group: Sequence[WriteBatch], took_s: float) -> WriterStats:
+        return replace(
+            self,
+            transactions=self.transactions + 1,
+            batches=self.batches + len(group),
+            entries=self.entries + sum(len(batch.entries) for batch in group),
+            commit_s_total=self.commit_s_total + took_s,
+            commit_s_max=max(self.commit_s_max, took_s),
+            commit_s_last=took_s,
+        )
+
+
+class Writer:
+    """One thread with a bounded queue."""
+
+    def __init__(
+        self, commit: Callable[[Sequence[WriteBatch]], None], on_durable: OnDurable, name: str
+    ) -> None:
+        """``commit`` makes a group of batches durable in one transaction, or raises."""
+        self._commit = commit
+        self._on_durable = on_durable
+        self._queue: deque[WriteBatch] = deque()
+        self._queue_bytes = 0
+        self._urgent = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failure: Exception | None = None
+        self._stats = WriterStats()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def stats(self) -> WriterStats:
+        return self._stats
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the writing, if anything did."""
+        return self._failure
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, batch: WriteBatch) -> None:
+        """Queue one batch. Raises ``StoreOverloaded`` or ``StoreClosed``."""
+        with self._changed:
+            self._check_room(batch)
+            self._queue.append(batch)
+            self._queue_bytes += batch.size_bytes
+            self._urgent += batch.is_urgent
+            self._changed.notify()
+
+    def check_room(self, batch: WriteBatch) -> None:
+        """As ``submit``, without queueing it: what only grows is the room."""
+        with self._changed:
+            self._check_room(batch)
+
+    def _check_room(self, batch: WriteBatch) -> None:
+        if self._closing:
+            raise StoreClosed
+        size = self._queue_bytes + batch.size_bytes
+        if self._queue and (len(self._queue) >= QUEUE_BATCHES_MAX or size > QUEUE_BYTES_MAX):
+            raise StoreOverloaded(len(self._queue), self._queue_bytes)
+
+    def close(self) -> None:
+        """Commit what is queued and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            if self._failure is None:
+                self._try_commit(group)
+            for batch in group:
+                self._on_durable(batch.number, self._failure)
+
+    def _try_commit(self, group: Sequence[WriteBatch]) -> None:
+        began = perf_counter()
+        try:
+            self._commit(group)
+        except Exception as error:
+            self._failure = error
+        else:
+            self._stats = self._stats.after(group, perf_counter() - began)
+
+    def _next_group(self) -> list[WriteBatch]:
+        """Everything queued, within the limits; empty when closed and done."""
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._changed.wait()
+            if not self._urgent and not self._closing:
+                self._changed.wait_for(lambda: self._urgent or self._closing, COMPANY_WAIT_S)
+            group: list[WriteBatch] = []
+            size = 0
+            while self._queue and size <= TRANSACTION_BYTES_MAX:
+                # A ledger sent by another peer is long and its failure its own.
+                if self._queue[0].snapshot is not None and group:
+                    break
+                batch = self._queue.popleft()
+                group.append(batch)
+                size += batch.size_bytes
+                self._urgent -= batch.is_urgent
+            self._queue_bytes -= size
+            return group

@@ -1,0 +1,424 @@
+"""Goal: what only a disk can do wrong is noticed, named and survived.
+
+Method: real directories; faults are made with real means (SIGKILL, flipped bytes in the file, a
+small map, a held lock), not with mocks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+from storage_helpers import Caller, entries, entry, state, value
+
+from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.rebuild import digest
+from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
+from ha_scheduler.raft import Membership
+from ha_scheduler.storage import (
+    CorruptData,
+    CorruptLedger,
+    CorruptLog,
+    DataDirectoryLocked,
+    DataDirectoryMissing,
+    DiskFailed,
+    DiskFull,
+    ForeignDataDirectory,
+    LmdbStore,
+    NewerFormat,
+    SnapshotInstall,
+    StoreOverloaded,
+    WriteBatch,
+    writer,
+)
+from ha_scheduler.storage.lmdb_tables import LmdbTables
+from ha_scheduler.storage.schema import IDENTITY, put_fields
+
+NO_LIMIT = 1 << 40
+ROUNDS_OF_KILLS = 5
+
+
+def open_store(path: Path, caller: Caller | None = None, **options: Any) -> LmdbStore:
+    settings: dict[str, Any] = {
+        "cell": "cell",
+        "peer": "a",
+        "create": True,
+        "on_durable": (caller or Caller()).on_durable,
+        "membership": Membership((1,)),
+        "reserve_bytes": 0,
+    }
+    return LmdbStore.open(path, **(settings | options))
+
+
+_COMMITTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from storage_helpers import Caller, entry, state, value
+from test_storage_lmdb import open_store
+caller = Caller()
+store = open_store(Path(sys.argv[1]), caller)
+while True:
+    n = store.last_index() + 1
+    new = entry(n, data=value(b"%d" % (n % 50), b"x" * (n * 997 % 20000)))
+    keep = store.applied() - 20
+    done = {{"compact_to": keep}} if keep > 0 else {{}}
+    caller.write(store, hard_state=state(1, 0, n), entries=(new,), apply=(new,), **done)
+    print(n, flush=True)
+"""
+
+
+def test_a_killed_process_has_everything_it_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    script = _COMMITTER.format(tests=str(Path(__file__).parent))
+    for _ in range(ROUNDS_OF_KILLS):
+        acknowledged = _kill_after_some_commits(script, path)
+        store = open_store(path, create=False)
+        assert acknowledged <= store.last_index() <= acknowledged + 1
+        assert store.applied() == store.last_index() == store.initial_state()[0].commit
+        with store.view() as view:
+            assert len(list(view.tables.scan(VALUES))) == min(50, store.last_index())
+        store.close()
+
+
+def _kill_after_some_commits(script: str, path: Path) -> int:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(25):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        lines = process.stdout.read().splitlines(keepends=True)
+    whole = [int(line) for line in lines if line.endswith("\n")]
+    if whole:
+        return whole[-1]
+    store = open_store(path, create=False)
+    last = store.last_index()
+    store.close()
+    return last
+
+
+def flip(path: Path, needle: bytes) -> None:
+    """Flip one bit in every copy of ``needle`` in the file."""
+    data = bytearray((path / "data.mdb").read_bytes())
+    at = data.find(needle)
+    assert at >= 0
+    while at >= 0:
+        data[at] ^= 1
+        at = data.find(needle, at + 1)
+    (path / "data.mdb").write_bytes(data)
+
+
+def test_a_flipped_bit_in_the_log_is_found_at_open_and_named(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    marked = entry(2, data=b"a needle in the log")
+    caller.write(store, entries=(entry(1), marked, entry(3)))
+    store.close()
+    flip(tmp_path, b"needle")
+    with pytest.raises(CorruptLog, match=r"log entry 2 .*must not take part") as caught:
+        open_store(tmp_path)
+    assert caught.value.index == 2
+    with pytest.raises(CorruptLog):  # the lock was released
+        open_store(tmp_path)
+
+
+def test_a_flipped_bit_in_the_ledger_is_found_when_read_and_named(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    new = entry(1, data=value(b"name", b"a needle in the ledger"))
+    caller.write(store, entries=(new,), apply=(new,), compact_to=1)
+    store.close()
+    flip(tmp_path, b"needle")
+    store = open_store(tmp_path)
+    with store.view() as view, pytest.raises(CorruptLedger, match="table 'values'"):
+        list(view.tables.scan(VALUES))
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["hole", "moved", "foreign"])
+def test_a_log_whose_rows_do_not_follow_each_other_is_corrupt(tmp_path: Path, damage: str) -> None:
+    caller = Caller()
+    store = open_store(tmp_path / "data", caller)
+    caller.write(store, entries=entries(1, 5))
+    store.close()
+    foreign = open_store(tmp_path / "other", other := Caller())
+    other.write(foreign, entries=entries(1, 5, term=9))
+    foreign.close()
+    with lmdb.open(str(tmp_path / "other"), max_dbs=64) as env, env.begin() as txn:
+        stranger = txn.get((3).to_bytes(8, "big"), db=env.open_db(b"log", txn=txn))
+    with lmdb.open(str(tmp_path / "data"), max_dbs=64) as env:
+        log = env.open_db(b"log")
+        with env.begin(write=True) as txn:
+            third = (3).to_bytes(8, "big")
+            if damage == "hole":
+                txn.delete(third, db=log)
+            elif damage == "moved":
+                txn.put(third, txn.get((4).to_bytes(8, "big"), db=log), db=log)
+            else:
+                txn.put(third, stranger, db=log)
+    with pytest.raises(CorruptLog, match="log entry 3"):
+        open_store(tmp_path / "data")
+
+
+def test_a_file_that_is_no_environment_is_corrupt(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(CorruptData, match=r"data\.mdb"):
+        open_store(tmp_path)
+
+
+def test_a_second_process_on_a_directory_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(DataDirectoryLocked, match="stop it first"):
+        open_store(tmp_path)
+    store.close()
+    open_store(tmp_path).close()
+
+
+@pytest.mark.parametrize("other", [{"cell": "other"}, {"peer": "b"}])
+def test_a_directory_of_another_peer_is_refused_untouched(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    open_store(tmp_path).close()
+    before = (tmp_path / "data.mdb").read_bytes()
+    with pytest.raises(ForeignDataDirectory, match="peer 'a' of cell 'cell'"):
+        open_store(tmp_path, **other)
+    assert (tmp_path / "data.mdb").read_bytes() == before
+
+
+def test_a_directory_of_a_newer_release_is_refused_untouched(tmp_path: Path) -> None:
+    open_store(tmp_path).close()
+    with lmdb.open(str(tmp_path), max_dbs=64) as env:
+        db = env.open_db(b"peer")
+        with env.begin(write=True) as txn:
+            put_fields(txn, db, IDENTITY, (99, "cell", "a", "what later releases add"))
+    before = (tmp_path / "data.mdb").read_bytes()
+    with pytest.raises(NewerFormat, match="format 99"):
+        open_store(tmp_path)
+    assert (tmp_path / "data.mdb").read_bytes() == before
+
+
+def test_an_absent_directory_is_not_created_unless_asked(tmp_path: Path) -> None:
+    with pytest.raises(DataDirectoryMissing, match="correct the path"):
+        open_store(tmp_path / "absent", create=False)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_creation_interrupted_before_its_identity_is_begun_again(tmp_path: Path) -> None:
+    lmdb.open(str(tmp_path), max_dbs=64, lib_version=0).close()
+    with pytest.raises(DataDirectoryMissing):
+        open_store(tmp_path, create=False)
+    open_store(tmp_path).close()
+
+
+def test_a_full_map_ends_the_writing_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller, map_bytes=2 * 1024 * 1024)
+    caller.write(store, entries=entries(1, 5, size=1000))
+    with pytest.raises(DiskFull, match="raise its size"):
+        caller.write(store, entries=entries(6, 20, size=500_000))
+    with pytest.raises(DiskFailed):
+        caller.write(store, entries=entries(21, 21))
+    store.close()
+    store = open_store(tmp_path, caller := Caller())
+    assert store.last_index() == 5
+    caller.write(store, entries=entries(6, 20, size=500_000))
+    store.close()
+
+
+def test_a_failed_commit_is_never_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    calls: list[int] = []
+
+    def write(txn: Any, batch: WriteBatch) -> None:
+        calls.append(batch.number)
+        raise lmdb.DiskError("Input/output error")
+
+    monkeypatch.setattr(store, "_write", write)
+    with pytest.raises(DiskFailed, match="this peer stops"):
+        caller.write(store, entries=entries(1, 1))
+    monkeypatch.undo()
+    with pytest.raises(DiskFailed):
+        caller.write(store, entries=entries(2, 2))
+    assert calls == [1]
+    store.close()
+    assert open_store(tmp_path).last_index() == 0
+
+
+def test_a_full_disk_gives_up_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller, reserve_bytes=1024 * 1024)
+    assert (tmp_path / "reserve").stat().st_size == 1024 * 1024
+
+    def write(txn: Any, batch: WriteBatch) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_write", write)
+    with pytest.raises(DiskFull, match="free space first"):
+        caller.write(store, entries=entries(1, 1))
+    assert not (tmp_path / "reserve").exists()
+    store.close()
+
+
+class HeldCommits:
+    """Holds the writer in its first transaction until released."""
+
+    def __init__(self, store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.release = threading.Event(), threading.Event()
+        original = store._write
+
+        def write(txn: Any, batch: WriteBatch) -> None:
+            if batch.number == 1:
+                self.entered.set()
+                assert self.release.wait(10)
+            original(txn, batch)
+
+        monkeypatch.setattr(store, "_write", write)
+
+
+def test_batches_submitted_during_an_fsync_share_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    held = HeldCommits(store, monkeypatch)
+    caller.submit(store, entries=entries(1, 1))
+    assert held.entered.wait(10)
+    for n in range(2, 101):
+        caller.submit(store, entries=entries(n, n), hard_state=state(1, 0, n - 1))
+    held.release.set()
+    caller.wait(100)
+    assert store.stats.transactions == 2
+    assert (store.stats.batches, store.stats.entries) == (100, 100)
+    store.settle(100)
+    assert store.last_index() == 100
+    store.close()
+
+
+def test_the_queue_is_bounded_and_a_refused_batch_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "QUEUE_BATCHES_MAX", 3)
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    held = HeldCommits(store, monkeypatch)
+    caller.submit(store, entries=entries(1, 1))
+    assert held.entered.wait(10)
+    for n in range(2, 5):
+        caller.submit(store, entries=entries(n, n))
+    with pytest.raises(StoreOverloaded, match="wait for completions"):
+        caller.submit(store, entries=entries(5, 5))
+    held.release.set()
+    caller.wait(4)
+    caller.write(store, entries=entries(5, 5))
+    assert store.last_index() == 5
+    store.close()
+
+
+def test_hard_state_and_entries_of_a_batch_are_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, neither is there (a vote must not outlive its log, or reverse)."""
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    caller.write(store, hard_state=state(1, 1, 0), entries=entries(1, 1))
+
+    def append(txn: Any, new: Any) -> None:
+        raise lmdb.DiskError("power loss")
+
+    monkeypatch.setattr(store._log, "append", append)
+    with pytest.raises(DiskFailed):
+        caller.write(store, hard_state=state(2, 3, 1), entries=entries(2, 2))
+    store.close()
+    store = open_store(tmp_path)
+    assert store.initial_state()[0] == state(1, 1, 0)
+    assert store.last_index() == 1
+    store.close()
+
+
+def test_a_damaged_snapshot_leaves_log_and_ledger_as_they_were(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    new = entry(1, data=value(b"name"))
+    caller.write(store, entries=(new,), apply=(new,))
+    meta = store.snapshot()
+    number = caller.submit(store, snapshot=SnapshotInstall(meta, [b"not a chunk at all"]))
+    assert "ask for it again" in str(caller.wait(number))
+    store.close()
+    store = open_store(tmp_path)
+    assert (store.first_index(), store.last_index()) == (1, 1)
+    with store.view() as view:
+        assert len(list(view.tables.scan(VALUES))) == 1
+    store.close()
+
+
+def test_the_fold_leaves_the_same_rows_in_lmdb_as_in_memory(tmp_path: Path) -> None:
+    graph = (1 << 32) | 1
+    keys = tuple(b"key-%d" % n for n in range(200))
+    history: list[Any] = [
+        r.TermStarted(1, "a"),
+        r.ClientJoined("c", "s"),
+        *(r.BlobPart(1, 1, n, b"x" * 1000) for n in range(5)),
+        r.GraphSubmitted(graph, "c", "s", 1, b"", 1, 5),
+        *(r.Desired(graph, "c", keys) for _ in range(3)),
+        r.Released(graph, "c", keys[:50]),
+        r.Erred(graph, keys[60], b"e"),
+        r.Forgotten(graph, keys[:50]),
+        r.Scattered("c", keys[:3]),
+        r.BlobPart(1, 2, 0, b"loose"),
+        r.TermStarted(2, "b"),
+    ]
+    twin = MemoryTables()
+    committed = tuple(entry(n, data=r.encode(rec)) for n, rec in enumerate(history, start=1))
+    for done in committed:
+        fold(twin, done.index, done.term, done.data)
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    caller.write(store, entries=committed, apply=committed)
+    with store.view() as view:
+        for table in TABLES:
+            assert list(view.tables.scan(table)) == list(twin.scan(table))
+        assert digest(view.tables) == digest(twin)
+    ends = (r.GraphsRetired((graph,)), r.ClientLeft("c"), r.Restarted("c"))
+    more = tuple(entry(n, data=r.encode(rec)) for n, rec in enumerate(ends, start=len(history) + 1))
+    for done in more:
+        fold(twin, done.index, done.term, done.data)
+    caller.write(store, entries=more, apply=more)
+    with store.view() as view:
+        for table in TABLES:
+            assert list(view.tables.scan(table)) == list(twin.scan(table))
+    store.close()
+
+
+def test_rows_may_be_deleted_during_a_scan(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with store._dbs.env.begin(write=True) as txn:
+        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        for n in range(100):
+            tables.put(VALUES, n.to_bytes(2, "big"), b"v")
+        seen = 0
+        for key, _ in tables.scan(VALUES):
+            tables.delete(VALUES, key)
+            seen += 1
+        assert seen == 100
+        assert not list(tables.keys(VALUES))
+        tables.put(VALUES, b"\xff\xff", b"last")
+        assert tables.delete_prefix(VALUES, b"\xff") == 1
+    store.close()
+
+
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    open_store(path).close()
+    assert path.stat().st_mode & 0o077 == 0
+    assert all(os.stat(path / name).st_mode & 0o077 == 0 for name in ("data.mdb", "lock"))
