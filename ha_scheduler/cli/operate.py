@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,10 +20,14 @@ from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tl
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
 from ha_scheduler.peer.cell import join_address
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Answers = Mapping[str, dict[str, Any] | ControlError]
 
 _UNKNOWN = "-"
+_PIPE_COLUMNS = 200  # nobody's window limits what goes to a file or to grep
 
 
 def _cell_options(command: _F) -> _F:
@@ -155,13 +159,26 @@ def _status_json(client: ControlClient, answers: _Answers) -> dict[str, Any]:
     return {"cell": client.cell.identity, "leader": _leader(answers), "peers": peers}
 
 
-def _print_status(client: ControlClient, answers: _Answers) -> None:
-    from rich.console import Console
+def _table(*columns: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=None)
-    for column in ("peer", "address", "role", "term", "leader", "commit/applied", "engine"):
-        table.add_column(column, justify="right" if column == "term" else "left")
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")  # half an address is worse than two lines
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_COLUMNS
+    console.print(table)
+
+
+def _print_status(client: ControlClient, answers: _Answers) -> None:
+    table = _table("peer", "address", "role", "term", "leader", "commit/applied", "engine")
     for name, answer in answers.items():
         peer = client.cell.peer(name)
         address = join_address(peer.host, peer.peer_port)
@@ -174,25 +191,20 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
         engine = str((answer.get("engine") or {}).get("state", _UNKNOWN))
         style = "bold green" if leads else None
         table.add_row(name, address, *row, f"{commit}/{applied}", engine, style=style)
-    Console().print(table)
+    _print(table)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
 
 
 def _print_history(entries: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not entries:
         click.echo("No change of leader is known.")
         return
-    table = Table(title=None)
-    for column in ("term", "when (UTC)", "leader", "phases (s)"):
-        table.add_column(column)
+    table = _table("term", "when (UTC)", "leader", "phases (s)")
     for entry in entries:
         when = datetime.fromtimestamp(entry["started"], UTC)
         ordered = sorted(entry["phases"].items(), key=lambda phase: phase[1])
         phases = "\n".join(f"{after:8.3f}  {phase}" for phase, after in ordered)
         table.add_row(str(entry["term"]), f"{when:%F %T}", str(entry["leader"]), phases)
-    Console().print(table)
+    _print(table)

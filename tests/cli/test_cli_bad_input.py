@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -43,15 +44,12 @@ def ports() -> list[int]:
     """Six ports that are free at this moment, below the range of source ports."""
     with contextlib.ExitStack() as held:
         found: list[int] = []
-        for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        while len(found) < 6:
+            port = random.SystemRandom().randrange(10_000, 32_000)  # other test runs choose too
             probe = held.enter_context(socket.socket())
-            try:
+            with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-            if len(found) == 6:
-                break
+                found.append(port)
         return found
 
 
