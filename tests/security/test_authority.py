@@ -10,6 +10,7 @@ import ipaddress
 import stat
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -166,28 +167,49 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
         create_authority(tmp_path / "file" / "tls", CELL)
 
 
+RACE = """
+import pathlib, sys, time
+from ha_scheduler.peer.cell import parse_peers
+from ha_scheduler.security.authority import ensure_certificates
+directory, peers = pathlib.Path(sys.argv[1]), parse_peers(sys.argv[2])
+print(flush=True)
+start = float(sys.stdin.readline())
+for number in range(int(sys.argv[3])):
+    while time.monotonic() < start + 0.05 * number:
+        pass
+    ensure_certificates(directory / str(number), peers)
+"""
+
+
 def test_three_first_starts_at_once_agree_on_one_authority(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib\n"
-        "from ha_scheduler.peer.cell import parse_peers\n"
-        "from ha_scheduler.security.authority import ensure_certificates\n"
-        "sys.stdin.read(1)\n"
-        "ensure_certificates(pathlib.Path(sys.argv[1]), parse_peers(sys.argv[2]))\n"
-    )
+    """Many races, each begun by three processes within microseconds; without the lock most fail."""
+    races = 12
     peers = "a=127.0.0.1:1/2,b=127.0.0.1:3/4,c=127.0.0.1:5/6"
-    directory = tmp_path / "tls"
+    cell, arguments = parse_peers(peers), [str(tmp_path), peers, str(races)]
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(directory), peers], stdin=subprocess.PIPE)
-        for _ in range(3)
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in cell.peers
     ]
     for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+    start = time.monotonic() + 0.05
+    for process in processes:
         assert process.stdin is not None
-        process.stdin.write(b"x")
-        process.stdin.close()
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
-    assert set(contents(directory)) == ALL_FILES
-    for name in "abc":
-        check_files(peer_files(directory, name), role=Role.PEER, name=name)
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    for number in range(races):
+        assert set(contents(tmp_path / str(number))) == ALL_FILES
+        for name in cell.names:
+            check_files(peer_files(tmp_path / str(number), name), role=Role.PEER, name=name)
 
 
 def test_dask_yaml_configures_clients_and_workers(tmp_path: Path) -> None:
