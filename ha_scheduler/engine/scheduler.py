@@ -37,6 +37,7 @@ from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.recorder import Log, Recorder
 from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
+from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.engine.values import ReplicatedValues, Values
 from ha_scheduler.engine.workers import Workers
@@ -79,7 +80,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._on_mark: OnMark = lambda phase, detail: None
         self._keep_state = True
         self._first_finished = False
-        extensions = DEFAULT_EXTENSIONS | {"spans": Spans}
+        extensions = DEFAULT_EXTENSIONS | {"spans": Spans, "shuffle": Shuffles}
         super().__init__(extensions=extensions, **kwargs)
         self._add_handlers()
 
@@ -137,10 +138,8 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         """Every report that will come in time has come: place everything, then work."""
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
-        self.adopt_reports(reported)
-        stimulus_id = f"ha-recover-{self.term}"
-        self.replay.settle(stimulus_id)
-        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        self.adopt_reports(reported, self._settle)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=f"ha-recover-{self.term}")
         self._refresh_no_workers_since()
         if missing:
             logger.warning(
@@ -156,6 +155,11 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         asyncio.get_running_loop().call_later(
             ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
         )
+
+    def _settle(self, stimulus_id: str) -> None:
+        """What the ledger knows and no worker could report."""
+        self.replay.settle(stimulus_id)
+        self.extensions["shuffle"].restore(stimulus_id)
 
     def client_returned(self, client: str) -> None:
         """One of the clients that the ledger names has stated what it wants."""

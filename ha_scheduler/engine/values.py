@@ -1,11 +1,12 @@
-"""Named values that live in the ledger: worker and nanny plugins, and client metadata.
+"""Named values that live in the ledger: plugins, metadata, and the run specs of shuffles.
 
 Guarantee: an operation that sets or removes one is answered after its record has committed, so what
 a client was told is there is there after a failover. The value takes effect on this engine first,
 in the order of the records; a reader on this engine may therefore see a value a moment before its
 writer is told, and never one that a later leader takes back once a reply was given.
 
-More spaces (variables, queues, locks, datasets, shuffle runs) join by a ``_Space`` each.
+A *space* names where its values live on the engine; more of them (variables, queues, locks,
+datasets) join by one line in ``_holder``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from distributed.protocol.pickle import dumps, loads
 
 from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.keys import decode_key, encode_key
-from ha_scheduler.engine.recorder import Recorder
+from ha_scheduler.engine.recorder import OnCommit, Recorder
+from ha_scheduler.engine.shuffles import SHUFFLES
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 
 WORKER_PLUGINS = "worker-plugin"
@@ -44,81 +46,90 @@ class Values:
             self._pickled[space, key] = value
 
     def _holder(self, space: str) -> dict[Any, Any]:
+        scheduler = self._scheduler
         holders: dict[str, dict[Any, Any]] = {
-            WORKER_PLUGINS: self._scheduler.worker_plugins,
-            NANNY_PLUGINS: self._scheduler.nanny_plugins,
-            METADATA: self._scheduler.task_metadata,
+            WORKER_PLUGINS: scheduler.worker_plugins,
+            NANNY_PLUGINS: scheduler.nanny_plugins,
+            METADATA: scheduler.task_metadata,
+            SHUFFLES: scheduler.extensions["shuffle"].recorded,
         }
         return holders[space]
 
-    async def committed(self, recorder: Recorder, space: str, key: Any) -> None:
-        """Record the present value under ``key``, if it is another, and wait for the commit."""
+    async def write(self, space: str, key: Any) -> None:
+        """Record the value that is now under ``key``, if it changed, and wait for the commit."""
+        committed = asyncio.Event()
+        if self._append(space, key, committed.set):
+            await committed.wait()
+
+    def write_soon(self, space: str, key: Any) -> None:
+        """Record the value that is now under ``key``, if it changed."""
+        self._append(space, key, None)
+
+    def _append(self, space: str, key: Any, on_commit: OnCommit | None) -> bool:
+        recorder: Recorder | None = self._scheduler.recorder
+        if recorder is None:
+            return False
         holder = self._holder(space)
-        record: ValueSet | ValueDeleted | None
+        record: ValueSet | ValueDeleted
         if key in holder:
-            record = self._changed(recorder, space, key, bytes(dumps(holder[key])))
+            data = bytes(dumps(holder[key]))
+            if self._pickled.get((space, key)) == data:
+                return False
+            self._pickled[space, key] = data
+            record = _value_set(recorder, space, key, data)
         else:
             self._pickled.pop((space, key), None)
             record = ValueDeleted(space, encode_key(key), "", 0)
-        if record is not None:
-            committed = asyncio.Event()
-            recorder.append(record, on_commit=committed.set)
-            await committed.wait()
+        recorder.append(record, on_commit)
+        return True
 
-    def _changed(self, recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet | None:
-        if self._pickled.get((space, key)) == data:
-            return None
-        self._pickled[space, key] = data
-        blob = parts = 0
-        if len(data) > INLINE_BYTES_MAX:
-            blob, parts = recorder.append_blob(data)
-            data = b""
-        return ValueSet(space, encode_key(key), data, blob, parts, recorder.term, "", 0)
+
+def _value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet:
+    blob = parts = 0
+    if len(data) > INLINE_BYTES_MAX:
+        blob, parts = recorder.append_blob(data)
+        data = b""
+    return ValueSet(space, encode_key(key), data, blob, parts, recorder.term, "", 0)
 
 
 class ReplicatedValues:
     """The part of our Scheduler that commits before it replies; a mixin before upstream's class."""
 
-    recorder: Recorder | None
     values: Values
 
     async def register_worker_plugin(
-        self, comm: Any, plugin: bytes, name: str, idempotent: bool | None = None
+        self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
         result = await super().register_worker_plugin(  # type: ignore[misc]
             comm, plugin=plugin, name=name, idempotent=idempotent
         )
-        await self._commit(WORKER_PLUGINS, name)
+        await self.values.write(WORKER_PLUGINS, name)
         return result
 
     async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
         """As upstream's, and then committed."""
         result = await super().unregister_worker_plugin(comm, name=name)  # type: ignore[misc]
-        await self._commit(WORKER_PLUGINS, name)
+        await self.values.write(WORKER_PLUGINS, name)
         return result
 
     async def register_nanny_plugin(
-        self, comm: Any, plugin: bytes, name: str, idempotent: bool | None = None
+        self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
         result = await super().register_nanny_plugin(  # type: ignore[misc]
             comm, plugin=plugin, name=name, idempotent=idempotent
         )
-        await self._commit(NANNY_PLUGINS, name)
+        await self.values.write(NANNY_PLUGINS, name)
         return result
 
     async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
         """As upstream's, and then committed."""
         result = await super().unregister_nanny_plugin(comm, name=name)  # type: ignore[misc]
-        await self._commit(NANNY_PLUGINS, name)
+        await self.values.write(NANNY_PLUGINS, name)
         return result
 
     async def set_metadata(self, keys: list[Any], value: object = None) -> None:
         """As upstream's, and then committed: the whole value under the first of ``keys``."""
         super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
-        await self._commit(METADATA, keys[0])
-
-    async def _commit(self, space: str, key: Any) -> None:
-        if self.recorder is not None:
-            await self.values.committed(self.recorder, space, key)
+        await self.values.write(METADATA, keys[0])

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from time import time
 from typing import Any
 
@@ -113,13 +114,14 @@ class Workers:
         if not self.recovery.is_open:
             await self.recovery.opened()
         if worker in self._reports:  # it came after the barrier had opened
-            self.adopt_reports([worker])
+            self.adopt_reports([worker], lambda stimulus_id: None)
 
-    def adopt_reports(self, addresses: list[str]) -> None:
-        """Adopt what these workers reported, then let them work."""
+    def adopt_reports(self, addresses: list[str], settle: Callable[[str], None]) -> None:
+        """Adopt what these workers reported, settle what follows from it, let them work."""
         known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         self.adoption.adopt({a: report for a, (report, _) in known.items()}, stimulus_id)
+        settle(stimulus_id)
         for address, (_, status) in known.items():
             self.handle_worker_status_change(  # type: ignore[attr-defined]
                 status, address, stimulus_id

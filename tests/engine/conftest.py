@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from distributed import Client, Worker
 
+from client_replay import Client as HAClient
+
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.records import Record, decode
+from ha_scheduler.worker.worker import Worker as HAWorker
 
 
 class KeptLog:
@@ -74,3 +78,90 @@ async def eventually(condition: Callable[[], bool]) -> None:
 def run(test: Callable[[], Awaitable[Any]]) -> None:
     """Run one test in an event loop of its own."""
     asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+class Pair:
+    """A leader and its follower-to-be in one event loop, with workers and a client that follow.
+
+    The follower replays each record when the leader writes it, as a hot standby does.
+    """
+
+    def __init__(self) -> None:
+        self.ports = free_ports(2)
+        self.address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.log = KeptLog()
+        self.marks: dict[str, dict[str, Any]] = {}
+
+    async def start(self, workers: int = 2) -> None:
+        self.leader = self._scheduler(0)
+        await self.leader.activate(1, self.log, self._mark)
+        self.workers = [
+            await HAWorker(self.address, nthreads=1, name=f"w{i}", dashboard_address=":0")
+            for i in range(workers)
+        ]
+        self.client = await HAClient(self.address, asynchronous=True, set_as_default=False)
+
+    def _scheduler(self, number: int) -> Scheduler:
+        return Scheduler(
+            host="127.0.0.1",
+            port=self.ports[number],
+            protocol="tcp://",
+            dashboard_address=":0",
+            validate=True,
+        )
+
+    def _mark(self, phase: str, detail: dict[str, Any]) -> None:
+        self.marks[phase] = detail
+
+    async def kill_leader(self, lose_records: int = 0) -> None:
+        """The leader stops in the middle of whatever it does; its last records never committed."""
+        leader = self.leader
+        assert leader.recorder is not None
+        leader.recorder.flush()
+        leader.recorder = None
+        leader._stop_listeners()
+        for comm in list(leader._comms):
+            comm.abort()
+        for callback in leader.periodic_callbacks.values():
+            callback.stop()
+        if lose_records:
+            del self.log.records[-lose_records:]
+
+    async def take_over(self, window_seconds: float = 5.0) -> Scheduler:
+        """The follower replays what committed, leads in term 2, and recovers."""
+        follower = self._scheduler(1)
+        for record in self.log.records:
+            follower.replay.apply(record)
+        follower.validate_state()
+        self.former, self.leader = self.leader, follower
+        await follower.activate(2, self.log, self._mark, window_seconds)
+        await follower.recovery.opened()
+        follower.validate_state()
+        return follower
+
+    async def close(self) -> None:
+        await self.client.close()
+        await asyncio.gather(*(worker.close() for worker in self.workers))
+        for scheduler in (self.leader, getattr(self, "former", None)):
+            if scheduler is not None:
+                await end(scheduler)
+
+
+@asynccontextmanager
+async def pair(workers: int = 2) -> AsyncIterator[Pair]:
+    """A started pair, which ends with the test."""
+    both = Pair()
+    await both.start(workers)
+    try:
+        yield both
+    finally:
+        await both.close()

@@ -1,0 +1,223 @@
+"""A new leader adopts what workers hold and run: nothing is lost and nothing finished runs twice."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from distributed import get_client
+
+from tests.engine.conftest import eventually, pair, run
+
+runs: Counter[Any] = Counter()
+gate = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    runs.clear()
+    gate.clear()
+
+
+def work(number: int) -> int:
+    runs[number] += 1
+    return number + 1
+
+
+def blocked(number: int) -> int:
+    runs[number] += 1
+    gate.wait(30)
+    return number + 1
+
+
+def fail(number: int) -> None:
+    runs[number] += 1
+    raise KeyError(number)
+
+
+def parent() -> int:
+    client = get_client()
+    runs["parent"] += 1
+    children = client.map(blocked, range(2))
+    return sum(client.gather(children))
+
+
+def test_results_stay_and_futures_stay_valid() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(work, range(20))
+            await both.client.gather(futures)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert await both.client.gather(futures) == list(range(1, 21))
+            assert set(runs.values()) == {1}
+            leader.validate_state()
+
+    run(test)
+
+
+def test_running_tasks_go_on_under_their_run_id() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(blocked, range(6))
+            total = both.client.submit(sum, futures)
+            await eventually(lambda: len(runs) == 2)
+            await both.kill_leader()
+            leader = await both.take_over()
+            running = [ts for ts in leader.tasks.values() if ts.run_id and ts.run_id < 2 << 32]
+            assert len(running) >= 2
+            gate.set()
+            assert await total == 21
+            assert set(runs.values()) == {1}
+            leader.validate_state()
+
+    run(test)
+
+
+def test_a_task_that_finishes_during_the_outage_is_not_run_again() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(blocked, range(2))
+            await eventually(lambda: len(runs) == 2)
+            await both.kill_leader()
+            gate.set()
+            await eventually(
+                lambda: sum(len(worker.data) for worker in both.workers) == 2,
+            )
+            await both.take_over()
+            assert await both.client.gather(futures) == [1, 2]
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_a_graph_that_never_committed_is_resubmitted_and_finds_its_tasks_running() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            before = both.client.submit(operator.add, 1, 1)
+            await before
+            both.leader.recorder.flush()
+            committed = len(both.log.records)
+            both.log.propose = lambda data, on_commit: None  # type: ignore[method-assign]
+            futures = both.client.map(blocked, range(2))
+            total = both.client.submit(sum, futures)
+            await eventually(lambda: len(runs) == 2)
+            del both.log.propose
+            await both.kill_leader()
+            assert len(both.log.records) == committed
+            gate.set()
+            leader = await both.take_over()
+            assert await total == 3
+            assert await before == 2
+            assert set(runs.values()) == {1}
+            leader.validate_state()
+
+    run(test)
+
+
+def test_erred_futures_stay_erred_without_another_run() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            future = both.client.submit(fail, 1)
+            dependent = both.client.submit(work, future)
+            assert isinstance(await dependent.exception(), KeyError)
+            await both.kill_leader()
+            leader = await both.take_over()
+            later = both.client.submit(operator.add, future, 1)
+            assert isinstance(await later.exception(), KeyError)
+            assert isinstance(await future.exception(), KeyError)
+            assert runs[1] == 1
+            leader.validate_state()
+
+    run(test)
+
+
+def test_work_submitted_during_the_outage_goes_through() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            one = both.client.submit(work, 1)
+            await one
+            await both.kill_leader()
+            futures = both.client.map(work, range(10, 20))
+            total = both.client.submit(sum, [one, *futures])
+            await both.take_over()
+            assert await total == 2 + sum(range(11, 21))
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_an_intermediate_result_that_nobody_needs_any_more_is_freed() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(work, range(10))
+            total = both.client.submit(sum, futures)
+            await total
+            futures.clear()
+            await eventually(lambda: sum(len(worker.data) for worker in both.workers) == 1)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert await total == 55
+            assert await both.client.submit(operator.add, total, 1) == 56
+            assert set(runs.values()) == {1}
+            leader.validate_state()
+
+    run(test)
+
+
+def test_a_worker_that_died_with_the_leader_has_its_results_computed_again() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(work, range(10))
+            await both.client.gather(futures)
+            await both.kill_leader()
+            lost = both.workers.pop()
+            held = len(lost.data)
+            assert held
+            await lost.close()
+            leader = await both.take_over()
+            assert await both.client.gather(futures) == list(range(1, 11))
+            assert sum(runs.values()) == 10 + held
+            leader.validate_state()
+
+    run(test)
+
+
+def test_a_client_inside_a_task_outlives_the_leader() -> None:
+    async def test() -> None:
+        async with pair(3) as both:
+            future = both.client.submit(parent)
+            await eventually(lambda: len(runs) == 3)
+            await both.kill_leader()
+            await both.take_over()
+            gate.set()
+            assert await future == 3
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_two_takeovers_in_a_row_change_nothing() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = both.client.map(work, range(5))
+            await both.client.gather(futures)
+            await both.kill_leader()
+            await both.take_over()
+            more = both.client.map(work, range(5, 10))
+            await both.client.gather(more)
+            await both.kill_leader()
+            both.ports.reverse()
+            follower = both._scheduler(1)
+            for record in both.log.records:
+                follower.replay.apply(record)
+            await follower.activate(3, both.log, both._mark)
+            await follower.recovery.opened()
+            both.leader, both.former = follower, both.leader
+            assert await both.client.gather(futures + more) == list(range(1, 11))
+            assert set(runs.values()) == {1}
+
+    run(test)
