@@ -23,6 +23,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,6 +110,12 @@ class Driver:
         index = self.node.propose(data)
         self._schedule()
         return index
+
+    def propose_batch(self, batch: Sequence[bytes]) -> range:
+        """Append several, all or none; their indices. Raises ``CallerError``."""
+        indices = self.node.propose_batch(batch)
+        self._schedule()
+        return indices
 
     def transfer_leadership(self, to: int) -> None:
         self.node.transfer_leadership(to)

@@ -90,7 +90,9 @@ class Listener:
     def _refusal(self, hello: dict[str, Any], writer: asyncio.StreamWriter) -> str | None:
         if hello.get("version", wire.VERSION) != wire.VERSION:
             return f"this peer speaks version {wire.VERSION} of the peer protocol; upgrade together"
-        if hello.get("cell") != self._cell:
+        # A watcher that has just started knows addresses, and learns the cell's identity here.
+        newcomer = hello.get("role") == "watch" and not hello.get("cell")
+        if hello.get("cell") != self._cell and not newcomer:
             return (
                 f"this peer belongs to cell {self._cell}, not to {hello.get('cell')}; "
                 "compare the --peers of both"

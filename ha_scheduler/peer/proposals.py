@@ -14,13 +14,17 @@ became of what it had proposed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 
+from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import RECORD_BYTES_MAX
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 
 OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024  # queued or proposed and not yet reported back
+BATCH_BYTES = 512 * 1024  # given to the core at once: one message to each follower
+BATCH_RECORDS = 256  # … and no more records than this, so that other work gets its turn
 OVERHEAD_BYTES = 64  # of one record, so that a million tiny ones are bounded too
 
 
@@ -31,9 +35,17 @@ class ProposalError(Exception):
 class Proposals:
     """The proposals of one activation of one engine."""
 
-    def __init__(self, propose: Callable[[bytes], int], term: int) -> None:
+    def __init__(
+        self,
+        propose: Callable[[Sequence[bytes]], range],
+        term: int,
+        call_soon: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """``propose`` appends all or nothing; ``call_soon`` runs a function after other work."""
         self._propose = propose
         self._term = term
+        self._call_soon = call_soon
+        self._scheduled = False
         self._next = 1
         self._queue: deque[tuple[int, bytes]] = deque()
         self._numbers: dict[int, tuple[int, int]] = {}  # index → (number, bytes)
@@ -56,24 +68,21 @@ class Proposals:
             raise ProposalError(f"it sent proposal {number} where {self._next} was due")
         if not 0 < len(data) <= RECORD_BYTES_MAX:
             raise ProposalError(f"it proposed a record of {len(data)} bytes")
+        try:
+            records.decode(data)
+        except (records.UnknownRecordError, records.MalformedRecordError) as error:
+            # In the log it would stop every peer of the cell, at each start again.
+            raise ProposalError(f"it proposed what no peer can apply: {error}") from error
         self._next += 1
         self.outstanding_bytes += len(data) + OVERHEAD_BYTES
         self._queue.append((number, data))
         self.pump()
 
     def pump(self) -> None:
-        """Hand the core what it takes."""
-        while self._queue and not self.closed:
-            number, data = self._queue[0]
-            try:
-                index = self._propose(data)
-            except ProposalDroppedError:
-                return
-            except NotLeaderError:
-                self.closed = True
-                return
-            self._queue.popleft()
-            self._numbers[index] = (number, len(data) + OVERHEAD_BYTES)
+        """See to it that the core is given what it takes. Called also when it may take more."""
+        if self._queue and not self._scheduled and not self.closed:
+            self._scheduled = True
+            self._call_soon(self._give)
 
     def report(self, entry: Entry) -> int:
         """The number under which this committed entry was proposed here, or 0. Once each."""
@@ -82,3 +91,35 @@ class Proposals:
         number, size = self._numbers.pop(entry.index, (0, 0))
         self.outstanding_bytes -= size
         return number
+
+    def close(self) -> None:
+        """The activation is over."""
+        self.closed = True
+        self._queue.clear()
+
+    def _give(self) -> None:
+        self._scheduled = False
+        batch = self._batch()
+        if not batch or self.closed:
+            return
+        try:
+            indices = self._propose([data for _, data in batch])
+        except ProposalDroppedError:
+            return  # they stay at the head; a commit or a tick tries again
+        except NotLeaderError:
+            self.close()
+            return
+        for index, (number, data) in zip(indices, batch, strict=True):
+            self._queue.popleft()
+            self._numbers[index] = (number, len(data) + OVERHEAD_BYTES)
+        self.pump()
+
+    def _batch(self) -> list[tuple[int, bytes]]:
+        batch: list[tuple[int, bytes]] = []
+        size = 0
+        for item in islice(self._queue, BATCH_RECORDS):
+            size += len(item[1])
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(item)
+        return batch

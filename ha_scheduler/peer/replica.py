@@ -95,7 +95,6 @@ class Replica:
         self._feed: Feed | None = None
         self._feeding: asyncio.Task[None] | None = None
         self._proposals: Proposals | None = None
-        self._paused = False
         self._gossiped_at = 0.0
 
     def connect(
@@ -197,7 +196,7 @@ class Replica:
 
     def on_spawn(self, engine: Engine) -> None:
         settings = self.settings
-        self._engine, self._proposals, self._paused = engine, None, False
+        self._engine, self._proposals = engine, None
         engine.send(
             Welcome(
                 settings.cell.identity,
@@ -236,6 +235,8 @@ class Replica:
         )
         if self._feeding is not None:
             self._feeding.cancel()
+        if self._proposals is not None:
+            self._proposals.close()
         self._engine = self._feed = self._feeding = self._proposals = None
         self._dashboard = ""
         self._run(self.leadership.engine_exited(time.monotonic(), self._others))
@@ -254,17 +255,16 @@ class Replica:
         except ProposalError as error:
             engine.kill(str(error))
             return
-        if self._proposals.congested and not self._paused:
-            self._paused = True
+        if self._proposals.congested and not engine.paused:
             engine.pause()
 
     def _number_of(self, entry: Entry) -> int:
         if self._proposals is None:
             return 0
         number = self._proposals.report(entry)
-        if self._paused and self._proposals.relieved and self._engine is not None:
-            self._paused = False
-            self._engine.resume()
+        engine = self._engine
+        if engine is not None and engine.paused and self._proposals.relieved:
+            engine.resume()
         return number
 
     def _served(self, term: int, address: str) -> None:
@@ -317,19 +317,15 @@ class Replica:
     def watch_state(self) -> dict[str, Any]:
         serving = self._serving if self._serving and self._serving[0] == self._state.term else None
         return {
+            "kind": "view",
             "cell": self.settings.cell.identity,
-            "peer": self.settings.name,
+            "name": self.settings.name,
             "term": self._state.term,
             "leader": self._name(self._state.leader),
             "serving": serving is not None,
             "address": serving[2] if serving else "",
             "peers": [
-                {
-                    "name": peer.name,
-                    "host": peer.host,
-                    "peer_port": peer.peer_port,
-                    "dask_port": peer.dask_port,
-                }
+                (peer.name, peer.host, peer.peer_port, peer.dask_port)
                 for peer in self.settings.cell.peers
             ],
             "history_tail": self.history.tail(),
@@ -384,13 +380,15 @@ class Replica:
         return None
 
     def _member(self, peer: int, now: float) -> dict[str, Any]:
-        other = self._others.get(peer)
+        other, own = self._others.get(peer), peer == self.settings.peer_id
+        if own:
+            other = Other(self.leadership.electable, self._applied, now)
         return {
             "name": self._peers[peer].name,
-            "connected": peer not in self._others or self.links.connected(peer),
-            "engine_ready": other.engine_ready if other else False,
-            "applied": other.applied if other else self._applied,
-            "heard_s": now - other.heard_at if other else 0.0,
+            "connected": own or self.links.connected(peer),
+            "engine_ready": other is not None and other.engine_ready,
+            "applied": other.applied if other is not None else None,
+            "heard_s": now - other.heard_at if other is not None else None,
         }
 
     # -- effects
@@ -424,7 +422,8 @@ class Replica:
     def _activate(self, term: int, index: int) -> None:
         assert self._engine is not None
         assert self._feed is not None
-        self._proposals = Proposals(self.driver.propose, term)
+        loop = asyncio.get_running_loop()
+        self._proposals = Proposals(self.driver.propose_batch, term, loop.call_soon)
         self.history.mark(term, "activated", time.monotonic())
         self.on_contact()
         self._feed.send_after(index, ActivateMessage(term, self.history.marks(term)))

@@ -63,6 +63,7 @@ class Engine(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._ended = False
+        self.paused = False
 
     @property
     def alive(self) -> bool:
@@ -85,10 +86,12 @@ class Engine(asyncio.Protocol):
     def pause(self) -> None:
         """Read nothing more from the engine: it has proposed more than is committed."""
         if self._transport is not None and not self._ended:
+            self.paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         if self._transport is not None and not self._ended:
+            self.paused = False
             self._transport.resume_reading()
 
     def kill(self, why: str) -> None:
@@ -234,9 +237,10 @@ class Supervisor:
             number += 1
             engine.send(Ping(number))
             await asyncio.sleep(PING_EVERY_S)
-            # Counted in our own wakings, not by the clock: a daemon that was frozen itself must not
-            # blame its engine for the silence.
-            silent_s = silent_s + PING_EVERY_S if engine.heard_at == heard_at else 0.0
+            # Counted in our own wakings, not by the clock: a daemon that was frozen, or does not
+            # listen, must not blame its engine for the silence.
+            deaf = engine.paused or engine.heard_at != heard_at
+            silent_s = 0.0 if deaf else silent_s + PING_EVERY_S
             heard_at = engine.heard_at
             if silent_s > self._watchdog_s:
                 engine.kill(f"its event loop made no progress for {silent_s:.1f} s")

@@ -20,7 +20,7 @@ from ha_scheduler.peer import wire
 BEAT_S = 0.5
 STALLED_S = 5.0
 
-_BEAT = {"beat": True}
+_BEAT = {"kind": "beat"}
 
 
 class Watchers:

@@ -40,6 +40,11 @@ def within(seconds: float, probe: Callable[[], T | None], every: float = 0.005) 
         time.sleep(every)
 
 
+def report(text: str) -> None:
+    """A measured figure, shown by ``pytest -s``."""
+    sys.stdout.write(f"[{text}] ")
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for sock in sockets:
@@ -55,9 +60,15 @@ class Connection:
 
     def __init__(self, port: int, context: ssl.SSLContext | None, hello: dict[str, Any]) -> None:
         sock = socket.create_connection(("127.0.0.1", port), timeout=5 * SCALE)
-        self.sock = context.wrap_socket(sock) if context else sock
-        self.send(hello)
-        self.answer = self.receive()
+        try:
+            self.sock = context.wrap_socket(sock) if context else sock
+            self.send(hello)
+            self.answer = self.receive()
+        except BaseException:
+            sock.close()
+            if hasattr(self, "sock"):
+                self.sock.close()
+            raise
 
     def send(self, value: Any) -> None:
         body = msgpack.packb(value)
@@ -97,6 +108,7 @@ class ToyCell:
         for name in self.names:
             (base / "data" / name).mkdir(parents=True)
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.connections: list[Connection] = []
 
     def __enter__(self) -> ToyCell:
         for name in self.names:
@@ -104,6 +116,8 @@ class ToyCell:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for connection in self.connections:
+            connection.close()
         for name in list(self.daemons):
             self.kill(name)
         if exc[0] is not None:
@@ -129,14 +143,16 @@ class ToyCell:
     def log(self, name: str) -> str:
         return (self.base / f"{name}.log").read_text()
 
-    def connect(self, name: str, role: str, **hello: Any) -> Connection:
+    def connect(self, name: str, role: str, /, **hello: Any) -> Connection:
         context = client_context(client_files(self.base / "certs")) if self.tls else None
         if hello.pop("as_peer", None):
             context = client_context(peer_files(self.base / "certs", "a"))
         first = {"role": role, "cell": self.cell.identity, **hello}
-        return Connection(self.ports[name], context, first)
+        connection = Connection(self.ports[name], context, first)
+        self.connections.append(connection)
+        return connection
 
-    def ask(self, name: str, **request: Any) -> dict[str, Any]:
+    def ask(self, name: str, /, **request: Any) -> dict[str, Any]:
         connection = self.connect(name, "control")
         try:
             connection.send(request)
@@ -181,9 +197,28 @@ class ToyCell:
         entries = [json.loads(line) for line in lines]
         return [entry for entry in entries if not event or entry["event"] == event]
 
+    def diary_length(self, name: str, event: str, least: int) -> bool:
+        return len(self.diary(name, event)) >= least
+
+    def engine_pid(self, name: str) -> int:
+        status = self.status(name)
+        return int(status["engine"]["pid"]) if status else 0
+
+    def propose(self, name: str, tag: str, count: int, size: int = 100) -> None:
+        self.order(name, op="propose", count=count, size=size, tag=tag)
+
+    def fed(self, name: str, tag: str, count: int, seconds: float = 10) -> None:
+        """Wait until the engine of ``name`` has been told of all values of ``tag``."""
+        within(
+            seconds,
+            lambda: sum(v.startswith(tag + "-") for v in self.values(name)) >= count,
+            every=0.02,
+        )
+
     def values(self, name: str, pid: int | None = None) -> list[str]:
         """The toy values that the newest engine of ``name`` was told of, in order."""
-        pid = pid or self.diary(name)[-1]["pid"]
+        entries = self.diary(name)
+        pid = pid or (entries[-1]["pid"] if entries else 0)
         return [
             e["text"] for e in self.diary(name, "record") if e["pid"] == pid and "-" in e["text"]
         ]

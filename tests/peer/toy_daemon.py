@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer import daemon
+from ha_scheduler.peer import compaction, daemon
 from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.peer.settings import PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
@@ -20,6 +20,8 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
     )
+    for limit, value in given.get("limits", {}).items():
+        setattr(compaction, limit, value)
     name, base = given["name"], Path(given["dir"])
     settings = PeerSettings(
         cell=parse_peers(given["peers"]),

@@ -27,11 +27,11 @@ class ToyEngine:
         self.decoder = framing.Decoder()
         self.out = bytearray()
         self.proposal = 0
+        self.proposed: dict[int, str] = {}
         self.term = 0
         self.name = ""
         self.options: dict[str, Any] = {}
         self.orders: socket.socket | None = None
-        self.stalled_until = 0.0
 
     def write_diary(self, event: str, **detail: Any) -> None:
         line = json.dumps({"t": time.monotonic(), "event": event, "pid": os.getpid(), **detail})
@@ -70,7 +70,7 @@ class ToyEngine:
             case messages.Welcome(_, name, _, options):
                 self.welcome(name, options)
             case messages.Committed(index, proposal, data):
-                text = describe(data) if data else ""
+                text = describe(data) if data else self.proposed.pop(proposal)
                 self.write_diary("record", index=index, proposal=proposal, text=text)
             case messages.CaughtUp(index):
                 self.write_diary("caught_up", index=index)
@@ -101,6 +101,7 @@ class ToyEngine:
                 for number in range(order["count"]):
                     text = f"{order['tag']}-{number}".encode()
                     self.proposal += 1
+                    self.proposed[self.proposal] = text.decode()
                     value = os.urandom(order["size"])
                     record = records.ValueSet("toy", text, value, 0, 0, 0, "", 0)
                     self.send(messages.Propose(self.proposal, records.encode(record)))
