@@ -11,7 +11,6 @@ from typing import Any
 from distributed import Client, Worker
 
 from client_replay import Client as HAClient
-
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.records import Record, decode
@@ -71,7 +70,7 @@ def follow(records: list[Record]) -> Scheduler:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Until the condition holds; the test's own deadline ends a wait in vain."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - any state of any party
         await asyncio.sleep(0.01)
 
 

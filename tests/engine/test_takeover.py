@@ -1,4 +1,4 @@
-"""A new leader adopts what workers hold and run: nothing is lost and nothing finished runs twice."""
+"""A new leader adopts what workers hold and run: nothing is lost, nothing finished runs twice."""
 
 from __future__ import annotations
 
