@@ -1,0 +1,22 @@
+"""A Dask scheduler that is replicated over several peers and survives the death of its leader.
+
+Importing this package imports nothing of ``distributed``: the peer daemon must start fast and stay
+small. What needs it is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ha_scheduler.deploy.local import LocalHACluster
+
+__all__ = ["LocalHACluster"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LocalHACluster":
+        from ha_scheduler.deploy.local import LocalHACluster
+
+        return LocalHACluster
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""A whole cell on one machine, for laptops, notebooks and tests: ``LocalHACluster``."""

@@ -1,0 +1,220 @@
+"""The peers of a local cell as processes: certificates, ports, start, who leads.
+
+This knows nothing of workers and imports no ``distributed``; ``local.py`` puts the cluster around
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import string
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.cli.control import ControlClient
+from ha_scheduler.deploy.child import ChildProcess
+from ha_scheduler.deploy.environment import peer_environment
+from ha_scheduler.deploy.peer_process import PeerProcess
+from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.errors import ControlError
+from ha_scheduler.peer.cell import Cell, join_address
+from ha_scheduler.peer.settings import TlsFiles
+from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
+from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
+
+ASK_TIMEOUT_S = 2.0  # loopback answers in milliseconds; a peer that is starting may not
+POLL_S = 0.05  # between two questions to all peers, each a TLS connection
+STOP_TIMEOUT_S = 0.5  # then SIGKILL: a leader waits for a successor, and here all go at once
+PORTS_OF_A_PEER = 3  # peer, Dask, dashboard
+
+_T = TypeVar("_T")
+
+
+class LocalCellError(Exception):
+    """Operator: the cell did not come up; the text holds the last lines of every log."""
+
+
+class LocalCell:
+    """``n_peers`` peer daemons on ``host``, each with a data directory under ``directory``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        n_peers: int,
+        *,
+        host: str,
+        tls: bool,
+        dashboard: bool,
+        options: Sequence[str],
+        restart: Callable[[PeerProcess], Any],
+    ) -> None:
+        self.directory = directory
+        self.host = host
+        names = string.ascii_lowercase[:n_peers]
+        ports = iter(free_ports(host, PORTS_OF_A_PEER * n_peers))
+        self.cell = Cell(tuple(PeerAddress(n, host, next(ports), next(ports)) for n in names))
+        self.dashboard_ports = {name: next(ports) for name in names} if dashboard else {}
+        self.certificates = directory / "certificates" if tls else None
+        if self.certificates is not None:
+            ensure_certificates(self.certificates, self.cell)
+        self.control = ControlClient(self.cell, self.client_tls, ASK_TIMEOUT_S)
+        self.peers = [
+            PeerProcess(
+                peer.name,
+                [*self._arguments(peer), *options],
+                directory / f"peer-{peer.name}",
+                peer_environment(),
+                ask=self.status_of,
+                restart=restart,
+            )
+            for peer in self.cell.peers
+        ]
+
+    @property
+    def client_tls(self) -> TlsFiles | None:
+        """The files of clients and workers; None in plaintext."""
+        return client_files(self.certificates) if self.certificates is not None else None
+
+    @property
+    def dask_config(self) -> Path | None:
+        """The Dask configuration for clients and workers that was made with the certificates."""
+        return self.certificates / DASK_CONFIG_FILE if self.certificates is not None else None
+
+    def dashboard_url(self, name: str) -> str | None:
+        """Where the engine of a peer shows its dashboard; only the leader's has tasks to show."""
+        if name not in self.dashboard_ports:
+            return None
+        return f"http://{join_address(self.host, self.dashboard_ports[name])}/status"
+
+    def peer(self, name: str) -> PeerProcess:
+        """The peer called ``name``. Raises ``KeyError``."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        raise KeyError(name)
+
+    # -- asking
+
+    def status_of(self, name: str) -> dict[str, Any]:
+        """What a peer says of itself. Blocks; raises ``ControlError``."""
+        return self.control.status(name)
+
+    def leader(self) -> PeerProcess | None:
+        """The peer that leads and whose engine serves, or None at this moment. Blocks."""
+        leaders = [
+            (status["term"], name)
+            for name, status in self._of_all(self.control.status).items()
+            if is_serving(status)
+        ]
+        # Two may think so for a moment, if one was frozen: the higher term is right.
+        return self.peer(max(leaders)[1]) if leaders else None
+
+    def transfer(self, leader: str, to: str | None) -> None:
+        """Let ``leader`` hand over to ``to``. Blocks; raises ``ControlError``."""
+        self.control.request(leader, "transfer", to=to)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The changes of leader that the cell remembers, oldest first. Blocks."""
+        best: dict[int, dict[str, Any]] = {}
+        for entries in self._of_all(self.control.history).values():
+            for entry in entries:
+                known = best.get(entry["term"])
+                if known is None or len(entry["phases"]) > len(known["phases"]):
+                    best[entry["term"]] = entry
+        return [best[term] for term in sorted(best)]
+
+    def _of_all(self, ask: Callable[[str], _T]) -> dict[str, _T]:
+        """The answers of those who answer; a frozen peer is not waited for."""
+        names = [peer.name for peer in self.peers if peer.alive and not peer.paused]
+        if not names:
+            return {}
+        answers: dict[str, _T] = {}
+        with ThreadPoolExecutor(len(names)) as pool:
+            for name, answer in {name: pool.submit(ask, name) for name in names}.items():
+                with contextlib.suppress(ControlError):
+                    answers[name] = answer.result()
+        return answers
+
+    # -- starting and stopping
+
+    async def start(self, timeout_s: float) -> None:
+        """Start every peer and wait until one leads and serves. Raises ``LocalCellError``."""
+        for peer in self.peers:
+            peer.start()
+        deadline = time.monotonic() + timeout_s
+        while await asyncio.to_thread(self.leader) is None:
+            self.check(self.peers)
+            if time.monotonic() > deadline:
+                raise self.failure(f"no peer leads after {timeout_s:g} s", self.peers)
+            await asyncio.sleep(POLL_S)
+
+    async def restart(self, peer: PeerProcess, timeout_s: float) -> None:
+        """Start a peer again, and wait until its engine has caught up."""
+        await asyncio.to_thread(peer.kill)
+        peer.start()
+        deadline = time.monotonic() + timeout_s
+        while not await asyncio.to_thread(self._is_ready, peer):
+            self.check([peer])
+            if time.monotonic() > deadline:
+                raise self.failure(f"peer {peer.name} is not back after {timeout_s:g} s", [peer])
+            await asyncio.sleep(POLL_S)
+
+    async def stop(self) -> None:
+        """End every peer."""
+        await asyncio.gather(*(peer.stop(STOP_TIMEOUT_S) for peer in self.peers))
+
+    def check(self, children: Sequence[ChildProcess]) -> None:
+        """Raise ``LocalCellError`` if one of the children has ended."""
+        for child in children:
+            if not child.alive:
+                raise self.failure(f"{child!r} while the cell was starting", children)
+
+    def failure(self, sentence: str, children: Sequence[ChildProcess]) -> LocalCellError:
+        """An error that carries the last lines of what each child printed."""
+        tails = [f"--- {child.log_path}\n{child.tail() or '(empty)'}" for child in children]
+        return LocalCellError("\n".join([sentence, *tails]))
+
+    def _is_ready(self, peer: PeerProcess) -> bool:
+        try:
+            return is_ready(self.status_of(peer.name))
+        except ControlError:
+            return False
+
+    def _arguments(self, peer: PeerAddress) -> list[str]:
+        peers = ",".join(
+            f"{p.name}={join_address(p.host, p.peer_port)}/{p.dask_port}" for p in self.cell.peers
+        )
+        arguments = [
+            f"--peers={peers}",
+            f"--name={peer.name}",
+            f"--data-dir={self.directory / f'peer-{peer.name}' / 'data'}",
+        ]
+        if peer.name in self.dashboard_ports:
+            address = join_address(self.host, self.dashboard_ports[peer.name])
+            arguments.append(f"--dashboard-address={address}")
+        else:
+            arguments.append("--no-dashboard")
+        if self.certificates is None:
+            return [*arguments, "--protocol=tcp"]
+        files = peer_files(self.certificates, peer.name)
+        return [
+            *arguments,
+            f"--tls-ca-file={files.ca_file}",
+            f"--tls-cert={files.cert_file}",
+            f"--tls-key={files.key_file}",
+        ]
+
+
+def is_serving(status: dict[str, Any]) -> bool:
+    """Whether a peer with this status leads, and its engine takes clients and workers."""
+    return bool(status["role"] == "leader" and status["serving"])
+
+
+def is_ready(status: dict[str, Any]) -> bool:
+    """Whether a peer with this status knows its leader, and its engine could lead or does."""
+    return status["leader"] is not None and status["engine"]["state"] in ("ready", "active")

@@ -1,0 +1,205 @@
+"""One process of a local cell: started with its output in a file, signalled, and never left behind.
+
+Guarantee: when the process that called ``start`` ends, by any cause, the child is killed by the
+kernel. Its own children go with it: an engine dies with its daemon, a worker with its nanny. What
+the kernel cannot end in order (a frozen grandchild) is swept by ``kill`` and at interpreter exit.
+
+Trap: the kernel sends that signal when the *thread* that started the child ends. ``start`` belongs
+on a thread that lives as long as the cluster: its event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+POLL_S = 0.02
+REAP_TIMEOUT_S = 10.0  # after SIGKILL; longer means that the kernel is stuck in this process
+TAIL_BYTES = 16 * 1024
+
+_running: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+
+
+class ChildProcess:
+    """A Python module that runs as a process of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        log_path: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._module = module
+        self._arguments = list(arguments)
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self._state()}>"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it does not run."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs (a paused one does)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` has frozen it."""
+        return self._paused and self.alive
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status of the last run; negative: the signal that ended it."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the process; what it prints is appended to ``log_path``."""
+        if self.alive:
+            raise RuntimeError(f"{self.name} is already running with pid {self.pid}")
+        self._paused = False
+        with self._open_log() as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                # Ctrl-C in the terminal is for the cluster, which then ends its children in order.
+                start_new_session=True,
+            )
+        _running.add(self)
+
+    def kill(self) -> None:
+        """SIGKILL to the process and everything it started. Returns when it is gone."""
+        if self not in _running or self._process is None:
+            return
+        family = self._family()
+        self._signal(signal.SIGKILL)
+        _signal_all(family, signal.SIGKILL)
+        self._process.wait(REAP_TIMEOUT_S)
+        psutil.wait_procs(family, timeout=REAP_TIMEOUT_S)
+        self._sweep()
+
+    def pause(self) -> None:
+        """SIGSTOP to the process and everything it started: frozen, with all sockets open."""
+        self._require_alive("pause")
+        self._signal(signal.SIGSTOP)
+        _signal_all(self._family(), signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: undo ``pause``."""
+        self._require_alive("resume")
+        # The children first: a daemon that wakes alone could take its engine for hung.
+        _signal_all(self._family(), signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+        self._paused = False
+
+    async def stop(self, timeout_s: float) -> None:
+        """SIGTERM, and after ``timeout_s`` ``kill``."""
+        if self not in _running or self._process is None:
+            return
+        if self.paused:
+            self.resume()
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + timeout_s
+        while self.alive and time.monotonic() < deadline:  # noqa: ASYNC110  # nothing signals it
+            await asyncio.sleep(POLL_S)
+        if self.alive:
+            await asyncio.to_thread(self.kill)
+        self._sweep()
+
+    def tail(self) -> str:
+        """The last lines of what it printed."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, self.log_path.stat().st_size - TAIL_BYTES))
+                return log.read().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _state(self) -> str:
+        if self.paused:
+            return f"paused, pid {self.pid}"
+        if self.alive:
+            return f"running, pid {self.pid}"
+        return "not started" if self._process is None else f"ended with status {self.returncode}"
+
+    def _command(self) -> list[str]:
+        launcher = [sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())]
+        return [*launcher, self._module, *self._arguments]
+
+    @contextlib.contextmanager
+    def _open_log(self) -> Iterator[IO[bytes]]:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            yield log
+
+    def _require_alive(self, what: str) -> None:
+        if not self.alive:
+            raise RuntimeError(f"cannot {what} {self.name}: it is {self._state()}")
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)  # does nothing for a process that has been reaped
+
+    def _family(self) -> list[psutil.Process]:
+        """Everything the process has started, directly or not."""
+        return self._ask_family(lambda process: process.children(recursive=True))
+
+    def _children(self) -> list[psutil.Process]:
+        """What the process has started directly, the oldest first."""
+        return self._ask_family(lambda process: process.children())
+
+    def _ask_family(
+        self, question: Callable[[psutil.Process], list[psutil.Process]]
+    ) -> list[psutil.Process]:
+        if not self.alive:
+            return []
+        assert self._process is not None
+        try:
+            return question(psutil.Process(self._process.pid))
+        except psutil.NoSuchProcess:
+            return []
+
+    def _sweep(self) -> None:
+        """End what is left of the session whose first process has just been reaped."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        _running.discard(self)
+
+
+def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+@atexit.register
+def _kill_all() -> None:
+    for child in list(_running):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.kill()

@@ -1,0 +1,94 @@
+"""A peer of a local cell: the daemon that ``dask-ha-scheduler`` runs, with the engine as its child.
+
+What a person wants to try on a peer is here: kill it, kill its engine only, freeze it, start it
+again on the data it had.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ha_scheduler.deploy.child import POLL_S, ChildProcess
+from ha_scheduler.errors import ControlError
+
+MODULE = "ha_scheduler.cli.main"
+
+#: Asks a peer by name for its status map; raises ``ControlError``.
+Ask = Callable[[str], dict[str, Any]]
+#: Runs a coroutine function of the cluster on its loop, as ``Cluster.sync`` does.
+Restart = Callable[["PeerProcess"], Any]
+
+
+class PeerProcess(ChildProcess):
+    """One peer of a ``LocalHACluster``."""
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        ask: Ask,
+        restart: Restart,
+    ) -> None:
+        super().__init__(name, MODULE, arguments, directory / "output.log", environment)
+        self._ask = ask
+        self._restart = restart
+
+    @property
+    def status(self) -> str:
+        """What a person would call its state.
+
+        ``"leader"``, ``"follower"``, or what else the peer says of itself; ``"paused"`` and
+        ``"dead"``, which it cannot say; ``"unreachable"`` if it runs and does not answer.
+        """
+        if not self.alive:
+            return "dead"
+        if self.paused:
+            return "paused"
+        try:
+            return str(self._ask(self.name)["role"])
+        except ControlError:
+            return "unreachable"
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The process id of the engine that runs now, or None between two engines."""
+        engines = self._children()
+        return engines[0].pid if engines else None
+
+    def kill_engine(self) -> int:
+        """SIGKILL to the engine alone, as a crash of it; returns the pid that was killed.
+
+        The daemon notices, hands leadership on if it had it, and starts a fresh engine.
+        """
+        self._require_alive("kill the engine of")
+        pid = self.engine_pid
+        if pid is None:
+            raise RuntimeError(f"peer {self.name} has no engine at the moment")
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def restart(self) -> Any:
+        """Start it again on the data it had, killing it first if it runs; waits until it serves.
+
+        With an asynchronous cluster this returns an awaitable.
+        """
+        return self._restart(self)
+
+    def wait_for_engine(self, timeout_s: float) -> int:
+        """Wait until an engine runs; returns its pid."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            pid = self.engine_pid
+            if pid is not None and psutil.pid_exists(pid):
+                return pid
+            time.sleep(POLL_S)
+        raise TimeoutError(f"peer {self.name} started no engine within {timeout_s:g} s")

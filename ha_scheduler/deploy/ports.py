@@ -1,0 +1,38 @@
+"""Free TCP ports, chosen before anything is started because each peer must know all of them.
+
+The ports lie below the range from which the kernel takes the source ports of outgoing connections.
+A peer that was killed gets its port back when it is restarted; a port of that range could meanwhile
+have become the source port of any connection of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+PORT_MIN = 10_000
+PORT_MAX = 32_000  # Linux: net.ipv4.ip_local_port_range starts at 32768
+ATTEMPTS_MAX = 10_000
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """``count`` different ports of ``host`` on which nothing listens at this moment."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        for _ in range(ATTEMPTS_MAX):
+            if len(ports) == count:
+                return ports
+            # Not the module's generator: a test that seeds it must not get everybody's ports.
+            port = random.SystemRandom().randrange(PORT_MIN, PORT_MAX)
+            probe = held.enter_context(_socket(host))
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            ports.append(port)
+    raise OSError(f"no {count} free ports between {PORT_MIN} and {PORT_MAX} on {host}")
+
+
+def _socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
