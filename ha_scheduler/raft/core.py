@@ -2,8 +2,14 @@
 
 The guarantee: at most one leader a term (paper 5.2). It rests on this ordering: a term or a vote
 changes here, the next `Ready` carries it to the disk, and only then may the response leave, or
-the candidate's own vote count. Nothing in this module waits, reads a clock, or draws randomness
-except the election timeout, from the injected source.
+the candidate's own vote count.
+
+The leader's lease rests on a second promise: a peer that heard a leader grants nobody a vote for
+``election_ticks``. It binds the peer, not a role or a term: it survives a change of term by a
+stray message, and a restart, of which the leader knows nothing, renews it.
+
+Nothing here waits, reads a clock, or draws randomness except the election timeout, from the
+injected source.
 
 ::
 
@@ -72,6 +78,9 @@ class Core:
         self._votes: dict[PeerId, bool] = {}
         self._elapsed = 0
         self._without_leader = 0
+        # Ticks for which the promise to a leader still binds us. Before a crash we may have
+        # heard one a moment ago; only a peer that never had a term certainly has not.
+        self._promised = config.election_ticks if hard_state.term > 0 else 0
         self._leader_tick = 0  # newest tick of the leader of this term that we have seen
         self._timeout = self._draw_timeout()
 
@@ -108,6 +117,8 @@ class Core:
             self.term = term
             self.vote = NO_PEER
             self._leader_tick = 0
+        if role is not Role.FOLLOWER:
+            self._promised = 0  # by timeout it has run out; campaigning otherwise renounces it
         self.role = role
         self.leader = leader
         self.lead = None
@@ -190,6 +201,7 @@ class Core:
             return
         self._elapsed += 1
         self._without_leader += 1
+        self._promised = max(0, self._promised - 1)
         if self._elapsed < self._timeout:
             return
         patience = UNELECTABLE_PATIENCE * self._timeout
@@ -220,7 +232,7 @@ class Core:
     def _enter_higher_term(self, message: Message) -> bool:
         """Returns whether the message still deserves an answer."""
         kind = message.kind
-        if kind in RESPONSE_TO and self._in_lease and not message.force:
+        if kind in RESPONSE_TO and self._bound and not message.force:
             return False  # 4.2.3: we hear a leader, so we do not help to depose it
         if kind is MessageKind.PRE_VOTE:
             return True  # a question about a term nobody is in yet
@@ -230,9 +242,9 @@ class Core:
         return True
 
     @property
-    def _in_lease(self) -> bool:
-        heard_lately = self.leader != NO_PEER and self._elapsed < self.config.election_ticks
-        return self.config.check_quorum and heard_lately
+    def _bound(self) -> bool:
+        """Whether the promise to a leader, possibly ourselves, forbids to elect another."""
+        return self.config.check_quorum and (self._promised > 0 or self.role is Role.LEADER)
 
     def _answer_lower_term(self, message: Message) -> None:
         """Tell a deposed leader or a stale candidate of our term, if it could not know."""
@@ -248,7 +260,8 @@ class Core:
     def _on_vote_request(self, message: Message) -> None:
         """At most one vote a term, and only for a log as complete as ours (3.6.1)."""
         pre_vote = message.kind is MessageKind.PRE_VOTE
-        free = self.vote == NO_PEER and self.leader == NO_PEER
+        bound = self._bound and not message.force
+        free = self.vote == NO_PEER and self.leader == NO_PEER and not bound
         may = self.vote == message.source or free or (pre_vote and message.term > self.term)
         if not may or not self.log.is_up_to_date(message.index, message.log_term):
             self._respond(RESPONSE_TO[message.kind], message.source, reject=True)
@@ -278,6 +291,7 @@ class Core:
             )
         self.leader = message.source
         self._elapsed = self._without_leader = 0
+        self._promised = self.config.election_ticks
         self._leader_tick = max(self._leader_tick, message.tick)
         if message.kind is MessageKind.APPEND:
             self._on_append(message)

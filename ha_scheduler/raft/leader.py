@@ -97,9 +97,9 @@ class Leader:
 
     def _quorum_age(self) -> int:
         """Ticks since this leader sent the newest message that a quorum has answered."""
-        sent = {peer: p.acked_tick + 1 for peer, p in self.progress.items()}
-        sent[self._id] = self._now + 1
-        return self._now + 1 - agreed_value(self._history.current.voters, sent)
+        sent = {peer: progress.acked_tick for peer, progress in self.progress.items()}
+        sent[self._id] = self._now
+        return self._now - agreed_value(self._history.current.voters, sent)
 
     def _transfers_settled(self) -> bool:
         """Whether every TIMEOUT_NOW ever sent can have no effect any more."""

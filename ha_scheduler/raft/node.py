@@ -159,7 +159,11 @@ class RawNode:
         return self._leader().propose_change(change)
 
     def campaign(self) -> None:
-        """Start an election now (with a pre-vote, if so configured)."""
+        """Start an election now (with a pre-vote, if so configured).
+
+        It renounces this peer's promise to a leader it heard lately, and with it that leader's
+        lease: for a leader known to be dead only. To move leadership, transfer it.
+        """
         self._core.campaign()
 
     def transfer_leadership(self, to: PeerId) -> None:

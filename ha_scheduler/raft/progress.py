@@ -22,6 +22,9 @@ from enum import Enum
 from .errors import InvariantViolationError
 from .messages import PeerId
 
+NEVER = -(2**62)
+"""A tick so long ago that nothing can rest on it."""
+
 
 class ProgressState(Enum):
     PROBE = "probe"
@@ -102,7 +105,7 @@ class Progress:
         self.waiting = False  # flow is paused until a response, or a heartbeat's response
         self.recently_active = False
         self.acked_round = 0  # newest heartbeat round it answered
-        self.acked_tick = -1  # leader's tick when the newest answered message was *sent*
+        self.acked_tick = NEVER  # leader's tick when the newest answered message was *sent*
         self.inflights = inflights
 
     @property

@@ -1,0 +1,354 @@
+"""Chapter 3.4 and 3.6.1 (elections), 4.2.3 and 9.6 (disruption), sentence by sentence."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ha_scheduler.raft import (
+    Config,
+    ConfigError,
+    HardState,
+    Membership,
+    MemoryLog,
+    Message,
+    MessageKind,
+    RawNode,
+    Role,
+)
+
+from .harness import Cell, kinds, log_of
+
+THREE = Membership((1, 2, 3))
+FIVE = Membership((1, 2, 3, 4, 5))
+
+
+def node_of(
+    peer_id: int = 1, log: MemoryLog | None = None, seed: int = 1, **settings: object
+) -> RawNode:
+    config = Config(peer_id=peer_id, **settings)  # type: ignore[arg-type]
+    return RawNode(config, log or MemoryLog(THREE), random.Random(seed))
+
+
+def vote(source: int, term: int, index: int = 0, log_term: int = 0, **more: object) -> Message:
+    return Message(MessageKind.VOTE, 1, source, term, index=index, log_term=log_term, **more)  # type: ignore[arg-type]
+
+
+def answers(node: RawNode) -> list[tuple[int, bool]]:
+    """(recipient, rejected) of the votes that leave once the disk is done."""
+    ready = node.ready()
+    node.persisted(ready.number)
+    return [(m.to, m.reject) for m in ready.messages_after_persist]
+
+
+def test_servers_start_as_followers() -> None:
+    """3.3."""
+    assert node_of().role is Role.FOLLOWER
+
+
+def test_a_follower_that_hears_nothing_for_an_election_timeout_starts_an_election() -> None:
+    """3.4."""
+    node = node_of(pre_vote=False)
+    for _ in range(24):
+        node.tick()
+    assert (node.role, node.term) == (Role.CANDIDATE, 1)
+
+
+def test_election_timeouts_are_spread_over_the_whole_interval() -> None:
+    """3.4: randomized timeouts make split votes rare."""
+    seen = set()
+    for seed in range(300):
+        node = node_of(seed=seed)
+        ticks = 0
+        while node.role is Role.FOLLOWER:
+            node.tick()
+            ticks += 1
+        seen.add(ticks)
+    assert seen == set(range(12, 24))
+
+
+def test_heartbeats_keep_a_follower_from_starting_an_election() -> None:
+    """3.4."""
+    node = node_of()
+    for tick in range(100):
+        node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1, tick=tick))
+        for _ in range(11):
+            node.tick()
+    assert (node.role, node.leader) == (Role.FOLLOWER, 2)
+
+
+def test_a_candidate_increments_its_term_votes_for_itself_and_asks_all_others() -> None:
+    """3.4."""
+    node = node_of(pre_vote=False)
+    node.campaign()
+    ready = node.ready()
+    assert ready.hard_state == HardState(1, 1, 0)
+    assert ready.must_sync
+    assert [(m.kind, m.to) for m in ready.messages] == [
+        (MessageKind.VOTE, 2),
+        (MessageKind.VOTE, 3),
+    ]
+
+
+def test_a_candidates_own_vote_counts_only_once_it_is_durable() -> None:
+    """3.8: the vote is persisted before it is given, also to oneself."""
+    node = node_of(pre_vote=False)
+    node.campaign()
+    ready = node.ready()
+    node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
+    assert node.role is Role.CANDIDATE
+    node.persisted(ready.number)
+    assert node.role is Role.LEADER
+
+
+def test_a_server_votes_for_at_most_one_candidate_a_term() -> None:
+    """3.4, first come first served; also after a restart."""
+    log = MemoryLog(THREE)
+    node = node_of(log=log)
+    node.step(vote(2, 1))
+    ready = node.ready()
+    assert ready.hard_state is not None
+    log.set_hard_state(ready.hard_state)
+    node.step(vote(3, 1))
+    assert answers(node) == [(3, True)]
+    again = node_of(log=log, check_quorum=False)
+    again.step(vote(3, 1))
+    assert answers(again) == [(3, True)]
+
+
+def test_a_repeated_request_of_the_same_candidate_gets_the_same_vote() -> None:
+    """The response may have been lost."""
+    node = node_of()
+    node.step(vote(2, 1))
+    node.step(vote(2, 1))
+    assert answers(node) == [(2, False), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("index", "log_term", "rejected"),
+    [(3, 2, False), (2, 2, True), (9, 1, True), (1, 3, False), (4, 2, False)],
+)
+def test_a_voter_denies_its_vote_if_its_own_log_is_more_up_to_date(
+    index: int, log_term: int, rejected: bool
+) -> None:
+    """3.6.1: the later last term wins, then the longer log."""
+    node = node_of(log=log_of([1, 1, 2], THREE, term=2), check_quorum=False)
+    node.step(vote(2, 5, index, log_term))
+    assert answers(node) == [(2, rejected)]
+
+
+def test_a_vote_leaves_only_after_the_disk_has_it() -> None:
+    """3.8."""
+    node = node_of()
+    node.step(vote(2, 1))
+    ready = node.ready()
+    assert ready.must_sync
+    assert not ready.messages
+    assert kinds(ready.messages_after_persist) == [MessageKind.VOTE_RESPONSE]
+
+
+def test_a_candidate_that_hears_of_a_leader_of_its_term_becomes_follower() -> None:
+    """3.4, outcome (b)."""
+    node = node_of(pre_vote=False)
+    node.campaign()
+    node.step(Message(MessageKind.APPEND, 1, 3, 1, round=1))
+    assert (node.role, node.leader, node.term) == (Role.FOLLOWER, 3, 1)
+
+
+def test_a_candidate_ignores_a_leader_of_an_older_term() -> None:
+    """3.4."""
+    node = node_of(log=log_of([], THREE, term=4), pre_vote=False)
+    node.campaign()
+    node.step(Message(MessageKind.APPEND, 1, 3, 4, round=1))
+    assert (node.role, node.term) == (Role.CANDIDATE, 5)
+
+
+def test_a_candidate_without_majority_starts_over_with_a_new_term() -> None:
+    """3.4, outcome (c): the vote was split."""
+    node = node_of(pre_vote=False)
+    node.campaign()
+    for _ in range(24):
+        node.tick()
+    assert node.term == 2
+
+
+@pytest.mark.parametrize("granted", [1, 2, 3, 4])
+def test_a_candidate_wins_with_votes_of_a_majority(granted: int) -> None:
+    """3.4, outcome (a)."""
+    node = node_of(log=MemoryLog(FIVE), pre_vote=False)
+    node.campaign()
+    node.persisted(node.ready().number)
+    for peer in range(2, 2 + granted):
+        node.step(Message(MessageKind.VOTE_RESPONSE, 1, peer, 1))
+    assert (node.role is Role.LEADER) is (granted >= 2)
+
+
+def test_votes_counted_twice_do_not_make_a_majority() -> None:
+    node = node_of(log=MemoryLog(FIVE), pre_vote=False)
+    node.campaign()
+    node.persisted(node.ready().number)
+    for _ in range(3):
+        node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
+    assert node.role is Role.CANDIDATE
+
+
+@pytest.mark.parametrize("role", [Role.FOLLOWER, Role.CANDIDATE, Role.LEADER])
+def test_a_higher_term_in_a_response_makes_anyone_a_follower_of_that_term(role: Role) -> None:
+    """3.3: if a candidate or leader discovers that its term is out of date, it reverts."""
+    node = node_of(pre_vote=False)
+    if role is not Role.FOLLOWER:
+        node.campaign()
+        node.persisted(node.ready().number)
+    if role is Role.LEADER:
+        node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
+    assert node.role is role
+    node.step(Message(MessageKind.APPEND_RESPONSE, 1, 2, 7))
+    assert (node.role, node.term) == (Role.FOLLOWER, 7)
+
+
+def test_terms_and_votes_survive_a_restart() -> None:
+    """3.8."""
+    log = MemoryLog(THREE)
+    log.set_hard_state(HardState(9, 3, 0))
+    node = node_of(log=log, check_quorum=False)
+    assert node.term == 9
+    node.step(vote(2, 9))
+    assert answers(node) == [(2, True)]
+
+
+def test_a_pre_vote_changes_neither_term_nor_vote() -> None:
+    """9.6."""
+    node = node_of()
+    node.campaign()
+    ready = node.ready()
+    assert (node.role, node.term, ready.hard_state) == (Role.PRE_CANDIDATE, 0, None)
+    assert [(m.kind, m.term) for m in ready.messages] == [(MessageKind.PRE_VOTE, 1)] * 2
+
+
+def test_a_peer_that_was_cut_off_does_not_disturb_the_cell_when_it_returns() -> None:
+    """9.6: its term did not grow meanwhile."""
+    cell = Cell(3)
+    cell.elect(1)
+    cell.isolate(3)
+    cell.tick(100)
+    cell.heal()
+    cell.tick(30)
+    assert cell.leaders() == [1]
+    assert cell[1].term == 1
+
+
+def test_a_late_grant_of_an_older_pre_vote_is_ignored() -> None:
+    node = node_of(log=log_of([], THREE, term=4))
+    node.campaign()
+    node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 2, 4))
+    assert node.role is Role.PRE_CANDIDATE
+    node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 3, 5))
+    assert node.role is Role.CANDIDATE
+
+
+def test_a_server_that_hears_a_leader_does_not_vote_nor_take_over_a_higher_term() -> None:
+    """4.2.3."""
+    node = node_of()
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
+    node.step(vote(3, 50))
+    assert node.term == 1
+    for _ in range(11):
+        node.tick()
+    node.step(vote(3, 50))
+    assert node.term == 1
+    node.tick()
+    node.step(vote(3, 50))
+    assert node.term == 50
+
+
+def test_a_transfer_overrules_the_promise_to_the_leader() -> None:
+    """4.2.3, last paragraph."""
+    node = node_of()
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
+    node.ready()
+    node.step(vote(3, 2, force=True))
+    assert answers(node) == [(3, False)]
+
+
+def test_a_restarted_peer_keeps_the_promise_it_may_have_given_before() -> None:
+    """The leader counts on it for its lease, and does not know of the restart."""
+    node = node_of(log=log_of([1], THREE, term=1))
+    node.step(vote(2, 2, index=1, log_term=1))
+    assert node.term == 1
+    for _ in range(12):
+        node.tick()
+    node.step(vote(2, 2, index=1, log_term=1))
+    assert answers(node) == [(2, False)]
+
+
+def test_a_stray_message_of_a_higher_term_does_not_end_the_promise() -> None:
+    node = node_of()
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
+    node.ready()
+    node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 3, 5, reject=True))
+    node.step(vote(3, 5))
+    assert answers(node) == [(3, True)]
+
+
+def test_a_learner_never_campaigns_but_votes_if_asked() -> None:
+    """4.2.1: and it may have become a voter without knowing yet."""
+    node = node_of(log=MemoryLog(Membership((2, 3), (1,))))
+    for _ in range(100):
+        node.tick()
+    assert node.role is Role.FOLLOWER
+    node.step(vote(2, 1))
+    assert answers(node) == [(2, False)]
+
+
+def test_a_peer_whose_engine_is_not_ready_lets_others_lead() -> None:
+    cell = Cell(3)
+    cell[1].electable = cell[2].electable = False
+    cell.tick(30)
+    assert cell.leaders() == [3]
+
+
+def test_an_unelectable_peer_campaigns_when_nobody_else_does_for_three_timeouts() -> None:
+    node = node_of()
+    node.electable = False
+    ticks = 0
+    while node.role is Role.FOLLOWER:
+        node.tick()
+        ticks += 1
+    assert 36 <= ticks < 72
+
+
+def test_a_leader_without_quorum_steps_down_within_an_election_timeout() -> None:
+    """6.2."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.tick(5)
+    cell.isolate(1)
+    cell.tick(12, 1)
+    assert leader.role is Role.FOLLOWER
+
+
+def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
+    cell = Cell(5)
+    leader = cell.elect(1)
+    cell.isolate(4, 5)
+    cell.tick(100)
+    assert leader.role is Role.LEADER
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"election_ticks": 2, "heartbeat_ticks": 2},
+        {"heartbeat_ticks": 0},
+        {"peer_id": 0},
+        {"lease_margin_ticks": 0},
+        {"lease_margin_ticks": 12},
+        {"max_append_bytes": 0},
+        {"max_inflight_bytes": 10},
+        {"max_uncommitted_bytes": 10},
+    ],
+)
+def test_dangerous_settings_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        Config(**{"peer_id": 1, **settings}).validate()  # type: ignore[arg-type]

@@ -1,0 +1,267 @@
+"""Chapter 4 (membership: one peer at a time, effective on append), sentence by sentence."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ha_scheduler.raft import (
+    ChangeKind,
+    Config,
+    Entry,
+    EntryKind,
+    LogCorruptionError,
+    Membership,
+    MembershipChange,
+    MembershipChangeError,
+    MemoryLog,
+    Message,
+    MessageKind,
+    ProposalDroppedError,
+    RawNode,
+    Role,
+    decode_membership,
+    encode_membership,
+)
+
+from .harness import Cell, log_of
+
+THREE = Membership((1, 2, 3))
+
+
+def add(peer: int, context: bytes = b"") -> MembershipChange:
+    return MembershipChange(ChangeKind.ADD_VOTER, peer, context)
+
+
+def learn(peer: int) -> MembershipChange:
+    return MembershipChange(ChangeKind.ADD_LEARNER, peer)
+
+
+def remove(peer: int) -> MembershipChange:
+    return MembershipChange(ChangeKind.REMOVE, peer)
+
+
+def test_a_new_membership_is_in_force_as_soon_as_it_is_appended() -> None:
+    """4.1: on each server, whether or not the entry is committed."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(2, 3)
+    leader.propose_membership(add(4))
+    assert leader.membership == Membership((1, 2, 3, 4))
+    assert leader.commit == 1
+
+
+def test_the_new_majority_counts_for_the_change_itself() -> None:
+    """4.1: C_new is committed by a majority of C_new."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(2)
+    leader.propose_membership(add(4))
+    cell.settle()
+    assert leader.commit == 1
+    cell.heal()
+    cell.tick(4)
+    assert leader.commit == 2
+
+
+def test_a_second_change_waits_until_the_first_is_committed() -> None:
+    """4.1: or two majorities without common member could exist."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(2, 3)
+    leader.propose_membership(add(4))
+    with pytest.raises(MembershipChangeError, match="one at a time"):
+        leader.propose_membership(add(5))
+
+
+def test_a_change_inherited_from_an_older_leader_also_counts_as_pending() -> None:
+    log = log_of([1], THREE, term=1)
+    log.append([Entry(1, 2, EntryKind.CONF_CHANGE, encode_membership(Membership((1, 2, 3, 4))))])
+    cell = Cell(0, check_quorum=False)
+    cell.add_peer(1, THREE, log)
+    for peer in (2, 3):
+        cell.add_peer(peer, THREE, log_of([1], THREE, term=1))
+    assert cell[1].membership.voters == (1, 2, 3, 4)
+    cell.drop = lambda m: m.kind is MessageKind.APPEND
+    cell.elect(1)
+    with pytest.raises(MembershipChangeError):
+        cell[1].propose_membership(add(5))
+
+
+def test_a_leader_first_commits_an_entry_of_its_own_term() -> None:
+    """4.1, erratum of 2015 (Ongaro, raft-dev): else an older pending change may come alive."""
+    cell = Cell(3)
+    cell.elect(1).transfer_leadership(2)
+    cell.drop = lambda m: m.kind is MessageKind.APPEND
+    cell.settle()
+    leader = cell[2]
+    with pytest.raises(MembershipChangeError, match="erratum"):
+        leader.propose_membership(add(4))
+    cell.heal()
+    cell.tick(4)
+    leader.propose_membership(add(4))
+
+
+def test_a_truncated_change_brings_the_old_membership_back() -> None:
+    """4.1: a server falls back to the previous configuration in its log."""
+    cell = Cell(3, check_quorum=False)
+    old = cell.elect(1)
+    cell.isolate(1)
+    old.propose_membership(add(4))
+    cell.settle()
+    assert old.membership.voters == (1, 2, 3, 4)
+    cell.elect(2)
+    cell.heal()
+    cell.tick(5)
+    assert old.membership == THREE
+    assert old.last_index == cell[2].last_index
+
+
+def test_the_membership_of_the_log_is_in_force_after_a_restart() -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(2, 3)
+    leader.propose_membership(add(4))
+    cell.settle()
+    cell.peers[1].restart()
+    assert cell[1].membership.voters == (1, 2, 3, 4)
+    assert cell[1].applied == 1
+
+
+def test_a_new_server_joins_as_learner_catches_up_and_becomes_voter() -> None:
+    """4.2.1."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose_batch([b"%d" % n for n in range(10)])
+    leader.propose_membership(learn(4))
+    cell.add_peer(4, Membership(()))
+    cell.tick(5)
+    assert cell.data(4) == [b"%d" % n for n in range(10)]
+    assert cell[4].membership == Membership((1, 2, 3), (4,))
+    leader.propose_membership(add(4))
+    cell.tick(5)
+    assert cell[4].membership == Membership((1, 2, 3, 4))
+
+
+def test_a_learner_does_not_count_for_commitment_nor_for_the_quorum() -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose_membership(learn(4))
+    cell.add_peer(4, Membership(()))
+    cell.tick(3)
+    cell.isolate(2, 3)
+    before = leader.commit
+    leader.propose(b"x")
+    cell.settle()
+    assert leader.commit == before
+    cell.tick(13, 1, 4)
+    assert leader.role is Role.FOLLOWER
+
+
+def test_a_leader_that_removes_itself_leads_until_the_change_is_committed() -> None:
+    """4.2.2: replicating, but not counting itself."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(2)
+    leader.propose_membership(remove(1))
+    cell.settle()
+    assert (leader.role, leader.commit) == (Role.LEADER, 1)
+    with pytest.raises(ProposalDroppedError):
+        leader.propose(b"x")
+    cell.heal()
+    cell.tick(3)
+    assert leader.role is Role.FOLLOWER
+    assert cell.leaders() in ([2], [3])
+
+
+def test_a_removed_leader_hands_over_without_an_election_timeout() -> None:
+    cell = Cell(3)
+    cell.elect(1).propose_membership(remove(1))
+    cell.settle()
+    (leader,) = cell.leaders()
+    assert leader != 1
+    assert cell[leader].commit == cell[leader].last_index
+
+
+def test_a_server_removed_by_an_uncommitted_change_may_still_be_needed_as_candidate() -> None:
+    """4.2.2: otherwise a two-server cell that removes its leader could stop for ever."""
+    cell = Cell(2, check_quorum=False)
+    cell.elect(1)
+    cell.drop = lambda m: m.kind is MessageKind.APPEND
+    cell[1].propose_membership(remove(1))
+    cell.settle()
+    cell[1].step_down()
+    cell.heal()
+    cell.tick(100)
+    assert cell[2].membership == Membership((2,))
+    assert cell[2].role is Role.LEADER
+
+
+def test_a_removed_server_does_not_disturb_the_cell() -> None:
+    """4.2.3."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.drop = lambda m: m.to == 3
+    leader.propose_membership(remove(3))
+    cell.settle()
+    cell.heal()
+    cell.tick(100)
+    assert cell.leaders() == [1]
+    assert leader.term == 1
+
+
+@pytest.mark.parametrize(
+    "change", [add(1), remove(9), learn(0)], ids=["already a voter", "no member", "no peer id"]
+)
+def test_a_change_that_makes_no_sense_is_refused(change: MembershipChange) -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    with pytest.raises(MembershipChangeError):
+        leader.propose_membership(change)
+    assert leader.last_index == 1
+
+
+@pytest.mark.parametrize("change", [remove(1), learn(1)])
+def test_the_last_voter_stays(change: MembershipChange) -> None:
+    cell = Cell(1)
+    leader = cell.elect(1)
+    with pytest.raises(MembershipChangeError, match="last voter"):
+        leader.propose_membership(change)
+
+
+def test_removing_an_unreachable_peer_lets_waiting_entries_commit() -> None:
+    cell = Cell(2)
+    leader = cell.elect(1)
+    leader.propose_membership(add(3))
+    cell.settle()
+    assert leader.commit == 2
+    cell.isolate(3)
+    leader.propose(b"x")
+    cell.settle()
+    leader.propose_membership(remove(3))
+    cell.settle()
+    assert leader.commit == leader.last_index
+
+
+def test_the_context_of_a_change_reaches_every_peer() -> None:
+    cell = Cell(3)
+    cell.elect(1).propose_membership(add(4, b"host:8786"))
+    cell.tick(3)
+    (entry,) = [e for e in cell.peers[3].applied if e.kind is EntryKind.CONF_CHANGE]
+    assert decode_membership(entry.data) == (Membership((1, 2, 3, 4)), b"host:8786")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x07" + bytes(8), b"\x01\x03" + bytes(7)])
+def test_a_damaged_configuration_entry_is_reported(data: bytes) -> None:
+    with pytest.raises(LogCorruptionError):
+        decode_membership(data)
+
+
+def test_a_peer_without_membership_waits_for_a_leader() -> None:
+    node = RawNode(Config(peer_id=7), MemoryLog(Membership(())), random.Random(1))
+    for _ in range(100):
+        node.tick()
+    assert node.role is Role.FOLLOWER
+    node.step(Message(MessageKind.HEARTBEAT, 7, 1, 3, round=1))
+    assert node.leader == 1
