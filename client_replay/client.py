@@ -4,8 +4,8 @@ Guarantee: from the moment ``submit`` returns, the work is in the journal or com
 and the loss of a leader cancels nothing. A future changes its state only because a leader of the
 newest term says so.
 
-``ReplayClient`` is a mix-in, so that a Client that already connected can be made one (``upgrade``).
-The class keeps the name "Client": distributed makes the client's id of it.
+``upgrade`` makes a client that already connected one of these. The class keeps the name "Client":
+distributed makes the client's id of it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 
 
-class ReplayClient:
-    """What a ``distributed.Client`` needs. Stands before it in the bases."""
+class Client(distributed.Client):
+    """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
 
     _ha: Session
 
@@ -62,7 +62,7 @@ class ReplayClient:
         if self.scheduler is not None:
             self._setup_replay()
         before = self.scheduler_comm
-        await super()._ensure_connected(timeout=timeout)  # type: ignore[misc]
+        await super()._ensure_connected(timeout=timeout)
         # Upstream's last step has no await after it: nothing was sent on the new stream yet, and
         # what it flushes goes through the loop, behind us (client.py:1598).
         if self.scheduler_comm is not None and self.scheduler_comm is not before:
@@ -70,7 +70,7 @@ class ReplayClient:
 
     async def _reconnect(self: Any) -> None:
         if self._ha.plain:
-            await super()._reconnect()  # type: ignore[misc]
+            await super()._reconnect()
             return
         self.status, self.scheduler_comm = "connecting", None
         give_up_s = reconnect_timeout_s()
@@ -158,23 +158,23 @@ class ReplayClient:
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
         known = [key for key in keys if not self._ha.is_new(key)]
-        super()._handle_cancelled_keys(known, reason, msg)  # type: ignore[misc]
+        super()._handle_cancelled_keys(known, reason, msg)
 
     def _handle_restart(self: Any) -> None:
         self._ha.journal.forget()
-        super()._handle_restart()  # type: ignore[misc]
+        super()._handle_restart()
 
     # ---- sending
 
     def _graph_to_futures(self: Any, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         with self._ha.submitting(keys):
-            return super()._graph_to_futures(expr, keys, *args, **kwargs)  # type: ignore[misc]
+            return super()._graph_to_futures(expr, keys, *args, **kwargs)
 
     def _send_to_scheduler(self: Any, msg: dict[str, Any]) -> None:
         # In the thread of the caller, so that it hears of a full journal.
         if self.status in ("running", "connecting", "newly-created"):
             self._ha.keep(msg)
-        super()._send_to_scheduler(msg)  # type: ignore[misc]
+        super()._send_to_scheduler(msg)
 
     def _send_to_scheduler_safe(self: Any, msg: dict[str, Any]) -> None:
         stream = self.scheduler_comm
@@ -191,7 +191,7 @@ class ReplayClient:
     def dashboard_link(self: Any) -> Any:
         """client.py:1289, for an address of several hosts: the leader's dashboard."""
         if self.scheduler is None or not addresses.is_ha(self.scheduler.address):
-            return super().dashboard_link  # type: ignore[misc]
+            return super().dashboard_link
         if self.cluster is not None and getattr(self.cluster, "dashboard_link", None):
             return self.cluster.dashboard_link
         _, info = self._get_scheduler_info(n_workers=0)
@@ -204,20 +204,16 @@ class ReplayClient:
         if self.status != "closed":
             self.status = "closing"
             await self._ha.stop()
-        await super()._close(fast=fast)  # type: ignore[misc]
-
-
-class Client(ReplayClient, distributed.Client):
-    """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
+        await super()._close(fast=fast)
 
 
 def upgrade(client: Any) -> None:
     """Make ``client``, which has connected and submitted nothing yet, replay its work."""
-    if isinstance(client, ReplayClient):
+    if isinstance(client, Client):
         return
     kind = type(client)
     client.__class__ = (
-        Client if kind is distributed.Client else type(kind.__name__, (ReplayClient, kind), {})
+        Client if kind is distributed.Client else type(kind.__name__, (Client, kind), {})
     )
     client._ha = Session(client)
     client._setup_replay()

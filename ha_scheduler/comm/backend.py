@@ -16,18 +16,24 @@ Listening on ``ha://`` means the transport beneath, on one address: a worker tha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import logging
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dask
+from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
+from distributed.utils import get_ip
 
-from ha_scheduler.comm.address import Endpoint, HAAddressError, is_loopback, parse, unparse
+from ha_scheduler.comm.address import (
+    Endpoint,
+    HAAddressError,
+    is_loopback,
+    parse,
+    unparse,
+)
 from ha_scheduler.comm.directory import Cell, cell_of
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -154,16 +160,15 @@ def _refusal(failures: Mapping[Endpoint, BaseException]) -> OSError:
 
 
 async def _alive(comm: Comm) -> None:
-    """Wait until the other side has said anything."""
-    sock = comm.stream.socket
-    while sock is not None:
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            if not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                raise OSError("closed by the other side")
-            return
+    """Wait until the other side has said anything; it is left for distributed to read.
+
+    Tornado reads ahead by itself, to notice a closed connection, so what came is in its buffer
+    (iostream.py:1026, ``_maybe_add_error_listener``), which it does not show.
+    """
+    while not comm.stream._read_buffer_size:
+        if comm.stream.closed():
+            raise OSError("closed by the other side")
         await asyncio.sleep(LIFE_POLL_S)
-        sock = comm.stream.socket
-    raise OSError("closed by the other side")
 
 
 class HABackend(Backend):
@@ -187,11 +192,11 @@ class HABackend(Backend):
                 f"one cannot listen on ha://{loc}: it names the peers of a cell. Give one address "
                 "of this machine with --host, or none."
             )
-        scheme = "tls" if connection_args.get("ssl_context") else "tcp"
-        host = loc.partition(":")[0] or connection_args.get("default_host") or ""
-        if scheme == "tcp" and host and not is_loopback(str(host)):
-            transport((Endpoint(str(host), 0),), connection_args)
-        _make_ha(getattr(handle_comm, "__self__", None))
+        server = getattr(handle_comm, "__self__", None)
+        host = _host_of(loc) or connection_args.get("default_host") or _towards_scheduler(server)
+        scheme = transport((Endpoint(host, 0),), connection_args)
+        connection_args["default_host"] = host
+        _make_ha(server)
         backend = get_backend(scheme)
         return backend.get_listener(loc, handle_comm, deserialize, **connection_args)
 
@@ -214,6 +219,21 @@ class HABackend(Backend):
         if "," not in loc:
             return parse(loc)[0]
         return cell_of(parse(loc)).candidates()[0]
+
+
+def _host_of(loc: str) -> str:
+    """The host to listen on. ``host:0`` is any free port, so this is no endpoint to connect to."""
+    return loc[1:].partition("]")[0] if loc.startswith("[") else loc.partition(":")[0]
+
+
+def _towards_scheduler(server: object) -> str:
+    """The address of this machine from which ``server`` reaches its scheduler.
+
+    Upstream finds it so for the schemes that it knows (worker.py:1296).
+    """
+    scheduler = getattr(server, "scheduler", None)
+    peer = get_address_host(scheduler.address) if scheduler is not None else "127.0.0.1"
+    return str(get_ip(peer))
 
 
 def make_workers_ha() -> None:

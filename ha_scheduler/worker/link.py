@@ -65,7 +65,7 @@ def _nothing() -> None:
 
 
 class SchedulerLink:
-    """One worker's link. ``worker`` is a ``distributed.Worker`` with ``FollowLeader``."""
+    """One worker's link. ``worker`` is a ``ha_scheduler.worker.worker.Worker``."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker

@@ -16,15 +16,15 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.core import Status
 
-from ha_scheduler.worker.worker import FollowLeader, Worker, upgraded_class
+from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
 
 UNREGISTER_S_MAX = 2.0  # a courtesy: the leader finds out by itself, and the worker is waiting
 
 
-class FollowingNanny:
-    """What a ``distributed.Nanny`` needs. Stands before it in the bases."""
+class Nanny(distributed.Nanny):
+    """A ``distributed.Nanny`` for workers of a cell."""
 
     def __init__(self, *args: Any, worker_class: type | None = None, **kwargs: Any) -> None:
         kwargs["worker_class"] = worker_class or Worker
@@ -35,13 +35,13 @@ class FollowingNanny:
         # The class goes to the worker process by name, so only one that has a name can go. A
         # subclass of the user's is upgraded there, by the preload.
         if self.Worker is distributed.Worker:
-            self.Worker = upgraded_class(self.Worker)
-        elif not issubclass(self.Worker, FollowLeader):
+            self.Worker = Worker
+        elif not issubclass(self.Worker, Worker):
             logger.debug("%r follows the leader by the preload", self.Worker)
 
     async def start_unsafe(self: Any) -> Any:
         try:
-            return await super().start_unsafe()  # type: ignore[misc]
+            return await super().start_unsafe()
         except CommClosedError:
             process = self.process
             if process is None or process.status != Status.running:
@@ -54,21 +54,15 @@ class FollowingNanny:
     async def _unregister(self: Any, timeout: float = UNREGISTER_S_MAX) -> None:
         try:
             async with asyncio.timeout(timeout):
-                await super()._unregister(timeout)  # type: ignore[misc]
+                await super()._unregister(timeout)
         except (OSError, TimeoutError) as error:
             logger.info("No leader heard that the worker is gone: %s", error)
 
 
-class Nanny(FollowingNanny, distributed.Nanny):
-    """A ``distributed.Nanny`` for workers of a cell."""
-
-
 def upgrade(nanny: Any) -> None:
     """Make ``nanny``, whose worker has not been started yet, one for workers of a cell."""
-    if isinstance(nanny, FollowingNanny):
+    if isinstance(nanny, Nanny):
         return
     kind = type(nanny)
-    nanny.__class__ = (
-        Nanny if kind is distributed.Nanny else type(kind.__name__, (FollowingNanny, kind), {})
-    )
+    nanny.__class__ = Nanny if kind is distributed.Nanny else type(kind.__name__, (Nanny, kind), {})
     nanny._setup_following()

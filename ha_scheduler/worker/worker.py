@@ -4,9 +4,11 @@ Guarantee: everything but that link is upstream's. Data, running tasks, threads 
 the worker outlive any number of leaders, because no path from the loss of a leader leads to
 ``close`` (``ha_scheduler.worker.link`` says which do).
 
-``FollowLeader`` is a mix-in, so that a Worker subclass of the user, or a worker that already
-started, can follow too: ``upgrade`` exchanges the class of a worker that has not registered yet.
-The class keeps the name "Worker", which distributed uses in paths, ids and configuration keys.
+``upgrade`` makes a worker that has not registered yet follow too, whatever its class: a subclass of
+the user's gets ours before ``distributed.Worker`` in its order of bases. ``Worker`` derives from
+``distributed.Worker`` itself rather than being a mix-in, because Python exchanges the class of an
+object only within one line of layouts. Its name stays "Worker", which distributed uses in paths,
+ids and configuration keys.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ logger = logging.getLogger("distributed.worker.ha")
 HEARTBEAT_S_MAX = 10.0
 
 
-class FollowLeader:
-    """What a ``distributed.Worker`` needs to follow the leader. Stands before it in the bases."""
+class Worker(distributed.Worker):
+    """A ``distributed.Worker`` that follows the leader of a cell."""
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
     plugin_digests: dict[str, str]
@@ -116,22 +118,20 @@ class FollowLeader:
     async def close(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._ha is not None:
             await self._ha.stop()
-        return await super().close(*args, **kwargs)  # type: ignore[misc]
+        return await super().close(*args, **kwargs)
 
     async def plugin_add(
         self: Any, plugin: Any, name: str | None = None, catch_errors: bool = True
     ) -> Any:
         digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
-        result = await super().plugin_add(  # type: ignore[misc]
-            plugin=plugin, name=name, catch_errors=catch_errors
-        )
+        result = await super().plugin_add(plugin=plugin, name=name, catch_errors=catch_errors)
         if name is not None and digest is not None:
             self.plugin_digests[name] = digest
         return result
 
     async def plugin_remove(self: Any, name: str) -> Any:
         self.plugin_digests.pop(name, None)
-        return await super().plugin_remove(name=name)  # type: ignore[misc]
+        return await super().plugin_remove(name=name)
 
     def _get_client(self: Any, timeout: float | None = None) -> Any:
         """worker.py:2450, which would make a Client that loses its futures with the leader."""
@@ -188,25 +188,21 @@ class FollowLeader:
         )
 
 
-class Worker(FollowLeader, distributed.Worker):
-    """A ``distributed.Worker`` that follows the leader of a cell."""
-
-
 _upgraded: dict[type, type] = {distributed.Worker: Worker}
 
 
 def upgraded_class(kind: type) -> type:
     """The class like ``kind`` that follows the leader."""
-    if issubclass(kind, FollowLeader):
+    if issubclass(kind, Worker):
         return kind
     if kind not in _upgraded:
-        _upgraded[kind] = type(kind.__name__, (FollowLeader, kind), {"__module__": kind.__module__})
+        _upgraded[kind] = type(kind.__name__, (Worker, kind), {"__module__": kind.__module__})
     return _upgraded[kind]
 
 
 def upgrade(worker: Any) -> None:
     """Make ``worker``, which has not registered yet, follow the leader."""
-    if isinstance(worker, FollowLeader):
+    if isinstance(worker, Worker):
         return
     worker.__class__ = upgraded_class(type(worker))
     worker._setup_following()
