@@ -39,6 +39,17 @@ class Failover:
             "details": dict(self.details),
         }
 
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Failover:
+        """Another peer's entry; a newer release may have added fields."""
+        return cls(
+            int(wire["term"]),
+            str(wire["leader"]),
+            float(wire["started"]),
+            dict(wire["phases"]),
+            dict(wire["details"]),
+        )
+
 
 class History:
     """The last ``ENTRIES_MAX`` changes of leader, in the order of their terms."""
@@ -77,7 +88,7 @@ class History:
     def merge(self, entries: Iterable[dict[str, Any]]) -> None:
         """Entries of another peer; ours win, a longer report of the same term replaces."""
         for wire in entries:
-            entry = Failover(**wire)
+            entry = Failover.from_wire(wire)
             known = self._entries.get(entry.term)
             if entry.term in self._zero:
                 continue

@@ -278,8 +278,14 @@ class Links:
             kind, body = frame
             if kind == "raft":
                 self._take(source, body)
-            elif kind == "gossip" and isinstance(body, dict):
-                self._on_gossip(source, body)
+            elif kind == "gossip":
+                self._hear(source, body)
+
+    def _hear(self, source: int, news: Any) -> None:
+        try:
+            self._on_gossip(source, news)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise wire.WireError(f"peer {source} sent gossip of another kind: {error!r}") from error
 
     def _take(self, source: int, body: Any) -> None:
         message = message_from_wire(body)

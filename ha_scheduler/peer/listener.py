@@ -84,6 +84,8 @@ class Listener:
                 error,
                 extra={"action": "connection_dropped"},
             )
+        except Exception:
+            logger.exception("a defect ended a connection", extra={"action": "connection_defect"})
         finally:
             writer.transport.abort()
 
@@ -117,4 +119,5 @@ class Listener:
         writer.write(wire.pack(wire.refusal(reason)))
         await writer.drain()
         writer.close()
-        await writer.wait_closed()
+        async with asyncio.timeout(wire.HELLO_TIMEOUT_S):
+            await writer.wait_closed()

@@ -239,7 +239,9 @@ class Replica:
             self._proposals.close()
         self._engine = self._feed = self._feeding = self._proposals = None
         self._dashboard = ""
-        self._run(self.leadership.engine_exited(time.monotonic(), self._others))
+        if self.leading():
+            self._serving = None
+        self._run(self.leadership.engine_exited(time.monotonic(), self._candidates()))
         self._changed()
 
     def _feed_ended(self, task: asyncio.Task[None]) -> None:
@@ -288,16 +290,26 @@ class Replica:
         self._others[peer] = Other(ready, applied, time.monotonic())
         self.history.merge(news.get("history", ()))
         serving = news.get("serving")
-        if serving is not None and (self._serving is None or serving[0] > self._serving[0]):
-            self._serving = (int(serving[0]), str(serving[1]), str(serving[2]))
+        if serving is not None:
+            self._learn_serving((int(serving[0]), str(serving[1]), str(serving[2])))
+        elif peer == self._state.leader and self._is_serving():
+            self._serving = None  # its engine is gone, and it leads on until it has another
             self.watchers.changed()
+
+    def _learn_serving(self, serving: tuple[int, str, str]) -> None:
+        if serving != self._serving and serving[0] >= (self._serving or serving)[0]:
+            self._serving = serving
+            self.watchers.changed()
+
+    def _is_serving(self) -> bool:
+        return self._serving is not None and self._serving[0] == self._state.term
 
     # -- time
 
     def tick(self) -> None:
         """Called every tick of the cell."""
         now = time.monotonic()
-        self._run(self.leadership.tick(now, self._others, self._contact.closed))
+        self._run(self.leadership.tick(now, self._candidates(), self._contact.closed))
         if self._proposals is not None:
             self._proposals.pump()
         self.on_contact()
@@ -315,7 +327,7 @@ class Replica:
     # -- what operators and watchers see
 
     def watch_state(self) -> dict[str, Any]:
-        serving = self._serving if self._serving and self._serving[0] == self._state.term else None
+        serving = self._serving if self._is_serving() else None
         return {
             "kind": "view",
             "cell": self.settings.cell.identity,
@@ -373,9 +385,9 @@ class Replica:
         target = self.settings.cell.peer_id(to) if to is not None else None
         if to == self.settings.name:
             return f"peer {to} leads already"
-        effects = self.leadership.transfer_requested(now, self._others, target)
+        effects = self.leadership.transfer_requested(now, self._candidates(), target)
         if not effects:
-            return f"{'peer ' + to if to else 'no other peer'} has an engine that is ready"
+            return f"peer {to} is not ready to lead" if to else "no other peer is ready to lead"
         self._run(effects)
         return None
 
@@ -445,6 +457,10 @@ class Replica:
 
     # -- small things
 
+    def _candidates(self) -> dict[int, Other]:
+        """Peers that can be reached: one that just died may still look fresh."""
+        return {p: other for p, other in self._others.items() if self.links.connected(p)}
+
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
         """The moment at which this peer takes the old leader for gone starts the history."""
         if state.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
@@ -463,7 +479,7 @@ class Replica:
             {
                 "ready": self.leadership.engine is EngineState.READY,
                 "applied": self._applied,
-                "serving": self._serving,
+                "serving": self._serving if self.leading() and self._is_serving() else None,
                 "history": self.history.tail(),
             }
         )

@@ -163,7 +163,14 @@ class Supervisor:
     async def run(self) -> None:
         """Spawn, watch, wait, again."""
         while not self._stopping:
-            engine = await self._spawn()
+            try:
+                engine = await self._spawn()
+            except OSError as error:  # no memory, no processes: it may pass
+                logger.error(
+                    "cannot start an engine: %s", error, extra={"action": "engine_not_started"}
+                )
+                await self._back_off(time.monotonic())
+                continue
             watchdog = asyncio.create_task(self._watch(engine))
             try:
                 await self._wait_for_end(engine)
@@ -172,7 +179,7 @@ class Supervisor:
                 watchdog.cancel()
                 await asyncio.shield(_reap(engine))
                 self.engine = None
-            await self._back_off(engine)
+            await self._back_off(engine.spawned_at)
 
     def stop(self) -> None:
         """End the engine and start no other."""
@@ -185,13 +192,14 @@ class Supervisor:
         ours.setblocking(False)
         lease = Lease.create()
         engine = Engine(self._events, lease)
-        with theirs:
-            engine.process = subprocess.Popen(  # noqa: ASYNC220 - returns after fork and exec
-                self._command(theirs.fileno(), lease.fd),
-                pass_fds=(theirs.fileno(), lease.fd),
-                stdin=subprocess.DEVNULL,
-                env=self._environment(),
-            )
+        try:
+            engine.process = self._start(theirs.fileno(), lease.fd)
+        except OSError:
+            ours.close()
+            lease.close()
+            raise
+        finally:
+            theirs.close()
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: engine, sock=ours)
         self.engine = engine
@@ -202,6 +210,14 @@ class Supervisor:
         )
         self._events.on_spawn(engine)
         return engine
+
+    def _start(self, channel_fd: int, lease_fd: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command(channel_fd, lease_fd),
+            pass_fds=(channel_fd, lease_fd),
+            stdin=subprocess.DEVNULL,
+            env=self._environment(),
+        )
 
     def _command(self, channel_fd: int, lease_fd: int) -> Sequence[str]:
         return [
@@ -245,8 +261,8 @@ class Supervisor:
             if silent_s > self._watchdog_s:
                 engine.kill(f"its event loop made no progress for {silent_s:.1f} s")
 
-    async def _back_off(self, engine: Engine) -> None:
-        if time.monotonic() - engine.spawned_at > HEALTHY_AFTER_S:
+    async def _back_off(self, spawned_at: float) -> None:
+        if time.monotonic() - spawned_at > HEALTHY_AFTER_S:
             self._backoff_s = BACKOFF_FIRST_S
         if not self._stopping:
             await asyncio.sleep(self._backoff_s)
