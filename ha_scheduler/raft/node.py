@@ -13,8 +13,9 @@ A driver's loop, with a disk thread::
     # later, from the disk: node.persisted(ready.number); send(ready.messages_after_persist)
     # later, from the ledger: node.applied_to(index)
 
-Deliver waiting messages before waiting ticks: after a stall, a burst of ticks without the
-responses that came meanwhile makes a leader step down for nothing. Not thread-safe; one owner.
+After a short stall deliver waiting messages before waiting ticks: a burst of ticks without the
+responses that came meanwhile makes a leader step down for nothing. Every tick missed must be fed
+all the same, before `lease_valid` is asked. Not thread-safe; one owner.
 """
 
 from __future__ import annotations
@@ -104,7 +105,11 @@ class RawNode:
 
     @property
     def lease_valid(self) -> bool:
-        """Whether this peer leads and no other can have been elected yet, counted in ticks."""
+        """Whether this peer leads and no other can have been elected yet, counted in ticks.
+
+        Only as true as the ticks: a driver that may have been stopped (SIGSTOP, a suspended
+        machine) feeds the ticks it missed before it trusts this.
+        """
         return self._core.lead is not None and self._core.lead.lease_valid
 
     @property

@@ -311,10 +311,12 @@ def test_a_broken_connection_stops_the_pipeline_until_the_follower_answers() -> 
 def test_a_response_of_an_older_leadership_does_not_move_progress() -> None:
     """The reply by which a deposed leader is told of a new term answers nothing."""
     cell = Cell(3)
+    cell.isolate(3)
     leader = cell.elect(1)
     before = leader.progress()
     leader.step(Message(MessageKind.APPEND_RESPONSE, 1, 3, leader.term))
     assert leader.progress() == before
+    assert before[2].state is ProgressState.PROBE
 
 
 def test_an_acknowledgement_beyond_the_log_commits_nothing() -> None:

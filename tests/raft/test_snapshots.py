@@ -97,6 +97,16 @@ def test_a_snapshot_older_than_the_commit_index_is_ignored() -> None:
     assert [m.index for m in ready.messages_after_persist] == [3]
 
 
+def test_a_snapshot_from_before_the_compaction_point_is_ignored() -> None:
+    log = log_of([1, 1, 1], THREE, term=1, commit=3)
+    log.record_applied(3, THREE)
+    log.compact(3)
+    node = follower(log)
+    node.step(snapshot_message(2, 1))
+    assert node.ready().snapshot is None
+    assert (node.commit, node.last_index) == (3, 3)
+
+
 def test_a_snapshot_of_a_point_the_log_already_has_only_advances_the_commit_index() -> None:
     """Figure 5.3, step 6: what follows it is retained."""
     node = follower(log_of([1, 1, 1], THREE, term=1))

@@ -27,6 +27,7 @@ def test_a_target_that_lags_is_brought_up_to_date_first() -> None:
     leader.transfer_leadership(3)
     cell.settle()
     assert cell.leaders() == [1]
+    assert all(m.kind is not MessageKind.TIMEOUT_NOW for m in cell.dropped)
     cell.heal()
     cell.tick(3)
     assert cell.leaders() == [3]
