@@ -62,11 +62,27 @@ class Client(distributed.Client):
         if self.scheduler is not None:
             self._setup_replay()
         before = self.scheduler_comm
-        await super()._ensure_connected(timeout=timeout)
+        if self._ha.connected_before:
+            await super()._ensure_connected(timeout=timeout)
+        else:
+            await self._connect_first(timeout)
         # Upstream's last step has no await after it: nothing was sent on the new stream yet, and
         # what it flushes goes through the loop, behind us (client.py:1598).
         if self.scheduler_comm is not None and self.scheduler_comm is not before:
             self._ha.hello(self.scheduler_comm)
+
+    async def _connect_first(self: Any, timeout: float | None) -> None:
+        """Upstream's connection, begun again if the leader is lost in the midst of it."""
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        while True:
+            try:
+                left = max(0.1, deadline - time.monotonic())
+                await super()._ensure_connected(timeout=left)
+                return
+            except CommClosedError:
+                if time.monotonic() > deadline or self.status != "connecting":
+                    raise
+            await self._pause(BACKOFF_S_MAX / 4)
 
     async def _reconnect(self: Any) -> None:
         if self._ha.plain:

@@ -66,6 +66,11 @@ class Session:
         self._attempt: asyncio.Task[None] | None = None
         self._attempt_since = 0.0
 
+    @property
+    def connected_before(self) -> bool:
+        """Whether there ever was a stream."""
+        return self._connection > 0
+
     # ---- what is submitted
 
     @contextlib.contextmanager

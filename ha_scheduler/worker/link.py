@@ -159,9 +159,19 @@ class SchedulerLink:
         if view.term > self.stream_term and self._worker.status in WORKER_ANY_RUNNING:
             scheduler = self._worker.scheduler
             drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
-            if self.phase is not Phase.DOWN:
+            if self.phase is Phase.UP or self._joins_another_than(view):
                 self.abandon(f"{view.leader} leads term {view.term}")
         self._wake.set()
+
+    def _joins_another_than(self, view: View) -> bool:
+        """Whether a registration is under way, and not with the leader of ``view``.
+
+        The one under way may well be with the new leader, of which we hear in two ways at once. It
+        is left alone then: a leader that has taken us in and loses us takes us for dead.
+        """
+        if self.phase is not Phase.BUFFERING or view.leader_address is None:
+            return False
+        return bool(view.leader_address != addresses.parse_endpoint(self._comm.peer_address))
 
     # ---- the stream
 

@@ -27,7 +27,7 @@ from distributed.metrics import time
 from distributed.utils import in_async_call
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 
-from client_replay.rpc import SchedulerRPC
+from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from ha_scheduler.worker.link import Phase, SchedulerLink
 
 logger = logging.getLogger("distributed.worker.ha")
@@ -155,6 +155,11 @@ class Worker(distributed.Worker):
         from client_replay import Client
 
         asynchronous = in_async_call(self.loop)
+        # The default is meant for a scheduler that may not exist. Ours does, or will again, and a
+        # task must not fail because it asked for a client during an outage.
+        default = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+        if timeout == default and self._ha.term:
+            timeout = reconnect_timeout_s()
         client = Client(
             self.scheduler,
             loop=self.loop,
