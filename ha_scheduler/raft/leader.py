@@ -331,8 +331,10 @@ class Leader:
 
     def _responder(self, message: Message) -> Progress | None:
         progress = self.progress.get(message.source)
-        if progress is None or message.source == self._id or message.round == 0:
-            return None  # no member, or it answers a message of an older term
+        if progress is None or message.source == self._id:
+            return None
+        if message.round == 0 and message.index == 0:
+            return None  # it tells a deposed leader of a newer term: it answers nothing of ours
         progress.heard(message.round, message.tick)
         return progress
 

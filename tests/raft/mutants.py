@@ -303,8 +303,8 @@ MUTANTS = (
     Mutant(
         "an answer to an older leadership moves progress",
         "leader.py",
-        "message.source == self._id or message.round == 0",
-        "message.source == self._id",
+        "if message.round == 0 and message.index == 0:",
+        "if False:",
     ),
     Mutant(
         "no no-op at the election",

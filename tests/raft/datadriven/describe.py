@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -64,7 +65,7 @@ class Local:
 
 def entry(value: Entry) -> str:
     kind = "EntryNormal" if value.kind == 0 else "EntryConfChange"
-    return f'{value.term}/{value.index} {kind} "{value.data.decode()}"'
+    return f"{value.term}/{value.index} {kind} {json.dumps(value.data.decode())}"
 
 
 def hard_state(value: HardState) -> str:
@@ -88,6 +89,10 @@ def _entries(values: tuple[Entry, ...]) -> list[str]:
     if len(values) == 1:
         return [f" Entries:[{entry(values[0])}]"]
     return [" Entries:[", *indent(entry(value) for value in values), "]"]
+
+
+def name(value: Message | Local) -> str:
+    return value.name if isinstance(value, Local) else MESSAGE_NAMES[value.kind]
 
 
 def message(value: Message | Local) -> list[str]:

@@ -17,6 +17,7 @@ from ha_scheduler.raft import (
     Membership,
     MemoryLog,
     Message,
+    MessageKind,
     RawNode,
     Ready,
     Role,
@@ -136,6 +137,28 @@ class Stage:
         self.actors[int(step.named["from"])].node.transfer_leadership(int(step.named["to"]))
         return []
 
+    def do_report_unreachable(self, step: Step) -> list[str]:
+        self._actor(step).node.report_unreachable(int(step.positional[1]))
+        return []
+
+    def do_raft_state(self, step: Step) -> list[str]:
+        lines = []
+        for peer, actor in self.actors.items():
+            node = actor.node
+            part = "Voter" if peer in node.membership.voters else "Non-Voter"
+            role = describe.ROLE_NAMES[node.role]
+            lines.append(f"{peer}: {role} ({part}) Term:{node.term} Lead:{node.leader}")
+        return lines
+
+    def do_send_snapshot(self, step: Step) -> list[str]:
+        """An operator ships a snapshot that the leader did not ask for."""
+        source, to = map(int, step.positional)
+        actor = self.actors[source]
+        meta = actor.log.snapshot()
+        message = Message(MessageKind.SNAPSHOT, to, source, actor.node.term, snapshot=meta)
+        self.wire.append(message)
+        return describe.message(message)
+
     def do_process_ready(self, step: Step) -> list[str]:
         return self._each(step, "handling Ready", self._process_ready)
 
@@ -148,7 +171,7 @@ class Stage:
     def do_deliver_msgs(self, step: Step) -> list[str]:
         lines = []
         for peer in step.positional:
-            lines.extend(self._deliver(int(peer), drop=False))
+            lines.extend(self._deliver(int(peer), drop=False, only=step.named.get("type")))
         for peer in list_of(step.named.get("drop", "()")):
             lines.extend(self._deliver(int(peer), drop=True))
         return lines or ["no messages"]
@@ -204,9 +227,11 @@ class Stage:
     def _recipient(message: Message | describe.Local) -> int:
         return int(message.to)
 
-    def _deliver(self, peer: int, *, drop: bool) -> list[str]:
+    def _deliver(self, peer: int, *, drop: bool, only: str | None = None) -> list[str]:
         batch = [m for m in self.wire if self._recipient(m) == peer]
-        self.wire = [m for m in self.wire if self._recipient(m) != peer]
+        if only is not None:
+            batch = [m for m in batch if describe.name(m) == only]
+        self.wire = [m for m in self.wire if not any(m is taken for taken in batch)]
         lines = []
         for message in batch:
             shown = describe.message(message)
