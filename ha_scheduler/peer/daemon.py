@@ -214,15 +214,15 @@ class _Daemon:
             done, _ = await asyncio.wait(
                 {stop, self._replica.failed, *tasks}, return_when=asyncio.FIRST_COMPLETED
             )
-            for future in done - {stop}:
-                if (error := future.exception()) is not None:
-                    logger.critical(
-                        "this peer stops: %s",
-                        error,
-                        exc_info=error,
-                        extra={"action": "peer_failed"},
-                    )
-                    return EXIT_FAILED
+            failures = [future.exception() for future in done if future is not stop]
+            if failures:
+                logger.critical(
+                    "this peer stops: %s",
+                    failures[0] or "a part of it ended",
+                    exc_info=failures[0],
+                    extra={"action": "peer_failed"},
+                )
+                return EXIT_FAILED
             await self._hand_over()
             return 0
         finally:

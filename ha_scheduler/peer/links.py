@@ -263,6 +263,7 @@ class Links:
         async with asyncio.TaskGroup() as group:
             for line in self._lines.values():
                 group.create_task(line.run())
+            await asyncio.Event().wait()  # a cell of one has no lines, and goes on too
 
     async def serve(self, source: int, channel: Channel, reader: asyncio.StreamReader) -> None:
         """Take in what peer ``source`` sends until its line ends."""

@@ -5,6 +5,7 @@ Each assertion has its deadline; ``DASK_HA_TEST_SCALE`` multiplies them on slow 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -257,3 +258,74 @@ def test_a_leader_without_successor_restarts_its_engine_and_takes_a_new_term(
         assert second["term"] > first["term"], "each activation has a term of its own"
         assert second["pid"] != first["pid"]
         report(f"engine restarted and active again after {second['t'] - first['t']:.2f} s")
+
+
+def test_a_cell_of_one_in_plaintext_leads_itself(tmp_path: Path) -> None:
+    with ToyCell(tmp_path, names="a", tls=False) as cell:
+        assert cell.settled() == "a"
+        cell.propose("a", "x", 20)
+        cell.fed("a", "x", 20)
+        os.kill(cell.engine_pid("a"), signal.SIGKILL)
+        within(10, lambda: len(cell.diary("a", "activate")) == 2)
+        assert len(cell.values("a")) == 20
+        status = cell.status("a")
+        assert status is not None
+        assert status["lease_s"] > 0
+
+
+def test_a_whole_cell_killed_at_once_comes_back_with_everything(tmp_path: Path) -> None:
+    with ToyCell(tmp_path) as cell:
+        leader = cell.settled()
+        cell.propose(leader, "x", 200)
+        for name in cell.names:
+            cell.fed(name, "x", 200)
+        for name in cell.names:
+            cell.kill(name)
+        for name in cell.names:
+            cell.start(name)
+        leader = cell.settled()
+        for name in cell.names:
+            assert sorted(set(cell.values(name))) == sorted(f"x-{n}" for n in range(200))
+        cell.propose(leader, "y", 10)
+        for name in cell.names:
+            cell.fed(name, "y", 10)
+
+
+def test_a_daemon_that_may_not_start_says_why_and_leaves_status_two(tmp_path: Path) -> None:
+    with ToyCell(tmp_path) as cell:
+        cell.settled()
+        data = tmp_path / "data" / "a"
+        twin = cell.daemons.pop("a")
+        try:
+            cell.start("a")
+            assert cell.daemons.pop("a").wait(timeout=10 * SCALE) == 2
+            assert "Cannot listen at the peer port" in cell.log("a")
+        finally:
+            cell.daemons["a"] = twin
+        cell.kill("a")
+        cell.kill("b")
+        data.rename(tmp_path / "data" / "a-was")
+        (tmp_path / "data" / "b").rename(data)
+        cell.start("a")
+        assert cell.daemons["a"].wait(timeout=10 * SCALE) == 2
+        assert "belongs to" in cell.log("a")
+
+
+def test_a_failed_disk_ends_the_peer_and_another_leads(tmp_path: Path) -> None:
+    with ToyCell(tmp_path, fail_after_batches=200) as cell:
+        leader = cell.settled()
+        engine = cell.engine_pid(leader)
+        cell.given["fail_after_batches"] = 0
+        for name in cell.names:
+            if name != leader:
+                cell.kill(name)
+                cell.start(name)
+        assert cell.settled() == leader
+        with contextlib.suppress(OSError):  # until the engine that takes the order is gone
+            for number in range(300):
+                cell.propose(leader, f"x{number}", 1)
+                time.sleep(0.005)
+        assert cell.daemons.pop(leader).wait(timeout=5 * SCALE) == 1
+        assert "CRITICAL" in cell.log(leader)
+        assert not process_runs(engine)
+        within(10, lambda: cell.leader(but=leader))

@@ -94,13 +94,14 @@ class Connection:
 class ToyCell:
     """Peers a, b, c."""
 
-    def __init__(self, base: Path, *, tls: bool = True, **given: Any) -> None:
+    def __init__(self, base: Path, *, names: str = "abc", tls: bool = True, **given: Any) -> None:
         self.base, self.tls, self.given = base, tls, given
-        self.names = ("a", "b", "c")
-        ports = free_ports(6)
-        self.ports = dict(zip(self.names, ports[:3], strict=True))
+        self.names = tuple(names)
+        ports = free_ports(2 * len(names))
+        self.ports = dict(zip(self.names, ports, strict=False))
+        dask = ports[len(names) :]
         self.peers = ",".join(
-            f"{n}=127.0.0.1:{ports[i]}/{ports[i + 3]}" for i, n in enumerate(self.names)
+            f"{n}=127.0.0.1:{ports[i]}/{dask[i]}" for i, n in enumerate(self.names)
         )
         self.cell: Cell = parse_peers(self.peers)
         (base / "certs").mkdir(exist_ok=True)

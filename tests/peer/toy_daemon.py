@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ha_scheduler.errors import OperatorError
@@ -12,7 +13,22 @@ from ha_scheduler.peer import compaction, daemon
 from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.peer.settings import PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.storage.errors import StorageError
+from ha_scheduler.storage import DiskFailed, LmdbStore, StorageError, WriteBatch
+
+
+def fail_disk_after(batches: int) -> None:
+    """Make every commit after that many fail, as a disk does."""
+    if not batches:
+        return
+    commit, left = LmdbStore._commit, [batches]
+
+    def failing(store: LmdbStore, group: Sequence[WriteBatch]) -> None:
+        left[0] -= len(group)
+        if left[0] < 0:
+            raise DiskFailed(Path("/"), "the test says so")
+        commit(store, group)
+
+    LmdbStore._commit = failing  # type: ignore[method-assign]
 
 
 def main() -> int:
@@ -22,6 +38,7 @@ def main() -> int:
     )
     for limit, value in given.get("limits", {}).items():
         setattr(compaction, limit, value)
+    fail_disk_after(given.get("fail_after_batches", 0))
     name, base = given["name"], Path(given["dir"])
     settings = PeerSettings(
         cell=parse_peers(given["peers"]),
