@@ -253,8 +253,13 @@ class Leader:
 
     def _broadcast_append(self) -> None:
         for peer, progress in self.progress.items():
-            if peer != self._id:
-                self._send_append(peer, progress, even_if_empty=True)
+            if peer != self._id and self._send_append(peer, progress, even_if_empty=True):
+                self._fill_pipeline(peer, progress)
+
+    def _fill_pipeline(self, peer: PeerId, progress: Progress) -> None:
+        """Send all that the window admits: what is larger than one append need not wait."""
+        while self._send_append(peer, progress, even_if_empty=False):
+            pass
 
     def _send_append(self, peer: PeerId, progress: Progress, *, even_if_empty: bool) -> bool:
         """Send the next entries if flow control lets us. Returns whether anything was sent."""
@@ -359,8 +364,7 @@ class Leader:
             self._broadcast_append()
         elif progress.could_learn_commit(self._log.commit):
             self._send_append(message.source, progress, even_if_empty=True)
-        while self._send_append(message.source, progress, even_if_empty=False):
-            pass
+        self._fill_pipeline(message.source, progress)
         if message.source == self.transferee:
             self._try_transfer()
 

@@ -249,6 +249,15 @@ def test_appends_are_pipelined_without_waiting_for_answers() -> None:
     assert [m.index for m in sent] == [1, 2, 3]
 
 
+def test_a_large_batch_leaves_in_several_appends_at_once() -> None:
+    """A graph of many entries must not cost a round trip for each."""
+    cell = Cell(3, max_append_bytes=200)
+    leader = cell.elect(1)
+    leader.propose_batch([b"x" * 68] * 10)
+    sent = [m for m in leader.ready().messages if m.to == 2]
+    assert [len(m.entries) for m in sent] == [2] * 5
+
+
 def test_unanswered_appends_to_a_follower_are_bounded_by_count() -> None:
     cell = Cell(3, max_inflight_messages=4)
     leader = cell.elect(1)
