@@ -1,0 +1,87 @@
+"""What a process knows of a cell only ever becomes newer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ha_scheduler.comm.address import Endpoint, HAAddressError
+from ha_scheduler.comm.directory import Cell, Peer, View, cell_of
+
+A, B, C = (Endpoint(host, 8786) for host in "abc")
+PEERS = tuple(Peer(e.host, e.host, 8785, 8786) for e in (A, B, C))
+VIEW = View("cell", 3, "a", A, PEERS, (A, B, C))
+
+
+def test_the_leader_comes_first_among_the_candidates() -> None:
+    cell = Cell([A, B])
+    assert cell.candidates() == (A, B)
+    cell.connected(B)
+    assert cell.candidates() == (B, A)
+    cell.observe(VIEW)
+    assert cell.candidates() == (A, B, C)
+
+
+def test_an_older_term_changes_nothing_and_nobody_hears_of_it() -> None:
+    cell = Cell([A])
+    heard: list[View] = []
+    cell.subscribe(heard.append)
+    assert cell.observe(VIEW)
+    assert not cell.observe(replace(VIEW, term=2, leader="b", leader_address=B))
+    assert not cell.observe(VIEW)
+    assert (cell.term, cell.leader_hint, heard) == (3, A, [VIEW])
+
+
+def test_a_leader_without_an_engine_does_not_hide_where_the_last_one_served() -> None:
+    cell = Cell([A])
+    cell.observe(VIEW)
+    cell.observe(replace(VIEW, term=4, leader="b", leader_address=None))
+    assert cell.leader_hint == A
+    assert cell.term == 4
+    cell.observe(replace(VIEW, term=4, leader="b", leader_address=B))
+    assert cell.leader_hint == B
+
+
+def test_a_welcome_does_not_take_the_dask_ports_away() -> None:
+    cell = Cell([A])
+    cell.observe(VIEW)
+    welcome = {"term": 3, "cell": "cell", "watch": [[p.name, p.host, 8785] for p in PEERS]}
+    cell.observe(View.from_welcome(welcome))
+    assert cell.peers == PEERS
+
+
+def test_a_cell_built_anew_on_the_same_ports_is_another_one() -> None:
+    cell = Cell([A])
+    cell.observe(VIEW)
+    assert cell.observe(View("other", 1, "b", B, PEERS[1:]))
+    assert (cell.term, cell.leader_hint, cell.peers) == (1, B, PEERS[1:])
+
+
+def test_unsubscribed_is_unheard() -> None:
+    cell = Cell([A])
+    heard: list[View] = []
+    unsubscribe = cell.subscribe(heard.append)
+    unsubscribe()
+    unsubscribe()
+    cell.observe(VIEW)
+    assert heard == []
+
+
+def test_one_cell_a_set_of_addresses() -> None:
+    assert cell_of([A, B]) is cell_of([B, A])
+    assert cell_of([A, B]) is not cell_of([A])
+    with pytest.raises(HAAddressError):
+        cell_of([])
+
+
+def test_a_frame_of_the_watch_is_understood() -> None:
+    frame = {
+        "kind": "view",
+        "cell": "cell",
+        "term": 3,
+        "leader": "a",
+        "address": "tls://a:8786",
+        "peers": [[p.name, p.host, p.peer_port, p.dask_port] for p in PEERS],
+    }
+    assert View.from_watch(frame) == VIEW
