@@ -89,6 +89,7 @@ class Adoption:
         client_msgs: dict[str, list[Any]] = {}
         worker_msgs: dict[str, list[Any]] = {}
         for address, report in reports.items():
+            self._reconcile(address, report, recommendations)
             self._claim(address, report)
         for address, report in reports.items():
             for key, nbytes, typename in report.memory:
@@ -101,6 +102,21 @@ class Adoption:
             for key, run_id, state in report.running:
                 self._adopt_running(key, Claim(address, run_id, state), worker_msgs, stimulus_id)
         self._scheduler.send_all(client_msgs, worker_msgs)
+
+    def _reconcile(self, address: str, report: Report, recommendations: dict[Key, str]) -> None:
+        """What we believed of a worker that lost its connection, and that it does not confirm."""
+        ws = self._scheduler.workers[address]
+        held = {key for key, _, _ in report.memory}
+        running = {key: run_id for key, run_id, _ in report.running}
+        for ts in [ts for ts in ws.has_what if ts.key not in held]:
+            self._scheduler.remove_replica(ts, ws)
+            if not ts.who_has:
+                recommendations[ts.key] = "released"
+        for ts in list(ws.processing):
+            if ts.key in running:
+                ts.run_id = running[ts.key]
+            elif ts.key not in held:
+                recommendations[ts.key] = "released"
 
     def _claim(self, address: str, report: Report) -> None:
         for key, run_id, state in report.running:
@@ -150,7 +166,7 @@ class Adoption:
             worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
             return
         if ts.state == "processing":
-            self._stop_processing(ts, worker_msgs, stimulus_id)
+            self._stop_processing(ts, address, worker_msgs, stimulus_id)
         if actor:
             ws.actors.add(ts)
         self.make_result(ts, ws, nbytes, typename, recommendations, client_msgs)
@@ -188,11 +204,11 @@ class Adoption:
         ts.waiting_on = None
 
     def _stop_processing(
-        self, ts: Any, worker_msgs: dict[str, list[Any]], stimulus_id: str
+        self, ts: Any, holder: str, worker_msgs: dict[str, list[Any]], stimulus_id: str
     ) -> None:
         """A result came back while another worker computes it again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
-        if ws is not None:
+        if ws is not None and ws.address != holder:
             worker_msgs.setdefault(ws.address, []).append(_free(ts.key, stimulus_id))
 
     # Running tasks

@@ -58,7 +58,11 @@ class Clients:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
         await self.recovery.opened()
         comm.name = "Scheduler->Client"
-        stream = self._open_stream(comm, client, versions)
+        fenced = FencedComm(comm, self.lease)
+        # Alone in its message: a client takes the first message for the answer to its registration
+        # (client.py:1589), and one that the ledger knows may be sent more at once.
+        await fenced.write([{"op": "stream-start"}])
+        stream = self._open_stream(fenced, client, versions)
         try:
             await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
         finally:
@@ -67,15 +71,14 @@ class Clients:
                 self._client_lost(client)
             stream.abort()
 
-    def _open_stream(self, comm: Any, client: str, versions: dict[str, Any]) -> BatchedSend:
+    def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
         previous = self.client_comms.pop(client, None)
         if previous is not None:
             previous.abort()
         self._restore_or_add(client, versions)
         stream = BatchedSend(interval="2ms", loop=self.loop)  # type: ignore[attr-defined]
-        stream.start(FencedComm(comm, self.lease))
+        stream.start(comm)
         self.client_comms[client] = stream
-        stream.send({"op": "stream-start"})
         return stream
 
     def _restore_or_add(self, client: str, versions: dict[str, Any]) -> None:

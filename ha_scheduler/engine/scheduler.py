@@ -45,8 +45,6 @@ from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
-
 #: Requests that are served while the recovery barrier is closed: they make it open, or only look.
 UNGATED = frozenset(
     {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
@@ -75,6 +73,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self.adoption = Adoption(self)
         self.recovery = Recovery(self._open_recovery)
         self._reports = {}
+        self._following = set()
         self._touched: list[Any] = []
         self._awaited_clients: set[str] = set()
         self._on_mark: OnMark = lambda phase, detail: None
@@ -152,9 +151,6 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._expect_first_finished()
         if not self._awaited_clients:
             self._on_mark("clients_back", {"clients": 0})
-        asyncio.get_running_loop().call_later(
-            ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
-        )
 
     def _settle(self, stimulus_id: str) -> None:
         """What the ledger knows and no worker could report."""

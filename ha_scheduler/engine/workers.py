@@ -20,7 +20,9 @@ from collections.abc import Callable
 from time import time
 from typing import Any
 
+from distributed.batched import BatchedSend
 from distributed.core import Status
+from distributed.scheduler import heartbeat_interval
 from distributed.utils import log_errors
 
 from ha_scheduler.engine.adoption import Adoption, Report
@@ -32,7 +34,11 @@ from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
 
 logger = logging.getLogger(__name__)
 
-CALL_SECONDS = 2.0  # how long a new leader tries to reach one worker
+CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
+ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
+RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
+
+_MAY_COME_BACK = (Status.running, Status.paused)
 
 
 class Workers:
@@ -48,6 +54,8 @@ class Workers:
     stream_comms: dict[str, Any]
     rpc: Any
     _reports: dict[str, tuple[Report, str]]
+    _orphan_expiry: asyncio.TimerHandle | None = None
+    _following: set[str]  # addresses of registered workers that follow the leader
 
     def welcome(self) -> dict[str, Any]:
         """What a worker or client learns of the cell when it registers."""
@@ -61,14 +69,35 @@ class Workers:
         if ha.get("term", 0) > self.term:
             await comm.write({"status": "stale-leader", "term": self.term, "time": time()})
             return None
-        if address in self.workers:
-            await self._replace(address)
-        self._reports[address] = (Report.from_wire(ha.get("report")), status)
+        report = Report.from_wire(ha.get("report"))
         plugins: dict[str, str] = ha.get("plugins", {})
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
+        known = self.workers.get(address)
+        if known is not None and known.server_id == fields["server_id"]:
+            return await self._take_back(fenced, address, report, status)
+        if known is not None:
+            await self.remove_worker(address, stimulus_id=f"ha-replaced-{time()}", close=False)
+        self._reports[address] = (report, status)
+        self._following.add(address)
         return await super().add_worker(  # type: ignore[misc]
             fenced, address=address, status=Status.paused.name, **fields
         )
+
+    async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
+        """A worker of ours lost its connection and is back: it never left."""
+        logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
+        self.stream_comms[address].abort()
+        self.stream_comms[address] = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+        self._reports[address] = (report, status)
+        await comm.write(
+            {
+                "status": "OK",
+                "time": time(),
+                "heartbeat-interval": heartbeat_interval(len(self.workers)),
+                "worker-plugins": self.worker_plugins,  # type: ignore[attr-defined]
+            }
+        )
+        await self.handle_worker(comm, address)
 
     async def add_worker(self, comm: Any, **fields: Any) -> Any:
         """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
@@ -83,18 +112,6 @@ class Workers:
         }
         return {**reply, "worker-plugins": wanted, "ha": self.welcome()}
 
-    async def _replace(self, address: str) -> None:
-        """The same worker is back before its old connection was seen to end."""
-        logger.info(
-            "Worker %s is back; its old registration ends.",
-            address,
-            extra={"action": "worker-replaced"},
-        )
-        self.stream_comms[address].abort()
-        await super().remove_worker(  # type: ignore[misc]
-            address, stimulus_id=f"ha-replace-worker-{time()}", close=False
-        )
-
     async def handle_worker(self, comm: Any, worker: str) -> None:
         """Adopt the worker's report, then serve its stream until it ends."""
         comm.name = "Scheduler connection to worker"
@@ -107,7 +124,30 @@ class Workers:
         finally:
             if worker in self.stream_comms and self.stream_comms[worker] is stream:
                 stream.abort()
-                await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
+                await self._connection_lost(worker, stream)
+
+    async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
+        """Remove the worker, unless it lives and may come back within ``RETURN_SECONDS``.
+
+        Taking a worker that merely lost its connection for dead would compute its results anew.
+        Nothing is sent to it meanwhile: it counts as paused.
+        """
+        ws = self.workers[worker]
+        if worker in self._following and ws.status in _MAY_COME_BACK:
+            self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")  # type: ignore[attr-defined]
+            if await self._lives(worker):
+                await asyncio.sleep(RETURN_SECONDS)
+        if self.stream_comms.get(worker) is stream:
+            await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
+
+    async def _lives(self, worker: str) -> bool:
+        """Whether something answers at the worker's address."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.rpc(worker).identity()
+        except (OSError, TimeoutError):
+            return False
+        return True
 
     async def _adopt(self, worker: str) -> None:
         self.recovery.settled(worker)
@@ -126,6 +166,15 @@ class Workers:
             self.handle_worker_status_change(  # type: ignore[attr-defined]
                 status, address, stimulus_id
             )
+        if self.adoption.orphans:
+            self._expire_orphans_later()
+
+    def _expire_orphans_later(self) -> None:
+        if self._orphan_expiry is not None:
+            self._orphan_expiry.cancel()
+        self._orphan_expiry = asyncio.get_running_loop().call_later(
+            ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
+        )
 
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
@@ -136,6 +185,7 @@ class Workers:
         """Remove a worker, and stop expecting it."""
         known = address in self.workers
         self._reports.pop(address, None)
+        self._following.discard(address)
         self.adoption.forget_worker(address)
         if known and self.recorder is not None:
             self.recorder.append(WorkerLeft(address))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed import get_client
 
+from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import eventually, pair, run
 
 runs: Counter[Any] = Counter()
@@ -219,5 +220,25 @@ def test_two_takeovers_in_a_row_change_nothing() -> None:
             both.leader, both.former = follower, both.leader
             assert await both.client.gather(futures + more) == list(range(1, 11))
             assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_a_worker_that_only_lost_its_connection_keeps_its_results_and_its_runs() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            done = both.client.map(work, range(6))
+            await both.client.gather(done)
+            running = both.client.map(blocked, range(10, 14))
+            await eventually(lambda: len(runs) == 8)
+            streams = [worker.batched_stream for worker in both.workers]
+            for stream in streams:
+                stream.comm.abort()
+            await eventually(lambda: all(w.batched_stream not in streams for w in both.workers))
+            await eventually(lambda: all(w._ha.phase is Phase.UP for w in both.workers))
+            gate.set()
+            assert await both.client.gather(done + running) == [*range(1, 7), *range(11, 15)]
+            assert set(runs.values()) == {1}
+            both.leader.validate_state()
 
     run(test)

@@ -1,0 +1,138 @@
+"""Kill leaders and measure: kill → new leader → workers back → first task finished.
+
+    python -m benchmarks.failover --tasks 10000 --kills 20 --what engine
+
+A three-peer cell with TLS and two workers on loopback works on ``--tasks`` live tasks while the
+leading engine (``--what engine``) or the whole leading peer (``--what peer``) gets ``kill -9``,
+again and again. Each time the cell first gets all its engines ready again. All processes share one
+clock, so the times of the new leader's history are compared with the time of the kill.
+
+It ends with what was executed more than once, which futures were lost, and which results are wrong:
+all must be 0, or the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from distributed import wait
+
+from benchmarks.counting import counted_sleep, executions, percentile
+from ha_scheduler import LocalHACluster
+
+READY_TIMEOUT_S = 180.0  # a fresh engine replays a graph of 100,000 tasks in some 15 s
+ENGINE_READY = ("ready", "active")
+PHASES = ("detected", "elected", "serving", "workers_back", "clients_back", "first_task")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=10_000, help="live tasks at the first kill")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--what", choices=("engine", "peer"), default="engine")
+    parser.add_argument("--seconds", type=float, default=0.05, help="what one task takes")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    return parser.parse_args()
+
+
+def wait_until_ready(cluster: LocalHACluster) -> None:
+    """All peers run and have an engine that may be activated."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        states = [cluster.cell.status_of(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
+        if all(state["engine"]["state"] in ENGINE_READY for state in states):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"engines are not ready after {READY_TIMEOUT_S:.0f} s: {states}")
+
+
+def kill_once(cluster: LocalHACluster, what: str) -> dict[str, float]:
+    """One failover: seconds from the kill to each phase."""
+    leader = cluster.leader
+    before = cluster.history()[-1]["term"]
+    killed = time.time()
+    if what == "engine":
+        leader.kill_engine()
+    else:
+        leader.kill()
+    entry = _next_entry(cluster, before)
+    if what == "peer":
+        leader.restart()
+    return {phase: entry["started"] + after - killed for phase, after in entry["phases"].items()}
+
+
+def _next_entry(cluster: LocalHACluster, before: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        entries = [entry for entry in cluster.history() if entry["term"] > before]
+        done = [entry for entry in entries if "first_task" in entry["phases"]]
+        if done:
+            return done[-1]
+        time.sleep(0.05)
+    raise TimeoutError(f"no task finished within 60 s of the kill: {cluster.history()[-2:]}")
+
+
+def measure(options: argparse.Namespace, directory: str) -> dict[str, Any]:
+    with LocalHACluster(n_peers=3, n_workers=2) as cluster, cluster.get_client() as client:
+        futures = client.map(
+            counted_sleep, range(options.tasks), directory=directory, seconds=options.seconds
+        )
+        wait(futures[: min(4, options.tasks)])
+        failovers = []
+        for number in range(options.kills):
+            wait_until_ready(cluster)
+            phases = kill_once(cluster, options.what)
+            failovers.append(phases)
+            _print_failover(number, phases, sum(future.done() for future in futures))
+        return {"failovers": failovers, **check(client, futures, directory)}
+
+
+def check(client: Any, futures: list[Any], directory: str) -> dict[str, int]:
+    """What must be 0."""
+    finished = [future for future in futures if future.status == "finished"]
+    values = client.gather(finished)
+    number_of = {future.key: number for number, future in enumerate(futures)}
+    wrong = sum(
+        value != number_of[future.key] * 3 + 1
+        for future, value in zip(finished, values, strict=True)
+    )
+    lost = sum(future.status in ("cancelled", "lost", "error") for future in futures)
+    repeated = sum(count - 1 for count in executions(directory).values())
+    return {"finished": len(finished), "wrong": wrong, "lost": lost, "repeated": repeated}
+
+
+def _print_failover(number: int, phases: dict[str, float], done: int) -> None:
+    times = "  ".join(f"{name} {phases[name] * 1e3:7.0f}" for name in PHASES if name in phases)
+    print(f"{number + 1:3}: {times} ms   ({done} tasks done)", flush=True)
+
+
+def report(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    print(f"\n{options.what} kill -9, {options.tasks} live tasks, {options.kills} kills; ms")
+    print(f"{'kill to':>14} {'p50':>7} {'p99':>7} {'max':>7}")
+    for phase in PHASES:
+        values = [f[phase] * 1e3 for f in result["failovers"] if phase in f]
+        if values:
+            row = (percentile(values, 0.5), percentile(values, 0.99), max(values))
+            print(f"{phase:>14} " + " ".join(f"{value:7.0f}" for value in row))
+    print("tasks executed more than once:", result["repeated"])
+    print("futures lost:", result["lost"], "  results wrong:", result["wrong"])
+
+
+def main() -> int:
+    options = arguments()
+    with tempfile.TemporaryDirectory() as directory:
+        result = measure(options, directory)
+    report(options, result)
+    if options.json:
+        options.json.write_text(json.dumps(result))
+    return int(any(result[name] for name in ("wrong", "lost", "repeated")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
