@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import string
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 
 ASK_TIMEOUT_S = 2.0  # loopback answers in milliseconds; a peer that is starting may not
 POLL_S = 0.05  # between two questions to all peers, each a TLS connection
+LINES_IN_ERROR = 30  # of each log; the whole logs are in the cluster's directory
 STOP_TIMEOUT_S = 0.5  # then SIGKILL: a leader waits for a successor, and here all go at once
+PORTS_FILE = "ports.json"
 PORTS_OF_A_PEER = 3  # peer, Dask, dashboard
 
 _T = TypeVar("_T")
@@ -56,7 +59,7 @@ class LocalCell:
         self.directory = directory
         self.host = host
         names = string.ascii_lowercase[:n_peers]
-        ports = iter(free_ports(host, PORTS_OF_A_PEER * n_peers))
+        ports = iter(_ports(directory / PORTS_FILE, host, n_peers))
         self.cell = Cell(tuple(PeerAddress(n, host, next(ports), next(ports)) for n in names))
         self.dashboard_ports = {name: next(ports) for name in names} if dashboard else {}
         self.certificates = directory / "certificates" if tls else None
@@ -118,6 +121,14 @@ class LocalCell:
         """Let ``leader`` hand over to ``to``. Blocks; raises ``ControlError``."""
         self.control.request(leader, "transfer", to=to)
 
+    def has_successor(self, leader: str, to: str | None) -> bool:
+        """Whether ``leader`` could hand over to ``to``, or to anybody. Blocks."""
+        if to is not None and to not in self.cell.names:
+            return True  # nothing to wait for: the leader refuses
+        members = self.control.status(leader)["members"]
+        ready = {member["name"] for member in members if member["engine_ready"]} - {leader}
+        return bool(ready if to is None else to in ready)
+
     def history(self) -> list[dict[str, Any]]:
         """The changes of leader that the cell remembers, oldest first. Blocks."""
         best: dict[int, dict[str, Any]] = {}
@@ -176,7 +187,10 @@ class LocalCell:
 
     def failure(self, sentence: str, children: Sequence[ChildProcess]) -> LocalCellError:
         """An error that carries the last lines of what each child printed."""
-        tails = [f"--- {child.log_path}\n{child.tail() or '(empty)'}" for child in children]
+        tails = []
+        for child in children:
+            lines = child.tail().splitlines()[-LINES_IN_ERROR:] or ["(empty)"]
+            tails += [f"--- {child.log_path}", *lines]
         return LocalCellError("\n".join([sentence, *tails]))
 
     def _is_ready(self, peer: PeerProcess) -> bool:
@@ -208,6 +222,25 @@ class LocalCell:
             f"--tls-cert={files.cert_file}",
             f"--tls-key={files.key_file}",
         ]
+
+
+def _ports(file: Path, host: str, n_peers: int) -> list[int]:
+    """The ports the cell in this directory had before, or free ones if it is a new cell.
+
+    The addresses of its peers are what a cell is known by: with others, its data would be refused.
+    """
+    count = PORTS_OF_A_PEER * n_peers
+    if not file.exists():
+        ports = free_ports(host, count)
+        file.write_text(json.dumps(ports))
+        return ports
+    ports = [int(port) for port in json.loads(file.read_text())]
+    if len(ports) != count:
+        raise LocalCellError(
+            f"{file.parent} holds a cell of {len(ports) // PORTS_OF_A_PEER} peers, not {n_peers}; "
+            f"use the same n_peers, or another data_dir."
+        )
+    return ports
 
 
 def is_serving(status: dict[str, Any]) -> bool:

@@ -27,7 +27,7 @@ import psutil
 
 POLL_S = 0.02
 REAP_TIMEOUT_S = 10.0  # after SIGKILL; longer means that the kernel is stuck in this process
-TAIL_BYTES = 16 * 1024
+TAIL_BYTES = 16 * 1024  # of a log, as ``tail`` gives it
 
 _running: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 

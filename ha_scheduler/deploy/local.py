@@ -181,6 +181,8 @@ class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
     @property
     def dashboard_link(self) -> str:
         """The dashboard of the peer that led when the cluster was last heard of."""
+        if not self._dashboard:
+            return ""  # the engine's HTTP server is there all the same, for its metrics
         port = self.scheduler_info.get("services", {}).get("dashboard")
         return format_dashboard_link(self._host, port) if port else ""
 
@@ -333,16 +335,21 @@ class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
 
     async def _watch_worker_status(self, comm: Any) -> None:
         """As upstream, and again with the next leader: the subscription ends with its engine."""
-        while True:
-            await super()._watch_worker_status(comm)
-            while self.status == Status.running:
-                try:
-                    comm = await self._subscribe()
-                    break
-                except OSError:
-                    await asyncio.sleep(RESUBSCRIBE_S)
+        await super()._watch_worker_status(comm)
+        while self.status == Status.running:
+            try:
+                comm = await self._subscribe()
+            except OSError:
+                await asyncio.sleep(RESUBSCRIBE_S)
             else:
-                return
+                await super()._watch_worker_status(comm)
+
+    async def _end_watch(self) -> None:
+        task, self._watch_worker_status_task = self._watch_worker_status_task, None
+        if task is not None:
+            # Upstream closes the connection to end it. It may be on its way to another one.
+            task.cancel()
+            await asyncio.wait([task])
 
     async def _subscribe(self) -> Any:
         comm = await self.scheduler_comm.live_comm()
@@ -366,6 +373,12 @@ class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
         cell, leader = self._require_cell(), await self._find_leader()
         if to == leader.name:
             return leader
+        deadline = time.monotonic() + self._leader_timeout_s
+        # One that has just led starts a fresh engine, which takes a moment to catch up.
+        while not await asyncio.to_thread(cell.has_successor, leader.name, to):
+            if time.monotonic() > deadline:
+                break  # and let the leader say why not
+            await asyncio.sleep(POLL_S)
         await asyncio.to_thread(cell.transfer, leader.name, to)
         return await self._find_leader()
 
@@ -401,6 +414,7 @@ class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
         if self.status == Status.closed:
             return
         try:
+            await self._end_watch()
             await super()._close()
         finally:
             children: list[ChildProcess] = list(self.workers.values())
