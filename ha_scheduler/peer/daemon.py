@@ -157,7 +157,7 @@ class _Daemon:
         self._replica.connect(self._driver, self._links, self._sender, self._receiver)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
-            self._engine_module, self._replica, settings.engine_watchdog_s
+            self._engine_module, self._replica.engine, settings.engine_watchdog_s
         )
         self._listener = Listener(
             settings.cell.identity,

@@ -16,23 +16,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ha_scheduler.channel.messages import (
-    Activate as ActivateMessage,
-)
-from ha_scheduler.channel.messages import (
-    ChannelMessage,
-    Mark,
-    PeerAddress,
-    Propose,
-    Ready,
-    Serving,
-    Welcome,
-)
+from ha_scheduler.channel.messages import Mark, PeerAddress
 from ha_scheduler.ledger import records
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.feed import CommittedTail, Feed
+from ha_scheduler.peer.engine_side import EngineSide
+from ha_scheduler.peer.feed import CommittedTail
 from ha_scheduler.peer.history import History
 from ha_scheduler.peer.leadership import (
     FRESH_S,
@@ -48,10 +38,8 @@ from ha_scheduler.peer.leadership import (
     Transfer,
 )
 from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.proposals import ProposalError, Proposals
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
-from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
@@ -80,6 +68,7 @@ class Replica:
         self._store = store
         self._contact = contact
         self._tail = CommittedTail(store, store.applied())
+        self.engine = EngineSide(settings, store, self._tail, self)
         self.compaction = Compaction(store.first_index(), store.last_index())
         self._peers: dict[int, PeerAddress] = {
             settings.cell.peer_id(peer.name): peer for peer in settings.cell.peers
@@ -90,11 +79,6 @@ class Replica:
         self._detected: float | None = None
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
-        self._dashboard = ""
-        self._engine: Engine | None = None
-        self._feed: Feed | None = None
-        self._feeding: asyncio.Task[None] | None = None
-        self._proposals: Proposals | None = None
         self._gossiped_at = 0.0
 
     def connect(
@@ -133,7 +117,7 @@ class Replica:
 
     def on_send(self, message: Message) -> None:
         if message.kind is MessageKind.TIMEOUT_NOW:
-            self._revoke()  # from the moment it leaves, another may be elected
+            self.engine.revoke()  # from the moment it leaves, another may be elected
         if message.kind is MessageKind.SNAPSHOT:
             self.snapshots.send(message)
         else:
@@ -162,8 +146,8 @@ class Replica:
 
     def on_contact(self) -> None:
         """A quorum may have been heard of again."""
-        if self.leadership.engine is EngineState.ACTIVE and self._engine is not None:
-            self._engine.lease.extend(self.driver.certain_until())
+        if self.leadership.engine is EngineState.ACTIVE:
+            self.engine.extend(self.driver.certain_until())
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
@@ -173,8 +157,7 @@ class Replica:
                 self._open_at = None
                 if entries[index - entries[0].index].term == term:
                     self._run(self.leadership.term_opened(term, index))
-        if self._proposals is not None:
-            self._proposals.pump()
+        self.engine.pump()
 
     def on_applied(self, index: int) -> None:
         self._applied = index
@@ -184,92 +167,32 @@ class Replica:
         self._applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
-        if self._engine is not None:
-            self._engine.kill("a snapshot replaced the log it was reading")
+        self.engine.kill("a snapshot replaced the log it was reading")
 
     def on_fatal(self, error: BaseException) -> None:
-        self._revoke()
+        self.engine.revoke()
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    # -- events of the engine (EngineEvents)
+    # -- events of the engine (EngineSideEvents)
 
-    def on_spawn(self, engine: Engine) -> None:
-        settings = self.settings
-        self._engine, self._proposals = engine, None
-        engine.send(
-            Welcome(
-                settings.cell.identity,
-                settings.name,
-                settings.cell.peers,
-                dict(settings.engine_options),
-            )
-        )
-        self._feed = Feed(engine, self._store, self._tail, self._number_of)
-        self._feeding = asyncio.create_task(self._feed.run())
-        self._feeding.add_done_callback(self._feed_ended)
+    def on_engine_started(self) -> None:
         self._run(self.leadership.engine_started())
 
-    def on_message(self, engine: Engine, message: ChannelMessage) -> None:
-        match message:
-            case Ready(dashboard):
-                self._dashboard = dashboard
-                self._run(self.leadership.engine_ready())
-                self._changed()
-            case Propose(number, data):
-                self._propose(engine, number, data)
-            case Serving(term, address):
-                self._served(term, address)
-            case Mark(term, phase, at, detail):
-                self.history.mark(term, phase, at, detail)
-            case _:
-                engine.kill(f"it sent a message that is the daemon's: {type(message).__name__}")
+    def on_engine_ready(self) -> None:
+        self._run(self.leadership.engine_ready())
+        self._changed()
 
-    def on_exit(self, engine: Engine, why: str) -> None:
-        log = logger.warning if self.failed.done() is False else logger.info
-        log(
-            "engine %d ended: %s",
-            engine.pid,
-            why,
-            extra={"action": "engine_ended", "pid": engine.pid, "why": why},
-        )
-        if self._feeding is not None:
-            self._feeding.cancel()
-        if self._proposals is not None:
-            self._proposals.close()
-        self._engine = self._feed = self._feeding = self._proposals = None
-        self._dashboard = ""
+    def on_engine_exited(self) -> None:
         if self.leading():
             self._serving = None
         self._run(self.leadership.engine_exited(time.monotonic(), self._candidates()))
         self._changed()
 
-    def _feed_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_fatal(error)  # what cannot be read from the store cannot be trusted
+    def on_mark(self, mark: Mark) -> None:
+        self.history.mark(mark.term, mark.phase, mark.at, mark.detail)
 
-    def _propose(self, engine: Engine, number: int, data: bytes) -> None:
-        if self._proposals is None:
-            engine.kill("it proposed a record though it was not activated")
-            return
-        try:
-            self._proposals.offer(number, data)
-        except ProposalError as error:
-            engine.kill(str(error))
-            return
-        if self._proposals.congested and not engine.paused:
-            engine.pause()
-
-    def _number_of(self, entry: Entry) -> int:
-        if self._proposals is None:
-            return 0
-        number = self._proposals.report(entry)
-        engine = self._engine
-        if engine is not None and engine.paused and self._proposals.relieved:
-            engine.resume()
-        return number
-
-    def _served(self, term: int, address: str) -> None:
+    def on_serving(self, term: int, address: str) -> None:
         if not self.leadership.leading or term != self.leadership.term:
             return
         self._serving = (term, self.settings.name, address)
@@ -310,8 +233,7 @@ class Replica:
         """Called every tick of the cell."""
         now = time.monotonic()
         self._run(self.leadership.tick(now, self._candidates(), self._contact.closed))
-        if self._proposals is not None:
-            self._proposals.pump()
+        self.engine.pump()
         self.on_contact()
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
@@ -320,8 +242,8 @@ class Replica:
         """All live peers and the own engine have read the log up to here."""
         now = time.monotonic()
         known = [o.applied for o in self._others.values() if now - o.heard_at < FRESH_S]
-        if self._feed is not None:
-            known.append(self._feed.cursor)
+        if self.engine.fed is not None:
+            known.append(self.engine.fed)
         return min(known, default=self._applied)
 
     # -- what operators and watchers see
@@ -344,7 +266,7 @@ class Replica:
         }
 
     def status(self) -> dict[str, Any]:
-        node, engine, now = self.driver.node, self._engine, time.monotonic()
+        node, now = self.driver.node, time.monotonic()
         until = self.driver.certain_until()
         return {
             **self.watch_state(),
@@ -356,9 +278,9 @@ class Replica:
             "lease_s": max(0.0, until - now),
             "engine": {
                 "state": self.leadership.engine.value,
-                "pid": engine.pid if engine is not None else 0,
-                "dashboard": self._dashboard,
-                "fed": self._feed.cursor if self._feed is not None else 0,
+                "pid": self.engine.pid,
+                "dashboard": self.engine.dashboard,
+                "fed": self.engine.fed or 0,
             },
             "members": [self._member(peer, now) for peer in self._peers],
             "watchers": self.watchers.count,
@@ -418,27 +340,23 @@ class Replica:
             case Activate(term, index):
                 self._activate(term, index)
             case RevokeLease():
-                self._revoke()
+                self.engine.revoke()
             case KillEngine(why):
-                if self._engine is not None:
-                    self._engine.kill(why)
+                self.engine.kill(why)
             case Transfer(to):
                 self._transfer(to)
             case StepDown(why):
                 logger.warning("stepping down: %s", why, extra={"action": "step_down"})
-                self._revoke()
+                self.engine.revoke()
                 self.driver.step_down()
             case _:
                 raise TypeError(effect)
 
     def _activate(self, term: int, index: int) -> None:
-        assert self._engine is not None
-        assert self._feed is not None
-        loop = asyncio.get_running_loop()
-        self._proposals = Proposals(self.driver.propose_batch, term, loop.call_soon)
         self.history.mark(term, "activated", time.monotonic())
         self.on_contact()
-        self._feed.send_after(index, ActivateMessage(term, self.history.marks(term)))
+        marks = self.history.marks(term)
+        self.engine.activate(term, index, marks, self.driver.propose_batch)
 
     def _transfer(self, to: int) -> None:
         logger.info(
@@ -450,10 +368,6 @@ class Replica:
             self.driver.transfer_leadership(to)
         except CallerError as error:
             logger.warning("cannot: %s", error, extra={"action": "transfer_refused"})
-
-    def _revoke(self) -> None:
-        if self._engine is not None:
-            self._engine.lease.revoke()
 
     # -- small things
 

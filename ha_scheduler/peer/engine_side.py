@@ -1,0 +1,178 @@
+"""The daemon's side of its engine: what it is sent, what it asks for, what it may.
+
+Guarantee: ``Welcome`` is the first message of every engine's life, an engine that was not activated
+gets nothing into the log, and the lease of an engine that is gone is never extended again. What
+no engine of this release sends ends the engine, not the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ha_scheduler.channel.messages import (
+    Activate,
+    ChannelMessage,
+    Mark,
+    Propose,
+    Ready,
+    Serving,
+    Welcome,
+)
+from ha_scheduler.peer.feed import CommittedTail, Feed
+from ha_scheduler.peer.proposals import ProposalError, Proposals
+from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.raft.messages import Entry
+from ha_scheduler.storage.port import PeerStore
+
+logger = logging.getLogger(__name__)
+
+
+class EngineSideEvents(Protocol):
+    """What becomes of the engine."""
+
+    def on_engine_started(self) -> None: ...
+
+    def on_engine_ready(self) -> None: ...
+
+    def on_engine_exited(self) -> None: ...
+
+    def on_serving(self, term: int, address: str) -> None: ...
+
+    def on_mark(self, mark: Mark) -> None: ...
+
+    def on_fatal(self, error: BaseException) -> None: ...
+
+
+class EngineSide:
+    """The engine there is, if there is one."""
+
+    def __init__(
+        self,
+        settings: PeerSettings,
+        store: PeerStore,
+        tail: CommittedTail,
+        events: EngineSideEvents,
+    ) -> None:
+        self.dashboard = ""
+        self._settings = settings
+        self._store = store
+        self._tail = tail
+        self._events = events
+        self._engine: Engine | None = None
+        self._feed: Feed | None = None
+        self._feeding: asyncio.Task[None] | None = None
+        self._proposals: Proposals | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process, or 0."""
+        return self._engine.pid if self._engine is not None else 0
+
+    @property
+    def fed(self) -> int | None:
+        """It was sent everything up to here; None without an engine."""
+        return self._feed.cursor if self._feed is not None else None
+
+    # -- what the daemon does with it
+
+    def activate(
+        self,
+        term: int,
+        index: int,
+        marks: dict[str, float],
+        propose: Callable[[Sequence[bytes]], range],
+    ) -> None:
+        """It leads in ``term``, once it was sent everything up to ``index``."""
+        assert self._feed is not None
+        self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
+        self._feed.send_after(index, Activate(term, marks))
+
+    def extend(self, until: float) -> None:
+        """Its leadership is certain until then (CLOCK_MONOTONIC); 0.0: not at all."""
+        if self._engine is not None and self._engine.alive:
+            self._engine.lease.extend(until)
+
+    def revoke(self) -> None:
+        """It may write nothing from now on."""
+        self.extend(0.0)
+
+    def kill(self, why: str) -> None:
+        if self._engine is not None:
+            self._engine.kill(why)
+
+    def pump(self) -> None:
+        """The core may take proposals again."""
+        if self._proposals is not None:
+            self._proposals.pump()
+
+    # -- events of the supervisor (EngineEvents)
+
+    def on_spawn(self, engine: Engine) -> None:
+        settings = self._settings
+        self._engine, self._proposals = engine, None
+        cell, options = settings.cell, dict(settings.engine_options)
+        engine.send(Welcome(cell.identity, settings.name, cell.peers, options))
+        self._feed = Feed(engine, self._store, self._tail, self._number_of)
+        self._feeding = asyncio.create_task(self._feed.run())
+        self._feeding.add_done_callback(self._feed_ended)
+        self._events.on_engine_started()
+
+    def on_message(self, engine: Engine, message: ChannelMessage) -> None:
+        match message:
+            case Ready(dashboard):
+                self.dashboard = dashboard
+                self._events.on_engine_ready()
+            case Propose(number, data):
+                self._propose(engine, number, data)
+            case Serving(term, address):
+                self._events.on_serving(term, address)
+            case Mark():
+                self._events.on_mark(message)
+            case _:
+                engine.kill(f"it sent a message that is the daemon's: {type(message).__name__}")
+
+    def on_exit(self, engine: Engine, why: str) -> None:
+        logger.warning(
+            "engine %d ended: %s",
+            engine.pid,
+            why,
+            extra={"action": "engine_ended", "pid": engine.pid, "why": why},
+        )
+        if self._feeding is not None:
+            self._feeding.cancel()
+        if self._proposals is not None:
+            self._proposals.close()
+        self._engine = self._feed = self._feeding = self._proposals = None
+        self.dashboard = ""
+        self._events.on_engine_exited()
+
+    # -- records in and out
+
+    def _propose(self, engine: Engine, number: int, data: bytes) -> None:
+        if self._proposals is None:
+            engine.kill("it proposed a record though it was not activated")
+            return
+        try:
+            self._proposals.offer(number, data)
+        except ProposalError as error:
+            engine.kill(str(error))
+            return
+        if self._proposals.congested and not engine.paused:
+            engine.pause()
+
+    def _number_of(self, entry: Entry) -> int:
+        if self._proposals is None:
+            return 0
+        number = self._proposals.report(entry)
+        engine = self._engine
+        if engine is not None and engine.paused and self._proposals.relieved:
+            engine.resume()
+        return number
+
+    def _feed_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._events.on_fatal(error)  # what cannot be read from the store cannot be trusted
