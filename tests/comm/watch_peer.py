@@ -1,0 +1,83 @@
+"""A peer port that serves the watch, on a real socket: what a daemon does, by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import Any
+
+from ha_scheduler.comm.watch import frame_of, read_frame
+
+BEAT_S = 0.2
+
+
+class WatchPeer:
+    """Pushes ``view`` at connect and whenever it is set; beats until told to be silent."""
+
+    def __init__(self, name: str, context: ssl.SSLContext | None = None) -> None:
+        self.name = name
+        self.port = 0
+        self.hellos: list[dict[str, Any]] = []
+        self.silent = False
+        self._view: dict[str, Any] | None = None
+        self._context = context
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> WatchPeer:
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._context
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    @property
+    def watchers(self) -> int:
+        return len(self._writers)
+
+    @property
+    def peer(self) -> list[Any]:
+        return [self.name, "127.0.0.1", self.port]
+
+    def push(self, view: dict[str, Any]) -> None:
+        self._view = view
+        for writer in self._writers:
+            writer.write(frame_of(view))
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            self.hellos.append(await read_frame(reader))
+            self._writers.add(writer)
+            if self._view is not None:
+                writer.write(frame_of(self._view))
+            while not writer.transport.is_closing():
+                if not self.silent:
+                    writer.write(frame_of({"kind": "beat"}))
+                await asyncio.sleep(BEAT_S)
+        self._writers.discard(writer)
+
+
+def view_of(
+    peers: list[WatchPeer], leader: str | None, term: int, dask_ports: list[int] | None = None
+) -> dict[str, Any]:
+    """The frame that says so. Without ``dask_ports`` nobody serves."""
+    ports = dask_ports or [1] * len(peers)
+    address = None
+    if leader is not None and dask_ports:
+        index = [peer.name for peer in peers].index(leader)
+        address = f"tcp://127.0.0.1:{ports[index]}"
+    return {
+        "kind": "view",
+        "cell": "test",
+        "term": term,
+        "leader": leader,
+        "address": address,
+        "peers": [[*p.peer, port] for p, port in zip(peers, ports, strict=True)],
+    }
