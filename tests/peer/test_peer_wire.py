@@ -1,0 +1,78 @@
+"""Frames, and the bounds of a line between two peers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.peer import wire
+from ha_scheduler.peer.links import (
+    BULK_BYTES_MAX,
+    CONTROL_FRAMES_MAX,
+    Channel,
+    Dialer,
+    Line,
+    Security,
+)
+
+
+def read(data: bytes, bytes_max: int = 1000) -> Any:
+    async def run() -> Any:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await wire.read_frame(reader, bytes_max)
+
+    return asyncio.run(run())
+
+
+def test_what_was_packed_is_read() -> None:
+    value = {"a": (1, b"\x00", None, True, "ü"), 7: ()}
+    assert read(wire.pack(value)) == value
+
+
+def test_a_frame_over_the_limit_is_refused_before_it_is_read() -> None:
+    with pytest.raises(wire.WireError, match="over the limit"):
+        read(wire.pack(bytes(2000)))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xc7\x01\x05x"])
+def test_bytes_that_are_no_frame_are_refused(body: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        read(len(body).to_bytes(4, "big") + body)
+
+
+def test_a_frame_that_breaks_off_is_the_end_of_the_stream() -> None:
+    with pytest.raises(EOFError):
+        read(wire.pack({"a": 1})[:-1])
+
+
+@pytest.fixture
+def line() -> Line:
+    dialer = Dialer("cell", "a", Security(None, None), lambda shown, name: None)
+    address = PeerAddress("b", "127.0.0.1", 1, 2)
+    return Line(address, Channel.BULK, dialer, lambda: None)
+
+
+def test_a_line_that_is_down_drops_instead_of_queueing(line: Line) -> None:
+    assert not line.put("raft", (1,))
+    assert line.dropped == 1
+
+
+def test_a_line_is_bounded_in_frames_and_in_bytes(line: Line) -> None:
+    line.connected = True
+    assert line.put("raft", (), BULK_BYTES_MAX + 1), "one frame always fits"
+    assert not line.put("raft", (), 1)
+    line.connected = False
+    small = Line(
+        PeerAddress("b", "127.0.0.1", 1, 2),
+        Channel.CONTROL,
+        Dialer("cell", "a", Security(None, None), lambda shown, name: None),
+        lambda: None,
+    )
+    small.connected = True
+    assert all(small.put("raft", ()) for _ in range(CONTROL_FRAMES_MAX))
+    assert not small.put("raft", ())
