@@ -1,168 +1,142 @@
-"""Who wants which keys of which graph.
+"""Who wants which keys of which graph: the desires and releases, in the order of the log.
 
-Guarantee: ``wanted(graph, client)`` is what a set would hold after every ``Desired`` and
-``Released`` of that pair in log order. Pairs do not influence each other, so order is kept per pair
-only.
+Guarantee: replaying what is kept leaves every client wanting what the whole history left it
+wanting, and at no moment of the replay is a key unwanted that was wanted then. The second half is
+why a release cannot simply cancel a desire: meanwhile the last other client may have let go, and a
+key that nobody wants is forgotten and cannot be desired again.
 
-A record is appended as one row, whatever the number of its keys: a million futures of one graph
-cost the bytes of their keys and no million rows. When the rows of a pair that came since its last
-settlement outweigh those before (or when nothing may be left of it), they are replayed into the set
-they mean and written back. Appending is therefore O(size) amortised, and a pair never holds more
-than twice its live keys and ``SLACK_BYTES``.
+A submitted graph implies its client's desires (they are inside its payload), so a release counts
+even where no desire was recorded.
+
+Order: a record stays one event, whatever the number of its keys. When the events of a pair (graph,
+client) have outgrown what was left of them last time, they are settled: of each key only the first
+desire and, if the key ends released, the last release stay. In between the client then seems to
+have wanted it throughout, which keeps alive only what was alive: a key that is desired again under
+the same graph was never forgotten. A departure of the client divides the events; the parts are
+settled each for itself. So appending is O(size) amortised, and a pair never holds more than
+four times its keys and ``SLACK_BYTES``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
+from ha_scheduler.ledger import departures, events
 from ha_scheduler.ledger.layout import (
-    NAME_BYTES,
     client_of_delta,
     delta_key,
     delta_prefix,
     graph_key,
-    graph_of,
+    index_at_end,
     name_key,
     pack,
     unpack,
     wants_key,
 )
+from ha_scheduler.ledger.records import Desired, Released
 from ha_scheduler.ledger.tables import DELTAS, WANTS, Tables
 
-SLACK_BYTES = 64 * 1024  # bytes of unsettled rows of a pair that are always allowed
-ROW_BYTES_MAX = 256 * 1024  # bytes of keys in a row that settling writes
+SLACK_BYTES = 64 * 1024  # bytes of unsettled events of a pair that are always allowed
 
-_DESIRED = 1
-_RELEASED = 0
+_SUBMITTER = 0  # index of the row that stands for the pair itself; entries start at 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Weight:
-    """What the rows of a pair weigh. ``net``: keys desired less keys released, as counted."""
+class Op:
+    """One change of one key's desire."""
 
-    client: str
-    settled_bytes: int = 0
-    unsettled_bytes: int = 0
-    net: int = 0
-
-    @property
-    def is_due(self) -> bool:
-        return self.net <= 0 or self.unsettled_bytes > max(SLACK_BYTES, self.settled_bytes)
+    index: int
+    is_desire: bool
 
 
-def desire(tables: Tables, index: int, graph: int, client: str, keys: tuple[bytes, ...]) -> None:
-    """``client`` wants these keys of ``graph``."""
-    if keys:
-        _append(tables, index, graph, client, _DESIRED, keys)
+def submitted(tables: Tables, graph: int, client: str) -> None:
+    """``client`` has submitted ``graph`` and so may want keys of it."""
+    client_key = name_key(client)
+    tables.put(DELTAS, delta_key(graph, client_key, _SUBMITTER), b"")
+    if tables.get(WANTS, wants_key(client_key, graph)) is None:
+        tables.put(WANTS, wants_key(client_key, graph), pack((0, 0)))
 
 
-def release(tables: Tables, index: int, graph: int, client: str, keys: tuple[bytes, ...]) -> None:
-    """``client`` no longer wants these keys of ``graph``."""
-    if keys and tables.get(WANTS, wants_key(name_key(client), graph)) is not None:
-        _append(tables, index, graph, client, _RELEASED, keys)
-
-
-def wanted(tables: Tables, graph: int, client: str) -> list[bytes]:
-    """The keys of ``graph`` that ``client`` wants, the longest wanted first."""
-    return list(_replay(tables, delta_prefix(graph, name_key(client))))
-
-
-def clients(tables: Tables, graph: int) -> Iterator[str]:
-    """The clients that may want keys of ``graph``."""
-    for client_key in _client_keys(tables, graph):
-        row = tables.get(WANTS, wants_key(client_key, graph))
-        if row is not None:
-            yield _Weight(*unpack(row)).client
+def change(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
+    """One record about keys of a known graph."""
+    submitted(tables, record.graph, record.client)
+    client_key = name_key(record.client)
+    events.put(tables, index, data)
+    tables.put(DELTAS, delta_key(record.graph, client_key, index), b"")
+    pair = wants_key(client_key, record.graph)
+    stored = tables.get(WANTS, pair)
+    assert stored is not None
+    settled_bytes, unsettled_bytes = unpack(stored)
+    unsettled_bytes += len(data)
+    if unsettled_bytes > max(SLACK_BYTES, settled_bytes):
+        settled_bytes, unsettled_bytes = _settle(tables, record.graph, client_key), 0
+    tables.put(WANTS, pair, pack((settled_bytes, unsettled_bytes)))
 
 
 def drop_graph(tables: Tables, graph: int) -> None:
     """The graph is gone and every desire for its keys with it."""
-    for client_key in _client_keys(tables, graph):
-        tables.delete(WANTS, wants_key(client_key, graph))
+    clients: dict[bytes, None] = {}
+    for key in tables.keys(DELTAS, graph_key(graph)):
+        clients[client_of_delta(key)] = None
+        if index_at_end(key) != _SUBMITTER:
+            events.drop(tables, index_at_end(key))
     tables.delete_prefix(DELTAS, graph_key(graph))
+    for client_key in clients:
+        tables.delete(WANTS, wants_key(client_key, graph))
+        departures.prune(tables, client_key)
 
 
-def drop_client(tables: Tables, client: str) -> None:
-    """The client is gone and every desire of its with it."""
-    client_key = name_key(client)
-    for key in tables.keys(WANTS, client_key):
-        tables.delete_prefix(DELTAS, delta_prefix(graph_of(key[NAME_BYTES:]), client_key))
-    tables.delete_prefix(WANTS, client_key)
+def surviving(ops: Iterable[Op], departed: list[int]) -> Iterator[Op]:
+    """Of one key's operations by one client, in order, those that must be replayed."""
+    parts: dict[int, list[Op]] = {}
+    for op in ops:
+        parts.setdefault(bisect_right(departed, op.index), []).append(op)
+    for part in parts.values():
+        yield from (op for op in part if op.is_desire and op is _first_desire(part))
+        if not part[-1].is_desire:
+            yield part[-1]
 
 
-def drop_all(tables: Tables) -> None:
-    """Nobody wants anything."""
-    tables.delete_prefix(DELTAS, b"")
-    tables.delete_prefix(WANTS, b"")
+def _first_desire(ops: list[Op]) -> Op | None:
+    return next((op for op in ops if op.is_desire), None)
 
 
-def _client_keys(tables: Tables, graph: int) -> list[bytes]:
-    seen = {client_of_delta(key): None for key in tables.keys(DELTAS, graph_key(graph))}
-    return list(seen)
-
-
-def _append(
-    tables: Tables, index: int, graph: int, client: str, sign: int, keys: tuple[bytes, ...]
-) -> None:
-    client_key = name_key(client)
-    pair = wants_key(client_key, graph)
-    stored = tables.get(WANTS, pair)
-    old = _Weight(client) if stored is None else _Weight(*unpack(stored))
-    row = pack((sign, keys))
-    tables.put(DELTAS, delta_key(graph, client_key, index, 0), row)
-    net = old.net + (len(keys) if sign == _DESIRED else -len(keys))
-    weight = _Weight(client, old.settled_bytes, old.unsettled_bytes + len(row), net)
-    if weight.is_due:
-        _settle(tables, index, graph, client)
-    else:
-        _put_weight(tables, pair, weight)
-
-
-def _settle(tables: Tables, index: int, graph: int, client: str) -> None:
-    """Write the set that the rows of a pair mean in their place."""
-    client_key = name_key(client)
-    prefix = delta_prefix(graph, client_key)
-    keys = _replay(tables, prefix)
-    tables.delete_prefix(DELTAS, prefix)
-    written = 0
-    for part, batch in enumerate(batches(keys, ROW_BYTES_MAX)):
-        row = pack((_DESIRED, batch))
-        tables.put(DELTAS, delta_key(graph, client_key, index, part), row)
-        written += len(row)
-    pair = wants_key(client_key, graph)
-    if keys:
-        _put_weight(tables, pair, _Weight(client, written, 0, len(keys)))
-    else:
-        tables.delete(WANTS, pair)
-
-
-def _put_weight(tables: Tables, pair: bytes, weight: _Weight) -> None:
-    fields = (weight.client, weight.settled_bytes, weight.unsettled_bytes, weight.net)
-    tables.put(WANTS, pair, pack(fields))
-
-
-def _replay(tables: Tables, prefix: bytes) -> dict[bytes, None]:
-    keys: dict[bytes, None] = {}
-    for _, row in tables.scan(DELTAS, prefix):
-        sign, changed = unpack(row)
-        if sign == _DESIRED:
-            keys.update(dict.fromkeys(changed))
-        else:
-            for key in changed:
-                keys.pop(key, None)
-    return keys
-
-
-def batches(keys: dict[bytes, None] | list[bytes], bytes_max: int) -> Iterator[tuple[bytes, ...]]:
-    """The keys in groups of at most ``bytes_max`` bytes (a single longer key is its own group)."""
-    group: list[bytes] = []
+def _settle(tables: Tables, graph: int, client_key: bytes) -> int:
+    """Drop what need not be replayed of a pair; the bytes that remain."""
+    records = _records(tables, graph, client_key)
+    keep: dict[int, dict[bytes, None]] = {index: {} for index in records}
+    departed = departures.indices(tables, client_key)
+    for key, ops in _by_key(records).items():
+        for op in surviving(ops, departed):
+            keep[op.index][key] = None
     size = 0
-    for key in keys:
-        if group and size + len(key) > bytes_max:
-            yield tuple(group)
-            group, size = [], 0
-        group.append(key)
-        size += len(key) + 5  # msgpack's longest header of a byte string
-    if group:
-        yield tuple(group)
+    for index, record in records.items():
+        if keep[index]:
+            left = replace(record, keys=tuple(keep[index]))
+            size += events.replace(tables, index, left)
+        else:
+            events.drop(tables, index)
+            tables.delete(DELTAS, delta_key(graph, client_key, index))
+    return size
+
+
+def _records(tables: Tables, graph: int, client_key: bytes) -> dict[int, Desired | Released]:
+    found: dict[int, Desired | Released] = {}
+    for key in tables.keys(DELTAS, delta_prefix(graph, client_key)):
+        index = index_at_end(key)
+        if index != _SUBMITTER:
+            record = events.get(tables, index)
+            assert isinstance(record, Desired | Released)
+            found[index] = record
+    return found
+
+
+def _by_key(records: dict[int, Desired | Released]) -> dict[bytes, list[Op]]:
+    ops: dict[bytes, list[Op]] = {}
+    for index, record in records.items():
+        op = Op(index, isinstance(record, Desired))
+        for key in record.keys:
+            ops.setdefault(key, []).append(op)
+    return ops

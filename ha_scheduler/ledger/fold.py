@@ -21,11 +21,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ha_scheduler.ledger import blobs, desires, sessions
+from ha_scheduler.ledger import blobs, departures, desires, events, free_keys, sessions
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
     graph_name_key,
+    index_at_end,
+    index_key,
     name_key,
     pack,
     unpack,
@@ -57,12 +59,15 @@ from ha_scheduler.ledger.records import (
 )
 from ha_scheduler.ledger.tables import (
     CLIENTS,
+    DELTAS,
+    DEPARTED,
     ERRORS,
+    EVENTS,
     FORGOTTEN,
     GRAPHS,
     META,
-    SCATTERED,
     VALUES,
+    WANTS,
     WORKERS,
     Tables,
 )
@@ -114,7 +119,9 @@ def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: b
     owned = graph_blob(record)
     if owned is not None:
         blobs.claim(tables, *owned)
-    tables.put(GRAPHS, graph_key(record.graph), data)
+    tables.put(GRAPHS, graph_key(record.graph), index_key(index))
+    events.put(tables, index, data)
+    desires.submitted(tables, record.graph, record.client)
     _answer(tables, record.session, record.sequence)
 
 
@@ -127,39 +134,45 @@ def _graphs_retired(tables: Tables, index: int, record: GraphsRetired, data: byt
 
 def _drop_graph(tables: Tables, graph: int, row: bytes) -> None:
     _drop_graph_payload(tables, row)
+    events.drop(tables, index_at_end(row))
     desires.drop_graph(tables, graph)
+    for key in tables.keys(FORGOTTEN, graph_key(graph)):
+        events.drop(tables, index_at_end(key))
+    for _, place in tables.scan(ERRORS, graph_key(graph)):
+        events.drop(tables, index_at_end(place))
     tables.delete_prefix(FORGOTTEN, graph_key(graph))
     tables.delete_prefix(ERRORS, graph_key(graph))
     tables.delete(GRAPHS, graph_key(graph))
 
 
 def _drop_graph_payload(tables: Tables, row: bytes) -> None:
-    record = decode(row)
+    record = events.get(tables, index_at_end(row))
     assert isinstance(record, GraphSubmitted)
     owned = graph_blob(record)
     if owned is not None:
         blobs.discard(tables, *owned)
 
 
-def _desired(tables: Tables, index: int, record: Desired, data: bytes) -> None:
-    if _is_known(tables, record.graph):
-        desires.desire(tables, index, record.graph, record.client, record.keys)
-
-
-def _released(tables: Tables, index: int, record: Released, data: bytes) -> None:
-    desires.release(tables, index, record.graph, record.client, record.keys)
+def _desires_changed(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
+    if record.graph == NO_GRAPH:
+        free_keys.change(tables, index, record)
+    elif record.keys and _is_known(tables, record.graph):
+        desires.change(tables, index, record, data)
 
 
 def _forgotten(tables: Tables, index: int, record: Forgotten, data: bytes) -> None:
     """A forgotten task has no outcome any more: its error goes as well."""
     _withdraw_errors(tables, record.graph, record.keys)
     if record.keys and record.graph != NO_GRAPH and _is_known(tables, record.graph):
-        tables.put(FORGOTTEN, graph_index_key(record.graph, index), data)
+        tables.put(FORGOTTEN, graph_index_key(record.graph, index), b"")
+        events.put(tables, index, data)
 
 
 def _erred(tables: Tables, index: int, record: Erred, data: bytes) -> None:
     if _is_known(tables, record.graph):
-        tables.put(ERRORS, graph_name_key(record.graph, record.key), data)
+        _withdraw_errors(tables, record.graph, (record.key,))
+        tables.put(ERRORS, graph_name_key(record.graph, record.key), index_key(index))
+        events.put(tables, index, data)
 
 
 def _retried(tables: Tables, index: int, record: Retried, data: bytes) -> None:
@@ -168,19 +181,21 @@ def _retried(tables: Tables, index: int, record: Retried, data: bytes) -> None:
 
 def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> None:
     for key in keys:
-        tables.delete(ERRORS, graph_name_key(graph, key))
+        row = graph_name_key(graph, key)
+        place = tables.get(ERRORS, row)
+        if place is not None:
+            events.drop(tables, index_at_end(place))
+            tables.delete(ERRORS, row)
 
 
 def _scattered(tables: Tables, index: int, record: Scattered, data: bytes) -> None:
-    for key in record.keys:
-        tables.put(SCATTERED, name_key(key), pack((record.client, key)))
+    free_keys.scattered(tables, index, record)
 
 
 def _scattered_forgotten(
     tables: Tables, index: int, record: ScatteredForgotten, data: bytes
 ) -> None:
-    for key in record.keys:
-        tables.delete(SCATTERED, name_key(key))
+    free_keys.forget(tables, record.keys)
 
 
 def _worker_joined(tables: Tables, index: int, record: WorkerJoined, data: bytes) -> None:
@@ -192,27 +207,27 @@ def _worker_left(tables: Tables, index: int, record: WorkerLeft, data: bytes) ->
 
 
 def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
-    former = _session_of(tables, record.client)
-    tables.put(CLIENTS, name_key(record.client), data)
-    if former not in ("", record.session):
-        sessions.drop_if_unused(tables, former)
+    """One that was there already keeps its place."""
+    former = tables.get(CLIENTS, name_key(record.client))
+    place, _, session = (index, "", "") if former is None else unpack(former)
+    row = pack((place, record.client, record.session))
+    tables.put(CLIENTS, name_key(record.client), row)
+    events.put(tables, place, data)
+    if session not in ("", record.session):
+        sessions.drop_if_unused(tables, session)
 
 
 def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) -> None:
-    session = _session_of(tables, record.client)
-    tables.delete(CLIENTS, name_key(record.client))
-    if session:
-        sessions.drop_if_unused(tables, session)
-    desires.drop_client(tables, record.client)
-
-
-def _session_of(tables: Tables, client: str) -> str:
-    row = tables.get(CLIENTS, name_key(client))
-    if row is None:
-        return ""
-    joined = decode(row)
-    assert isinstance(joined, ClientJoined)
-    return joined.session
+    client_key = name_key(record.client)
+    row = tables.get(CLIENTS, client_key)
+    if row is not None:
+        place, _, session = unpack(row)
+        events.drop(tables, place)
+        tables.delete(CLIENTS, client_key)
+        if session:
+            sessions.drop_if_unused(tables, session)
+    free_keys.client_left(tables, client_key)
+    departures.add(tables, index, client_key, data)
 
 
 def _session_advanced(tables: Tables, index: int, record: SessionAdvanced, data: bytes) -> None:
@@ -253,13 +268,14 @@ def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, i
 
 def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> None:
     """Loose blobs and those of values stay: they belong to no graph."""
-    for key in tables.keys(GRAPHS):
-        row = tables.get(GRAPHS, key)
-        if row is not None:
-            _drop_graph_payload(tables, row)
-    desires.drop_all(tables)
-    for table in (GRAPHS, FORGOTTEN, ERRORS, SCATTERED):
+    for _, row in tables.scan(GRAPHS):
+        _drop_graph_payload(tables, row)
+    free_keys.drop_all(tables)
+    for table in (EVENTS, GRAPHS, DELTAS, WANTS, FORGOTTEN, ERRORS, DEPARTED):
         tables.delete_prefix(table, b"")
+    for _, row in tables.scan(CLIENTS):
+        place, client, session = unpack(row)
+        events.replace(tables, place, ClientJoined(client, session))
 
 
 def _answer(tables: Tables, session: str, sequence: int) -> None:
@@ -277,8 +293,8 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     BlobPart: _blob_part,
     GraphSubmitted: _graph_submitted,
     GraphsRetired: _graphs_retired,
-    Desired: _desired,
-    Released: _released,
+    Desired: _desires_changed,
+    Released: _desires_changed,
     Forgotten: _forgotten,
     Erred: _erred,
     Retried: _retried,

@@ -57,12 +57,32 @@ def delta_prefix(graph: int, client_key: bytes) -> bytes:
     return _U64.pack(graph) + client_key
 
 
-def delta_key(graph: int, client_key: bytes, index: int, part: int) -> bytes:
-    return delta_prefix(graph, client_key) + _U64_U32.pack(index, part)
+def delta_key(graph: int, client_key: bytes, index: int) -> bytes:
+    return delta_prefix(graph, client_key) + _U64.pack(index)
 
 
 def client_of_delta(key: bytes) -> bytes:
     return key[_U64.size : _U64.size + NAME_BYTES]
+
+
+def index_key(index: int) -> bytes:
+    return _U64.pack(index)
+
+
+def index_at_end(key: bytes) -> int:
+    """The index that a key ends with."""
+    (index,) = _U64.unpack(key[-_U64.size :])
+    return int(index)
+
+
+def event_key(index: int, part: int = 0) -> bytes:
+    return _U64_U32.pack(index, part)
+
+
+def event_place(key: bytes) -> tuple[int, int]:
+    """Index and part of an event's key, or of a key that ends with one."""
+    index, part = _U64_U32.unpack(key[-_U64_U32.size :])
+    return index, part
 
 
 def wants_key(client_key: bytes, graph: int) -> bytes:

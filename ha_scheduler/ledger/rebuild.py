@@ -1,29 +1,32 @@
 """The shortest sequence of records that brings an empty engine or ledger to the same state.
 
-Guarantee: ``fold`` of ``rebuild(tables)`` into empty tables yields a ledger with the same
-``digest``; two ledgers with the same digest rebuild byte for byte alike.
+Guarantee: an engine or a ledger that applies ``rebuild(tables)`` stands where one stands that has
+applied the whole log, and two ledgers with the same log have the same ``digest``.
 
-Order: what graphs refer to comes before them (values such as plugins, sessions, clients, workers);
-a blob's parts come right before the record that names it; of a graph first its payload, then who
-wants what of it, then what is already done with, then its errors. Loose blob parts come last: the
-record that names them is still in the log or to be written.
+Order: values come first (plugins, files: graphs need them), then workers, then every event in the
+order of the log (see ``events``), a blob's parts right before the record that names it. Sessions
+come after the events, for they overwrite what the replay of graphs and departures made of them.
+Loose blob parts are last: the record that names them is still in the log or to be written.
 
-What no longer matters is left out: a key desired and released again, a client that left. A graph
-whose session has been dropped is shown without its session, or the replay would revive it.
+What no longer matters is left out. A graph whose session has been dropped is shown without its
+session, or the replay would revive it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
-from ha_scheduler.ledger import blobs, desires, sessions
-from ha_scheduler.ledger.fold import NO_GRAPH, current_term, graph_blob, value_blob
-from ha_scheduler.ledger.layout import graph_key, graph_of, unpack
+from ha_scheduler.ledger import blobs, events, sessions
+from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
 from ha_scheduler.ledger.records import (
     Desired,
     GraphSubmitted,
+    Released,
     Scattered,
     SessionRestored,
     TermStarted,
@@ -31,38 +34,26 @@ from ha_scheduler.ledger.records import (
     decode,
     encode,
 )
-from ha_scheduler.ledger.tables import (
-    CLIENTS,
-    ERRORS,
-    FORGOTTEN,
-    GRAPHS,
-    SCATTERED,
-    VALUES,
-    WORKERS,
-    Tables,
-)
+from ha_scheduler.ledger.tables import VALUES, WORKERS, Tables
 
-KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record of a rebuild
+KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record that a rebuild puts together
 
 
 def rebuild(tables: Tables) -> Iterator[bytes]:
     """Encoded records. ``tables`` must not change meanwhile: hold a read view."""
     yield from _term(tables)
     yield from _values(tables)
+    for _, row in tables.scan(WORKERS):
+        yield row
+    for index, group in groupby(events.scan(tables), key=itemgetter(0)):
+        yield from _event(tables, index, (data for _, data in group))
     yield from _sessions(tables)
-    for table in (CLIENTS, WORKERS):
-        yield from _rows(tables, table)
-    for key in tables.keys(GRAPHS):
-        yield from _graph(tables, graph_of(key))
-    yield from _rows(tables, ERRORS, graph_key(NO_GRAPH))
-    yield from _scattered(tables)
-    yield from _desires(tables, NO_GRAPH)
     for term, blob in blobs.loose(tables):
         yield from _parts(tables, (term, blob))
 
 
 def digest(tables: Tables) -> bytes:
-    """Equal for ledgers that mean the same, however their rows came about."""
+    """Equal for ledgers that have applied the same log, loaded from a dump or not."""
     total = blake2b(digest_size=16)
     for data in rebuild(tables):
         total.update(len(data).to_bytes(4, "big"))
@@ -89,22 +80,26 @@ def _sessions(tables: Tables) -> Iterator[bytes]:
         yield encode(SessionRestored(session, answers.floor, answers.bounds))
 
 
-def _rows(tables: Tables, table: str, prefix: bytes = b"") -> Iterator[bytes]:
-    """Tables whose rows are records as they were logged."""
-    for _, row in tables.scan(table, prefix):
-        yield row
+def _event(tables: Tables, index: int, parts: Iterator[bytes]) -> Iterator[bytes]:
+    """What is left of the record that was logged at ``index``."""
+    data = next(parts)
+    record = decode(data)
+    if isinstance(record, GraphSubmitted):
+        yield from _parts(tables, graph_blob(record))
+        yield encode(_without_dropped_session(tables, record))
+    elif isinstance(record, Desired | Released | Scattered):
+        yield from _joined([record, *map(decode, parts)])
+    else:
+        yield data
 
 
-def _graph(tables: Tables, graph: int) -> Iterator[bytes]:
-    row = tables.get(GRAPHS, graph_key(graph))
-    assert row is not None
-    record = decode(row)
-    assert isinstance(record, GraphSubmitted)
-    yield from _parts(tables, graph_blob(record))
-    yield encode(_without_dropped_session(tables, record))
-    yield from _desires(tables, graph)
-    yield from _rows(tables, FORGOTTEN, graph_key(graph))
-    yield from _rows(tables, ERRORS, graph_key(graph))
+def _joined(records: list[Any]) -> Iterator[bytes]:
+    """One record again where the fold split one key by key (keys of no graph)."""
+    for _, same in groupby(records, key=type):
+        group = list(same)
+        keys = [key for record in group for key in record.keys]
+        for batch in batches(keys, KEYS_BYTES_MAX):
+            yield encode(replace(group[0], keys=batch))
 
 
 def _without_dropped_session(tables: Tables, record: GraphSubmitted) -> GraphSubmitted:
@@ -119,27 +114,15 @@ def _parts(tables: Tables, blob: tuple[int, int] | None) -> Iterator[bytes]:
             yield encode(part)
 
 
-def _desires(tables: Tables, graph: int) -> Iterator[bytes]:
-    for client in desires.clients(tables, graph):
-        keys = desires.wanted(tables, graph, client)
-        for batch in desires.batches(keys, KEYS_BYTES_MAX):
-            yield encode(Desired(graph, client, batch))
-
-
-def _scattered(tables: Tables) -> Iterator[bytes]:
-    """Grouped by client within a window of one record's keys, so that memory stays bounded."""
-    window: dict[str, list[bytes]] = {}
+def batches(keys: list[bytes], bytes_max: int) -> Iterator[tuple[bytes, ...]]:
+    """The keys in groups of at most ``bytes_max`` bytes (a single longer key is its own group)."""
+    group: list[bytes] = []
     size = 0
-    for _, row in tables.scan(SCATTERED):
-        client, key = unpack(row)
-        if size + len(key) > KEYS_BYTES_MAX:
-            yield from _scattered_records(window.items())
-            window, size = {}, 0
-        window.setdefault(client, []).append(key)
-        size += len(key)
-    yield from _scattered_records(window.items())
-
-
-def _scattered_records(groups: Iterable[tuple[str, list[bytes]]]) -> Iterator[bytes]:
-    for client, keys in groups:
-        yield encode(Scattered(client, tuple(keys)))
+    for key in keys:
+        if group and size + len(key) > bytes_max:
+            yield tuple(group)
+            group, size = [], 0
+        group.append(key)
+        size += len(key) + 5  # msgpack's longest header of a byte string
+    if group:
+        yield tuple(group)

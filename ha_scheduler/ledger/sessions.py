@@ -30,7 +30,6 @@ from ha_scheduler.ledger.records import (
     SessionRestored,
     ValueDeleted,
     ValueSet,
-    decode,
 )
 from ha_scheduler.ledger.tables import CLIENTS, SESSIONS, Tables
 
@@ -199,7 +198,6 @@ def drop_if_unused(tables: Tables, session: str) -> None:
     not take the answers with it. Looks at every client: leaving is rare.
     """
     for _, row in tables.scan(CLIENTS):
-        client = decode(row)
-        if isinstance(client, ClientJoined) and client.session == session:
+        if unpack(row)[2] == session:
             return
     tables.delete(SESSIONS, name_key(session))

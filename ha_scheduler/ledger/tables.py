@@ -15,21 +15,26 @@ from collections.abc import Iterator
 from typing import Protocol
 
 META = "meta"  # b"term" → (term, leader)
-GRAPHS = "graphs"  # graph → GraphSubmitted as it was logged
+EVENTS = "events"  # (index, part) → a record whose place among others matters, while it does
+GRAPHS = "graphs"  # graph → index of its event
 BLOB_PARTS = "blob_parts"  # (term, blob, number) → bytes
 LOOSE_BLOBS = "loose_blobs"  # (term, blob) → empty: no record has named this blob yet
-DELTAS = "deltas"  # (graph, client, index, part) → wanted or released keys
-WANTS = "wants"  # (client, graph) → what the deltas of the pair weigh
-FORGOTTEN = "forgotten"  # (graph, index) → keys
-ERRORS = "errors"  # (graph, key) → Erred as it was logged
-SCATTERED = "scattered"  # key → (client, key)
+DELTAS = "deltas"  # (graph, client, index) → empty: who changed desires of the graph, and where
+WANTS = "wants"  # (client, graph) → what the pair's events weigh
+FORGOTTEN = "forgotten"  # (graph, index) → empty
+ERRORS = "errors"  # (graph, key) → index of its event
+SCATTERED = "scattered"  # (key, client) → (index, part) of its event
+FREE_DELTAS = "free_deltas"  # (key, client, index, part) → sign: desires of keys of no graph
+FREE_WANTS = "free_wants"  # (client, key) → empty: the client has events on that key of no graph
+DEPARTED = "departed"  # (client, index) → empty: it left, and events before that still matter
 WORKERS = "workers"  # address → WorkerJoined as it was logged
-CLIENTS = "clients"  # client → ClientJoined as it was logged
+CLIENTS = "clients"  # client → (index, client, session)
 SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
 
 TABLES = (
     META,
+    EVENTS,
     GRAPHS,
     BLOB_PARTS,
     LOOSE_BLOBS,
@@ -38,6 +43,9 @@ TABLES = (
     FORGOTTEN,
     ERRORS,
     SCATTERED,
+    FREE_DELTAS,
+    FREE_WANTS,
+    DEPARTED,
     WORKERS,
     CLIENTS,
     SESSIONS,

@@ -16,6 +16,7 @@ from ha_scheduler.ledger.sessions import Answers
 
 CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
 SESSIONS = ("", "s1", "s2")
+IMPLIED = b"what the payload of the graph says its client wants"
 KEYS = (*tuple(f"key-{n}".encode() for n in range(5)), b"long" * 300)
 SPACES = ("plugins", "metadata")
 NAMES = (b"one", b"two")
@@ -29,10 +30,10 @@ class Model:
     parts: dict[tuple[int, int], dict[int, bytes]] = field(default_factory=dict)
     loose: set[tuple[int, int]] = field(default_factory=set)
     graphs: dict[int, r.GraphSubmitted] = field(default_factory=dict)
-    wants: dict[tuple[int, str], set[bytes]] = field(default_factory=dict)
+    wants: dict[tuple[int, str], dict[bytes, bool]] = field(default_factory=dict)
     forgotten: dict[int, set[bytes]] = field(default_factory=dict)
     errors: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
-    scattered: dict[bytes, str] = field(default_factory=dict)
+    scattered: dict[bytes, set[str]] = field(default_factory=dict)
     workers: dict[str, r.WorkerJoined] = field(default_factory=dict)
     clients: dict[str, str] = field(default_factory=dict)
     answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Model:
         if rec.blob_parts:
             self.loose.discard((rec.graph >> 32, rec.blob))
         self.graphs[rec.graph] = rec
+        self.wants.setdefault((rec.graph, rec.client), {})[IMPLIED] = True
         self.answer(rec.session, rec.sequence)
 
     def drop_graph(self, graph: int) -> None:
@@ -84,10 +86,17 @@ class Model:
 
     def on_Desired(self, rec: r.Desired) -> None:
         if self.known(rec.graph):
-            self.wants.setdefault((rec.graph, rec.client), set()).update(rec.keys)
+            wanted = self.wants.setdefault((rec.graph, rec.client), {})
+            wanted.update(dict.fromkeys(rec.keys, True))
 
     def on_Released(self, rec: r.Released) -> None:
-        self.wants.get((rec.graph, rec.client), set()).difference_update(rec.keys)
+        """Of a graph it counts without a desire, too: the graph's payload implies some."""
+        wanted = self.wants.setdefault((rec.graph, rec.client), {})
+        for key in rec.keys:
+            if rec.graph == 0:
+                wanted.pop(key, None)
+            elif self.known(rec.graph):
+                wanted[key] = False
 
     def on_Forgotten(self, rec: r.Forgotten) -> None:
         self.on_Retried(r.Retried(rec.graph, rec.keys))
@@ -103,11 +112,16 @@ class Model:
             self.errors.pop((rec.graph, key), None)
 
     def on_Scattered(self, rec: r.Scattered) -> None:
-        self.scattered.update(dict.fromkeys(rec.keys, rec.client))
+        for key in rec.keys:
+            self.scattered.setdefault(key, set()).add(rec.client)
+        self.on_Desired(r.Desired(0, rec.client, rec.keys))
 
     def on_ScatteredForgotten(self, rec: r.ScatteredForgotten) -> None:
         for key in rec.keys:
             self.scattered.pop(key, None)
+            for (graph, _), wanted in self.wants.items():
+                if graph == 0:
+                    wanted.pop(key, None)
 
     def on_WorkerJoined(self, rec: r.WorkerJoined) -> None:
         self.workers[rec.address] = rec

@@ -20,11 +20,10 @@ from ha_scheduler.ledger.rebuild import digest, rebuild
 from ha_scheduler.ledger.sessions import Sessions, load_answers
 from ha_scheduler.ledger.tables import (
     BLOB_PARTS,
-    DELTAS,
+    EVENTS,
     SESSIONS,
     TABLES,
     VALUES,
-    WANTS,
     MemoryTables,
 )
 
@@ -185,26 +184,38 @@ def test_loose_parts_of_the_running_term_are_part_of_a_rebuild() -> None:
 
 
 def test_desires_and_releases_over_and_over_stay_small() -> None:
-    tables = folded([graph()])
     steady = tuple(b"steady-%d" % n for n in range(100))
-    fold(tables, 2, 1, r.encode(r.Desired(GRAPH, "variable-x", steady)))
-    for index in range(3, 6000, 2):
-        fold(tables, index, 1, r.encode(r.Desired(GRAPH, "variable-x", (b"k" * 100,))))
-        fold(tables, index + 1, 1, r.encode(r.Released(GRAPH, "variable-x", (b"k" * 100,))))
-    assert sum(len(value) for _, value in tables.scan(DELTAS)) <= 2 * desires.SLACK_BYTES
-    assert desires.wanted(tables, GRAPH, "variable-x") == list(steady)
+    flickering = (b"k" * 100,)
+    history: list[Any] = [graph(), r.Desired(GRAPH, "variable-x", steady)]
+    for _ in range(3000):
+        history += [r.Desired(GRAPH, "variable-x", flickering)]
+        history += [r.Released(GRAPH, "variable-x", flickering)]
+    tables = folded(history)
+    assert sum(len(value) for _, value in tables.scan(EVENTS)) <= 2 * desires.SLACK_BYTES
+    assert model_of(rebuilt(tables)).meaning() == model_of(history).meaning()
 
 
-def test_a_pair_that_wants_nothing_any_more_leaves_no_row() -> None:
+def test_a_key_of_no_graph_leaves_no_row_when_nobody_wants_it_any_more() -> None:
     tables = folded(
         [
             r.Desired(0, "queue-1", (b"a", b"b")),
             r.Released(0, "queue-1", (b"a",)),
             r.Released(0, "queue-1", (b"b",)),
+            r.Scattered("alice", (b"s",)),
+            r.Desired(0, "queue-1", (b"s",)),
+            r.ClientLeft("alice"),
+            r.Released(0, "queue-1", (b"s",)),
+            r.ScatteredForgotten((b"s",)),
         ]
     )
-    assert not list(tables.scan(WANTS))
-    assert not list(tables.scan(DELTAS))
+    assert not any(rows(tables).values())
+
+
+def test_a_departure_is_replayed_as_long_as_what_it_ended() -> None:
+    tables = folded([r.ClientJoined("alice", ""), graph(), r.ClientLeft("alice")])
+    assert rebuilt(tables) == [graph(), r.ClientLeft("alice")]
+    fold(tables, 4, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    assert rebuilt(tables) == []
 
 
 def test_no_record_of_a_rebuild_is_over_the_limit() -> None:
