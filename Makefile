@@ -1,0 +1,45 @@
+# make demo         a cell of three peers loses two leaders in the middle of an analysis
+# make demo-serve   a cell to look at, until Ctrl-C
+# make test         all tests but the slow suites (docs/testing.md)
+# make lint         ruff and mypy
+# make docs         docs/cli.md, from the command line's own help
+# make clean        remove what these have made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo demo-serve test lint docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m demo
+
+demo-serve: $(VENV)/.demo
+	$(BIN)/python -m demo --serve
+
+test: $(VENV)/.demo $(VENV)/.test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo
+
+docs: $(VENV)/.demo
+	$(BIN)/python docs/generate_cli.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra of pyproject.toml, so that the demo does not wait for the linters.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "installing .[$*] into $(VENV)"
+	@$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/install-system-packages
+	@$(PYTHON) -m venv $(VENV)

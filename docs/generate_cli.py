@@ -1,0 +1,39 @@
+"""Writes docs/cli.md from the help of the command line itself; a test keeps the two in step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ha_scheduler.cli.main import main
+
+TARGET = Path(__file__).with_name("cli.md")
+HEADER = """\
+# Command line
+
+<!-- Made by `make docs` from the help of the commands. -->
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([HEADER, *_sections(main, "dask-ha-scheduler", None)])
+
+
+def _sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    settings = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            below = command.get_command(context, each)
+            assert below is not None
+            yield from _sections(below, each, context)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference())
+    sys.stdout.write(f"wrote {TARGET}\n")

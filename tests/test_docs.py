@@ -1,0 +1,30 @@
+"""What is written down and what is there are the same."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_command_line_reference_is_that_of_the_commands() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "generate_cli.py"))["reference"]()
+    assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+def test_links_lead_to_files_that_exist(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in ("README.md", "docs/testing.md"):
+        named = set(re.findall(r"\bmake ([a-z][a-z-]*)`", (ROOT / page).read_text()))
+        assert named <= targets
