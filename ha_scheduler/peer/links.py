@@ -292,6 +292,8 @@ class Links:
         message = message_from_wire(body)
         if message.source != source or message.to != self._own_id:
             raise PeerError(f"peer {source} sent a message from {message.source} to {message.to}")
+        if message.kind is MessageKind.SNAPSHOT:
+            raise PeerError(f"peer {source} sent a snapshot's message without the snapshot")
         self._on_message(message)
 
 

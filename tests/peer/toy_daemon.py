@@ -38,7 +38,7 @@ def main() -> int:
     )
     for limit, value in given.get("limits", {}).items():
         setattr(compaction, limit, value)
-    fail_disk_after(given.get("fail_after_batches", 0))
+    fail_disk_after(given.get("fail_after_batches", {}).get(given["name"], 0))
     name, base = given["name"], Path(given["dir"])
     settings = PeerSettings(
         cell=parse_peers(given["peers"]),
