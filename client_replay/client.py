@@ -85,14 +85,14 @@ class Client(distributed.Client):
             await self._pause(BACKOFF_S_MAX / 4)
 
     async def _reconnect(self: Any) -> None:
-        if self._ha.plain:
+        if self._ha.served_plainly:
             await super()._reconnect()
             return
         self.status, self.scheduler_comm = "connecting", None
         give_up_s = reconnect_timeout_s()
         deadline = time.monotonic() + give_up_s
         backoff = BACKOFF_S_MIN
-        while self.status == "connecting" and not await self._reconnect_once():
+        while self.status == "connecting" and not await self._reconnect_once(deadline):
             if time.monotonic() > deadline:
                 logger.error("No leader was found within %.0f s, closing client", give_up_s)
                 await self._close()
@@ -100,9 +100,10 @@ class Client(distributed.Client):
             await self._pause(backoff)
             backoff = min(BACKOFF_S_MAX, backoff * 2)
 
-    async def _reconnect_once(self: Any) -> bool:
+    async def _reconnect_once(self: Any, deadline: float) -> bool:
+        timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
         try:
-            await self._ha.attempt(self._ensure_connected(timeout=ATTEMPT_S_MAX))
+            await self._ha.attempt(self._ensure_connected(timeout=timeout))
         except ImportError:  # versions that do not fit together (client.py:1593)
             logger.exception("The scheduler does not fit this client, closing client")
             await self._close()
@@ -140,7 +141,7 @@ class Client(distributed.Client):
         if self.cluster and self.cluster.status in (Status.closed, Status.closing):
             await self._close()
             return False
-        if goodbye and self._ha.plain:
+        if goodbye and self._ha.served_plainly:
             return False
         logger.info("Client report stream closed to scheduler")
         logger.info("Reconnecting...")

@@ -35,10 +35,10 @@ def _names(text: str) -> frozenset[str]:
 
 READ_ONLY = _names(
     """adaptive_target workers_to_close benchmark_hardware call_stack check_idle echo event_is_set
-    events gather get_call_stack get_cluster_state get_comm_cost get_comp_cost get_error_cause
-    get_logs get_metadata get_runspec get_story get_task_metadata get_task_prefix_states
-    get_task_status get_task_stream get_worker_service_addr has_what identity logs nbytes ncores
-    ncores_running performance_report processing profile profile_metadata publish_get publish_list
+    events gather get_cluster_state get_error_cause
+    get_logs get_metadata get_runspec get_story get_task_prefix_states
+    get_task_status get_task_stream has_what identity logs nbytes ncores
+    ncores_running performance_report processing profile publish_get publish_list
     queue_qsize semaphore_value versions who_has worker_logs"""
 )
 IDEMPOTENT = _names(

@@ -53,9 +53,11 @@ class Session:
         self.journal = Journal()
         self.term = 0  # the highest seen: the fence
         self.plain = False  # the scheduler is not one of a cell
+        self.served_plainly = False  # and there was a stream to it
         self.news = asyncio.Event()  # something changed: try at once
         self._stream: Any = None
         self._stream_term = 0  # 0 until the stream's leader said who it is
+        self._answered = False  # somebody ever answered ha-hello
         self._connection = 0
         self._unwelcomed = 0
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
@@ -150,6 +152,7 @@ class Session:
 
     def _submit_plainly(self, stream: Any) -> None:
         """What gathered until it became clear that the scheduler is an unmodified one."""
+        self.served_plainly = True
         for entry in self.journal.pending():
             stream.send({k: v for k, v in entry.message.items() if k != "ha_sequence"})
         stream.send(*self.journal.desires(time.monotonic()))
@@ -162,12 +165,13 @@ class Session:
         if message["term"] < self.term:
             self.refused(message["term"])
             return
-        self._unwelcomed = 0
+        self._answered = True
         self.term = self._stream_term = message["term"]
         self._enter(View.from_welcome(message))
 
     def refused(self, term: int) -> None:
         """``ha-stale``: it leads no longer."""
+        self._answered = True
         logger.info("A scheduler of term %d does not lead any more; %d does", term, self.term)
         if self._stream is not None:
             self._stream.abort()
@@ -227,7 +231,7 @@ class Session:
 
     def lost(self) -> None:
         """The stream is gone."""
-        if self._stream is not None and not self._stream_term and not self.term:
+        if not self._answered and not self.term:
             self._unwelcomed += 1
             self.plain = self._unwelcomed >= UNWELCOMED_MAX
         self._stream = None

@@ -9,6 +9,9 @@ nobody.
 proves life; without it (loopback) the first byte of Dask's own handshake does, which a server sends
 unasked.
 
+A candidate that refuses is asked again soon, on its own: distributed's ``connect`` would pause for
+seconds after a few refusals (comm/core.py:357), and a follower may come to lead at any moment.
+
 Listening on ``ha://`` means the transport beneath, on one address: a worker that is given only
 ``ha://a,b,c`` derives its own protocol from it, and that must not need another option.
 """
@@ -18,7 +21,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import dask
@@ -39,7 +45,9 @@ from ha_scheduler.comm.directory import Cell, cell_of
 logger = logging.getLogger("distributed.ha.comm")
 
 HEAD_START_S = 0.25  # a leader on a LAN answers within a few milliseconds
-ATTEMPT_S_MAX = 5.0  # one attempt; distributed's connect() repeats attempts until its own timeout
+ATTEMPT_S_MAX = 5.0  # one attempt on one candidate
+RETRY_S_MIN, RETRY_S_MAX = 0.02, 0.5
+RETRY_FRACTION = 0.1  # of the time waited so far: what comes late may be noticed a little late
 LIFE_POLL_S = 0.005
 
 # What turns a plain server into its HA kind when it listens because of an ha:// address.
@@ -86,63 +94,89 @@ class HAConnector(Connector):
                 raise
             return comm
 
-        async with asyncio.timeout(ATTEMPT_S_MAX):
-            return await _race(cell, attempt)
+        return await _Race(cell, attempt).run()
 
 
-async def _race(cell: Cell, attempt: Callable[[Endpoint], Any]) -> Comm:
-    """The first of the candidates to answer; the others are closed, whatever happens."""
-    first, *rest = cell.candidates()
-    tasks: dict[asyncio.Task[Comm], Endpoint] = {}
-    failures: dict[Endpoint, BaseException] = {}
+class _Race:
+    """All candidates, each tried again and again, until one answers or the caller gives up."""
 
-    def start(endpoint: Endpoint) -> None:
-        tasks[asyncio.ensure_future(attempt(endpoint))] = endpoint
+    def __init__(self, cell: Cell, attempt: Callable[[Endpoint], Awaitable[Comm]]) -> None:
+        self._cell = cell
+        self._attempt = attempt
+        self._tasks: dict[asyncio.Task[Comm], Endpoint] = {}
+        self._failures: dict[Endpoint, BaseException] = {}
+        self._doubt = asyncio.Event()  # somebody failed
 
-    try:
-        start(first)
-        if first == cell.leader_hint:
-            winner = await _first(tasks, failures, HEAD_START_S)
-            if winner is not None:
-                return _won(cell, tasks, winner)
-        for endpoint in rest:
-            start(endpoint)
-        winner = await _first(tasks, failures, None)
-        if winner is None:
-            raise _refusal(failures)
-        return _won(cell, tasks, winner)
-    finally:
-        for task in tasks:
-            _discard(task)
+    async def run(self) -> Comm:
+        """A comm to the first to answer; whatever else was begun is closed."""
+        first, *rest = self._cell.candidates()
+        try:
+            self._start(first)
+            if first == self._cell.leader_hint:
+                await self._head_start()
+            for endpoint in rest:
+                self._start(endpoint)
+            return await self._first()
+        except asyncio.CancelledError as cancelled:
+            # By the timeout of distributed's connect(), which reports its causes.
+            raise cancelled from self._refusal()
+        finally:
+            for task in self._tasks:
+                _discard(task)
 
+    def _start(self, endpoint: Endpoint) -> None:
+        self._tasks[asyncio.ensure_future(self._persist(endpoint))] = endpoint
 
-async def _first(
-    tasks: dict[asyncio.Task[Comm], Endpoint],
-    failures: dict[Endpoint, BaseException],
-    timeout: float | None,
-) -> asyncio.Task[Comm] | None:
-    """The first task to succeed, or None when all failed or the time is over."""
-    while tasks:
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = task.exception()
-            if error is None:
-                return task
-            failures[tasks.pop(task)] = error
-            if not isinstance(error, (OSError, TimeoutError)):
-                raise error
-        if not done:
-            return None
-    return None
+    async def _persist(self, endpoint: Endpoint) -> Comm:
+        """Try one candidate until it answers. Its turn to lead may come at any moment."""
+        began = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(ATTEMPT_S_MAX):
+                    return await self._attempt(endpoint)
+            except (OSError, TimeoutError) as error:
+                self._failures[endpoint] = error
+                self._doubt.set()
+                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                    raise
+            pause = (time.monotonic() - began) * RETRY_FRACTION
+            pause = min(RETRY_S_MAX, max(RETRY_S_MIN, pause))
+            await asyncio.sleep(random.uniform(pause / 2, pause))
 
+    async def _head_start(self) -> None:
+        """Leave the known leader alone for a while, unless it fails."""
+        (task,) = self._tasks
+        doubt = asyncio.ensure_future(self._doubt.wait())
+        try:
+            await asyncio.wait(
+                (task, doubt), timeout=HEAD_START_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            doubt.cancel()
 
-def _won(cell: Cell, tasks: dict[asyncio.Task[Comm], Endpoint], winner: asyncio.Task[Comm]) -> Comm:
-    cell.connected(tasks.pop(winner))
-    return winner.result()
+    async def _first(self) -> Comm:
+        pending = set(self._tasks)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    self._cell.connected(self._tasks.pop(task))
+                    return task.result()
+                if not isinstance(error, OSError):
+                    raise error
+        raise self._refusal()
+
+    def _refusal(self) -> OSError:
+        said = "; ".join(f"{endpoint}: {error}" for endpoint, error in self._failures.items())
+        errors = self._failures.values()
+        if errors and all(isinstance(error, FatalCommClosedError) for error in errors):
+            return FatalCommClosedError(said)  # type: ignore[no-any-return]
+        return OSError(f"no peer of the cell leads just now ({said})")
 
 
 def _discard(task: asyncio.Task[Comm]) -> None:
-    """Cancel an attempt; a connection that it makes nevertheless is closed."""
+    """End an attempt; a connection that it makes nevertheless is closed."""
 
     def close(done: asyncio.Task[Comm]) -> None:
         if not done.cancelled() and done.exception() is None:
@@ -150,13 +184,6 @@ def _discard(task: asyncio.Task[Comm]) -> None:
 
     task.cancel()
     task.add_done_callback(close)
-
-
-def _refusal(failures: Mapping[Endpoint, BaseException]) -> OSError:
-    said = "; ".join(f"{endpoint}: {error}" for endpoint, error in failures.items())
-    if failures and all(isinstance(error, FatalCommClosedError) for error in failures.values()):
-        return FatalCommClosedError(said)  # type: ignore[no-any-return]
-    return OSError(f"no peer of the cell leads just now ({said})")
 
 
 async def _alive(comm: Comm) -> None:

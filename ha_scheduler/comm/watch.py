@@ -60,7 +60,7 @@ class Watch:
 
     async def _run(self) -> None:
         backoff = BACKOFF_S_MIN
-        tried: set[Peer] = set()
+        tried: set[str] = set()  # names: ports of a peer become known one by one
         while True:
             peer = self._choose(tried)
             if peer is None:
@@ -68,13 +68,13 @@ class Watch:
                 backoff = min(BACKOFF_S_MAX, backoff * 2)
                 tried.clear()
                 continue
-            tried.add(peer)
+            tried.add(peer.name)
             if await self._watch(peer):
-                backoff, tried = BACKOFF_S_MIN, {peer}
+                backoff, tried = BACKOFF_S_MIN, {peer.name}
 
-    def _choose(self, tried: set[Peer]) -> Peer | None:
+    def _choose(self, tried: set[str]) -> Peer | None:
         """The next peer to try: a follower if possible, at random so that watchers spread."""
-        left = [peer for peer in self._cell.peers if peer not in tried]
+        left = [peer for peer in self._cell.peers if peer.name not in tried]
         followers = [peer for peer in left if not self._leads(peer)]
         return random.choice(followers or left) if left else None
 

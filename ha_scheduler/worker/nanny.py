@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import distributed
@@ -20,7 +21,32 @@ from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
 
+STARTING = (Status.init, Status.starting)
 UNREGISTER_S_MAX = 2.0  # a courtesy: the leader finds out by itself, and the worker is waiting
+
+
+class RegistrationComm:
+    """The comm of a Nanny's registration, on which nobody may be left for the last word.
+
+    The leader may be lost while the worker starts. The worker finds the next one by itself; that
+    the Nanny's "ok" arrives nowhere must not end them both (nanny.py:365).
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    async def write(self, message: Any, **kwargs: Any) -> Any:
+        """Write, unless it is the last word and nobody is there."""
+        try:
+            return await self._comm.write(message, **kwargs)
+        except CommClosedError:
+            if "status" not in message:
+                raise
+            logger.info("The leader was lost while the worker started")
+            return 0
 
 
 class Nanny(distributed.Nanny):
@@ -32,6 +58,7 @@ class Nanny(distributed.Nanny):
         self._setup_following()
 
     def _setup_following(self: Any) -> None:
+        self.rpc.connect = self._registering(self.rpc.connect)
         # The class goes to the worker process by name, so only one that has a name can go. A
         # subclass of the user's is upgraded there, by the preload.
         if self.Worker is distributed.Worker:
@@ -39,17 +66,21 @@ class Nanny(distributed.Nanny):
         elif not issubclass(self.Worker, Worker):
             logger.debug("%r follows the leader by the preload", self.Worker)
 
-    async def start_unsafe(self: Any) -> Any:
-        try:
-            return await super().start_unsafe()
-        except CommClosedError:
-            process = self.process
-            if process is None or process.status != Status.running:
-                raise
-            # The leader was lost while the worker started (nanny.py:359). The worker has found the
-            # next one; only the Nanny's "ok" did not arrive, and nobody waits for it any more.
-            self.start_periodic_callbacks()
-            return self
+    def _registering(self: Any, connect: Callable[..., Any]) -> Callable[..., Any]:
+        """``connect`` for the registration, which is the Nanny's first connection (nanny.py:341).
+
+        Done to the pool and not in ``start_unsafe``, because a plain Nanny that is upgraded is
+        already in there.
+        """
+
+        async def connect_to_register(address: str, timeout: float | None = None) -> Any:
+            comm = await connect(address, timeout)
+            if address != self.scheduler.addr or self.status not in STARTING:
+                return comm
+            self.rpc.connect = connect
+            return RegistrationComm(comm)
+
+        return connect_to_register
 
     async def _unregister(self: Any, timeout: float = UNREGISTER_S_MAX) -> None:
         try:

@@ -120,6 +120,7 @@ def test_a_worker_process_that_dies_during_the_outage_comes_back(two: Cell) -> N
     with Client(two.address) as client:
         client.wait_for_workers(1, timeout=30)
         (pid,) = client.run(os.getpid).values()
+        time.sleep(0.5)  # the Nanny polls for the start of its worker (nanny.py:790)
         kill(leader)
         os.kill(pid, 9)
         time.sleep(1.0)
