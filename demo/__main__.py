@@ -6,6 +6,7 @@ Exit status: 0 only if every result was right, nothing was lost and nothing ran 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -33,6 +34,7 @@ def run(console: Console, directory: Path) -> bool:
     counts = directory / "tally"
     counts.mkdir()
     os.environ[tally.DIRECTORY_VARIABLE] = str(counts)
+    _log_to(directory / "client.log")
     with display(console) as shown, dask.config.set(SETTINGS):
         shown.event(f"starting {N_PEERS} peers and {N_WORKERS} workers on loopback, with TLS")
         with (
@@ -64,6 +66,12 @@ def run(console: Console, directory: Path) -> bool:
     )
     report.print_verdict(console, verdict)
     return verdict.holds
+
+
+def _log_to(file: Path) -> None:
+    """What the client logs when its scheduler dies is no part of the picture."""
+    logger = logging.getLogger("distributed")
+    logger.handlers[:] = [logging.FileHandler(file)]
 
 
 def serve(console: Console) -> None:
