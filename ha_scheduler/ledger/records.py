@@ -61,7 +61,8 @@ class GraphSubmitted:
 
     ``graph``: id, unique in the cell: ``term << 32 | n``. ``client``: Dask client id.
     ``(session, sequence)``: the client's request, for exactly-once (thesis §6.3); sequence 0 means
-    the client keeps no journal. ``payload``: the engine's bytes, or empty when ``blob_parts`` > 0
+    the client keeps no journal. The fold records the number and filters nothing: to ask before it
+    acts is the leader's part. ``payload``: the engine's bytes, or empty when ``blob_parts`` > 0
     parts of blob ``blob`` (of the same term as the graph id) hold them.
     """
 
@@ -95,7 +96,10 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """``client`` no longer wants keys that belong to ``graph`` (0: to none)."""
+    """``client`` no longer wants keys that belong to ``graph`` (0: to none).
+
+    It counts without a ``Desired`` before it, too: a graph's payload implies its client's desires.
+    """
 
     KIND: ClassVar[int] = 6
     graph: int
@@ -107,7 +111,7 @@ class Released:
 class Forgotten:
     """The leader forgot these keys of ``graph``: done with and unneeded. Soft: may come late.
 
-    A follower drops the tasks; a rebuild skips them. It is what keeps takeover flat.
+    Their errors are withdrawn with them. A follower drops the tasks, and so does a rebuild.
     """
 
     KIND: ClassVar[int] = 7

@@ -15,6 +15,7 @@ import lmdb
 from ha_scheduler.raft import HardState, Membership, SnapshotMeta
 from ha_scheduler.storage.directory import DATA_FILE, FILE_MODE, DataDirectory
 from ha_scheduler.storage.errors import (
+    CorruptData,
     CorruptLedger,
     DataDirectoryMissing,
     DiskFailed,
@@ -114,7 +115,7 @@ def _open(directory: DataDirectory, map_bytes: int) -> Any:
     except lmdb.VersionMismatchError as error:
         raise NewerFormat(directory.path, "of another LMDB", FORMAT_VERSION) from error
     except (lmdb.InvalidError, lmdb.CorruptedError) as error:
-        raise CorruptLedger(directory.path, DATA_FILE, b"") from error
+        raise CorruptData(directory.path, f"{DATA_FILE} ({error})") from error
     except (lmdb.Error, OSError) as error:
         raise DiskFailed(directory.path, str(error)) from error
 

@@ -35,6 +35,7 @@ from ha_scheduler.storage.environment import (
     read_hard_state,
     write_failure,
 )
+from ha_scheduler.storage.errors import CorruptLog
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_table import LogTable
 from ha_scheduler.storage.log_view import RECENT_BYTES_MAX, LogView
@@ -165,8 +166,11 @@ class LmdbStore:
         return last_crc
 
     def _fetch(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
-        with self._dbs.env.begin() as txn:
-            return log_table.read_entries(txn, self._dbs.log_dbs, lo, hi, max_bytes)
+        try:
+            with self._dbs.env.begin() as txn:
+                return log_table.read_entries(txn, self._dbs.log_dbs, lo, hi, max_bytes)
+        except lmdb.Error as error:
+            raise CorruptLog(self._directory.path, lo, str(error)) from error
 
     def _commit(self, group: Sequence[WriteBatch]) -> None:
         """In the writer's thread: one transaction for the group. Raises what ends the writing."""

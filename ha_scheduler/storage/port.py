@@ -27,6 +27,7 @@ from ha_scheduler.raft import Entry, HardState, LogReader, Membership, SnapshotM
 ENTRY_DATA_BYTES_MAX = 1024 * 1024  # bytes; above, LMDB's p99 quadruples
 
 OnDurable = Callable[[int, Exception | None], None]
+"""Called from the writer's thread. It must not raise: close the store before its loop."""
 
 
 @dataclass(frozen=True, slots=True)

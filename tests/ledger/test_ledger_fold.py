@@ -16,7 +16,7 @@ from ha_scheduler.ledger import desires
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
 from ha_scheduler.ledger.fold import fold
-from ha_scheduler.ledger.rebuild import digest, rebuild
+from ha_scheduler.ledger.rebuild import rebuild
 from ha_scheduler.ledger.sessions import Sessions, load_answers
 from ha_scheduler.ledger.tables import (
     BLOB_PARTS,
@@ -59,11 +59,14 @@ def test_the_fold_and_the_model_agree_on_every_history(history: list[Any]) -> No
 
 @SETTINGS
 @given(histories())
-def test_folding_a_rebuild_yields_the_same_ledger_and_the_same_rebuild(history: list[Any]) -> None:
-    tables = folded(history)
-    again = folded(rebuilt(tables))
-    assert digest(again) == digest(tables)
-    assert list(rebuild(again)) == list(rebuild(tables))
+def test_folding_a_rebuild_yields_the_same_rebuild(history: list[Any]) -> None:
+    """But for departures of which nothing older is left: only the second fold can tell."""
+    first = rebuilt(folded(history))
+    second = rebuilt(folded(first))
+    assert [rec for rec in second if not isinstance(rec, r.ClientLeft)] == [
+        rec for rec in first if not isinstance(rec, r.ClientLeft)
+    ]
+    assert model_of(second).meaning() == model_of(history).meaning()
 
 
 @SETTINGS
