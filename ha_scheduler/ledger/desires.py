@@ -13,8 +13,9 @@ client) have outgrown what was left of them last time, they are settled: of each
 desire and, if the key ends released, the last release stay. In between the client then seems to
 have wanted it throughout, which keeps alive only what was alive: a key that is desired again under
 the same graph was never forgotten. A departure of the client divides the events; the parts are
-settled each for itself. So appending is O(size) amortised, and a pair never holds more than
-four times its keys and ``SLACK_BYTES``.
+settled each for itself. So appending is O(size) amortised, and a pair holds at most four times its
+keys and ``SLACK_BYTES``, unless it has outgrown ``SETTLE_BYTES_MAX``: settling it would hold up
+every commit, so it is left to grow until its graph is retired.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from ha_scheduler.ledger.records import Desired, Released
 from ha_scheduler.ledger.tables import DELTAS, WANTS, Tables
 
 SLACK_BYTES = 64 * 1024  # bytes of unsettled events of a pair that are always allowed
+
+SETTLE_BYTES_MAX = 1024 * 1024  # bytes of a pair; 55 MB (a million keys) stalled the writer for 4 s
 
 _SUBMITTER = 0  # index of the row that stands for the pair itself; entries start at 1
 
@@ -70,7 +73,7 @@ def change(tables: Tables, index: int, record: Desired | Released, data: bytes) 
     assert stored is not None
     settled_bytes, unsettled_bytes = unpack(stored)
     unsettled_bytes += len(data)
-    if unsettled_bytes > max(SLACK_BYTES, settled_bytes):
+    if max(SLACK_BYTES, settled_bytes) < unsettled_bytes <= SETTLE_BYTES_MAX - settled_bytes:
         settled_bytes, unsettled_bytes = _settle(tables, record.graph, client_key), 0
     tables.put(WANTS, pair, pack((settled_bytes, unsettled_bytes)))
 
