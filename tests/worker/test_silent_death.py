@@ -1,0 +1,109 @@
+"""A leader that freezes, or goes without a FIN: only the watch can tell. TLS on everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Security
+
+from client_replay import Client
+from tests.comm.watch_peer import WatchPeer, view_of
+from tests.worker.cell import Cell, cell, eventually
+
+pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever, daemon=True)
+    thread.start()
+    yield made
+    asyncio.run_coroutine_threadsafe(_end_tasks(), made).result()
+    made.call_soon_threadsafe(made.stop)
+    thread.join()
+    made.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> tuple[Security, dict[str, str]]:
+    """Certificates in files, as operators have them."""
+    temporary = Security.temporary()
+    ca, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+    ca.write_text(temporary.tls_ca_file)
+    key.write_text(temporary.tls_client_key)
+    names = {f"tls_{r}_cert": str(ca) for r in ("client", "worker", "scheduler")}
+    keys = {f"tls_{r}_key": str(key) for r in ("client", "worker", "scheduler")}
+    security = Security(tls_ca_file=str(ca), require_encryption=True, **names, **keys)
+    return security, {"tls-ca-file": str(ca), "tls-cert": str(ca), "tls-key": str(key)}
+
+
+@pytest.fixture
+def watched(
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, secured: tuple[Security, dict[str, str]]
+) -> Iterator[tuple[Cell, list[WatchPeer]]]:
+    context = secured[0].get_listen_args("scheduler")["ssl_context"]
+    peers = [WatchPeer(f"peer{i}", context) for i in range(3)]
+    for peer in peers:
+        asyncio.run_coroutine_threadsafe(peer.start(), loop).result()
+    with cell(tmp_path, peers=3) as made:
+        made.watch = [peer.peer for peer in peers]
+        made.protocol, made.tls = "tls", secured[1]
+        yield made, peers
+    for peer in peers:
+        asyncio.run_coroutine_threadsafe(peer.stop(), loop).result()
+
+
+def test_a_frozen_leader_is_left_within_two_seconds_and_changes_nothing_when_it_wakes(
+    watched: tuple[Cell, list[WatchPeer]],
+    loop: asyncio.AbstractEventLoop,
+    secured: tuple[Security, dict[str, str]],
+) -> None:
+    made, peers = watched
+
+    def push(leader: str, term: int) -> None:
+        view = view_of(peers, leader, term, made.ports)
+        view["address"] = view["address"].replace("tcp", "tls")
+        for peer in peers:
+            loop.call_soon_threadsafe(peer.push, view)
+
+    push("peer0", 1)
+    frozen = made.engine(0, term=1)
+    made.worker("w")
+    with Client(made.address, security=secured[0]) as client:
+        client.wait_for_workers(1, timeout=30)
+        assert client.submit(lambda: 1).result(10) == 1
+        pids = client.run(os.getpid)
+        eventually(lambda: sum(p.watchers for p in peers) >= 2, 10, "client and worker watch")
+        running = client.submit(time.sleep, 4)
+        eventually(lambda: len(client._ha.journal) == 0, 5, "committed")
+
+        frozen.send_signal(signal.SIGSTOP)
+        made.engine(1, term=2)
+        eventually(lambda: "Scheduler at" in made.log("engine1"), 20, "the next one serves")
+        began = time.monotonic()
+        push("peer1", 2)
+        eventually(lambda: client._ha._stream_term == 2, 5, "the client is with the next leader")
+        assert time.monotonic() - began < 2.0
+        during = client.submit(lambda: 2)
+        assert during.result(20) == 2
+        frozen.send_signal(signal.SIGCONT)
+        running.result(10)
+        time.sleep(0.5)
+        assert client.submit(lambda: 3).result(5) == 3
+        assert client.run(os.getpid) == pids
+        assert client._ha.term == 2
