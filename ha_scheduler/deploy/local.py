@@ -47,7 +47,7 @@ WORKER_STOP_TIMEOUT_S = 5.0
 RESUBSCRIBE_S = 0.2  # between two attempts to hear of workers from a new leader
 
 
-class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
+class LocalHACluster(Cluster):
     """A cell of ``n_peers`` peers with ``n_workers`` workers, on loopback.
 
     Parameters
@@ -80,6 +80,7 @@ class LocalHACluster(Cluster):  # type: ignore[misc]  # distributed is not typed
     """
 
     _name = "LocalHACluster"
+    _watch_worker_status_task: asyncio.Task[None] | None  # of the base class
 
     def __init__(
         self,
