@@ -11,7 +11,10 @@ leader materialised it, because some expressions draw keys at random while they 
 
 A graph may be retired when the leader knows none of the keys that it mentions. Desires and releases
 of a key are filed under the latest graph that mentions it: graphs rebuild in the order of their
-ids, so a later graph's implied desire cannot undo a later release.
+ids, so a later graph's implied desire cannot undo a later release. When such a key is forgotten
+while an older graph that mentions it lives on, the older one's implied desire is withdrawn by a
+``Forgotten``; or else it would come back with a rebuild, after the latest graph and what is filed
+under it have been retired.
 """
 
 from __future__ import annotations
@@ -111,12 +114,17 @@ class GraphTable:
         """The keys of ``graph`` that are still known."""
         return self._live.get(graph, set())
 
-    def forget(self, key: Key) -> list[int]:
-        """``key`` is no longer known; the graphs that may now be retired."""
+    def forget(self, key: Key) -> tuple[list[int], list[int]]:
+        """``key`` is no longer known: the graphs that may now be retired, and those that live on.
+
+        Of those that live on only the older ones: desires of ``key`` are filed under the latest.
+        """
         graph = self._latest.pop(key, 0)
         if not graph:
-            return []
-        return [g for g in (graph, *self._older.pop(key, ())) if self._drop(g, key)]
+            return [], []
+        older = self._older.pop(key, ())
+        retired = [g for g in (graph, *older) if self._drop(g, key)]
+        return retired, [g for g in older if g in self._live]
 
     def _drop(self, graph: int, key: Key) -> bool:
         live = self._live.get(graph)

@@ -231,9 +231,12 @@ class Intents:
         """A key is forgotten: its graph may be retired."""
         super()._remove_key(key)  # type: ignore[misc]
         recorder = self.recorder
-        for graph in self.graphs.forget(key):
-            if recorder is not None:
+        retired, living = self.graphs.forget(key)
+        if recorder is not None:
+            for graph in retired:
                 recorder.retired(graph)
+            for graph in living:
+                recorder.forgotten(graph, key)
         if self.scattered and key in self.scattered:
             self.scattered.discard(key)
             if recorder is not None:

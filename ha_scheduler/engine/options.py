@@ -6,9 +6,14 @@ scheduler`` under their own names.
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from typing import Any
 
+from distributed.comm.addressing import unparse_host_port
 from distributed.security import Security
+
+from ha_scheduler.channel.messages import PeerAddress
 
 
 def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +31,25 @@ def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "preload_argv": options.get("preload_argv") or (),
         "idle_timeout": options.get("idle_timeout"),
     }
+
+
+def contact_address(protocol: str, own: PeerAddress) -> str | None:
+    """Where others reach this engine: the address that the cell has for its peer.
+
+    Upstream would announce the address of the route to the internet, which on a host with several
+    networks is another one, and without such a route is 127.0.0.1. It is an IP address because
+    those who follow the leader compare it with what their connections say. None, and so upstream's
+    choice, for a host name that means something else on its own host than elsewhere.
+    """
+    try:
+        found = socket.getaddrinfo(own.host, own.dask_port, type=socket.SOCK_STREAM)
+    except OSError:
+        return None
+    addresses = [str(entry[4][0]) for entry in found]
+    for address in addresses:
+        if address == own.host or not ipaddress.ip_address(address).is_loopback:
+            return f"{protocol}://{unparse_host_port(address, own.dask_port)}"
+    return None
 
 
 def security(options: dict[str, Any]) -> Security:

@@ -108,6 +108,7 @@ class EngineProcess:
             case Welcome():
                 self._scheduler = self._create(message)
             case CaughtUp():
+                self._scheduler.replay.caught_up()
                 self._channel.send(Ready(_dashboard(self._scheduler)))
             case Activate(term, _):
                 self._activation = asyncio.create_task(self._activate(term))
@@ -116,7 +117,7 @@ class EngineProcess:
                 raise TypeError(message)
 
     def _create(self, welcome: Welcome) -> Any:
-        from ha_scheduler.engine.options import scheduler_arguments
+        from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.scheduler import Scheduler
 
         protocol = welcome.options.get("protocol") or "tls"
@@ -126,7 +127,9 @@ class EngineProcess:
             "watch": [[p.name, p.host, p.peer_port] for p in welcome.peers],
             "addresses": [f"{protocol}://{p.host}:{p.dask_port}" for p in welcome.peers],
         }
+        (own,) = (peer for peer in welcome.peers if peer.name == welcome.name)
         arguments = scheduler_arguments(welcome.options)
+        arguments["contact_address"] = contact_address(protocol, own)
         return Scheduler(cell=cell, lease=self._lease, **arguments)
 
     async def _activate(self, term: int) -> None:

@@ -24,6 +24,7 @@ from ha_scheduler.ledger.records import (
     RECORD_BYTES_MAX,
     BlobPart,
     Desired,
+    Forgotten,
     GraphsRetired,
     Record,
     Released,
@@ -36,6 +37,7 @@ RECORD_KEYS_BYTES_MAX = RECORD_BYTES_MAX // 2  # bytes of keys in one Desired or
 GRAPHS_PER_RETIREMENT_MAX = 20_000  # 9 bytes each
 
 OnCommit = Callable[[], None]
+Kind = type[Desired] | type[Released] | type[Forgotten]
 
 
 class Log(Protocol):
@@ -80,12 +82,12 @@ class Batch:
     """Desires, releases and retirements in the order in which they happened."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[type[Desired] | type[Released], int, str, list[Key]]] = []
+        self._runs: list[tuple[Kind, int, str, list[Key]]] = []
         self._retired: set[int] = set()
         self.keys = 0
 
-    def add(self, kind: type[Desired] | type[Released], graph: int, client: str, key: Key) -> None:
-        """``client`` now wants, or no longer wants, ``key`` of ``graph``."""
+    def add(self, kind: Kind, graph: int, client: str, key: Key) -> None:
+        """``client`` now wants, or no longer wants, ``key`` of ``graph``; or it is forgotten."""
         self.keys += 1
         if self._runs:
             last = self._runs[-1]
@@ -104,7 +106,10 @@ class Batch:
         for kind, graph, client, keys in self._runs:
             if graph not in self._retired:
                 for part in _parts(keys):
-                    yield kind(graph, client, part)
+                    if issubclass(kind, Forgotten):
+                        yield Forgotten(graph, part)
+                    else:
+                        yield kind(graph, client, part)
         retired = sorted(self._retired)
         for start in range(0, len(retired), GRAPHS_PER_RETIREMENT_MAX):
             yield GraphsRetired(tuple(retired[start : start + GRAPHS_PER_RETIREMENT_MAX]))
@@ -163,6 +168,11 @@ class Recorder:
     def released(self, graph: int, client: str, key: Key) -> None:
         """Gather a release."""
         self._batch.add(Released, graph, client, key)
+        self._schedule_flush()
+
+    def forgotten(self, graph: int, key: Key) -> None:
+        """Gather that a key, which ``graph`` mentions, is no longer known."""
+        self._batch.add(Forgotten, graph, "", key)
         self._schedule_flush()
 
     def retired(self, graph: int) -> None:

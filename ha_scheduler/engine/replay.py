@@ -4,6 +4,10 @@ Guarantee: after record ``n`` a follower has the tasks, desires, priorities, ses
 that the leader had when it wrote record ``n``. It has no workers, so its runnable tasks wait as
 ``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
 applied once workers are back (errors, scattered data) is kept until ``settle``.
+
+While the ledger is rebuilt (before ``caught_up``) nothing is forgotten: what kept a key alive for a
+while may be a graph that has been retired since and is not replayed. A pseudo-client holds all
+keys until then.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from ha_scheduler.ledger.records import Record
 logger = logging.getLogger(__name__)
 
 _STIMULUS = "ha-replay"
+_KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledger is rebuilt
 
 
 class Replay:
@@ -37,6 +42,7 @@ class Replay:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
+        self._rebuilding = True
         self.workers: dict[str, records.WorkerJoined] = {}
         self.errors: dict[Key, dict[str, Any]] = {}
 
@@ -57,6 +63,9 @@ class Replay:
                 self._desired(client, [decode_key(key) for key in keys])
             case records.Released(_, client, keys):
                 self._released(client, [decode_key(key) for key in keys])
+            case records.Forgotten(_, keys):
+                for key in keys:
+                    self._forgotten(decode_key(key))
             case records.Erred(_, key, payload):
                 self.errors[decode_key(key)] = loads(payload)
             case records.Retried(_, keys):
@@ -89,10 +98,20 @@ class Replay:
                 scheduler.values.apply(space, name, value or self._blob(term, blob, parts))
             case records.ValueDeleted(space, name):
                 scheduler.values.apply(space, name, None)
-            case records.Forgotten() | records.Restarted():
-                pass  # hints of other releases; releases and retirements say it all
+            case records.Restarted():
+                pass  # the releases and retirements around it say it all
             case _:
                 raise TypeError(record)
+
+    def caught_up(self) -> None:
+        """The ledger has been rebuilt: forget what was only kept by the order of the records."""
+        self._rebuilding = False
+        scheduler = self._scheduler
+        keeper = scheduler.clients.get(_KEEPER)
+        if keeper is not None:
+            keys = [ts.key for ts in keeper.wants_what]
+            scheduler.client_releases_keys(keys=keys, client=_KEEPER, stimulus_id=_STIMULUS)
+            del scheduler.clients[_KEEPER]
 
     # Graphs
 
@@ -125,6 +144,9 @@ class Replay:
             fifo_timeout=decisions["fifo_timeout"],
             code=decisions["code"],
         )
+        if self._rebuilding:
+            keys = list(scheduler.graphs.keys_of(record.graph))
+            scheduler.client_desires_keys(keys=keys, client=_KEEPER)
 
     def _prepare(self, decisions: dict[str, Any]) -> None:
         """Put back what the leader's decisions depended on."""
@@ -162,6 +184,13 @@ class Replay:
                 for cs in list(ts.who_wants or ()):
                     self._released(cs.client_key, [key])
         scheduler.graphs.drop(graph)
+
+    def _forgotten(self, key: Key) -> None:
+        """The leader forgot the key: whoever an older graph says wants it does not."""
+        ts = self._scheduler.tasks.get(key)
+        for cs in list(ts.who_wants or ()) if ts is not None else ():
+            if cs.client_key != _KEEPER:
+                self._released(cs.client_key, [key])
 
     # Desires
 

@@ -102,6 +102,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         TaskState._run_id_iterator = itertools.count(term << 32)
         self._last_time = min(self._last_time, time.time())
         self.recorder = Recorder(log, term)
+        self._address = self.contact_address  # None: where the port is bound (core.py:599)
         await self
         self.idle_since = time.time()
         expected = list(self.replay.workers)

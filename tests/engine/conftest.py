@@ -13,7 +13,10 @@ from distributed import Client, Worker
 from client_replay import Client as HAClient
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
-from ha_scheduler.ledger.records import Record, decode
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
+from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.worker.worker import Worker as HAWorker
 
 
@@ -63,9 +66,22 @@ async def end(scheduler: Scheduler) -> None:
 def follow(records: list[Record]) -> Scheduler:
     """A follower that has replayed these records."""
     follower = new_scheduler()
+    follower.replay.caught_up()
     for record in records:
         follower.replay.apply(record)
     return follower
+
+
+def rebuild(records: list[Record]) -> Scheduler:
+    """An engine that was started on the ledger to which these records fold."""
+    tables = MemoryTables()
+    for index, record in enumerate(records, 1):
+        fold(tables, index, 1, encode(record))
+    engine = new_scheduler()
+    for data in rebuild_ledger(tables):
+        engine.replay.apply(decode(data))
+    engine.replay.caught_up()
+    return engine
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -138,6 +154,7 @@ class Pair:
     async def take_over(self, window_seconds: float = 5.0) -> Scheduler:
         """The follower replays what committed, leads in term 2, and recovers."""
         follower = self._scheduler(1)
+        follower.replay.caught_up()
         for record in self.log.records:
             follower.replay.apply(record)
         follower.validate_state()

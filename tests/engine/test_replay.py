@@ -8,11 +8,11 @@ from typing import Any
 import dask
 import dask.array as da
 import pytest
-from distributed import fire_and_forget
+from distributed import Future, fire_and_forget
 
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger import records
-from tests.engine.conftest import KeptLog, end, eventually, follow, leading, run
+from tests.engine.conftest import KeptLog, end, eventually, follow, leading, rebuild, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -38,6 +38,10 @@ async def check_follower(leader: Scheduler, log: KeptLog) -> Scheduler:
     follower = follow(log.records)
     assert intents(follower) == intents(leader)
     follower.validate_state()
+    rebuilt = rebuild(log.records)
+    assert intents(rebuilt) == intents(leader)
+    rebuilt.validate_state()
+    await end(rebuilt)
     return follower
 
 
@@ -160,5 +164,47 @@ def test_workers_and_clients_are_expected_until_they_leave() -> None:
         assert not follower.replay.workers
         assert client.id not in follower.clients
         await end(follower)
+
+    run(test)
+
+
+def test_a_released_key_does_not_come_back_by_an_older_graph_that_mentions_it() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            shared = dask.delayed(operator.add)(1, 1, dask_key_name="shared")
+            first = client.compute([shared, dask.delayed(operator.neg)(shared)])
+            await client.gather(first)
+            second = client.compute(dask.delayed(operator.abs)(shared))
+            await second
+            first[0].release()
+            second.release()
+            await eventually(lambda: len(leader.tasks) == 2)
+            follower = await check_follower(leader, log)
+            await end(follower)
+            del first[:]
+            await eventually(lambda: not leader.tasks)
+            follower = await check_follower(leader, log)
+            await end(follower)
+
+    run(test)
+
+
+def test_a_key_that_a_retired_graph_kept_alive_is_there_after_a_rebuild() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            base = client.submit(operator.add, 1, 1, key="base")
+            held = client.submit(operator.neg, base, key="held")
+            await held
+            base.release()
+            await eventually(lambda: len(leader.clients[client.id].wants_what) == 1)
+            base = Future("base", client=client)
+            later = client.submit(operator.abs, base, key="later")
+            await later
+            held.release()
+            await eventually(lambda: "held" not in leader.tasks)
+            follower = await check_follower(leader, log)
+            await end(follower)
 
     run(test)
