@@ -172,18 +172,14 @@ def test_a_released_key_does_not_come_back_by_an_older_graph_that_mentions_it() 
     async def test() -> None:
         log = KeptLog()
         async with leading(log) as (leader, client, _):
-            shared = dask.delayed(operator.add)(1, 1, dask_key_name="shared")
-            first = client.compute([shared, dask.delayed(operator.neg)(shared)])
-            await client.gather(first)
-            second = client.compute(dask.delayed(operator.abs)(shared))
-            await second
-            first[0].release()
-            second.release()
-            await eventually(lambda: len(leader.tasks) == 2)
-            follower = await check_follower(leader, log)
-            await end(follower)
-            del first[:]
-            await eventually(lambda: not leader.tasks)
+            shared, other = client.map(operator.neg, [1, 2], key=["shared", "other"])
+            await client.gather([shared, other])
+            graph = {"shared": (operator.neg, 1), "later": (operator.abs, "shared")}
+            later = client.get(graph, "later", sync=False)
+            assert await later == 1
+            shared.release()
+            later.release()
+            await eventually(lambda: set(leader.tasks) == {"other"})
             follower = await check_follower(leader, log)
             await end(follower)
 
