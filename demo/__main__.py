@@ -82,7 +82,8 @@ def serve(console: Console) -> None:
         console.print(f"settings    DASK_CONFIG={cluster.cell.dask_config}", soft_wrap=True)
         for peer in cluster.peers:
             url = cluster.cell.dashboard_url(peer.name)
-            console.print(f"peer {peer.name}      {peer.status:<10} {url}  logs: {peer.log_path}")
+            line = f"peer {peer.name}      {peer.status:<10} {url}  log: {peer.log_path}"
+            console.print(line, soft_wrap=True)
         console.print('\nThe dashboard with the tasks is the leader\'s. Try "kill -9" on it:')
         for peer in cluster.peers:
             console.print(f"    peer {peer.name}: daemon {peer.pid}, engine {peer.engine_pid}")
