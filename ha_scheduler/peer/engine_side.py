@@ -73,6 +73,11 @@ class EngineSide:
         return self._engine.pid if self._engine is not None else 0
 
     @property
+    def lag_s(self) -> float:
+        """How far behind it is with what it was sent, in seconds; 0.0 without an engine."""
+        return self._engine.lag_s if self._engine is not None else 0.0
+
+    @property
     def fed(self) -> int | None:
         """It was sent everything up to here; None without an engine."""
         return self._feed.cursor if self._feed is not None else None

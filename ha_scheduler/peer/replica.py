@@ -48,6 +48,7 @@ from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
+ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late; another may be in time
 
 logger = logging.getLogger(__name__)
 
@@ -281,6 +282,7 @@ class Replica:
                 "pid": self.engine.pid,
                 "dashboard": self.engine.dashboard,
                 "fed": self.engine.fed or 0,
+                "lag_s": self.engine.lag_s,
             },
             "members": [self._member(peer, now) for peer in self._peers],
             "watchers": self.watchers.count,
@@ -316,7 +318,7 @@ class Replica:
     def _member(self, peer: int, now: float) -> dict[str, Any]:
         other, own = self._others.get(peer), peer == self.settings.peer_id
         if own:
-            other = Other(self.leadership.electable, self._applied, now)
+            other = Other(self._fit_to_lead(), self._applied, now)
         return {
             "name": self._peers[peer].name,
             "connected": own or self.links.connected(peer),
@@ -330,7 +332,14 @@ class Replica:
     def _run(self, effects: list[Effect]) -> None:
         for effect in effects:
             self._do(effect)
-        self.driver.node.electable = self.leadership.electable
+        self.driver.node.electable = self._fit_to_lead()
+
+    def _fit_to_lead(self) -> bool:
+        """Whether our engine could lead at once: it is ready and not busy replaying a large graph.
+
+        A peer that could not is still elected when nobody else stands (see ``RawNode.electable``).
+        """
+        return self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -391,7 +400,7 @@ class Replica:
         self._gossiped_at = time.monotonic()
         self.links.gossip(
             {
-                "ready": self.leadership.engine is EngineState.READY,
+                "ready": self._fit_to_lead(),
                 "applied": self._applied,
                 "serving": self._serving if self.leading() and self._is_serving() else None,
                 "history": self.history.tail(),

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -64,6 +65,15 @@ class Engine(asyncio.Protocol):
         self._writable.set()
         self._ended = False
         self.paused = False
+        self._unanswered: deque[tuple[int, float]] = deque()
+
+    @property
+    def lag_s(self) -> float:
+        """How far behind the engine is with what was sent to it: the age of its oldest open ping.
+
+        Pings go the way of the records, so an engine that replays a large graph answers late.
+        """
+        return time.monotonic() - self._unanswered[0][1] if self._unanswered else 0.0
 
     @property
     def alive(self) -> bool:
@@ -78,6 +88,11 @@ class Engine(asyncio.Protocol):
         """Queue one message; the caller keeps the queue short with ``drain``."""
         if self._transport is not None and not self._ended:
             self._transport.write(framing.encode(message))
+
+    def ping(self, number: int) -> None:
+        """Ask whether it has read everything so far."""
+        self._unanswered.append((number, time.monotonic()))
+        self.send(Ping(number))
 
     async def drain(self) -> None:
         """Wait until the engine has taken most of what was sent, or is gone."""
@@ -111,10 +126,16 @@ class Engine(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if self._ended:
                     return
-                if not isinstance(message, Pong):
+                if isinstance(message, Pong):
+                    self._answered(message.number)
+                else:
                     self._events.on_message(self, message)
         except framing.ChannelError as error:
             self._end(f"it sent what is no message: {error}")
+
+    def _answered(self, number: int) -> None:
+        while self._unanswered and self._unanswered[0][0] <= number:
+            self._unanswered.popleft()
 
     def eof_received(self) -> None:
         self._end("its channel closed")
@@ -251,7 +272,7 @@ class Supervisor:
         number, silent_s, heard_at = 0, 0.0, engine.heard_at
         while engine.alive:
             number += 1
-            engine.send(Ping(number))
+            engine.ping(number)
             await asyncio.sleep(PING_EVERY_S)
             # Counted in our own wakings, not by the clock: a daemon that was frozen, or does not
             # listen, must not blame its engine for the silence.
