@@ -125,7 +125,8 @@ class Cell:
                 return self._merge(view)
             self._view = view
             self._merge(view)
-            if view.leader_address is not None:
+            if view.leader_address is not None or (known is not None and view.term > known.term):
+                # Who led before is of no use now, and if its host is gone every attempt would wait.
                 self._hint = view.leader_address
             subscribers = list(self._subscribers)
         for subscriber in subscribers:

@@ -33,12 +33,15 @@ def test_an_older_term_changes_nothing_and_nobody_hears_of_it() -> None:
     assert (cell.term, cell.leader_hint, heard) == (3, A, [VIEW])
 
 
-def test_a_leader_without_an_engine_does_not_hide_where_the_last_one_served() -> None:
+def test_nobody_waits_for_the_leader_of_an_older_term() -> None:
+    """Its host may be gone without a word; where the next one serves is told a moment later."""
     cell = Cell([A])
     cell.observe(VIEW)
-    cell.observe(replace(VIEW, term=4, leader="b", leader_address=None))
+    cell.observe(replace(VIEW, leader=None, leader_address=None))
     assert cell.leader_hint == A
-    assert cell.term == 4
+    cell.observe(replace(VIEW, term=4, leader="b", leader_address=None))
+    assert (cell.term, cell.leader_hint) == (4, None)
+    assert cell.candidates() == (A, B, C)
     cell.observe(replace(VIEW, term=4, leader="b", leader_address=B))
     assert cell.leader_hint == B
 
