@@ -14,6 +14,7 @@ lines of all of them.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import logging
@@ -21,6 +22,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ START_TIMEOUT = "60s"  # three daemons, three engines and the workers on one bus
 LEADER_TIMEOUT = "10s"  # many times an election with default timing
 WORKER_STOP_TIMEOUT_S = 5.0
 RESUBSCRIBE_S = 0.2  # between two attempts to hear of workers from a new leader
+
+_open: weakref.WeakSet[LocalHACluster] = weakref.WeakSet()
 
 
 class LocalHACluster(Cluster):
@@ -248,6 +252,7 @@ class LocalHACluster(Cluster):
     def _make_cell(self) -> None:
         self.directory = self._data_dir or Path(tempfile.mkdtemp(prefix="dask-ha-"))
         self.directory.mkdir(parents=True, exist_ok=True)
+        _open.add(self)
         self.cell = LocalCell(
             self.directory,
             self._n_peers,
@@ -418,10 +423,26 @@ class LocalHACluster(Cluster):
             await self._end_watch()
             await super()._close()
         finally:
-            children: list[ChildProcess] = list(self.workers.values())
             # Workers first: one that loses all peers would look for them until it is killed.
-            await asyncio.gather(*(child.stop(WORKER_STOP_TIMEOUT_S) for child in children))
+            workers = self.workers.values()
+            await asyncio.gather(*(worker.stop(WORKER_STOP_TIMEOUT_S) for worker in workers))
             if self.cell is not None:
                 await self.cell.stop()
-            if self._data_dir is None and self.directory != Path():
-                await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+            await asyncio.to_thread(self._abandon)
+
+    def _abandon(self) -> None:
+        """Leave nothing behind, by force where that is needed."""
+        _open.discard(self)
+        children: list[ChildProcess] = [*self.workers.values()]
+        if self.cell is not None:
+            children += self.cell.peers
+        for child in children:
+            child.kill()
+        if self._data_dir is None and self.directory != Path():
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@atexit.register
+def _abandon_all() -> None:
+    for cluster in list(_open):
+        cluster._abandon()
