@@ -20,6 +20,7 @@ from typing import Any
 from distributed.protocol.pickle import dumps
 from distributed.protocol.serialize import Serialized
 
+from ha_scheduler.engine import collecting
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.graphs import (
     INLINE_BYTES_MAX,
@@ -110,9 +111,10 @@ class Intents:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
         self._desires_implied = True
         try:
-            result = super()._create_taskstate_from_graph(  # type: ignore[misc]
-                dsk=dsk, keys=keys, **kwargs
-            )
+            with collecting.paused():
+                result = super()._create_taskstate_from_graph(  # type: ignore[misc]
+                    dsk=dsk, keys=keys, **kwargs
+                )
         finally:
             self._desires_implied = False
         if graph:

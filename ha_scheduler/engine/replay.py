@@ -19,6 +19,7 @@ from dask._expr import LLGExpr
 from distributed.protocol.pickle import loads
 from distributed.scheduler import ClientState
 
+from ha_scheduler.engine import collecting
 from ha_scheduler.engine.compat import cull, materialize_graph
 from ha_scheduler.engine.graphs import (
     ReplayDivergedError,
@@ -118,8 +119,9 @@ class Replay:
     def _graph(self, record: records.GraphSubmitted) -> None:
         scheduler = self._scheduler
         payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
-        form, decisions = decode_graph(payload)
-        dsk, by_type = self._materialise(form, decisions)
+        with collecting.paused():
+            form, decisions = decode_graph(payload)
+            dsk, by_type = self._materialise(form, decisions)
         if key_digest(dsk) != decisions["digest"]:
             raise ReplayDivergedError(
                 f"this engine made other tasks of graph {record.graph:#x} than its leader did; "

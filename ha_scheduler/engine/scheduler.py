@@ -27,7 +27,7 @@ import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
-from ha_scheduler.engine import compat
+from ha_scheduler.engine import collecting, compat
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.clients import Clients
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
@@ -97,6 +97,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self, term: int, log: Log, on_mark: OnMark, window_seconds: float = WINDOW_SECONDS
     ) -> None:
         """Lead in ``term``: bind the port and recover. Returns when clients may connect."""
+        collecting.spare_present()
         self.term = term
         self._on_mark = on_mark
         TaskState._run_id_iterator = itertools.count(term << 32)
@@ -171,6 +172,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         def first(**msg: Any) -> None:
             self.stream_handlers["task-finished"] = handle
             handle(**msg)
+            collecting.spare_nothing()
             self._on_mark("first_task", {})
 
         self.stream_handlers["task-finished"] = first
