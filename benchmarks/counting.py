@@ -10,6 +10,7 @@ import struct
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 _RECORD = struct.Struct("<q")
 
@@ -34,7 +35,18 @@ def executions(directory: str | Path) -> Counter[int]:
     return counted
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value that ``share`` of the sorted values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+def verdict(client: Any, futures: list[Any], directory: str | Path) -> dict[str, int]:
+    """What became of ``futures`` of ``counted_sleep``; all but ``finished`` must be 0.
+
+    Future ``n`` of the list is the one of number ``n``.
+    """
+    number_of = {future.key: number for number, future in enumerate(futures)}
+    finished = [future for future in futures if future.status == "finished"]
+    values = client.gather(finished)
+    wrong = sum(
+        value != number_of[future.key] * 3 + 1
+        for future, value in zip(finished, values, strict=True)
+    )
+    lost = sum(future.status in ("cancelled", "lost", "error") for future in futures)
+    repeated = sum(count - 1 for count in executions(directory).values())
+    return {"finished": len(finished), "wrong": wrong, "lost": lost, "repeated": repeated}

@@ -23,7 +23,8 @@ from typing import Any
 
 from distributed import wait
 
-from benchmarks.counting import counted_sleep, executions, percentile
+from benchmarks.counting import counted_sleep, verdict
+from benchmarks.figures import print_percentiles, print_phases, print_verdict, succeeded
 from ha_scheduler import LocalHACluster
 
 READY_TIMEOUT_S = 180.0  # a fresh engine replays a graph of 100,000 tasks in some 15 s
@@ -46,10 +47,14 @@ def wait_until_ready(cluster: LocalHACluster) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         states = [cluster.cell.status_of(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
-        if all(state["engine"]["state"] in ENGINE_READY for state in states):
+        if all(_is_ready(state["engine"]) for state in states):
             return
         time.sleep(0.2)
     raise TimeoutError(f"engines are not ready after {READY_TIMEOUT_S:.0f} s: {states}")
+
+
+def _is_ready(engine: dict[str, Any]) -> bool:
+    return engine["state"] in ENGINE_READY and engine["lag_s"] < 0.5
 
 
 def kill_once(cluster: LocalHACluster, what: str) -> dict[str, float]:
@@ -73,7 +78,7 @@ def _next_entry(cluster: LocalHACluster, before: int) -> dict[str, Any]:
         entries = [entry for entry in cluster.history() if entry["term"] > before]
         done = [entry for entry in entries if "first_task" in entry["phases"]]
         if done:
-            return done[-1]
+            return dict(done[-1])
         time.sleep(0.05)
     raise TimeoutError(f"no task finished within 60 s of the kill: {cluster.history()[-2:]}")
 
@@ -89,39 +94,14 @@ def measure(options: argparse.Namespace, directory: str) -> dict[str, Any]:
             wait_until_ready(cluster)
             phases = kill_once(cluster, options.what)
             failovers.append(phases)
-            _print_failover(number, phases, sum(future.done() for future in futures))
-        return {"failovers": failovers, **check(client, futures, directory)}
-
-
-def check(client: Any, futures: list[Any], directory: str) -> dict[str, int]:
-    """What must be 0."""
-    finished = [future for future in futures if future.status == "finished"]
-    values = client.gather(finished)
-    number_of = {future.key: number for number, future in enumerate(futures)}
-    wrong = sum(
-        value != number_of[future.key] * 3 + 1
-        for future, value in zip(finished, values, strict=True)
-    )
-    lost = sum(future.status in ("cancelled", "lost", "error") for future in futures)
-    repeated = sum(count - 1 for count in executions(directory).values())
-    return {"finished": len(finished), "wrong": wrong, "lost": lost, "repeated": repeated}
-
-
-def _print_failover(number: int, phases: dict[str, float], done: int) -> None:
-    times = "  ".join(f"{name} {phases[name] * 1e3:7.0f}" for name in PHASES if name in phases)
-    print(f"{number + 1:3}: {times} ms   ({done} tasks done)", flush=True)
+            print_phases(number, PHASES, phases, sum(future.done() for future in futures))
+        return {"failovers": failovers, **verdict(client, futures, directory)}
 
 
 def report(options: argparse.Namespace, result: dict[str, Any]) -> None:
     print(f"\n{options.what} kill -9, {options.tasks} live tasks, {options.kills} kills; ms")
-    print(f"{'kill to':>14} {'p50':>7} {'p99':>7} {'max':>7}")
-    for phase in PHASES:
-        values = [f[phase] * 1e3 for f in result["failovers"] if phase in f]
-        if values:
-            row = (percentile(values, 0.5), percentile(values, 0.99), max(values))
-            print(f"{phase:>14} " + " ".join(f"{value:7.0f}" for value in row))
-    print("tasks executed more than once:", result["repeated"])
-    print("futures lost:", result["lost"], "  results wrong:", result["wrong"])
+    print_percentiles("kill", PHASES, result["failovers"])
+    print_verdict(result)
 
 
 def main() -> int:
@@ -131,7 +111,7 @@ def main() -> int:
     report(options, result)
     if options.json:
         options.json.write_text(json.dumps(result))
-    return int(any(result[name] for name in ("wrong", "lost", "repeated")))
+    return 0 if succeeded(result) else 1
 
 
 if __name__ == "__main__":
