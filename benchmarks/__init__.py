@@ -1,1 +1,1 @@
-"""What the cell costs and how fast it fails over. Each module is one command; see docs/figures.md."""
+"""What the cell costs and how fast it fails over. Each module is a command; see docs/figures.md."""

@@ -220,35 +220,56 @@ def _check(failover: Failover, blow: Blow, before: dict[str, Any], after: dict[s
         violations.append("it leads again")
 
 
-def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    blow, counts = BLOWS[options.how], directory / "counts"
-    counts.mkdir()
-    with SpreadCell(directory / "cell") as cell:
-        client = cell.client
-        futures = client.map(
-            counted_sleep, range(options.tasks), directory=str(counts), seconds=options.seconds
+class Work:
+    """Tasks that count their executions, never fewer than ``live`` of them unfinished at a cut."""
+
+    def __init__(self, client: Any, directory: Path, live: int, seconds: float) -> None:
+        self.futures: list[Any] = []  # of the task of number n, at n
+        self._client = client
+        self._directory = directory
+        self._live = live
+        self._seconds = seconds
+
+    @property
+    def done(self) -> int:
+        return sum(future.done() for future in self.futures)
+
+    def refill(self) -> None:
+        """Submit as many as have been finished, and wait until one of them is."""
+        have = len(self.futures)
+        numbers = range(have, self.done + self._live)
+        self.futures += self._client.map(
+            counted_sleep, numbers, directory=str(self._directory), seconds=self._seconds
         )
-        wait(futures[: min(4, options.tasks)])
+        wait(self.futures[: have + 1])
 
-        def submit() -> Any:
-            probe = client.submit(
-                counted_sleep, len(futures), directory=str(counts), seconds=0.0, priority=1
-            )
-            futures.append(probe)
-            return probe
+    def probe(self) -> Any:
+        """One more, with nothing to do, before all that wait."""
+        future = self._client.submit(
+            counted_sleep, len(self.futures), directory=str(self._directory), seconds=0.0, priority=1
+        )
+        self.futures.append(future)
+        return future
 
-        failovers = []
+    def verdict(self) -> dict[str, int]:
+        wait(self.futures)
+        return verdict(self._client, self.futures, self._directory)
+
+
+def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    counts = directory / "counts"
+    counts.mkdir()
+    failovers = []
+    with SpreadCell(directory / "cell") as cell:
+        work = Work(cell.client, counts, options.tasks, options.seconds)
         for number in range(options.cuts):
-            failover = silence_leader(cell, blow, submit)
+            work.refill()
+            failover = silence_leader(cell, BLOWS[options.how], work.probe)
             failovers.append(failover)
-            done = sum(future.done() for future in futures)
-            print_phases(number, PHASES, failover.phases, done)
+            print_phases(number, PHASES, failover.phases, work.done)
             for violation in failover.violations:
                 print(f"     {failover.leader}: {violation}")
-            if done == len(futures):
-                print("     all tasks are done: the cuts to come hit an idle cell; raise --tasks")
-        wait(futures)
-        found = verdict(client, futures, str(counts))
+        found = work.verdict()
     return {
         "failovers": [failover.phases for failover in failovers],
         "violations": [text for failover in failovers for text in failover.violations],
@@ -258,7 +279,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
 
 
 def report(options: argparse.Namespace, result: dict[str, Any]) -> None:
-    print(f"\nleader silenced ({options.how}), {options.tasks} tasks, {options.cuts} cuts; ms")
+    print(f"\nleader silenced ({options.how}), {options.tasks} live tasks, {options.cuts} cuts; ms")
     print_percentiles("cut", PHASES, result["failovers"])
     failovers = [phases for phases in result["failovers"] if "lease_over" in phases]
     if failovers:
@@ -277,7 +298,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cuts", type=int, default=20)
     parser.add_argument("--how", choices=sorted(BLOWS), default="drop")
-    parser.add_argument("--tasks", type=int, default=6000, help="live tasks at the first cut")
+    parser.add_argument("--tasks", type=int, default=1000, help="live tasks at each cut")
     parser.add_argument("--seconds", type=float, default=0.05, help="what one task takes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
