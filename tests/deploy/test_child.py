@@ -99,7 +99,7 @@ def test_stop_asks_first_and_then_insists(child: ChildProcess) -> None:
     below = grandchild(child)
     asyncio.run(child.stop(DEADLINE_S))
     assert child.returncode == -signal.SIGTERM
-    assert not runs(below), "what is left of its session is swept"
+    wait_until(lambda: not runs(below), "what is left of its session is swept")
 
 
 def test_it_can_be_started_again_and_not_twice(child: ChildProcess) -> None:
