@@ -26,6 +26,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -187,8 +188,7 @@ def silence_leader(cell: SpreadCell, blow: Blow, submit: Callable[[], Any]) -> F
         moments["lease_over"] = silenced.lease_over
     failover.successor = entry["leader"]
     failover.phases = {phase: moment - began for phase, moment in moments.items()}
-    cell.wait_until_ready()
-    _check(failover, blow, before, cell.status(leader.name))
+    _check(failover, blow, before, cell.wait_until_ready()[leader.name])
     return failover
 
 
@@ -235,18 +235,22 @@ class Work:
         return sum(future.done() for future in self.futures)
 
     def refill(self) -> None:
-        """Submit as many as have been finished, and wait until one of them is."""
+        """Submit as many as have been finished, and wait until another one is."""
         have = len(self.futures)
         numbers = range(have, self.done + self._live)
         self.futures += self._client.map(
             counted_sleep, numbers, directory=str(self._directory), seconds=self._seconds
         )
-        wait(self.futures[: have + 1])
+        wait([next(future for future in self.futures if not future.done())])
 
     def probe(self) -> Any:
         """One more, with nothing to do, before all that wait."""
         future = self._client.submit(
-            counted_sleep, len(self.futures), directory=str(self._directory), seconds=0.0, priority=1
+            counted_sleep,
+            len(self.futures),
+            directory=str(self._directory),
+            seconds=0.0,
+            priority=1,
         )
         self.futures.append(future)
         return future
@@ -306,6 +310,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and clean up
     try:
         check_permitted()
     except NoNamespaces as error:

@@ -89,9 +89,12 @@ class SpreadCell:
         """Who leads and serves; waits for it."""
         return self._await(self._find_leader, "a peer leads")
 
-    def wait_until_ready(self) -> None:
-        """All peers agree on a leader, and each has an engine that could lead or does."""
-        self._await(self._all_ready, "all peers have a leader and a ready engine")
+    def wait_until_ready(self) -> dict[str, dict[str, Any]]:
+        """Until all peers agree on a leader, and each has an engine that could lead or does.
+
+        Returns what each said of itself then, by name.
+        """
+        return self._await(self._all_ready, "all peers have a leader and a ready engine")
 
     def history(self) -> list[dict[str, Any]]:
         """The changes of leader that anybody knows of, each as its longest report; oldest first."""
@@ -123,13 +126,14 @@ class SpreadCell:
         leaders = [(s["term"], name) for name, s in statuses.items() if is_serving(s)]
         return self.peers[max(leaders)[1]] if leaders else None
 
-    def _all_ready(self) -> bool:
+    def _all_ready(self) -> dict[str, dict[str, Any]] | None:
         for child in self._children:
             if not child.alive:
                 raise RuntimeError(f"{child!r} has ended:\n{child.tail()}")
-        statuses = self._of_all(self._control.status).values()
-        agreed = len({(s["term"], s["leader"]) for s in statuses}) == 1
-        return len(statuses) == len(PEERS) and agreed and all(map(is_ready, statuses))
+        statuses = self._of_all(self._control.status)
+        agreed = len({(s["term"], s["leader"]) for s in statuses.values()}) == 1
+        ready = len(statuses) == len(PEERS) and all(map(is_ready, statuses.values()))
+        return statuses if agreed and ready else None
 
     def _await(self, question: Callable[[], _T | None], what: str) -> _T:
         deadline = time.monotonic() + READY_TIMEOUT_S

@@ -77,6 +77,8 @@ class Driver:
     ) -> None:
         self.node = node
         self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
+        self.leader_gap_s_max = 0.0  # the longest silence of one leader
+        self._leader_heard: tuple[int, float] = (0, 0.0)  # term, CLOCK_MONOTONIC
         self._store = store
         self._events = events
         self._contact = contact
@@ -96,6 +98,7 @@ class Driver:
         self._advance_clock()
         try:
             self.node.step(message)
+            self._note_leader(message)
         except PeerError:
             raise
         except Exception as error:
@@ -120,6 +123,15 @@ class Driver:
     def transfer_leadership(self, to: int) -> None:
         self.node.transfer_leadership(to)
         self._schedule()
+
+    def _note_leader(self, message: Message) -> None:
+        """Measure how long a leader was silent, from its first message of the term on."""
+        if message.source != self.node.leader or message.term != self.node.term:
+            return
+        now, (term, heard_at) = time.monotonic(), self._leader_heard
+        if term == message.term:
+            self.leader_gap_s_max = max(self.leader_gap_s_max, now - heard_at)
+        self._leader_heard = (message.term, now)
 
     def step_down(self) -> None:
         self.node.step_down()

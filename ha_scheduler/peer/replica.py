@@ -287,6 +287,7 @@ class Replica:
             "members": [self._member(peer, now) for peer in self._peers],
             "watchers": self.watchers.count,
             "tick_gap_s_max": self.driver.tick_gap_s_max,
+            "leader_gap_s_max": self.driver.leader_gap_s_max,
         }
 
     def history_entries(self) -> list[dict[str, Any]]:
