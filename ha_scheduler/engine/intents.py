@@ -46,6 +46,8 @@ from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
+FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
+
 _DECISIONS = (
     "annotations_by_type",
     "global_annotations",
@@ -204,9 +206,20 @@ class Intents:
 
     def client_desires_keys(self, keys: Collection[Key], client: str) -> None:
         """A client, or a pseudo-client, wants keys."""
+        if client == FIRE_AND_FORGET:
+            keys = [key for key in keys if self._is_ahead(key)]
         if self.recorder is not None and not self._desires_implied:
             self._record_desires(self.recorder, keys, client)
         super().client_desires_keys(keys=keys, client=client)  # type: ignore[misc]
+
+    def _is_ahead(self, key: Key) -> bool:
+        """Whether the outcome of ``key`` is still to come.
+
+        A client repeats a fire-and-forget desire after a failover, because nothing acknowledges
+        it. One whose task has its outcome, or was forgotten with it, would be held for ever.
+        """
+        ts = self.tasks.get(key)
+        return ts is not None and ts.state not in ("memory", "erred")
 
     def _record_desires(self, recorder: Recorder, keys: Collection[Key], client: str) -> None:
         cs = self.clients.get(client)

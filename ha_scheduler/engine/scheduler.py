@@ -177,6 +177,13 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
 
         self.stream_handlers["task-finished"] = first
 
+    def is_rootish(self, ts: Any) -> bool:
+        """As upstream's; an actor must not be queued, and without workers every task looks rootish.
+
+        (``_transition_queued_processing``, scheduler.py:2933, asserts it.)
+        """
+        return not ts.actor and bool(super().is_rootish(ts))
+
     # What others learn of us
 
     def welcome(self) -> dict[str, Any]:

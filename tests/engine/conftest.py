@@ -157,7 +157,8 @@ class Pair:
         follower.replay.caught_up()
         for record in self.log.records:
             follower.replay.apply(record)
-        follower.validate_state()
+        if not follower.scattered:  # it cannot say where scattered data is before workers report
+            follower.validate_state()
         self.former, self.leader = self.leader, follower
         await follower.activate(2, self.log, self._mark, window_seconds)
         await follower.recovery.opened()
