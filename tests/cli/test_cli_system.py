@@ -73,7 +73,7 @@ class Peers:
         return run(command, "--peers", self.peers, *tls, *arguments)
 
     def leader(self) -> str:
-        """The peer that leads with an active engine, while all peers answer."""
+        """The peer that leads with an active engine, while every other is ready to take over."""
         deadline = time.monotonic() + DEADLINE_S
         answer: dict[str, object] = {}
         while time.monotonic() < deadline:
@@ -83,7 +83,9 @@ class Peers:
                 by_name = {peer["name"]: peer for peer in answer["peers"]}
                 engine = by_name.get(answer["leader"], {}).get("engine", {}).get("state")
                 if engine == "active" and not any("error" in peer for peer in by_name.values()):
-                    return str(answer["leader"])
+                    members = by_name[answer["leader"]]["members"]
+                    if all(m["engine_ready"] or m["name"] == answer["leader"] for m in members):
+                        return str(answer["leader"])
             time.sleep(0.1)
         logs = "\n".join(path.read_text() for path in self.directory.glob("*.log"))
         raise AssertionError(f"no leader with all peers up: {answer}\n{logs}")

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from distributed import fire_and_forget, get_client
+from distributed import fire_and_forget, get_client, worker_client
 
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import eventually, pair, run
@@ -45,6 +45,13 @@ def parent() -> int:
     runs["parent"] += 1
     children = client.map(blocked, range(2))
     return sum(client.gather(children))
+
+
+def parent_by_worker_client() -> int:
+    with worker_client() as client:
+        runs["parent"] += 1
+        children = client.map(blocked, range(2))
+        return sum(client.gather(children))
 
 
 def test_results_stay_and_futures_stay_valid() -> None:
@@ -192,6 +199,20 @@ def test_a_client_inside_a_task_outlives_the_leader() -> None:
     async def test() -> None:
         async with pair(3) as both:
             future = both.client.submit(parent)
+            await eventually(lambda: len(runs) == 3)
+            await both.kill_leader()
+            await both.take_over()
+            gate.set()
+            assert await future == 3
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_a_worker_client_inside_a_task_outlives_the_leader() -> None:
+    async def test() -> None:
+        async with pair(3) as both:
+            future = both.client.submit(parent_by_worker_client)
             await eventually(lambda: len(runs) == 3)
             await both.kill_leader()
             await both.take_over()
