@@ -34,7 +34,7 @@ PHASES = ("detected", "elected", "serving", "workers_back", "clients_back", "fir
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=10_000, help="live tasks at the first kill")
+    parser.add_argument("--tasks", type=int, default=10_000, help="live tasks at each kill")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--what", choices=("engine", "peer"), default="engine")
     parser.add_argument("--seconds", type=float, default=0.05, help="what one task takes")
@@ -85,18 +85,27 @@ def _next_entry(cluster: LocalHACluster, before: int) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, directory: str) -> dict[str, Any]:
     with LocalHACluster(n_peers=3, n_workers=2) as cluster, cluster.get_client() as client:
-        futures = client.map(
-            counted_sleep, range(options.tasks), directory=directory, seconds=options.seconds
-        )
-        wait(futures[: min(4, options.tasks)])
-        _wait_until_committed(client)
+        futures: list[Any] = []
         failovers = []
         for number in range(options.kills):
+            wait_until_ready(cluster)
+            top_up(client, futures, options, directory)
             wait_until_ready(cluster)
             phases = kill_once(cluster, options.what)
             failovers.append(phases)
             print_phases(number, PHASES, phases, sum(future.done() for future in futures))
         return {"failovers": failovers, **verdict(client, futures, directory)}
+
+
+def top_up(client: Any, futures: list[Any], options: argparse.Namespace, directory: str) -> None:
+    """Submit until ``--tasks`` tasks are live, and wait until that is in the log."""
+    live = sum(not future.done() for future in futures)
+    numbers = range(len(futures), len(futures) + options.tasks - live)
+    futures += client.map(
+        counted_sleep, numbers, directory=directory, seconds=options.seconds, pure=False
+    )
+    wait(futures[:4])
+    _wait_until_committed(client)
 
 
 def _wait_until_committed(client: Any) -> None:
