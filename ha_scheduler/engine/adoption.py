@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distributed.protocol.pickle import loads
+
 from ha_scheduler.engine.keys import Key
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,7 @@ class Adoption:
         for address, report in reports.items():
             for key, run_id, state in report.running:
                 self._adopt_running(key, Claim(address, run_id, state), worker_msgs, stimulus_id)
+        self._adopt_errors(reports, client_msgs, worker_msgs, stimulus_id)
         self._scheduler.send_all(client_msgs, worker_msgs)
 
     def _reconcile(self, address: str, report: Report, recommendations: dict[Key, str]) -> None:
@@ -250,6 +253,52 @@ class Adoption:
         if ts.actor:
             ws.actors.add(ts)
         self._notify(ts.key, start, "processing", stimulus_id)
+
+    # Errors
+
+    def _adopt_errors(
+        self,
+        reports: dict[str, Report],
+        client_msgs: dict[str, list[Any]],
+        worker_msgs: dict[str, list[Any]],
+        stimulus_id: str,
+    ) -> None:
+        """Outcomes that the former leader had not written down yet, or not even heard of.
+
+        A task with retries left is not settled: the error was not its outcome.
+        """
+        recommendations: dict[Key, str] = {}
+        for address, report in reports.items():
+            for key, payload in report.erred:
+                ts = self._scheduler.tasks.get(key)
+                if ts is not None and not ts.retries:
+                    error = {**loads(payload), "erred_on": [address]}
+                    self.adopt_error(ts, error, recommendations, client_msgs)
+        self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+
+    def adopt_error(
+        self,
+        ts: Any,
+        error: dict[str, Any],
+        recommendations: dict[Key, str],
+        client_msgs: dict[str, list[Any]],
+    ) -> None:
+        """An error is the outcome of ``ts``, unless it has another or is being computed again."""
+        if ts.state not in (*_PENDING, "released"):
+            return
+        self.leave_pending(ts)
+        recs, msgs, _ = self._scheduler._propagate_erred(
+            ts,
+            cause=ts.key,
+            exception=error["exception"],
+            traceback=error["traceback"],
+            exception_text=error["exception_text"],
+            traceback_text=error["traceback_text"],
+        )
+        ts.erred_on.update(error["erred_on"])
+        recommendations.update(recs)
+        for client, messages in msgs.items():
+            client_msgs.setdefault(client, []).extend(messages)
 
     def take_claim(self, ts: Any) -> Claim | None:
         """The claim on a task that is about to be sent to a worker, if its worker is here."""

@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable
 from time import time
 from typing import Any
 
-from distributed.protocol.pickle import dumps
 from distributed.protocol.serialize import Serialized
 
 from ha_scheduler.engine import collecting
 from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.failures import encode_error
 from ha_scheduler.engine.graphs import (
     INLINE_BYTES_MAX,
     GraphRequest,
@@ -31,8 +31,8 @@ from ha_scheduler.engine.graphs import (
     key_digest,
     serialized_frames,
 )
-from ha_scheduler.engine.keys import Key, encode_key, encode_keys
-from ha_scheduler.engine.recorder import Recorder
+from ha_scheduler.engine.keys import Key, encode_key
+from ha_scheduler.engine.recorder import Recorder, key_parts
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.ledger.records import (
     ClientLeft,
@@ -275,18 +275,8 @@ class Intents:
         """An error is the outcome of ``ts``; only the blamed task's is recorded."""
         result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
         if self.recorder is not None and cause == ts.key:
-            payload = dumps(
-                {
-                    "exception": ts.exception,
-                    "traceback": ts.traceback,
-                    "exception_text": ts.exception_text,
-                    "traceback_text": ts.traceback_text,
-                    "erred_on": sorted(ts.erred_on or ()),
-                }
-            )
-            self.recorder.append(
-                Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), bytes(payload))
-            )
+            payload = encode_error(ts)
+            self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
         return result
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
@@ -306,6 +296,7 @@ class Intents:
     ) -> None:
         """Data was scattered: only its holders can bring it back."""
         if self.recorder is not None:
-            self.recorder.append(Scattered(client or "", encode_keys(who_has)))
+            for part in key_parts(who_has):
+                self.recorder.append(Scattered(client or "", part))
         self.scattered.update(who_has)
         super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ha_scheduler.engine.keys import Key, encode_key
@@ -105,7 +105,7 @@ class Batch:
         """The batch as records; runs of graphs that it also retires are left out."""
         for kind, graph, client, keys in self._runs:
             if graph not in self._retired:
-                for part in _parts(keys):
+                for part in key_parts(keys):
                     if issubclass(kind, Forgotten):
                         yield Forgotten(graph, part)
                     else:
@@ -115,7 +115,8 @@ class Batch:
             yield GraphsRetired(tuple(retired[start : start + GRAPHS_PER_RETIREMENT_MAX]))
 
 
-def _parts(keys: list[Key]) -> Iterator[tuple[bytes, ...]]:
+def key_parts(keys: Iterable[Key]) -> Iterator[tuple[bytes, ...]]:
+    """Encoded keys in parts that fit into a record each."""
     part: list[bytes] = []
     size = 0
     for key in keys:
@@ -148,7 +149,9 @@ class Recorder:
     def append(self, record: Record, on_commit: OnCommit | None = None) -> None:
         """Write one record after everything gathered so far."""
         self.flush()
-        self._log.propose(encode(record), on_commit)
+        data = encode(record)
+        assert len(data) <= RECORD_BYTES_MAX, (type(record), len(data))
+        self._log.propose(data, on_commit)
 
     def append_blob(self, payload: bytes) -> tuple[int, int]:
         """Write a large payload ahead of the record that will name it: (blob id, parts)."""

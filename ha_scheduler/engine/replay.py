@@ -21,6 +21,7 @@ from distributed.scheduler import ClientState
 
 from ha_scheduler.engine import collecting
 from ha_scheduler.engine.compat import cull, materialize_graph
+from ha_scheduler.engine.failures import decode_error
 from ha_scheduler.engine.graphs import (
     ReplayDivergedError,
     decode_graph,
@@ -68,7 +69,7 @@ class Replay:
                 for key in keys:
                     self._forgotten(decode_key(key))
             case records.Erred(_, key, payload):
-                self.errors[decode_key(key)] = loads(payload)
+                self.errors[decode_key(key)] = decode_error(payload)
             case records.Retried(_, keys):
                 for key in keys:
                     self.errors.pop(decode_key(key), None)
@@ -100,7 +101,7 @@ class Replay:
             case records.ValueDeleted(space, name):
                 scheduler.values.apply(space, name, None)
             case records.Restarted():
-                pass  # the releases and retirements around it say it all
+                self.errors.clear()  # the releases and retirements before it say the rest
             case _:
                 raise TypeError(record)
 
@@ -146,6 +147,8 @@ class Replay:
             fifo_timeout=decisions["fifo_timeout"],
             code=decisions["code"],
         )
+        if len(dsk) >= collecting.LARGE_TASKS:
+            collecting.spare_present()
         if self._rebuilding:
             keys = list(scheduler.graphs.keys_of(record.graph))
             scheduler.client_desires_keys(keys=keys, client=_KEEPER)
@@ -241,8 +244,8 @@ class Replay:
         recommendations: dict[Key, str] = {}
         for key, error in self.errors.items():
             ts = scheduler.tasks.get(key)
-            if ts is not None and ts.state in ("waiting", "queued", "no-worker", "released"):
-                self._settle_error(ts, error, recommendations, client_msgs)
+            if ts is not None:
+                scheduler.adoption.adopt_error(ts, error, recommendations, client_msgs)
         for key in list(scheduler.scattered):
             ts = scheduler.tasks.get(key)
             if ts is not None and not ts.who_has:
@@ -250,25 +253,3 @@ class Replay:
         scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
         scheduler.send_all(client_msgs, worker_msgs)
         self.errors.clear()
-
-    def _settle_error(
-        self,
-        ts: Any,
-        error: dict[str, Any],
-        recommendations: dict[Key, str],
-        client_msgs: dict[str, list[Any]],
-    ) -> None:
-        scheduler = self._scheduler
-        scheduler.adoption.leave_pending(ts)
-        recs, msgs, _ = scheduler._propagate_erred(
-            ts,
-            cause=ts.key,
-            exception=error["exception"],
-            traceback=error["traceback"],
-            exception_text=error["exception_text"],
-            traceback_text=error["traceback_text"],
-        )
-        ts.erred_on.update(error["erred_on"])
-        recommendations.update(recs)
-        for client, messages in msgs.items():
-            client_msgs.setdefault(client, []).extend(messages)

@@ -30,7 +30,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 from ha_scheduler.engine import collecting, compat
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.clients import Clients
-from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
@@ -39,8 +39,9 @@ from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
-from ha_scheduler.engine.values import ReplicatedValues, Values
+from ha_scheduler.engine.values import METADATA, ReplicatedValues, Values
 from ha_scheduler.engine.workers import Workers
+from ha_scheduler.ledger.records import Restarted
 from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self.handlers["ha-register-worker"] = self.ha_register_worker
         for op, handler in list(self.handlers.items()):
             if op not in UNGATED:
-                self.handlers[op] = _gated(handler, self.recovery)
+                self.handlers[op] = _gated(handler, self.recovery, self.lease)
         self.stream_handlers["ha-hello"] = self.ha_hello
         self.stream_handlers["ha-resume"] = self.ha_resume
 
@@ -118,8 +119,15 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         return result
 
     def _clear_task_state(self) -> None:
-        if not self._keep_state:
-            super()._clear_task_state()
+        """As upstream's, which ``start_unsafe`` and ``restart`` call; the latter is recorded."""
+        if self._keep_state:
+            return
+        metadata = list(self.task_metadata)
+        super()._clear_task_state()
+        if self.recorder is not None:
+            self.recorder.append(Restarted(""))
+        for key in metadata:
+            self.values.write_soon(METADATA, key)
 
     def _await_clients(self) -> None:
         for client in list(self.clients):
@@ -206,14 +214,17 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
             self.close_worker(worker)
 
 
-def _gated(handler: Callable[..., Any], recovery: Recovery) -> Callable[..., Any]:
-    """The handler of a request, which waits until the recovery barrier is open."""
+def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:
+    """The handler of a request: it waits for the recovery barrier, and its answer for the lease."""
 
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
     async def wait_then_handle(*args: Any, **kwargs: Any) -> Any:
         if not recovery.is_open:
             await recovery.opened()
         result = handler(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        await hold(lease)
+        return result
 
     return wait_then_handle

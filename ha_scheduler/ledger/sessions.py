@@ -11,7 +11,8 @@ What is kept is a floor (everything at or below it is answered) and the answered
 A client numbers its requests from 1 and they are mostly answered in order, so a session is
 mostly a floor alone. A hole is a request still under way; a session has no more than
 ``RANGES_MAX - 1`` of them: beyond that the lowest is closed, as if its request had been answered.
-The engine must not let it come to that: ``Sessions.admits`` says when to refuse.
+And it has been: a client's requests come in order on one stream, so one that was overtaken by a
+thousand others was refused (its graph would not unpickle, say), which leaves no record.
 """
 
 from __future__ import annotations
@@ -57,10 +58,6 @@ class Answers:
         at = bisect_right(self.bounds, sequence)
         # An odd position lies inside a range; an even one may still be the last of the one before.
         return at % 2 == 1 or (at > 0 and self.bounds[at - 1] == sequence)
-
-    def admits(self, sequence: int) -> bool:
-        """Whether recording ``sequence`` closes no hole."""
-        return len(self._with(sequence)) <= 2 * RANGES_MAX
 
     def record(self, sequence: int) -> Answers:
         """With one more answered request."""
@@ -110,10 +107,6 @@ class Sessions:
     def answered(self, session: str, sequence: int) -> bool:
         """Whether the request has been answered: do not act, answer again."""
         return self._answers.get(session, Answers()).answered(sequence)
-
-    def admits(self, session: str, sequence: int) -> bool:
-        """Whether the request may be acted on; if not, the client is too far ahead of itself."""
-        return self._answers.get(session, Answers()).admits(sequence)
 
     def record(self, session: str, sequence: int) -> None:
         """The request is answered."""

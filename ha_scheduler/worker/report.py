@@ -6,7 +6,8 @@ data back into memory.
 
 A task that the worker was told to compute and has not finished is "running", in whatever state it
 waits. Cancelled tasks are left out: no leader wants them. A resumed one counts, its computation
-still goes on under its old run id.
+still goes on under its old run id. An erred task comes with its error, which no leader may have
+written down yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from dask.utils import typename
+from distributed.protocol.pickle import dumps
+
+ERROR_BYTES_MAX = 256 * 1024  # bytes; a task with a larger error is run again by a new leader
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
 
@@ -24,7 +28,7 @@ def snapshot(state: Any) -> Report:
     """The report of a ``distributed.worker_state_machine.WorkerState``."""
     memory: list[tuple[Any, int, str]] = []
     running: list[tuple[Any, int, str]] = []
-    erred: list[tuple[Any, int]] = []
+    erred: list[tuple[Any, bytes]] = []
     names: dict[type | None, str] = {None: ""}
     for key, task in state.tasks.items():
         if task.state == "memory":
@@ -34,5 +38,20 @@ def snapshot(state: Any) -> Report:
         elif task.state in RUNNING:
             running.append((key, task.run_id, task.state))
         elif task.state == "error":
-            erred.append((key, task.run_id))
+            error = _error(task)
+            if error is not None:
+                erred.append((key, error))
     return {"memory": memory, "running": running, "erred": erred, "actors": list(state.actors)}
+
+
+def _error(task: Any) -> bytes | None:
+    """What the task failed with, or None if it is too large to tell."""
+    error = {
+        # Wrapped, and pickled already (core.py:1616)
+        "exception": getattr(task.exception, "data", None),
+        "traceback": getattr(task.traceback, "data", None),
+        "exception_text": task.exception_text,
+        "traceback_text": task.traceback_text,
+    }
+    data = bytes(dumps(error))
+    return data if len(data) <= ERROR_BYTES_MAX else None

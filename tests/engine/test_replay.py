@@ -9,7 +9,9 @@ import dask
 import dask.array as da
 import pytest
 from distributed import Future, fire_and_forget
+from distributed.protocol.pickle import loads
 
+from ha_scheduler.engine.failures import ErrorTooLarge
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger import records
 from tests.engine.conftest import KeptLog, end, eventually, follow, leading, rebuild, run
@@ -201,6 +203,61 @@ def test_a_key_that_a_retired_graph_kept_alive_is_there_after_a_rebuild() -> Non
             held.release()
             await eventually(lambda: "held" not in leader.tasks)
             follower = await check_follower(leader, log)
+            await end(follower)
+
+    run(test)
+
+
+class Bulky(Exception):
+    def __init__(self) -> None:
+        super().__init__("short")
+        self.array = bytes(3_000_000)
+
+
+def fail_bulkily() -> None:
+    raise Bulky
+
+
+def test_an_error_too_large_to_keep_survives_as_its_text() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            bad = client.submit(fail_bulkily)
+            assert isinstance(await bad.exception(), Bulky)
+            follower = await check_follower(leader, log)
+            error = loads(follower.replay.errors[bad.key]["exception"])
+            assert isinstance(error, ErrorTooLarge)
+            assert "short" in str(error)
+            await end(follower)
+
+    run(test)
+
+
+def test_scattered_keys_take_as_many_records_as_they_need() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            data = {f"{'k' * 200}-{number}": number for number in range(3000)}
+            await client.scatter(data)
+            assert sum(isinstance(r, records.Scattered) for r in log.records) >= 2
+            follower = follow(log.records)
+            assert follower.scattered == leader.scattered
+            await end(follower)
+
+    run(test)
+
+
+def test_a_restart_leaves_nothing_on_a_follower() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            await client.set_metadata("note", 1)
+            futures = client.map(operator.neg, range(5))
+            await client.gather(futures)
+            await client.restart(wait_for_workers=False)
+            follower = await check_follower(leader, log)
+            assert not follower.tasks
+            assert "note" not in follower.task_metadata
             await end(follower)
 
     run(test)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from distributed import fire_and_forget, get_client, worker_client
 
+from ha_scheduler.ledger.records import Erred
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import eventually, pair, run
 
@@ -139,6 +140,23 @@ def test_erred_futures_stay_erred_without_another_run() -> None:
             assert isinstance(await later.exception(), KeyError)
             assert isinstance(await future.exception(), KeyError)
             assert runs[1] == 1
+            leader.validate_state()
+
+    run(test)
+
+
+def test_an_error_that_the_leader_had_not_written_down_is_not_found_out_again() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            future = both.client.submit(fail, 1)
+            await future.exception()
+            await eventually(lambda: any(isinstance(r, Erred) for r in both.log.records))
+            await both.kill_leader()
+            both.log.records[:] = [r for r in both.log.records if not isinstance(r, Erred)]
+            leader = await both.take_over()
+            assert isinstance(await future.exception(), KeyError)
+            assert runs[1] == 1
+            assert any(isinstance(record, Erred) for record in both.log.records)
             leader.validate_state()
 
     run(test)

@@ -30,14 +30,11 @@ def test_answers_to_everything_are_a_floor_alone(order: list[int]) -> None:
     assert answers == Answers(14)
 
 
-def test_too_many_holes_are_announced_and_then_the_lowest_is_closed() -> None:
+def test_the_lowest_of_too_many_holes_is_closed() -> None:
     answers = Answers()
     for n in range(RANGES_MAX):
-        assert answers.admits(3 + 2 * n)
         answers = answers.record(3 + 2 * n)
     beyond = 3 + 2 * RANGES_MAX
-    assert not answers.admits(beyond)
-    assert answers.admits(2)  # closes a hole instead of making one
     answers = answers.record(beyond)
     assert answers.answered(beyond)
     assert len(answers.bounds) <= 2 * RANGES_MAX

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from distributed.protocol.pickle import loads
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     ComputeTaskEvent,
@@ -110,6 +111,8 @@ def test_errors_and_actors_are_named(state: WorkerState) -> None:
     compute(state, "actor", run_id=4, actor=True)
     finish(state, "actor", run_id=4, value=object())
     report = snapshot(state)
-    assert report["erred"] == [("bad", 3)]
+    ((key, error),) = report["erred"]
+    assert key == "bad"
+    assert set(loads(error)) == {"exception", "traceback", "exception_text", "traceback_text"}
     assert report["actors"] == ["actor"]
     assert [entry[0] for entry in report["memory"]] == ["actor"]

@@ -1,0 +1,50 @@
+"""A task's error as it survives its leader: in the event stream, and in a worker's report.
+
+Guarantee: an error that is kept is at most ``ERROR_BYTES_MAX``. A larger one (an exception that
+carries an array) is replaced by one that carries its text and says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.protocol.pickle import dumps, loads
+
+ERROR_BYTES_MAX = 256 * 1024  # bytes; an error is for people to read
+TEXT_CHARACTERS_MAX = 10_000
+
+_FIELDS = ("exception", "traceback", "exception_text", "traceback_text")
+
+
+class ErrorTooLarge(RuntimeError):
+    """The task failed with an exception too large to keep; only its text survived a failover."""
+
+
+def encode_error(ts: Any) -> bytes:
+    """The error of an erred scheduler task."""
+    error = {name: getattr(ts, name) for name in _FIELDS}
+    return _bounded({**error, "erred_on": sorted(ts.erred_on or ())})
+
+
+def decode_error(payload: bytes) -> dict[str, Any]:
+    """The fields of ``encode_error``."""
+    error: dict[str, Any] = loads(payload)
+    return error
+
+
+def _bounded(error: dict[str, Any]) -> bytes:
+    payload = bytes(dumps(error))
+    if len(payload) <= ERROR_BYTES_MAX:
+        return payload
+    text = str(error["exception_text"])[:TEXT_CHARACTERS_MAX]
+    return bytes(
+        dumps(
+            {
+                "exception": dumps(ErrorTooLarge(text)),
+                "traceback": None,
+                "exception_text": text,
+                "traceback_text": str(error["traceback_text"])[:TEXT_CHARACTERS_MAX],
+                "erred_on": error["erred_on"],
+            }
+        )
+    )
