@@ -35,8 +35,15 @@ def executions(directory: str | Path) -> Counter[int]:
     return counted
 
 
+def _unknown(dask_scheduler: Any, keys: list[Any]) -> int:
+    """How many of the keys would never be computed: the scheduler has no such task."""
+    return sum(key not in dask_scheduler.tasks for key in keys)
+
+
 def verdict(client: Any, futures: list[Any], directory: str | Path) -> dict[str, int]:
     """What became of ``futures`` of ``counted_sleep``; all but ``finished`` must be 0.
+
+    A future that is still pending is lost unless the leader has its task.
 
     Future ``n`` of the list is the one of number ``n``.
     """
@@ -48,5 +55,7 @@ def verdict(client: Any, futures: list[Any], directory: str | Path) -> dict[str,
         for future, value in zip(finished, values, strict=True)
     )
     lost = sum(future.status in ("cancelled", "lost", "error") for future in futures)
+    pending = [future.key for future in futures if future.status == "pending"]
+    lost += client.run_on_scheduler(_unknown, keys=pending)
     repeated = sum(count - 1 for count in executions(directory).values())
     return {"finished": len(finished), "wrong": wrong, "lost": lost, "repeated": repeated}

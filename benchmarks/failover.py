@@ -28,6 +28,7 @@ from benchmarks.figures import print_percentiles, print_phases, print_verdict, s
 from ha_scheduler import LocalHACluster
 
 READY_TIMEOUT_S = 180.0  # a fresh engine replays a graph of 100,000 tasks in some 15 s
+SETTLED_POLLS = 5
 ENGINE_READY = ("ready", "active")
 PHASES = ("detected", "elected", "serving", "workers_back", "clients_back", "first_task")
 
@@ -45,9 +46,12 @@ def arguments() -> argparse.Namespace:
 def wait_until_ready(cluster: LocalHACluster) -> None:
     """All peers run and have an engine that may be activated."""
     deadline = time.monotonic() + READY_TIMEOUT_S
+    settled = 0
     while time.monotonic() < deadline:
         states = [cluster.cell.status_of(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
-        if all(_is_ready(state["engine"]) for state in states):
+        # A moment is not enough: what has just committed may not have reached the followers yet.
+        settled = settled + 1 if all(_is_ready(state["engine"]) for state in states) else 0
+        if settled >= SETTLED_POLLS:
             return
         time.sleep(0.2)
     raise TimeoutError(f"engines are not ready after {READY_TIMEOUT_S:.0f} s: {states}")

@@ -39,7 +39,9 @@ def main() -> int:
         started = time.monotonic()
         futures = client.map(operator.neg, range(options.tasks))
         deadline = started + COMMIT_TIMEOUT_S
-        while len(client._ha.journal) and time.monotonic() < deadline:
+        while len(client._ha.journal):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the graph did not commit within {COMMIT_TIMEOUT_S:.0f} s")
             time.sleep(0.1)
         committed = time.monotonic() - started
         wait_until_ready(cluster)
