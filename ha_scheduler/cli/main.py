@@ -10,8 +10,9 @@ Exit statuses: 0 done, 1 it did not succeed, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -38,6 +39,8 @@ from ha_scheduler.peer.cell import Cell, own_name
 from ha_scheduler.peer.settings import ENGINE_WATCHDOG_S, PeerSettings, Timing
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _TIMING = Timing()
 
@@ -118,7 +121,7 @@ def main(context: click.Context, /, **values: Any) -> int:
         return 0
     log_level = values.pop("log_level").lower()
     settings, certificates = _settings(values, log_level)
-    check_start(settings)
+    _with_storage_errors(lambda: check_start(settings))
     set_up_logging(log_level)
     written = certificates.create(settings.cell, settings.name)
     if written:
@@ -185,6 +188,12 @@ def _name(cell: Cell, name: str | None) -> str:
 
 def _run(settings: PeerSettings) -> int:
     from ha_scheduler.peer import daemon
+
+    return _with_storage_errors(lambda: daemon.run(settings))
+
+
+def _with_storage_errors(act: Callable[[], T]) -> T:
+    """``act()``; what storage refuses is the operator's to mend, or ends the process."""
     from ha_scheduler.storage import errors
 
     operator_errors = (
@@ -194,12 +203,11 @@ def _run(settings: PeerSettings) -> int:
         errors.NewerFormat,
     )
     try:
-        status: int = daemon.run(settings)
+        return act()
     except operator_errors as error:
         raise OperatorError(as_sentence(error)) from error
     except errors.StorageError as error:  # the disk's fault: other input would not help
         fail(as_sentence(error), EXIT_FAILED)
-    return status
 
 
 main.add_command(init)

@@ -23,13 +23,14 @@ _PORT_POLL_S = 0.05
 
 
 def check_start(settings: PeerSettings) -> None:
-    """All checks. Raises ``OperatorError``."""
+    """All checks. Raises ``OperatorError`` and ``StorageError``."""
     check_data_dir(settings.data_dir)
     if settings.pid_file is not None:
         check_pid_file(settings.pid_file)
     host, own = settings.listen_host, settings.address
     check_port(host, own.peer_port, "peer port", "another port in --peers (HOST:PEER_PORT)")
     check_port(host, own.dask_port, "Dask port", "another one with --port")
+    check_data(settings)
 
 
 def check_data_dir(path: Path) -> None:
@@ -47,6 +48,14 @@ def check_data_dir(path: Path) -> None:
             f"The data directory {path} is not writable (checked {existing}); "
             f"change its owner to the user of this daemon, or name another one with --data-dir."
         )
+
+
+def check_data(settings: PeerSettings) -> None:
+    """Whether the data is this peer's and no running peer has it. Raises ``StorageError``."""
+    from ha_scheduler.storage import check_identity  # LMDB takes its time to load
+
+    if os.access(settings.data_dir, os.R_OK | os.X_OK, effective_ids=True):
+        check_identity(settings.data_dir, settings.cell.identity, settings.name)
 
 
 def check_pid_file(path: Path) -> None:

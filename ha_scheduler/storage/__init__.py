@@ -1,5 +1,6 @@
 """The log and ledger ports, LMDB behind them, and an in-memory twin. Start with ``port``."""
 
+from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.errors import (
     CorruptData,
     CorruptLedger,
@@ -26,6 +27,7 @@ __all__ = [
     "LedgerView",
     "OnDurable",
     "LmdbStore",
+    "check_identity",
     "MemoryStore",
     "WriterStats",
     "StorageError",

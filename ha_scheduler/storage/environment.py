@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -74,6 +75,25 @@ def open_environment(
         raise
 
 
+def check_identity(path: Path, cell: str, peer: str) -> None:
+    """Whether the data at ``path`` may be opened by ``peer`` of ``cell``; nothing is written.
+
+    For a look before a start: the start itself looks again, under the lock. Raises
+    ``DataDirectoryLocked``, ``ForeignDataDirectory``, ``NewerFormat`` and ``CorruptData``.
+    """
+    if not (path / DATA_FILE).exists():
+        return
+    directory = DataDirectory(path, create=False)
+    try:
+        env = _open(directory, MAP_BYTES, readonly=True)
+        try:
+            _has_identity(env, directory, cell, peer)
+        finally:
+            env.close()
+    finally:
+        directory.close()
+
+
 def read_hard_state(txn: Any, dbs: Databases) -> HardState:
     """Term, vote and commit as stored."""
     return HardState(*_required(txn, dbs, HARD_STATE))
@@ -97,7 +117,7 @@ def write_failure(directory: DataDirectory, error: Exception) -> DiskFailed:
     return DiskFailed(path, str(error))
 
 
-def _open(directory: DataDirectory, map_bytes: int) -> Any:
+def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> Any:
     try:
         return lmdb.open(
             str(directory.path),
@@ -107,7 +127,8 @@ def _open(directory: DataDirectory, map_bytes: int) -> Any:
             sync=True,
             metasync=True,
             writemap=False,
-            lock=True,
+            lock=not readonly,  # LMDB's own lock file is written; ours is held
+            readonly=readonly,
             max_dbs=DATABASES_MAX,
             max_readers=READERS_MAX,
             lib_version=0,

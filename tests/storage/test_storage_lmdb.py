@@ -37,6 +37,7 @@ from ha_scheduler.storage import (
     SnapshotInstall,
     StoreOverloaded,
     WriteBatch,
+    check_identity,
     writer,
 )
 from ha_scheduler.storage.lmdb_tables import LmdbTables
@@ -193,6 +194,21 @@ def test_a_directory_of_another_peer_is_refused_untouched(
     with pytest.raises(ForeignDataDirectory, match="peer 'a' of cell 'cell'"):
         open_store(tmp_path, **other)
     assert (tmp_path / "data.mdb").read_bytes() == before
+
+
+def test_looking_at_a_directory_says_whose_it_is_and_writes_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    check_identity(data, "cell", "a")
+    assert not data.exists()
+    store = open_store(data)
+    with pytest.raises(DataDirectoryLocked):
+        check_identity(data, "cell", "a")
+    store.close()
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    check_identity(data, "cell", "a")
+    with pytest.raises(ForeignDataDirectory, match="peer 'a' of cell 'cell'"):
+        check_identity(data, "cell", "b")
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
 
 
 def test_a_directory_of_a_newer_release_is_refused_untouched(tmp_path: Path) -> None:
