@@ -1,0 +1,112 @@
+"""What the engine assumes of distributed, so that an upgrade fails here and says why.
+
+Each test names the line of distributed 2026.8.0 that the assumption was read from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import distributed.scheduler as upstream
+import pytest
+from distributed.batched import BatchedSend
+from distributed.core import Server, _expects_comm
+from distributed.shuffle._core import ShuffleRunSpec
+from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+from distributed.spans import SpansSchedulerExtension
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("update_graph", ["self", "client", "expr_ser", "keys"]),  # scheduler.py:4997
+        ("client_desires_keys", ["self", "keys", "client"]),  # 5803
+        ("_client_releases_keys", ["self", "keys", "cs", "recommendations"]),  # 3552
+        ("_remove_key", ["self", "key"]),  # 2945
+        ("_add_to_processing", ["self", "ts", "ws", "stimulus_id"]),  # 3355
+        ("_exit_processing_common", ["self", "ts"]),  # 3415
+        ("handle_worker", ["self", "comm", "worker"]),  # 6165
+        ("add_client", ["self", "comm", "client", "versions"]),  # 5904
+        ("remove_client", ["self", "client", "stimulus_id"]),  # 5954
+        ("remove_worker", ["self", "address"]),  # 5570
+        ("stimulus_retry", ["self", "keys", "client"]),  # 5519
+        ("is_rootish", ["self", "ts"]),  # 3103
+    ],
+)
+def test_an_overridden_method_takes_what_it_took(name: str, expected: list[str]) -> None:
+    assert parameters(getattr(upstream.Scheduler, name))[: len(expected)] == expected
+
+
+def test_making_tasks_takes_the_decisions_that_a_record_holds() -> None:
+    """scheduler.py:4848; a new argument would be a decision that followers do not know."""
+    assert set(parameters(upstream.Scheduler._create_taskstate_from_graph)) == {
+        *("self", "start", "dsk", "keys", "ordered", "client", "annotations_by_type"),
+        *("global_annotations", "stimulus_id", "submitting_task", "span_metadata"),
+        *("user_priority", "actors", "fifo_timeout", "code"),
+    }
+
+
+def test_making_tasks_sets_priorities_before_any_transition() -> None:
+    """scheduler.py:4904: orphans are handed out in ``_set_priorities``."""
+    source = inspect.getsource(upstream.Scheduler._create_taskstate_from_graph)
+    assert source.index("self._set_priorities(") < source.index("self.client_desires_keys(")
+    assert source.index("self.client_desires_keys(") < source.index("self.transitions(")
+
+
+def test_a_graph_is_materialised_by_the_module_function_that_we_replace() -> None:
+    """scheduler.py:5032."""
+    source = inspect.getsource(upstream.Scheduler.update_graph)
+    assert "_materialize_graph,\n" in source
+    assert parameters(upstream._materialize_graph) == ["expr", "validate"]
+    assert parameters(upstream._cull) == ["dsk", "keys"]
+
+
+def test_run_ids_come_from_one_iterator_of_the_class() -> None:
+    """scheduler.py:3574: it is set above every earlier term's at an activation."""
+    source = inspect.getsource(upstream.SchedulerState._task_to_msg)
+    assert "next(TaskState._run_id_iterator)" in source
+
+
+def test_a_started_scheduler_clears_its_tasks_and_a_restart_does_too() -> None:
+    """scheduler.py:4411 and 6458: the first is held back, the second is recorded."""
+    assert "self._clear_task_state()" in inspect.getsource(upstream.Scheduler.start_unsafe)
+    assert "self._clear_task_state()" in inspect.getsource(upstream.Scheduler.restart)
+
+
+def test_a_registered_worker_is_answered_and_then_served_by_handle_worker() -> None:
+    """scheduler.py:4798: the report is adopted between the answer and the stream."""
+    source = inspect.getsource(upstream.Scheduler.add_worker)
+    assert source.index("await comm.write(msg)") < source.index("await self.handle_worker(")
+    assert "self.stream_comms[address] = BatchedSend(" in source
+
+
+def test_a_batched_stream_keeps_what_is_sent_before_it_starts() -> None:
+    """batched.py:150."""
+    assert "self.buffer.extend(msgs)" in inspect.getsource(BatchedSend.send)
+
+
+def test_a_handler_that_takes_a_comm_is_told_by_its_signature() -> None:
+    """core.py:198: our gate around handlers keeps it by ``functools.wraps``."""
+    assert _expects_comm(lambda comm, key: None)
+    assert not _expects_comm(lambda key: None)
+    assert "self.handlers[op]" in inspect.getsource(Server._handle_comm)
+
+
+def test_the_default_extensions_that_we_replace_exist() -> None:
+    """scheduler.py:189."""
+    assert upstream.DEFAULT_EXTENSIONS["spans"] is SpansSchedulerExtension
+    assert upstream.DEFAULT_EXTENSIONS["shuffle"] is ShuffleSchedulerPlugin
+    assert parameters(ShuffleSchedulerPlugin._create) == ["self", "shuffle_id", "key", "worker"]
+    assert parameters(ShuffleSchedulerPlugin._clean_on_scheduler) == ["self", "id", "stimulus_id"]
+    assert "run_id" in ShuffleRunSpec.__dataclass_fields__
+    assert "_ensure_default_span" in vars(SpansSchedulerExtension)
+
+
+def test_fire_and_forget_is_a_client_of_that_name() -> None:
+    """scheduler.py:1739 and client.py:6022."""
+    assert '"fire-and-forget"' in inspect.getsource(upstream.SchedulerState.__init__)
