@@ -33,6 +33,8 @@ logger = logging.getLogger("distributed.client.ha")
 ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 
+UNKNOWN_KEYS = "unknown-after-failover"  # the reason in a leader's answer to ``ha-resume``
+
 
 class Client(distributed.Client):
     """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
@@ -174,8 +176,9 @@ class Client(distributed.Client):
     ) -> None:
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
-        known = [key for key in keys if not self._ha.is_new(key)]
-        super()._handle_cancelled_keys(known, reason, msg)
+        if reason == UNKNOWN_KEYS:
+            keys = [key for key in keys if not self._ha.is_new(key)]
+        super()._handle_cancelled_keys(keys, reason, msg)
 
     def _handle_restart(self: Any) -> None:
         self._ha.journal.forget()

@@ -133,18 +133,19 @@ class Session:
                 "floor": self.journal.floor,
             }
         )
+        last = self.journal.last  # another thread may append while we go on
         for entry in self.journal.pending():
             entry.sent_in = self._connection
             stream.send(entry.message)
         stream.send(*self.journal.desires(time.monotonic()))
         if self._connection > 1 or self._client.futures:
-            self._resume(stream)
+            self._resume(stream, last)
 
-    def _resume(self, stream: Any) -> None:
+    def _resume(self, stream: Any, last: int) -> None:
         futures = list(self._client.futures.items())
         wanted = [key for key, state in futures if state.status != "cancelled"]
         finished = [key for key, state in futures if state.status == "finished"]
-        self._resumed_at = self.journal.last
+        self._resumed_at = last
         stream.send({"op": "ha-resume", "keys": wanted, "finished": finished})
         stream.send(
             *({"op": "subscribe-topic", "topic": topic} for topic in self._client._event_handlers)

@@ -111,6 +111,7 @@ class Adoption:
         ws = self._scheduler.workers[address]
         held = {key for key, _, _ in report.memory}
         running = {key: run_id for key, run_id, _ in report.running}
+        failed = {key for key, _ in report.erred}
         for ts in [ts for ts in ws.has_what if ts.key not in held]:
             self._scheduler.remove_replica(ts, ws)
             if not ts.who_has:
@@ -118,7 +119,7 @@ class Adoption:
         for ts in list(ws.processing):
             if ts.key in running:
                 ts.run_id = running[ts.key]
-            elif ts.key not in held:
+            elif ts.key not in held and ts.key not in failed:
                 recommendations[ts.key] = "released"
 
     def _claim(self, address: str, report: Report) -> None:
@@ -230,6 +231,8 @@ class Adoption:
             self.make_processing(ts, claim, stimulus_id)
         elif ts.state == "processing" and ts.processing_on.address == claim.worker:
             self.claims.pop(key, None)
+            if claim.state == "long-running" and ts not in ts.processing_on.long_running:
+                ts.processing_on.add_to_long_running(ts)
         else:
             if mine:
                 self.claims.pop(key, None)
@@ -271,10 +274,27 @@ class Adoption:
         for address, report in reports.items():
             for key, payload in report.erred:
                 ts = self._scheduler.tasks.get(key)
-                if ts is not None and not ts.retries:
+                if ts is not None and ts.state == "processing":
+                    self._fail_processing(ts, address, loads(payload), recommendations)
+                elif ts is not None and not ts.retries:
                     error = {**loads(payload), "erred_on": [address]}
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+
+    def _fail_processing(
+        self, ts: Any, address: str, error: dict[str, Any], recommendations: dict[Key, str]
+    ) -> None:
+        """A worker that lost its connection could not say that a task of ours has failed."""
+        if ts.processing_on.address != address:
+            return
+        if ts.retries > 0:
+            ts.retries -= 1
+            recommendations[ts.key] = "waiting"
+            return
+        ts.exception_blame = ts
+        for name, value in error.items():
+            setattr(ts, name, value)
+        recommendations[ts.key] = "erred"
 
     def adopt_error(
         self,
@@ -287,6 +307,7 @@ class Adoption:
         if ts.state not in (*_PENDING, "released"):
             return
         self.leave_pending(ts)
+        ts.erred_on = set(error["erred_on"])
         recs, msgs, _ = self._scheduler._propagate_erred(
             ts,
             cause=ts.key,
@@ -295,7 +316,6 @@ class Adoption:
             exception_text=error["exception_text"],
             traceback_text=error["traceback_text"],
         )
-        ts.erred_on.update(error["erred_on"])
         recommendations.update(recs)
         for client, messages in msgs.items():
             client_msgs.setdefault(client, []).extend(messages)
@@ -358,6 +378,19 @@ class Adoption:
             return False
         del self.orphans.running[key]
         self.orphans.memory.setdefault(key, {})[worker] = (nbytes, typename)
+        return True
+
+    def stopped_early(self, key: Key, worker: str) -> None:
+        """A worker runs ``key`` no longer, and has no result of it."""
+        claim = self.orphans.running.get(key)
+        if claim is not None and claim.worker == worker:
+            del self.orphans.running[key]
+
+    def keep_copy(self, key: Key, worker: str) -> bool:
+        """A worker has got a copy of what may be an orphan. Whether it is one."""
+        if key in self._scheduler.tasks:
+            return False
+        self.orphans.memory.setdefault(key, {}).setdefault(worker, (0, ""))
         return True
 
     def expire(self, stimulus_id: str) -> None:

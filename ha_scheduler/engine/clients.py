@@ -46,6 +46,8 @@ class Clients:
     client_comms: dict[str, Any]
     tasks: dict[Key, Any]
     _awaited_clients: set[str]
+    _leaving: dict[str, asyncio.TimerHandle]  # clients that may come back, until when
+    _served: dict[str, asyncio.Event]  # set when a client's latest stream is over
 
     def welcome(self) -> dict[str, Any]:
         """What a worker or client learns of the cell when it registers."""
@@ -58,6 +60,7 @@ class Clients:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
         await self.recovery.opened()
         comm.name = "Scheduler->Client"
+        served = await self._end_former_stream(client)
         fenced = FencedComm(comm, self.lease)
         # Alone in its message: a client takes the first message for the answer to its registration
         # (client.py:1589), and one that the ledger knows may be sent more at once.
@@ -66,15 +69,27 @@ class Clients:
         try:
             await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
         finally:
+            served.set()
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
                 self._client_lost(client)
             stream.abort()
 
+    async def _end_former_stream(self, client: str) -> asyncio.Event:
+        """Two streams of one client must not be handled side by side; the event ends this one."""
+        former = self.client_comms.pop(client, None)
+        if former is not None:
+            former.abort()
+        served = asyncio.Event()
+        before, self._served[client] = self._served.get(client), served
+        if before is not None:
+            await before.wait()
+        return served
+
     def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
-        previous = self.client_comms.pop(client, None)
-        if previous is not None:
-            previous.abort()
+        leaving = self._leaving.pop(client, None)
+        if leaving is not None:
+            leaving.cancel()
         self._restore_or_add(client, versions)
         stream = BatchedSend(interval="2ms", loop=self.loop)  # type: ignore[attr-defined]
         stream.start(comm)
@@ -108,6 +123,7 @@ class Clients:
         """Keep an absent client's desires for the grace period."""
 
         def give_up() -> None:
+            self._leaving.pop(client, None)
             if client in self.clients and client not in self.client_comms:
                 logger.warning(
                     "Client %s stayed away for %.0f s; its futures are released.",
@@ -117,7 +133,11 @@ class Clients:
                 )
                 self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")  # type: ignore[attr-defined]
 
-        asyncio.get_running_loop().call_later(CLIENT_GRACE_SECONDS, give_up)
+        former = self._leaving.pop(client, None)
+        if former is not None:
+            former.cancel()
+        loop = asyncio.get_running_loop()
+        self._leaving[client] = loop.call_later(CLIENT_GRACE_SECONDS, give_up)
 
     def ha_hello(self, client: str, session: str, term: int, floor: int) -> None:
         """First message of a client with a journal.

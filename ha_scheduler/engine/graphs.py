@@ -110,6 +110,10 @@ class GraphTable:
         """The latest graph that mentions ``key``; 0 for none."""
         return self._latest.get(key, 0)
 
+    def graphs_of(self, key: Key) -> list[int]:
+        """Every graph that mentions ``key``, the latest first; [0] for none."""
+        return [self._latest.get(key, 0), *self._older.get(key, ())]
+
     def keys_of(self, graph: int) -> set[Key]:
         """The keys of ``graph`` that are still known."""
         return self._live.get(graph, set())
@@ -120,8 +124,6 @@ class GraphTable:
         Of those that live on only the older ones: desires of ``key`` are filed under the latest.
         """
         graph = self._latest.pop(key, 0)
-        if not graph:
-            return [], []
         older = self._older.pop(key, ())
         retired = [g for g in (graph, *older) if self._drop(g, key)]
         return retired, [g for g in older if g in self._live]

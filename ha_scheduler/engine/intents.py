@@ -12,6 +12,7 @@ been reported and there is nothing to keep.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from time import time
@@ -33,6 +34,7 @@ from ha_scheduler.engine.graphs import (
 )
 from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.engine.recorder import Recorder, key_parts
+from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.ledger.records import (
     ClientLeft,
@@ -70,6 +72,7 @@ class Intents:
     sessions: Sessions
     session_of: dict[str, str]
     scattered: set[Key]
+    replay: Replay
     tasks: dict[Key, Any]
     clients: dict[str, Any]
     client_comms: dict[str, Any]
@@ -77,7 +80,9 @@ class Intents:
     generation: float
     _last_time: float
     _desires_implied = False
+    _scatter_committed: asyncio.Event | None = None  # of the latest scattering
     _touched: list[Any]
+    _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
 
     # Graphs
 
@@ -87,7 +92,8 @@ class Intents:
         """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
         session = self.session_of.get(client, "")
         if ha_sequence and self.sessions.answered(session, ha_sequence):
-            self._acknowledge(client, ha_sequence)
+            if (session, ha_sequence) not in self._uncommitted:
+                self._acknowledge(client, ha_sequence)
             return
         header, frames = serialized_frames(expr_ser)
         request = GraphRequest(session, ha_sequence, header, frames)
@@ -107,7 +113,12 @@ class Intents:
         graph = 0
         if self.recorder is not None and request is not None:
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
-        return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
+        try:
+            return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
+        except Exception:
+            if self.recorder is not None and graph:
+                self.recorder.retired(graph)
+            raise
 
     def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
@@ -170,7 +181,13 @@ class Intents:
         session, sequence = request.session, request.sequence
         record = GraphSubmitted(graph, client, session, sequence, payload, blob, parts)
         self.sessions.apply(record)
-        recorder.append(record, on_commit=lambda: self._acknowledge(client, sequence))
+        self._uncommitted.add((session, sequence))
+
+        def committed() -> None:
+            self._uncommitted.discard((session, sequence))
+            self._acknowledge(client, sequence)
+
+        recorder.append(record, on_commit=committed)
 
     def _acknowledge(self, client: str, sequence: int) -> None:
         comm = self.client_comms.get(client)
@@ -219,7 +236,7 @@ class Intents:
         it. One whose task has its outcome, or was forgotten with it, would be held for ever.
         """
         ts = self.tasks.get(key)
-        return ts is not None and ts.state not in ("memory", "erred")
+        return ts is not None and ts.state in ("waiting", "queued", "no-worker", "processing")
 
     def _record_desires(self, recorder: Recorder, keys: Collection[Key], client: str) -> None:
         cs = self.clients.get(client)
@@ -245,6 +262,7 @@ class Intents:
     def _remove_key(self, key: Key) -> None:
         """A key is forgotten: its graph may be retired."""
         super()._remove_key(key)  # type: ignore[misc]
+        self.replay.errors.pop(key, None)
         recorder = self.recorder
         retired, living = self.graphs.forget(key)
         if recorder is not None:
@@ -274,7 +292,7 @@ class Intents:
     def _propagate_erred(self, ts: Any, *, cause: Key | None = None, **kwargs: Any) -> Any:
         """An error is the outcome of ``ts``; only the blamed task's is recorded."""
         result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
-        if self.recorder is not None and cause == ts.key:
+        if self.recorder is not None and ts.exception_blame is ts:
             payload = encode_error(ts)
             self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
         return result
@@ -284,8 +302,16 @@ class Intents:
         retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
         if self.recorder is not None:
             for key in retried:
-                self.recorder.append(Retried(self.graphs.graph_of(key), (encode_key(key),)))
+                for graph in self.graphs.graphs_of(key):  # the error is filed under one of them
+                    self.recorder.append(Retried(graph, (encode_key(key),)))
         return retried
+
+    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, and then committed: what was answered is expected after a failover."""
+        result = await super().scatter(*args, **kwargs)  # type: ignore[misc]
+        if self._scatter_committed is not None:
+            await self._scatter_committed.wait()
+        return result
 
     def update_data(
         self,
@@ -296,7 +322,10 @@ class Intents:
     ) -> None:
         """Data was scattered: only its holders can bring it back."""
         if self.recorder is not None:
-            for part in key_parts(who_has):
+            committed = self._scatter_committed = asyncio.Event()
+            *parts, last = key_parts(who_has) if who_has else [()]
+            for part in parts:
                 self.recorder.append(Scattered(client or "", part))
+            self.recorder.append(Scattered(client or "", last), on_commit=committed.set)
         self.scattered.update(who_has)
         super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]

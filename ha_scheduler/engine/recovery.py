@@ -9,7 +9,11 @@ goes on, so that all reports are adopted before the first decision is taken.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Iterable
+
+logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 5.0  # a worker that is alive reports within a fraction of a second
 
@@ -56,5 +60,14 @@ class Recovery:
             return
         if self._window is not None:
             self._window.cancel()
-        self._on_open()
+        try:
+            self._on_open()
+        except Exception:
+            # Half of the reports are adopted: nobody may be served from such a state.
+            logger.critical(
+                "The recovery failed; this engine exits.",
+                exc_info=True,
+                extra={"action": "recovery-failed"},
+            )
+            os._exit(1)
         self._opened.set()

@@ -79,10 +79,13 @@ class Replay:
     def _of_the_cluster(self, record: Record) -> None:
         scheduler = self._scheduler
         match record:
-            case records.WorkerJoined(address):
+            case records.WorkerJoined(address, name):
                 self.workers[address] = record
+                scheduler.aliases[decode_key(name)] = address  # restrictions may name it
             case records.WorkerLeft(address):
-                self.workers.pop(address, None)
+                left = self.workers.pop(address, None)
+                if left is not None:
+                    scheduler.aliases.pop(decode_key(left.name), None)
             case records.ClientJoined(client, session):
                 self._client(client)
                 if session:
@@ -120,9 +123,19 @@ class Replay:
     def _graph(self, record: records.GraphSubmitted) -> None:
         scheduler = self._scheduler
         payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
-        with collecting.paused():
-            form, decisions = decode_graph(payload)
-            dsk, by_type = self._materialise(form, decisions)
+        try:
+            with collecting.paused():
+                form, decisions = decode_graph(payload)
+                dsk, by_type = self._materialise(form, decisions)
+        except Exception:
+            # The leader could: a module that was uploaded to it alone, or another environment here.
+            # Its keys are unknown to us, and their clients will be told so if we ever lead.
+            logger.exception(
+                "Graph %x cannot be read here; install on all peers what its client uses.",
+                record.graph,
+                extra={"action": "graph-unreadable"},
+            )
+            return
         if key_digest(dsk) != decisions["digest"]:
             raise ReplayDivergedError(
                 f"this engine made other tasks of graph {record.graph:#x} than its leader did; "
@@ -130,7 +143,49 @@ class Replay:
             )
         self._client(record.client)
         self._prepare(decisions)
-        scheduler.make_tasks(
+        self._know_inputs(dsk)
+        self._make_tasks(record, dsk, by_type, decisions)
+        if len(dsk) >= collecting.LARGE_TASKS:
+            collecting.spare_present()
+        if self._rebuilding:
+            keys = list(scheduler.graphs.keys_of(record.graph))
+            scheduler.client_desires_keys(keys=keys, client=_KEEPER)
+
+    def _know_inputs(self, dsk: dict[Key, Any]) -> None:
+        """Inputs of the graph that are no longer known were data, scattered and given up since."""
+        scheduler = self._scheduler
+        for spec in dsk.values():
+            for key in spec.dependencies:
+                if key not in dsk and key not in scheduler.tasks:
+                    scheduler.new_task(key, None, "memory")
+                    scheduler.scattered.add(key)
+
+    def _make_tasks(
+        self,
+        record: records.GraphSubmitted,
+        dsk: dict[Key, Any],
+        by_type: Any,
+        decisions: dict[str, Any],
+    ) -> None:
+        try:
+            self._make_tasks_as_decided(record, dsk, by_type, decisions)
+        except Exception:
+            # As on the leader, which told the client and retires the graph.
+            logger.warning(
+                "Graph %x cannot be made into tasks.",
+                record.graph,
+                exc_info=True,
+                extra={"action": "graph-refused"},
+            )
+
+    def _make_tasks_as_decided(
+        self,
+        record: records.GraphSubmitted,
+        dsk: dict[Key, Any],
+        by_type: Any,
+        decisions: dict[str, Any],
+    ) -> None:
+        self._scheduler.make_tasks(
             record.graph,
             start=decisions["start"],
             dsk=dsk,
@@ -147,11 +202,6 @@ class Replay:
             fifo_timeout=decisions["fifo_timeout"],
             code=decisions["code"],
         )
-        if len(dsk) >= collecting.LARGE_TASKS:
-            collecting.spare_present()
-        if self._rebuilding:
-            keys = list(scheduler.graphs.keys_of(record.graph))
-            scheduler.client_desires_keys(keys=keys, client=_KEEPER)
 
     def _prepare(self, decisions: dict[str, Any]) -> None:
         """Put back what the leader's decisions depended on."""
@@ -228,11 +278,17 @@ class Replay:
             self._desired(client, keys)
 
     def _forget_scattered(self, key: Key) -> None:
+        """The leader forgot scattered data.
+
+        What depends on it may be finished there and never is here, where it would be forgotten
+        with its input. So it stays until ``settle``, when what is finished is known to be.
+        """
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
-        if ts is not None and key in scheduler.scattered and not ts.who_wants:
+        if ts is None or key not in scheduler.scattered:
+            scheduler.scattered.discard(key)
+        elif not (ts.dependents or ts.who_wants):
             scheduler.transitions({key: "forgotten"}, _STIMULUS)
-        scheduler.scattered.discard(key)
 
     # At the takeover, when the workers' reports have been adopted
 

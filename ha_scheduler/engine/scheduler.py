@@ -21,6 +21,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import distributed.scheduler as upstream
@@ -76,7 +77,10 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._reports = {}
         self._following = set()
         self._touched: list[Any] = []
+        self._uncommitted: set[tuple[str, int]] = set()
         self._awaited_clients: set[str] = set()
+        self._leaving = {}
+        self._served = {}
         self._on_mark: OnMark = lambda phase, detail: None
         self._keep_state = True
         self._first_finished = False
@@ -103,6 +107,9 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._on_mark = on_mark
         TaskState._run_id_iterator = itertools.count(term << 32)
         self._last_time = min(self._last_time, time.time())
+        self.aliases.clear()  # those of the ledger; workers bring their own
+        for ts in self.unrunnable:
+            self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term)
         self._address = self.contact_address  # None: where the port is bound (core.py:599)
         await self

@@ -33,6 +33,7 @@ class Values:
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self._pickled: dict[tuple[str, Any], bytes] = {}
+        self._on_its_way: dict[tuple[str, Any], asyncio.Event] = {}
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
         """A follower learns of a value, or (None) that it is gone."""
@@ -59,7 +60,12 @@ class Values:
         """Record the value that is now under ``key``, if it changed, and wait for the commit."""
         committed = asyncio.Event()
         if self._append(space, key, committed.set):
+            self._on_its_way[space, key] = committed
             await committed.wait()
+            if self._on_its_way.get((space, key)) is committed:
+                del self._on_its_way[space, key]
+        elif earlier := self._on_its_way.get((space, key)):
+            await earlier.wait()
 
     def write_soon(self, space: str, key: Any) -> None:
         """Record the value that is now under ``key``, if it changed."""

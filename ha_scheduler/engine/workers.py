@@ -38,6 +38,8 @@ CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
 RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
 
+# What upstream removes a worker with when it sends to a stream that has closed (6278, 6320)
+_SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
@@ -134,6 +136,10 @@ class Workers:
         """
         ws = self.workers[worker]
         if worker in self._following and ws.status in _MAY_COME_BACK:
+            # Upstream removes a worker to whose closed stream it sends; one that has not started
+            # takes what is sent, and the worker's report on its return makes up for it.
+            stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+            self.stream_comms[worker] = stream
             self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")  # type: ignore[attr-defined]
             if await self._lives(worker):
                 await asyncio.sleep(RETURN_SECONDS)
@@ -184,6 +190,9 @@ class Workers:
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         """Remove a worker, and stop expecting it."""
         known = address in self.workers
+        stimulus_id = str(kwargs.get("stimulus_id", ""))
+        if address in self._following and stimulus_id.startswith(_SEND_FAILED):
+            return "already-removed"  # the end of its stream is about to be noticed
         self._reports.pop(address, None)
         self._following.discard(address)
         self.adoption.forget_worker(address)
@@ -237,8 +246,40 @@ class Workers:
                     return {}, {}, {}
             elif key in adoption.claims:
                 adoption.finish_claims([ts], stimulus_id)
+                adoption.claims.pop(key, None)  # one that cannot be placed is over now
         return super().stimulus_task_finished(  # type: ignore[misc]
             worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
+        )
+
+    def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
+        """As upstream's; an orphan that failed is no longer running, and will be run again."""
+        self.adoption.stopped_early(key, worker)
+        return super().stimulus_task_erred(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
+        )
+
+    def _reschedule(self, key: Key, worker: str | None = None, **kwargs: Any) -> Any:
+        """As upstream's; an orphan that was given back is no longer running."""
+        self.adoption.stopped_early(key, worker or "")
+        return super()._reschedule(key, worker, **kwargs)  # type: ignore[misc]
+
+    def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
+        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it."""
+        if self.adoption.orphans:
+            keys = [key for key in keys if not self.adoption.keep_copy(key, worker)]
+        return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
+        """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
+        held = self.adoption.orphans.memory
+        orphans = {key: list(held[key]) for key in keys if key in held}
+        if orphans:
+            self.stream_comms[worker].send(
+                {"op": "refresh-who-has", "who_has": orphans, "stimulus_id": stimulus_id}
+            )
+        rest = [key for key in keys if key not in orphans]
+        super().handle_request_refresh_who_has(  # type: ignore[misc]
+            keys=rest, worker=worker, stimulus_id=stimulus_id
         )
 
     def _add_to_processing(self, ts: Any, ws: Any, stimulus_id: str) -> Any:

@@ -235,7 +235,8 @@ class SchedulerLink:
             try:
                 accepted = await self._register()
                 await self._established(accepted)
-                return
+                if self.phase is Phase.UP:
+                    return  # else it was left again while its plugins were installed
             except Exception as error:
                 self._complain(error)
             if time.monotonic() > deadline:

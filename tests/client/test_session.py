@@ -13,6 +13,7 @@ import pytest
 from distributed import fire_and_forget
 
 from client_replay import Client, JournalFull
+from client_replay.client import UNKNOWN_KEYS
 from client_replay.journal import Journal
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, forget_cells
@@ -172,7 +173,9 @@ def test_a_key_submitted_after_the_resume_is_not_cancelled_by_the_answer_to_it()
             client.scheduler_comm.abort()
             await until(lambda: leader.said("ha-resume"))
             new = client.submit(int, key="new")
-            await leader.tell({"op": "cancelled-keys", "keys": ["old", "new"], "reason": "unknown"})
+            await leader.tell(
+                {"op": "cancelled-keys", "keys": ["old", "new"], "reason": UNKNOWN_KEYS}
+            )
             await until(lambda: old.status == "cancelled")
             assert new.status == "pending"
         await leader.die()

@@ -13,7 +13,7 @@ from distributed import fire_and_forget, get_client, worker_client
 
 from ha_scheduler.ledger.records import Erred
 from ha_scheduler.worker.link import Phase
-from tests.engine.conftest import eventually, pair, run
+from tests.engine.conftest import end, eventually, pair, rebuild, run
 
 runs: Counter[Any] = Counter()
 gate = threading.Event()
@@ -392,3 +392,84 @@ def slow_identity(frame: Any) -> Any:
     runs["part"] += 1
     time.sleep(0.05)
     return frame
+
+
+def test_a_result_outlives_the_scattered_data_that_it_was_made_of() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            data = await both.client.scatter(5)
+            result = both.client.submit(work, data)
+            await result
+            data.release()
+            await eventually(lambda: len(both.leader.tasks) == 1)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert await result == 6
+            assert runs == {5: 1}
+            leader.validate_state()
+            await end(rebuild(both.log.records))
+
+    run(test)
+
+
+def test_a_graph_that_cannot_be_made_into_tasks_does_not_stop_its_followers() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            bad = both.client.submit(work, 1, priority="high")
+            assert isinstance(await bad.exception(), TypeError)
+            good = both.client.submit(work, 2)
+            await good
+            await both.kill_leader()
+            await both.take_over()
+            assert await good == 3
+            await end(rebuild(both.log.records))
+
+    run(test)
+
+
+def test_a_graph_on_lost_data_is_cancelled_and_does_not_hang() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            second = both.workers[1]
+            lost = await both.client.scatter(3, workers=[second.address])
+            both.workers.remove(second)
+            await second.close()
+            await eventually(lambda: second.address not in both.leader.workers)
+            future = both.client.submit(work, lost)
+            await eventually(lambda: future.status == "cancelled")
+
+    run(test)
+
+
+def test_an_error_of_a_former_run_does_not_befall_a_later_one() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            futures = both.client.get(failing_graph(), "top", sync=False)
+            assert isinstance(await futures.exception(), KeyError)
+            futures.release()
+            await eventually(lambda: not both.leader.tasks)
+            mended.set()
+            again = both.client.get(failing_graph(), "top", sync=False)
+            await eventually(lambda: runs["low"] == 2)
+            await both.kill_leader()
+            await both.take_over()
+            gate.set()
+            assert await again == 2
+            mended.clear()
+
+    run(test)
+
+
+mended = threading.Event()
+
+
+def low() -> int:
+    runs["low"] += 1
+    if not mended.is_set():
+        raise KeyError("not yet")
+    gate.wait(30)
+    return 1
+
+
+def failing_graph() -> dict[str, Any]:
+    return {"low": (low,), "top": (work, "low")}
