@@ -16,7 +16,10 @@ def test_the_command_line_reference_is_that_of_the_commands() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+PAGES = ("README.md", "docs/architecture.md", "docs/figures.md", "docs/testing.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_that_exist(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
@@ -25,6 +28,6 @@ def test_links_lead_to_files_that_exist(page: str) -> None:
 
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in ("README.md", "docs/testing.md"):
+    for page in PAGES:
         named = set(re.findall(r"\bmake ([a-z][a-z-]*)`", (ROOT / page).read_text()))
         assert named <= targets

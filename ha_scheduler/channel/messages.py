@@ -11,7 +11,8 @@ shortest sequence of records that rebuilds it), then ``CaughtUp``. From then on 
 record follows as it commits; one that this engine itself proposed comes back without its bytes.
 
 Beside the channel the two share one page of memory (``lease.py``): the daemon writes how long its
-leadership is certain, and an active engine writes nothing to a worker or client after that moment.
+leadership is certain, and an active engine writes nothing to the stream of a worker or client, and
+answers no request, after that moment.
 """
 
 from __future__ import annotations
