@@ -197,8 +197,9 @@ def test_close_from_the_leader_closes() -> None:
 
 def test_a_leader_of_a_later_term_that_calls_is_joined_at_once() -> None:
     async def test() -> None:
-        old, new = await ScriptedLeader(term=1).open(), await ScriptedLeader(term=2).open()
-        async with joined(old, new.port) as worker, distributed.core.rpc(worker.address) as call:
+        old, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+        async with joined(old, port) as worker, distributed.core.rpc(worker.address) as call:
+            new = await ScriptedLeader(term=2).open(port)  # not before: it would be found at once
             stale = await getattr(call, "ha-leader")(term=0, address=new.address, leader="x")
             assert stale == {"status": "stale", "term": 1}
             answer = await getattr(call, "ha-leader")(term=2, address=new.address, leader="new")
