@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from distributed import Client, Worker
 
 from client_replay import Client as HAClient
+from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.fold import fold
@@ -95,15 +95,6 @@ def run(test: Callable[[], Awaitable[Any]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 class Pair:
     """A leader and its follower-to-be in one event loop, with workers and a client that follow.
 
@@ -111,7 +102,7 @@ class Pair:
     """
 
     def __init__(self) -> None:
-        self.ports = free_ports(2)
+        self.ports = free_ports("127.0.0.1", 2)
         self.address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.log = KeptLog()
         self.marks: dict[str, dict[str, Any]] = {}

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ha_scheduler.deploy import ports
+
 ROOT = Path(__file__).parents[2]
 ENGINE = Path(__file__).with_name("filelog_engine.py")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Ports that no connection will take for its own end before they are used."""
+    return ports.free_ports("127.0.0.1", count)
 
 
 def eventually(condition: Callable[[], Any], within_s: float, what: str) -> Any:
