@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.peer.cell import Cell, parse_peers
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.tls import client_context
@@ -43,16 +44,6 @@ def within(seconds: float, probe: Callable[[], T | None], every: float = 0.005) 
 def report(text: str) -> None:
     """A measured figure, shown by ``pytest -s``."""
     sys.stdout.write(f"[{text}] ")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 class Connection:
@@ -97,7 +88,7 @@ class ToyCell:
     def __init__(self, base: Path, *, names: str = "abc", tls: bool = True, **given: Any) -> None:
         self.base, self.tls, self.given = base, tls, given
         self.names = tuple(names)
-        ports = free_ports(2 * len(names))
+        ports = free_ports("127.0.0.1", 2 * len(names))
         self.ports = dict(zip(self.names, ports, strict=False))
         dask = ports[len(names) :]
         self.peers = ",".join(
