@@ -60,7 +60,26 @@ class Clients:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
         await self.recovery.opened()
         comm.name = "Scheduler->Client"
-        served = await self._end_former_stream(client)
+        served = asyncio.Event()
+        before, self._served[client] = self._served.get(client), served
+        try:
+            await self._end_former_stream(client, before)
+            await self._serve_client(comm, client, versions)
+        finally:
+            served.set()
+            if self._served.get(client) is served:
+                del self._served[client]
+                self._client_lost(client)
+
+    async def _end_former_stream(self, client: str, served: asyncio.Event | None) -> None:
+        """Two streams of one client must not be handled side by side."""
+        former = self.client_comms.pop(client, None)
+        if former is not None:
+            former.abort()
+        if served is not None:
+            await served.wait()
+
+    async def _serve_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
         fenced = FencedComm(comm, self.lease)
         # Alone in its message: a client takes the first message for the answer to its registration
         # (client.py:1589), and one that the ledger knows may be sent more at once.
@@ -69,22 +88,9 @@ class Clients:
         try:
             await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
         finally:
-            served.set()
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
-                self._client_lost(client)
             stream.abort()
-
-    async def _end_former_stream(self, client: str) -> asyncio.Event:
-        """Two streams of one client must not be handled side by side; the event ends this one."""
-        former = self.client_comms.pop(client, None)
-        if former is not None:
-            former.abort()
-        served = asyncio.Event()
-        before, self._served[client] = self._served.get(client), served
-        if before is not None:
-            await before.wait()
-        return served
 
     def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
         leaving = self._leaving.pop(client, None)

@@ -89,16 +89,21 @@ class Workers:
         """A worker of ours lost its connection and is back: it never left."""
         logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
         self.stream_comms[address].abort()
-        self.stream_comms[address] = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+        stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+        self.stream_comms[address] = stream
         self._reports[address] = (report, status)
-        await comm.write(
-            {
-                "status": "OK",
-                "time": time(),
-                "heartbeat-interval": heartbeat_interval(len(self.workers)),
-                "worker-plugins": self.worker_plugins,  # type: ignore[attr-defined]
-            }
-        )
+        answer = {
+            "status": "OK",
+            "time": time(),
+            "heartbeat-interval": heartbeat_interval(len(self.workers)),
+            "worker-plugins": self.worker_plugins,  # type: ignore[attr-defined]
+        }
+        try:
+            await comm.write(answer)
+        except OSError:
+            if self.stream_comms.get(address) is stream:
+                await self._connection_lost(address, stream)
+            raise
         await self.handle_worker(comm, address)
 
     async def add_worker(self, comm: Any, **fields: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from distributed import fire_and_forget, get_client, worker_client
+from distributed.comm import connect
 
 from ha_scheduler.ledger.records import Erred
 from ha_scheduler.worker.link import Phase
@@ -473,3 +474,33 @@ def low() -> int:
 
 def failing_graph() -> dict[str, Any]:
     return {"low": (low,), "top": (work, "low")}
+
+
+class Switch:
+    """A lease that a test holds."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def valid(self) -> bool:
+        return self.on
+
+
+def test_a_client_that_vanished_while_it_registered_can_register_again() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            leader = both.leader
+            leader.lease = lease = Switch()
+            message = {"op": "register-client", "client": "Client-x", "reply": False}
+            first = await connect(leader.address)
+            await first.write({**message, "versions": {}})
+            await eventually(lambda: "Client-x" in leader._served)
+            first.abort()
+            second = await connect(leader.address)
+            await second.write({**message, "versions": {}})
+            lease.on = True
+            assert await second.read() == ({"op": "stream-start"},)
+            second.abort()
+            await eventually(lambda: not leader._served.keys() - {both.client.id})
+
+    run(test)
