@@ -60,6 +60,7 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
             settings.data_dir,
             cell=settings.cell.identity,
             peer=settings.name,
+            peer_id=settings.peer_id,
             membership=_membership(settings),
             create=True,
             on_durable=bridge,

@@ -1,7 +1,8 @@
 """Opening the LMDB environment: identity first, then everything else; and what its errors mean.
 
 Guarantee: an environment of another cell, another peer or a newer release is left exactly as it
-was found. A creation that was interrupted before its identity was committed is begun again.
+was found. A creation that was interrupted before its identity was committed is begun again. One of
+an older release is migrated before anything else is read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ha_scheduler.storage.errors import (
     NewerFormat,
 )
 from ha_scheduler.storage.log_table import LogDbs
+from ha_scheduler.storage.migrations import migrate
 from ha_scheduler.storage.schema import (
     APPLIED,
     DATABASES_MAX,
@@ -44,9 +46,19 @@ FULL_BELOW_BYTES = 16 * 1024 * 1024  # bytes free below which an I/O error means
 
 
 @dataclass(frozen=True, slots=True)
-class Databases:
-    """The environment and the handles of its databases."""
+class Identity:
+    """Whose disk it is. A peer keeps its name for life; ``peer_id``, its Raft id, is the disk's."""
 
+    cell: str
+    peer: str
+    peer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The environment, the handles of its databases, and the Raft id of this disk."""
+
+    peer_id: int
     env: Any
     log: Any
     peer: Any
@@ -56,20 +68,29 @@ class Databases:
 
 def open_environment(
     directory: DataDirectory,
-    cell: str,
-    peer: str,
+    wanted: Identity,
     create: bool,
     membership: Membership | None,
     map_bytes: int,
 ) -> Databases:
-    """The environment of ``peer`` of ``cell``. Raises ``StorageError``."""
+    """The environment of ``wanted``, whose id serves where the disk has none yet.
+
+    Raises ``StorageError``.
+    """
     env = _open(directory, map_bytes)
     try:
-        if not _has_identity(env, directory, cell, peer):
-            if not create:
-                raise DataDirectoryMissing(directory.path)
-            _create(env, directory, cell, peer, membership or Membership(()))
-        return _databases(env, directory)
+        found = _identity(env, directory, wanted.cell, wanted.peer)
+        if found is None and not create:
+            raise DataDirectoryMissing(directory.path)
+        try:
+            if found is None:
+                _create(env, directory, wanted, membership or Membership(()))
+            elif found[0] < FORMAT_VERSION:
+                peer_db = env.open_db(PEER_DB, create=False)
+                migrate(env, peer_db, directory.path, found[0], wanted.peer_id)
+            return _databases(env, directory)
+        except (lmdb.Error, OSError) as error:
+            raise write_failure(directory, error) from error
     except BaseException:
         env.close()
         raise
@@ -87,7 +108,7 @@ def check_identity(path: Path, cell: str, peer: str) -> None:
     try:
         env = _open(directory, MAP_BYTES, readonly=True)
         try:
-            _has_identity(env, directory, cell, peer)
+            _identity(env, directory, cell, peer)
         finally:
             env.close()
     finally:
@@ -141,16 +162,16 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
         raise DiskFailed(directory.path, str(error)) from error
 
 
-def _has_identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> bool:
-    """Whether the environment is this peer's. Raises if it is another's; False if it is new."""
+def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
+    """The identity's fields, the format first; None if it is new. Raises if it is another's."""
     try:
         with env.begin() as txn:
             db = env.open_db(PEER_DB, txn=txn, create=False)
             found = get_fields(txn, db, directory.path, IDENTITY)
     except lmdb.NotFoundError:
-        return False
+        return None
     if found is None:
-        return False
+        return None
     version, found_cell, found_peer = found[:3]
     if version > FORMAT_VERSION:
         raise NewerFormat(directory.path, version, FORMAT_VERSION)
@@ -160,18 +181,16 @@ def _has_identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> b
             f"peer {found_peer!r} of cell {found_cell!r}",
             f"peer {peer!r} of cell {cell!r}",
         )
-    return True
+    return found
 
 
-def _create(
-    env: Any, directory: DataDirectory, cell: str, peer: str, membership: Membership
-) -> None:
+def _create(env: Any, directory: DataDirectory, own: Identity, membership: Membership) -> None:
     """Every database and the first rows in one transaction."""
     with env.begin(write=True) as txn:
         for name in (LOG_DB, *TABLE_DBS.values()):
             env.open_db(name, txn=txn, create=True)
         db = env.open_db(PEER_DB, txn=txn, create=True)
-        put_fields(txn, db, IDENTITY, (FORMAT_VERSION, cell, peer))
+        put_fields(txn, db, IDENTITY, (FORMAT_VERSION, own.cell, own.peer, own.peer_id))
         put_fields(txn, db, HARD_STATE, (0, 0, 0))
         put_fields(txn, db, APPLIED, (0, 0, membership.voters, membership.learners))
     directory.sync()
@@ -180,7 +199,9 @@ def _create(
 def _databases(env: Any, directory: DataDirectory) -> Databases:
     log, peer = env.open_db(LOG_DB, create=False), env.open_db(PEER_DB, create=False)
     tables = {table: env.open_db(name, create=True) for table, name in TABLE_DBS.items()}
-    return Databases(env, log, peer, tables, LogDbs(log, peer, directory.path))
+    with env.begin() as txn:
+        _, _, _, peer_id = get_fields(txn, peer, directory.path, IDENTITY)
+    return Databases(peer_id, env, log, peer, tables, LogDbs(log, peer, directory.path))
 
 
 def _required(txn: Any, dbs: Databases, key: bytes) -> Any:

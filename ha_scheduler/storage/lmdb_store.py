@@ -30,6 +30,7 @@ from ha_scheduler.storage.directory import RESERVE_BYTES, DataDirectory
 from ha_scheduler.storage.environment import (
     MAP_BYTES,
     Databases,
+    Identity,
     open_environment,
     read_applied,
     read_hard_state,
@@ -82,6 +83,7 @@ class LmdbStore:
         *,
         cell: str,
         peer: str,
+        peer_id: int,
         create: bool,
         on_durable: OnDurable,
         membership: Membership | None = None,
@@ -92,12 +94,15 @@ class LmdbStore:
         """Open the directory of ``peer`` of ``cell``, verify it, and start the writer.
 
         ``create``: make a new one if there is none; its log begins with ``membership`` (a peer
-        that joins a cell gives none and learns it from the leader). Raises ``StorageError``.
+        that joins a cell gives none and learns it from the leader). ``peer_id`` becomes the Raft
+        id of a disk that has none; one that has keeps its own. Raises ``StorageError``.
         """
         directory = DataDirectory(path, create=create, reserve_bytes=reserve_bytes)
         dbs: Databases | None = None
         try:
-            dbs = open_environment(directory, cell, peer, create, membership, map_bytes)
+            dbs = open_environment(
+                directory, Identity(cell, peer, peer_id), create, membership, map_bytes
+            )
             store = cls(directory, dbs, on_durable, recent_bytes_max)
         except BaseException:
             if dbs is not None:
@@ -128,6 +133,11 @@ class LmdbStore:
 
     def applied(self) -> int:
         return self._view.applied()
+
+    @property
+    def peer_id(self) -> int:
+        """The Raft id of this disk: it votes under this one, whatever was asked for."""
+        return self._dbs.peer_id
 
     @property
     def stats(self) -> WriterStats:

@@ -25,14 +25,14 @@ from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.raft import Entry, EntryKind
 from ha_scheduler.storage.errors import CorruptLedger, CorruptLog
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # see migrations.py
 
 LOG_DB = b"log"
 PEER_DB = b"peer"
 TABLE_DBS = {table: b"t." + table.encode() for table in TABLES}
 DATABASES_MAX = 64  # named databases of an environment; room for tables of later releases
 
-IDENTITY = b"identity"  # (format version, cell, peer)
+IDENTITY = b"identity"  # (format version, cell, peer, peer id)
 HARD_STATE = b"hard_state"  # (term, vote, commit)
 APPLIED = b"applied"  # (index, term, voters, learners)
 COMPACTED = b"compacted"  # (index, term, crc of the last row that is gone)

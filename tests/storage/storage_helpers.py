@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from ha_scheduler.ledger import records as r
-from ha_scheduler.raft import Entry, EntryKind, HardState
-from ha_scheduler.storage import MemoryStore, PeerStore, WriteBatch
+from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
+from ha_scheduler.storage import LmdbStore, MemoryStore, PeerStore, WriteBatch
 
 DEADLINE_S = 10.0  # seconds; only ever reached by a failing test
 
@@ -65,3 +66,16 @@ def state(term: int = 1, vote: int = 0, commit: int = 0) -> HardState:
 
 def value(name: bytes, data: bytes = b"v") -> bytes:
     return r.encode(r.ValueSet("space", name, data, 0, 0, 0, "", 0))
+
+
+def open_store(path: Path, caller: Caller | None = None, **options: Any) -> LmdbStore:
+    settings: dict[str, Any] = {
+        "cell": "cell",
+        "peer": "a",
+        "peer_id": 7,
+        "create": True,
+        "on_durable": (caller or Caller()).on_durable,
+        "membership": Membership((1,)),
+        "reserve_bytes": 0,
+    }
+    return LmdbStore.open(path, **(settings | options))

@@ -63,6 +63,7 @@ class LmdbCase:
             self.path,
             cell="cell",
             peer="a",
+            peer_id=7,
             create=create,
             on_durable=self.caller.on_durable,
             membership=THREE,

@@ -16,24 +16,21 @@ from typing import Any
 
 import lmdb
 import pytest
-from storage_helpers import Caller, entries, entry, state, value
+from storage_helpers import Caller, entries, entry, open_store, state, value
 
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
-from ha_scheduler.raft import Membership
 from ha_scheduler.storage import (
     CorruptData,
     CorruptLedger,
     CorruptLog,
     DataDirectoryLocked,
-    DataDirectoryMissing,
     DiskFailed,
     DiskFull,
     ForeignDataDirectory,
     LmdbStore,
-    NewerFormat,
     SnapshotInstall,
     StoreOverloaded,
     WriteBatch,
@@ -41,30 +38,16 @@ from ha_scheduler.storage import (
     writer,
 )
 from ha_scheduler.storage.lmdb_tables import LmdbTables
-from ha_scheduler.storage.schema import IDENTITY, put_fields
 
 NO_LIMIT = 1 << 40
 ROUNDS_OF_KILLS = 5
-
-
-def open_store(path: Path, caller: Caller | None = None, **options: Any) -> LmdbStore:
-    settings: dict[str, Any] = {
-        "cell": "cell",
-        "peer": "a",
-        "create": True,
-        "on_durable": (caller or Caller()).on_durable,
-        "membership": Membership((1,)),
-        "reserve_bytes": 0,
-    }
-    return LmdbStore.open(path, **(settings | options))
 
 
 _COMMITTER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from storage_helpers import Caller, entry, state, value
-from test_storage_lmdb import open_store
+from storage_helpers import Caller, entry, open_store, state, value
 caller = Caller()
 store = open_store(Path(sys.argv[1]), caller)
 while True:
@@ -209,31 +192,6 @@ def test_looking_at_a_directory_says_whose_it_is_and_writes_nothing(tmp_path: Pa
     with pytest.raises(ForeignDataDirectory, match="peer 'a' of cell 'cell'"):
         check_identity(data, "cell", "b")
     assert {path.name: path.read_bytes() for path in data.iterdir()} == before
-
-
-def test_a_directory_of_a_newer_release_is_refused_untouched(tmp_path: Path) -> None:
-    open_store(tmp_path).close()
-    with lmdb.open(str(tmp_path), max_dbs=64) as env:
-        db = env.open_db(b"peer")
-        with env.begin(write=True) as txn:
-            put_fields(txn, db, IDENTITY, (99, "cell", "a", "what later releases add"))
-    before = (tmp_path / "data.mdb").read_bytes()
-    with pytest.raises(NewerFormat, match="format 99"):
-        open_store(tmp_path)
-    assert (tmp_path / "data.mdb").read_bytes() == before
-
-
-def test_an_absent_directory_is_not_created_unless_asked(tmp_path: Path) -> None:
-    with pytest.raises(DataDirectoryMissing, match="correct the path"):
-        open_store(tmp_path / "absent", create=False)
-    assert not (tmp_path / "absent").exists()
-
-
-def test_a_creation_interrupted_before_its_identity_is_begun_again(tmp_path: Path) -> None:
-    lmdb.open(str(tmp_path), max_dbs=64, lib_version=0).close()
-    with pytest.raises(DataDirectoryMissing):
-        open_store(tmp_path, create=False)
-    open_store(tmp_path).close()
 
 
 def test_a_full_map_ends_the_writing_and_keeps_what_was_committed(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""From the file formats of earlier releases to today's.
+
+Guarantee: a directory is migrated in one transaction or not at all: a process that is killed in the
+middle leaves the older format, and the next start begins again. There is no way back, and an older
+release refuses what this one has written (``NewerFormat``).
+
+Order: the caller holds the lock and knows that the directory is its own. Each step takes the format
+before it; the format version moves in the same transaction as what it describes.
+
+    1   first release
+    2   the identity holds the Raft id of the disk. In format 1 it followed from the peer's name, so
+        a peer that came back with an empty disk had the id, and the votes, of the lost one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ha_scheduler.storage.schema import FORMAT_VERSION, IDENTITY, get_fields, put_fields
+
+Step = Callable[[Any, Any, Path, int], None]
+"""Transaction, handle of the peer's own rows, directory, the Raft id for a disk without one."""
+
+
+def migrate(env: Any, peer_db: Any, path: Path, found: int, peer_id: int) -> None:
+    """Bring the format ``found`` up to date. Raises ``lmdb.Error`` and ``CorruptLedger``."""
+    with env.begin(write=True) as txn:
+        for version in range(found, FORMAT_VERSION):
+            STEPS[version](txn, peer_db, path, peer_id)
+
+
+def _add_peer_id(txn: Any, peer_db: Any, path: Path, peer_id: int) -> None:
+    _, cell, peer = get_fields(txn, peer_db, path, IDENTITY)
+    put_fields(txn, peer_db, IDENTITY, (2, cell, peer, peer_id))
+
+
+STEPS: dict[int, Step] = {1: _add_peer_id}
