@@ -144,7 +144,10 @@ class _Daemon:
         dialer = Dialer(settings.cell.identity, settings.name, self._security, _check_peer)
         node = RawNode(_config(settings), store, random.SystemRandom(), store.applied())
         self._replica = Replica(settings, store, contact)
-        self._driver = Driver(node, store, self._replica, contact, timing.tick_s)
+        call_soon = asyncio.get_running_loop().call_soon
+        self._driver = Driver(
+            node, store, self._replica, contact, timing.tick_s, call_soon=call_soon
+        )
         self._links = Links(
             own_id,
             others,

@@ -12,7 +12,8 @@ Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says
 
 Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
 only, so that it hears who leads before it stands for election. All ticks that are due are counted
-*before* a message is taken in; ``contact.py`` rests on that.
+*before* a message is taken in; ``contact.py`` rests on that. The clock and the loop's ``call_soon``
+are injected: a simulation drives this very code.
 
 Any error of the store, or a contradiction in the log, is final: ``on_fatal``, and the process ends.
 """
@@ -23,7 +24,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,7 +74,15 @@ class Driver:
     """Owns the core; everything else asks it."""
 
     def __init__(
-        self, node: RawNode, store: PeerStore, events: DriverEvents, contact: Contact, tick_s: float
+        self,
+        node: RawNode,
+        store: PeerStore,
+        events: DriverEvents,
+        contact: Contact,
+        tick_s: float,
+        *,
+        call_soon: Callable[[Callable[[], None]], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
         self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
@@ -83,11 +92,12 @@ class Driver:
         self._events = events
         self._contact = contact
         self._tick_s = tick_s
-        self._ticked_at = time.monotonic()
+        self._call_soon = call_soon
+        self._clock = clock
+        self._ticked_at = clock()
         self._in_flight: deque[_InFlight] = deque()
         self._scheduled = False
         self._stopped = False
-        self._loop = asyncio.get_running_loop()
 
     # -- what others ask for
 
@@ -128,7 +138,7 @@ class Driver:
         """Measure how long a leader was silent, from its first message of the term on."""
         if message.source != self.node.leader or message.term != self.node.term:
             return
-        now, (term, heard_at) = time.monotonic(), self._leader_heard
+        now, (term, heard_at) = self._clock(), self._leader_heard
         if term == message.term:
             self.leader_gap_s_max = max(self.leader_gap_s_max, now - heard_at)
         self._leader_heard = (message.term, now)
@@ -150,25 +160,29 @@ class Driver:
         """Until when our leadership is certain (CLOCK_MONOTONIC), or 0.0."""
         if self._stopped or self.node.role is not Role.LEADER:
             return 0.0
-        return self._contact.certain_until(self.node.membership.voters, time.monotonic())
+        return self._contact.certain_until(self.node.membership.voters, self._clock())
 
     # -- time
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        self._ticked_at = time.monotonic()
+        self._ticked_at = self._clock()
         while not self._stopped:
-            self._advance_clock()
-            self._schedule()
-            wait_s = self._ticked_at + self._tick_s - time.monotonic()
-            await asyncio.sleep(max(wait_s, 0.0))
+            wait_s = self.wake()
+            await asyncio.sleep(wait_s)
+
+    def wake(self) -> float:
+        """Count the ticks that are due. Returns the seconds until the next one."""
+        self._advance_clock()
+        self._schedule()
+        return max(self._ticked_at + self._tick_s - self._clock(), 0.0)
 
     def stop(self) -> None:
         """Nothing more leaves this peer."""
         self._stopped = True
 
     def _advance_clock(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         due = int((now - self._ticked_at) / self._tick_s)
         if due <= 0:
             return
@@ -185,7 +199,7 @@ class Driver:
     def _schedule(self) -> None:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
-            self._loop.call_soon(self._pump)
+            self._call_soon(self._pump)
 
     def _pump(self) -> None:
         self._scheduled = False
@@ -210,7 +224,7 @@ class Driver:
             self._events.on_committed(ready.committed)
 
     def _send(self, messages: tuple[Message, ...]) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for message in messages:
             self._contact.sent(message, now)
             self._events.on_send(message)

@@ -79,21 +79,35 @@ def open_environment(
     """
     env = _open(directory, map_bytes)
     try:
-        found = _identity(env, directory, wanted.cell, wanted.peer)
-        if found is None and not create:
-            raise DataDirectoryMissing(directory.path)
-        try:
-            if found is None:
-                _create(env, directory, wanted, membership or Membership(()))
-            elif found[0] < FORMAT_VERSION:
-                peer_db = env.open_db(PEER_DB, create=False)
-                migrate(env, peer_db, directory.path, found[0], wanted.peer_id)
-            return _databases(env, directory)
-        except (lmdb.Error, OSError) as error:
-            raise write_failure(directory, error) from error
+        return databases_of(env, directory, wanted, create, membership)
     except BaseException:
         env.close()
         raise
+
+
+def databases_of(
+    env: Any,
+    directory: DataDirectory,
+    wanted: Identity,
+    create: bool,
+    membership: Membership | None,
+) -> Databases:
+    """The databases of an open environment; a new one becomes ``wanted``'s, an old one is migrated.
+
+    Raises ``StorageError``.
+    """
+    found = _identity(env, directory, wanted.cell, wanted.peer)
+    if found is None and not create:
+        raise DataDirectoryMissing(directory.path)
+    try:
+        if found is None:
+            _create(env, directory, wanted, membership or Membership(()))
+        elif found[0] < FORMAT_VERSION:
+            peer_db = env.open_db(PEER_DB, create=False)
+            migrate(env, peer_db, directory.path, found[0], wanted.peer_id)
+        return _databases(env, directory)
+    except (lmdb.Error, OSError) as error:
+        raise write_failure(directory, error) from error
 
 
 def check_identity(path: Path, cell: str, peer: str) -> None:
