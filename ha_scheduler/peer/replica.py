@@ -143,6 +143,7 @@ class Replica:
             apply=ready.committed,
             applied_index=applied,
             compact_to=compact_to,
+            must_sync=ready.must_sync,
         )
 
     def on_contact(self) -> None:

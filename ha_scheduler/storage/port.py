@@ -50,7 +50,8 @@ class WriteBatch:
     entries, durable already or in this batch, that continue the applied index without a gap and end
     at ``applied_index``; the normal ones are folded into the ledger, and ``membership`` is the one
     in force after them (None: unchanged). ``compact_to``: the log up to and including this applied
-    index is no longer needed.
+    index is no longer needed. ``must_sync``: false when ``hard_state`` brings at most a newer
+    commit index, which no answer to another peer waits for.
     """
 
     number: int
@@ -61,11 +62,14 @@ class WriteBatch:
     applied_index: int | None = None
     membership: Membership | None = None
     compact_to: int | None = None
+    must_sync: bool = True
 
     @property
     def is_urgent(self) -> bool:
-        """Whether somebody waits for it. Applying and compacting may wait for company."""
-        return bool(self.entries) or self.hard_state is not None or self.snapshot is not None
+        """Whether somebody waits for it. Applying, compacting and a newer commit index may wait
+        for company."""
+        writes = bool(self.entries) or self.hard_state is not None or self.snapshot is not None
+        return self.must_sync and writes
 
     @property
     def size_bytes(self) -> int:

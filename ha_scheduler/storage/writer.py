@@ -26,7 +26,7 @@ TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # bytes of a group; bounds the latency
 COMPANY_WAIT_S = 0.002  # seconds that a batch nobody waits for waits for one that somebody does
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WriterStats:
     """What the writer has done so far. ``commit_s`` is put and fsync together."""
 
@@ -37,16 +37,13 @@ class WriterStats:
     commit_s_max: float = 0.0
     commit_s_last: float = 0.0
 
-    def after(self, group: Sequence[WriteBatch], took_s: float) -> WriterStats:
-        return replace(
-            self,
-            transactions=self.transactions + 1,
-            batches=self.batches + len(group),
-            entries=self.entries + sum(len(batch.entries) for batch in group),
-            commit_s_total=self.commit_s_total + took_s,
-            commit_s_max=max(self.commit_s_max, took_s),
-            commit_s_last=took_s,
-        )
+    def add(self, group: Sequence[WriteBatch], took_s: float) -> None:
+        self.transactions += 1
+        self.batches += len(group)
+        self.entries += sum(len(batch.entries) for batch in group)
+        self.commit_s_total += took_s
+        self.commit_s_max = max(self.commit_s_max, took_s)
+        self.commit_s_last = took_s
 
 
 class Writer:
@@ -69,7 +66,7 @@ class Writer:
 
     @property
     def stats(self) -> WriterStats:
-        return self._stats
+        return replace(self._stats)
 
     @property
     def failure(self) -> Exception | None:
@@ -121,7 +118,7 @@ class Writer:
         except Exception as error:
             self._failure = error
         else:
-            self._stats = self._stats.after(group, perf_counter() - began)
+            self._stats.add(group, perf_counter() - began)
 
     def _next_group(self) -> list[WriteBatch]:
         """Everything queued, within the limits; empty when closed and done."""

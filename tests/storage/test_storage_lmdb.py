@@ -279,6 +279,22 @@ def test_batches_submitted_during_an_fsync_share_the_next_one(
     store.close()
 
 
+def test_a_newer_commit_index_takes_no_fsync_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "COMPANY_WAIT_S", 60.0)
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    caller.write(store, hard_state=state(1, 0, 0), entries=entries(1, 1))
+    commit = {"hard_state": state(1, 0, 1), "apply": entries(1, 1), "applied_index": 1}
+    caller.submit(store, **commit, must_sync=False)
+    caller.write(store, entries=entries(2, 2))
+    assert store.stats.transactions == 2
+    caller.write(store, hard_state=state(2, 1, 1))
+    assert store.stats.transactions == 3, "a vote waits for nobody"
+    store.close()
+
+
 def test_the_queue_is_bounded_and_a_refused_batch_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
