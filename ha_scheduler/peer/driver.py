@@ -246,8 +246,9 @@ class Driver:
             return
         self._store.settle(number)
         for item in self._in_flight:
-            if item.ready.number <= number:
-                item.durable = True
+            if item.ready.number > number:
+                break
+            item.durable = True
         try:
             self._complete()
         except Exception as failure:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
@@ -148,8 +148,7 @@ class Feed:
                 if not entries:
                     await more.wait()
                     continue
-                for entry in entries:
-                    self._send(entry)
+                self._send(entries)
                 await self._engine.drain()
         except CompactedError as error:
             self._engine.kill(f"it is too far behind to be fed: {error}")
@@ -168,17 +167,23 @@ class Feed:
         self._engine.send(CaughtUp(self.cursor))
         self._send_due()
 
-    def _send(self, entry: Entry) -> None:
-        if entry.kind is EntryKind.NORMAL and entry.data:
-            number = self._number_of(entry)
-            self._engine.send(Committed(entry.index, number, b"" if number else entry.data))
-        self.cursor = entry.index
-        if self._after:
-            self._send_due()
+    def _send(self, entries: Sequence[Entry]) -> None:
+        """What the engine is to know of these entries, in one write."""
+        batch: list[ChannelMessage] = []
+        for entry in entries:
+            if entry.kind is EntryKind.NORMAL and entry.data:
+                number = self._number_of(entry)
+                batch.append(Committed(entry.index, number, b"" if number else entry.data))
+            self.cursor = entry.index
+            batch += self._due()
+        self._engine.send(*batch)
 
     def _send_due(self) -> None:
+        self._engine.send(*self._due())
+
+    def _due(self) -> Iterator[ChannelMessage]:
         while self._live and self._after and self._after[0][0] <= self.cursor:
-            self._engine.send(self._after.popleft()[1])
+            yield self._after.popleft()[1]
 
     async def _breathe(self, size: int) -> None:
         self._unyielded_bytes += size + RECORD_OVERHEAD_BYTES

@@ -41,6 +41,8 @@ BACKOFF_MAX_S = 1.0  # a peer that is back is dialled within this time
 USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (TCP_USER_TIMEOUT)
 STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
 SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
+SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
+WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
 
 logger = logging.getLogger(__name__)
 
@@ -208,13 +210,22 @@ class Line:
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         while True:
             while self._queue:
-                (kind, value), size = self._queue.popleft()
-                self._queued_bytes -= size
-                body = message_to_wire(value) if isinstance(value, Message) else value
-                writer.write(wire.pack((kind, body)))
+                writer.write(self._frames())
                 await writer.drain()
             self._some.clear()
             await self._some.wait()
+
+    def _frames(self) -> bytes:
+        """The next frames: one write, one TLS record and one wake-up of the other peer for all."""
+        frames: list[bytes] = []
+        total = 0
+        while self._queue and total < WRITE_BYTES:
+            (kind, value), size = self._queue.popleft()
+            self._queued_bytes -= size
+            body = message_to_wire(value) if isinstance(value, Message) else value
+            frames.append(wire.pack((kind, body)))
+            total += len(frames[-1])
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
 
 class Links:
@@ -270,17 +281,25 @@ class Links:
         for (peer, _), line in self._lines.items():
             if peer == source:
                 line.nudge()
+        frames, loop = wire.FrameReader(reader), asyncio.get_running_loop()
         silence_s = SILENCE_MAX_S if channel is Channel.CONTROL else None
-        while True:
-            async with asyncio.timeout(silence_s):
-                frame = await wire.read_frame(reader)
-            if not isinstance(frame, tuple) or len(frame) != 2:
-                raise wire.WireError("a frame of a peer is a pair")
-            kind, body = frame
-            if kind == "raft":
-                self._take(source, body)
-            elif kind == "gossip":
-                self._hear(source, body)
+        async with asyncio.timeout(silence_s) as silence:
+            heard_at = loop.time()
+            while True:
+                for frame in await frames.some():
+                    self._hand_on(source, frame)
+                if silence_s is not None and loop.time() - heard_at > SILENCE_STEP_S:
+                    heard_at = loop.time()
+                    silence.reschedule(heard_at + silence_s)
+
+    def _hand_on(self, source: int, frame: Any) -> None:
+        if not isinstance(frame, tuple) or len(frame) != 2:
+            raise wire.WireError("a frame of a peer is a pair")
+        kind, body = frame
+        if kind == "raft":
+            self._take(source, body)
+        elif kind == "gossip":
+            self._hear(source, body)
 
     def _hear(self, source: int, news: Any) -> None:
         try:

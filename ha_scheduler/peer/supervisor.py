@@ -84,10 +84,10 @@ class Engine(asyncio.Protocol):
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
-    def send(self, message: ChannelMessage) -> None:
-        """Queue one message; the caller keeps the queue short with ``drain``."""
+    def send(self, *batch: ChannelMessage) -> None:
+        """Queue messages in one write; the caller keeps the queue short with ``drain``."""
         if self._transport is not None and not self._ended:
-            self._transport.write(framing.encode(message))
+            self._transport.write(b"".join(map(framing.encode, batch)))
 
     def ping(self, number: int) -> None:
         """Ask whether it has read everything so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -76,3 +77,33 @@ def test_a_line_is_bounded_in_frames_and_in_bytes(line: Line) -> None:
     small.connected = True
     assert all(small.put("raft", ()) for _ in range(CONTROL_FRAMES_MAX))
     assert not small.put("raft", ())
+
+
+def read_all(pieces: list[bytes]) -> list[Any]:
+    """What a ``FrameReader`` gives for a stream that arrives in ``pieces``, until its end."""
+
+    async def run() -> list[Any]:
+        reader = asyncio.StreamReader()
+        frames, values = wire.FrameReader(reader, 1000), []
+        for piece in pieces:
+            reader.feed_data(piece)
+        reader.feed_eof()
+        with contextlib.suppress(EOFError):
+            while True:
+                values += await frames.some()
+        return values
+
+    return asyncio.run(run())
+
+
+def test_many_frames_are_read_however_the_stream_is_cut() -> None:
+    values = [(n, bytes(n)) for n in range(50)]
+    stream = b"".join(map(wire.pack, values))
+    assert read_all([stream]) == values
+    assert read_all([stream[n : n + 1] for n in range(len(stream))]) == values
+    assert read_all([stream[:-1]]) == values[:-1], "what breaks off was never sent"
+
+
+def test_a_frame_over_the_limit_among_others_is_refused() -> None:
+    with pytest.raises(wire.WireError, match="over the limit"):
+        read_all([wire.pack(1), (2000).to_bytes(4, "big")])
