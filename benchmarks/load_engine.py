@@ -1,0 +1,248 @@
+"""An engine that is nothing but load: it proposes payloads and measures when they commit.
+
+The daemon starts it in place of the real one (``--channel-fd N --lease-fd M``). A payload is
+written as the real engine writes one: as one record, or, when it is large, in parts ahead of the
+record that names them (``Recorder.append_blob``). Its latency is the time from the first of its
+proposals to the moment at which this process is told that the last has committed.
+
+It does as it is told over a Unix socket (one JSON line in, one out) and tells what happens to it in
+datagrams to another, so that whoever measures waits for events and never polls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import percentile
+from ha_scheduler.channel import framing, messages
+from ha_scheduler.channel.lease import Lease
+from ha_scheduler.engine.recorder import CommitTracker, OnCommit, Recorder
+from ha_scheduler.ledger import records
+
+INLINE_BYTES_MAX = 256 * 1024  # as engine/graphs.py has it: a larger payload travels in parts
+LEDGER_BYTES = 64 * 1024 * 1024  # payloads replace each other above this size of the ledger
+NAMES_MAX = 1000
+MARK = "mark"  # the space of the records by which all engines say how far they are
+MARK_WITHIN = 16  # bytes of an encoded record that hold its space
+READ_BYTES = 1024 * 1024
+
+
+class Load:
+    """One order: keep ``outstanding`` payloads of ``size`` bytes in flight."""
+
+    def __init__(self, order: dict[str, Any], answer: socket.socket) -> None:
+        self.size = int(order["size"])
+        self.outstanding = int(order["outstanding"])
+        self.count = int(order["count"])  # at most so many
+        self.deadline = time.monotonic() + float(order["seconds"])
+        self.least = int(order.get("least", 1))
+        self.names = int(order.get("names") or max(2, min(NAMES_MAX, LEDGER_BYTES // self.size)))
+        self.answer = answer
+        self.payload = os.urandom(self.size)
+        self.began = time.monotonic()
+        self.cpu = time.process_time()
+        self.sent = 0
+        self.latencies: list[float] = []
+
+    @property
+    def wants_more(self) -> bool:
+        in_time = time.monotonic() < self.deadline or self.sent < self.least
+        return self.sent < self.count and in_time
+
+    def result(self) -> dict[str, Any]:
+        took = time.monotonic() - self.began
+        return {
+            "payloads": len(self.latencies),
+            "seconds": took,
+            "p50": percentile(self.latencies, 0.5),
+            "p99": percentile(self.latencies, 0.99),
+            "max": max(self.latencies),
+            "engine_cpu": time.process_time() - self.cpu,
+        }
+
+
+class LoadEngine:
+    """One engine of one peer; a ``Log`` for its recorder."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._decoder = framing.Decoder()
+        self._out = bytearray()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, self._read)
+        self._tracker = CommitTracker()
+        self._recorder: Recorder | None = None
+        self._load: Load | None = None
+        self._marks: dict[int, str] = {}  # our own marks, which come back without their bytes
+        self._ended = False
+        self._name = ""
+        self._events: socket.socket | None = None
+        self._live = 0  # records committed since this engine caught up
+        self._values: set[bytes] = set()
+
+    # -- the channel
+
+    def run(self) -> None:
+        while not self._ended:
+            for key, mask in self._selector.select():
+                if mask & selectors.EVENT_WRITE:
+                    self._flush()
+                if mask & selectors.EVENT_READ:
+                    key.data(key.fileobj)
+
+    def _send(self, message: messages.ToDaemon) -> None:
+        self._out += framing.encode(message)
+
+    def _flush(self) -> None:
+        while self._out:
+            try:
+                sent = self._channel.send(memoryview(self._out)[:READ_BYTES])
+            except BlockingIOError:
+                break
+            del self._out[:sent]
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+        self._selector.modify(self._channel, wanted, self._read)
+
+    def _read(self, _: object) -> None:
+        data = self._channel.recv(READ_BYTES)
+        self._ended = not data
+        for message in self._decoder.feed(data):
+            self._handle(message)
+        if self._load is not None:
+            self._fill()
+        self._flush()
+
+    def _handle(self, message: messages.ChannelMessage) -> None:
+        match message:
+            case messages.Committed(index, proposal, data):
+                self._committed(index, proposal, data)
+            case messages.Ping(number):
+                self._send(messages.Pong(number))
+            case messages.Welcome(_, name, _, options):
+                self._welcome(name, Path(options["directory"]))
+            case messages.CaughtUp(index):
+                self._send(messages.Ready(""))
+                self._tell("caught_up", index=index, values=len(self._values))
+            case messages.Activate(term, marks):
+                self._activate(term, marks)
+
+    def _committed(self, index: int, proposal: int, data: bytes) -> None:
+        self._live += index > 0
+        if proposal:
+            self._tracker.committed(proposal)
+            mark = self._marks.pop(proposal, "")
+            if mark:
+                self._tell("mark", mark=mark, live=self._live)
+        elif index and MARK.encode() in data[:MARK_WITHIN]:
+            record = records.decode(data)
+            if isinstance(record, records.ValueSet) and record.space == MARK:
+                self._tell("mark", mark=record.name.decode(), live=self._live)
+        elif not index:
+            record = records.decode(data)
+            if isinstance(record, records.ValueSet):
+                self._values.add(record.name)
+
+    def _welcome(self, name: str, directory: Path) -> None:
+        self._name = name
+        self._events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._events.connect(str(directory / "events"))
+        path = directory / f"{name}.orders"
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        listener.listen()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+
+    def _activate(self, term: int, marks: dict[str, float]) -> None:
+        self._recorder = Recorder(self, term)
+        self._tell("activated", term=term, marks=marks)
+        self._send(messages.Serving(term, f"load://{self._name}:{term}"))
+        self._put(f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
+
+    # -- what it is told, and what it tells
+
+    def _tell(self, event: str, **detail: Any) -> None:
+        assert self._events is not None
+        line = {"event": event, "t": time.monotonic(), "name": self._name, **detail}
+        self._events.send(json.dumps(line).encode())
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self._obey(json.loads(connection.makefile("rb").readline()), connection)
+        self._flush()
+
+    def _obey(self, order: dict[str, Any], connection: socket.socket) -> None:
+        match order["op"]:
+            case "load":
+                self._load = Load(order, connection)
+                self._fill()
+            case "mark":
+                assert self._recorder is not None
+                self._mark(order["mark"])
+                connection.close()
+
+    def _mark(self, mark: str) -> None:
+        assert self._recorder is not None
+        record = records.ValueSet(MARK, mark.encode(), b"", 0, 0, 0, "", 0)
+        self._recorder.append(record, lambda: None)
+        self._marks[self._last] = mark
+
+    # -- the load
+
+    def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
+        """For the recorder."""
+        self._last = self._tracker.number(on_commit)
+        self._send(messages.Propose(self._last, data))
+
+    def _put(self, name: str, value: bytes, on_commit: OnCommit) -> None:
+        assert self._recorder is not None
+        blob = parts = 0
+        if len(value) > INLINE_BYTES_MAX:
+            blob, parts = self._recorder.append_blob(value)
+            value = b""
+        record = records.ValueSet(
+            "load", name.encode(), value, blob, parts, self._recorder.term, "", 0
+        )
+        self._recorder.append(record, on_commit)
+
+    def _fill(self) -> None:
+        load = self._load
+        assert load is not None
+        while load.wants_more and load.sent - len(load.latencies) < load.outstanding:
+            load.sent += 1
+            began = time.monotonic()
+            self._put(
+                f"value-{load.sent % load.names}",
+                load.payload,
+                lambda began=began: load.latencies.append(time.monotonic() - began),  # type: ignore[misc]
+            )
+        if len(load.latencies) == load.sent and not load.wants_more:
+            self._load = None
+            with load.answer:
+                load.answer.sendall(json.dumps(load.result()).encode() + b"\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel-fd", type=int)
+    parser.add_argument("--lease-fd", type=int)
+    arguments = parser.parse_args()
+    channel = socket.socket(fileno=arguments.channel_fd)
+    channel.setblocking(False)
+    Lease(arguments.lease_fd)  # this engine serves nobody, so it has nothing to hold back
+    try:
+        LoadEngine(channel).run()
+    except (ConnectionError, FileNotFoundError):
+        sys.exit(1)  # whoever measured is gone
+
+
+if __name__ == "__main__":
+    main()
