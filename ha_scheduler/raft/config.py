@@ -14,9 +14,12 @@ from .messages import PeerId
 KIB = 1024
 MIB = 1024 * KIB
 
-UNELECTABLE_PATIENCE = 3
-"""A peer that should not lead still campaigns after this many election timeouts without leader:
-a cell led by a peer whose engine is slow to start beats a cell without leader."""
+HIGHEST_PRIORITY = 2
+"""Of a peer in elections, and the default. One less means one election timeout later."""
+
+UNELECTABLE_PATIENCE = HIGHEST_PRIORITY + 1
+"""A peer that should not lead now stands this many election timeouts later than it would: after
+every peer that may. A cell led by a peer whose engine is slow to start beats one without leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,19 @@ class Config:
     #: Ticks without word from a leader before a follower campaigns; the actual timeout is drawn
     #: from [election_ticks, 2 * election_ticks). Must exceed the worst stall of a peer.
     election_ticks: int = 12
+    #: Who stands first when a leader is gone, 0 to `HIGHEST_PRIORITY`. The windows in which peers
+    #: of different priority stand do not overlap, so a lower one leads only if all higher ones
+    #: are gone or lag; it never moves leadership away from a leader that is well.
+    priority: int = HIGHEST_PRIORITY
     #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
     #: heartbeat costs the leadership.
     heartbeat_ticks: int = 2
     #: Ticks taken off the lease: covers the phase between two peers' ticks (1) and the drift of
     #: their clocks during one election timeout (the rest).
     lease_margin_ticks: int = 2
+    #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
+    #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
+    promotion_lag_ticks: int = 12
     #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
     pre_vote: bool = True
     #: A leader without contact to a quorum steps down; voters that hear a leader refuse
@@ -73,10 +83,13 @@ class Config:
                 f"lease_margin_ticks ({self.lease_margin_ticks}) must be at least 1 and less than "
                 f"election_ticks ({self.election_ticks})"
             )
+        if not 0 <= self.priority <= HIGHEST_PRIORITY:
+            raise ConfigError(f"priority is {self.priority}; use 0 to {HIGHEST_PRIORITY}")
         self._validate_limits()
 
     def _validate_limits(self) -> None:
         for name in (
+            "promotion_lag_ticks",
             "max_append_bytes",
             "max_inflight_messages",
             "max_inflight_bytes",

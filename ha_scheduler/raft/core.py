@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import random
 
-from .config import UNELECTABLE_PATIENCE, Config
+from .config import HIGHEST_PRIORITY, UNELECTABLE_PATIENCE, Config
 from .errors import InvariantViolationError, MalformedMessageError
 from .leader import Leader
 from .log import RaftLog
@@ -204,11 +204,22 @@ class Core:
         self._promised = max(0, self._promised - 1)
         if self._elapsed < self._timeout:
             return
-        patience = UNELECTABLE_PATIENCE * self._timeout
-        if self.promotable and (self.electable or self._without_leader >= patience):
+        if self.promotable and self._without_leader >= self._timeout + self._deference:
             self.campaign()
         else:
             self.leader = NO_PEER  # do not reset the timer: we must grant votes to others
+
+    @property
+    def _deference(self) -> int:
+        """Ticks by which this peer stands later than one that should lead.
+
+        Whole election timeouts: the timeouts drawn differ by less, so peers with a different
+        claim stand one after the other, and each has time to win before the next stands.
+        """
+        timeouts = HIGHEST_PRIORITY - self.config.priority
+        if not self.electable:
+            timeouts += UNELECTABLE_PATIENCE
+        return timeouts * self.config.election_ticks
 
     # -- messages --------------------------------------------------------------------------
 

@@ -28,11 +28,18 @@ from .errors import (
     TransferError,
 )
 from .log import RaftLog
-from .membership import MembershipChange, MembershipHistory, changed, encode_membership
+from .membership import (
+    ChangeKind,
+    MembershipChange,
+    MembershipHistory,
+    changed,
+    encode_membership,
+)
 from .messages import (
     NO_PEER,
     Entry,
     EntryKind,
+    Membership,
     Message,
     MessageKind,
     PeerId,
@@ -69,6 +76,8 @@ class Leader:
         self._outbox = outbox
         self._answer_read = answer_read
         self._now = 0  # ticks since the election
+        # The end of the log at each of the last ticks: what a learner must have to be promoted.
+        self._log_ends = deque([log.last_index], maxlen=config.promotion_lag_ticks + 1)
         self._round = 1  # of heartbeats; 0 would mean "answers nothing of this term"
         self._since_heartbeat = 0
         self._since_quorum_check = 0
@@ -93,13 +102,14 @@ class Leader:
         """Whether no other peer can have become leader yet, as far as ticks can tell."""
         if not self._config.check_quorum or not self._transfers_settled():
             return False
-        return self._quorum_age() < self._config.election_ticks - self._config.lease_margin_ticks
+        age = self._quorum_age(self._history.current)
+        return age < self._config.election_ticks - self._config.lease_margin_ticks
 
-    def _quorum_age(self) -> int:
+    def _quorum_age(self, membership: Membership) -> int:
         """Ticks since this leader sent the newest message that a quorum has answered."""
         sent = {peer: progress.acked_tick for peer, progress in self.progress.items()}
         sent[self._id] = self._now
-        return self._now - agreed_value(self._history.current.voters, sent)
+        return self._now - agreed_value(membership.voters, sent)
 
     def _transfers_settled(self) -> bool:
         """Whether every TIMEOUT_NOW ever sent can have no effect any more."""
@@ -114,6 +124,7 @@ class Leader:
     def tick(self) -> bool:
         """One tick passed. False: this leader has lost its quorum and must step down."""
         self._now += 1
+        self._log_ends.append(self._log.last_index)
         self._since_heartbeat += 1
         self._since_quorum_check += 1
         if self._config.check_quorum and not self._still_has_quorum():
@@ -125,7 +136,8 @@ class Leader:
 
     def _still_has_quorum(self) -> bool:
         timeout = self._config.election_ticks
-        if self._config.prompt_step_down and min(self._quorum_age(), self._now) >= timeout:
+        age = min(self._quorum_age(self._history.current), self._now)
+        if self._config.prompt_step_down and age >= timeout:
             return False
         if self._since_quorum_check < timeout:
             return True
@@ -174,7 +186,46 @@ class Leader:
                 f"the change at {self._history.index} is not committed yet; one at a time"
             )
         after = changed(self._history.current, change)
+        if change.kind is ChangeKind.ADD_VOTER:
+            self._check_caught_up(change.peer)
+        self._check_live_quorum(after, change)
         return self._append([(EntryKind.CONF_CHANGE, encode_membership(after, change.context))])
+
+    def _check_caught_up(self, peer: PeerId) -> None:
+        """4.2.1: a voter that lacks much of the log may be the one that a majority waits for."""
+        progress = self.progress.get(peer)
+        if progress is None:
+            raise MembershipChangeError(
+                f"peer {peer} is no learner; add it as one first, to let it catch up"
+            )
+        silent = self._now - progress.acked_tick
+        if silent > self._config.promotion_lag_ticks:
+            raise MembershipChangeError(
+                f"learner {peer} has not answered anything sent in the last "
+                f"{self._config.promotion_lag_ticks} ticks (promotion_lag_ticks); is it up?"
+            )
+        if progress.match < self._log_ends[0]:
+            raise MembershipChangeError(
+                f"learner {peer} has the log up to {progress.match} of {self._log.last_index}; it "
+                f"must have what was there {len(self._log_ends) - 1} ticks ago, which ended at "
+                f"{self._log_ends[0]} (promotion_lag_ticks is {self._config.promotion_lag_ticks}); "
+                "retry later"
+            )
+
+    def _check_live_quorum(self, after: Membership, change: MembershipChange) -> None:
+        """A change that the remaining peers cannot commit would stop the cell, perhaps for good."""
+        age = self._quorum_age(after)
+        if age >= self._config.election_ticks:
+            heard = [
+                peer
+                for peer in after.voters
+                if peer == self._id
+                or self._now - self.progress[peer].acked_tick < self._config.election_ticks
+            ]
+            raise MembershipChangeError(
+                f"{change.kind.name} of peer {change.peer} would leave the voters {after.voters}, "
+                f"and of them only {heard} answered within an election timeout: no majority"
+            )
 
     def _check_accepting(self) -> None:
         if self.transferee != NO_PEER:
@@ -296,6 +347,8 @@ class Leader:
         if not progress.recently_active:
             return False  # nobody is there to take it
         snapshot = self._log.snapshot()
+        if snapshot is None:
+            return False  # we have none to give; the next response of the follower asks again
         progress.become_snapshot(snapshot.index)
         self._send(MessageKind.SNAPSHOT, peer, snapshot=snapshot)
         return True

@@ -96,9 +96,12 @@ class RaftLog:
     def has_undurable_entries(self) -> bool:
         return bool(self._tail)
 
-    def snapshot(self) -> SnapshotMeta:
-        """What a follower that needs compacted entries can be sent."""
-        return self._stable.snapshot() if self._snapshot is None else self._snapshot
+    def snapshot(self) -> SnapshotMeta | None:
+        """What a follower that needs compacted entries can be sent, if there is anything.
+
+        For leaders, who have no snapshot on its way to their own disk: they would not have stood.
+        """
+        return self._stable.snapshot()
 
     def term(self, index: int) -> int:
         if index >= self._offset:

@@ -29,7 +29,7 @@ class ChangeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MembershipChange:
-    """One step: add or promote a voter, add or demote to a learner, remove a peer.
+    """One step: promote a learner to voter, add a peer or demote a voter to learner, remove one.
 
     ``context`` travels with the entry for the daemon (a peer's name and address); the core
     does not look at it.

@@ -118,8 +118,8 @@ class RawNode:
 
     @property
     def electable(self) -> bool:
-        """Whether this peer should lead. If not, it votes, and campaigns only when nobody else
-        has led for three election timeouts."""
+        """Whether this peer should lead. If not, it votes, declines a transfer, and stands only
+        after all that should had their time (`Config.priority`, `UNELECTABLE_PATIENCE`)."""
         return self._core.electable
 
     @electable.setter

@@ -36,8 +36,12 @@ class LogReader(Protocol):
     def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
         """Entries of [lo, hi), cut so that they fit in ``max_bytes``, but at least one."""
 
-    def snapshot(self) -> SnapshotMeta:
-        """The newest snapshot that could be sent now: the applied state."""
+    def snapshot(self) -> SnapshotMeta | None:
+        """The newest snapshot that could be sent now: the applied state.
+
+        None: this peer has none to give, now or ever (a witness keeps no ledger). The follower
+        that needs one waits, and is offered it as soon as there is one.
+        """
 
 
 def limit_size(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:

@@ -10,11 +10,13 @@ import random
 from collections.abc import Callable, Iterable
 
 from ha_scheduler.raft import (
+    ChangeKind,
     Config,
     Entry,
     EntryKind,
     HardState,
     Membership,
+    MembershipChange,
     MemoryLog,
     Message,
     MessageKind,
@@ -60,7 +62,7 @@ class Peer:
 
     def apply(self, ready: Ready) -> None:
         for entry in ready.committed:
-            membership = self.log.snapshot().membership
+            membership = self.log.initial_state()[1]
             if entry.kind is EntryKind.CONF_CHANGE:
                 membership = decode_membership(entry.data)[0]
             self.applied.append(entry)
@@ -150,6 +152,13 @@ class Cell:
         self.settle()
         assert node.role is Role.LEADER, f"{peer_id} is {node.role} in term {node.term}"
         return node
+
+    def join(self, peer_id: int) -> None:
+        """A new peer, as the learner of the only leader, that has caught up."""
+        (leader,) = self.leaders()
+        self[leader].propose_membership(MembershipChange(ChangeKind.ADD_LEARNER, peer_id))
+        self.add_peer(peer_id, Membership(()))
+        self.tick(4)
 
     def leaders(self) -> list[int]:
         return [p for p, peer in self.peers.items() if peer.node.role is Role.LEADER]

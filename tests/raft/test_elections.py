@@ -315,7 +315,57 @@ def test_an_unelectable_peer_campaigns_when_nobody_else_does_for_three_timeouts(
     while node.role is Role.FOLLOWER:
         node.tick()
         ticks += 1
-    assert 36 <= ticks < 72
+    assert 48 <= ticks < 60
+
+
+@pytest.mark.parametrize(("priority", "electable"), [(2, True), (1, True), (0, True), (2, False)])
+def test_a_peer_of_lower_priority_stands_after_all_peers_of_a_higher_one(
+    priority: int, electable: bool
+) -> None:
+    """So it leads only where they are gone; that they are is waited for one timeout each."""
+    place = 2 - priority + (0 if electable else 3)
+    for seed in range(50):
+        node = node_of(seed=seed, priority=priority)
+        node.electable = electable
+        ticks = 0
+        while node.role is Role.FOLLOWER:
+            node.tick()
+            ticks += 1
+        assert 12 * (1 + place) <= ticks < 12 * (2 + place)
+
+
+def test_the_peer_of_the_highest_priority_is_elected() -> None:
+    cell = Cell(0)
+    for peer, priority in ((1, 0), (2, 2), (3, 1)):
+        cell.settings = {"priority": priority}
+        cell.add_peer(peer, THREE)
+    cell.tick(30)
+    assert cell.leaders() == [2]
+
+
+def test_the_peer_of_the_lowest_priority_leads_when_its_log_alone_is_complete() -> None:
+    """Priority orders candidates; it elects nobody whose log lags."""
+    cell = Cell(0)
+    for peer, priority, terms in ((1, 0, [1, 1]), (2, 2, [1]), (3, 1, [1])):
+        cell.settings = {"priority": priority}
+        cell.add_peer(peer, THREE, log_of(terms, THREE, term=1))
+    cell.isolate(3)
+    cell.tick(60)
+    assert cell.leaders() == [1]
+
+
+def test_a_peer_of_high_priority_that_comes_back_takes_nothing_away() -> None:
+    """Leadership moves only when it is lost, or handed over."""
+    cell = Cell(0)
+    for peer, priority in ((1, 0), (2, 2), (3, 0)):
+        cell.settings = {"priority": priority}
+        cell.add_peer(peer, THREE)
+    cell.elect(1)
+    cell.isolate(2)
+    cell.tick(50)
+    cell.heal()
+    cell.tick(50)
+    assert cell.leaders() == [1]
 
 
 def test_a_leader_without_quorum_steps_down_within_an_election_timeout() -> None:
@@ -345,6 +395,9 @@ def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
         {"lease_margin_ticks": 0},
         {"lease_margin_ticks": 12},
         {"max_append_bytes": 0},
+        {"promotion_lag_ticks": 0},
+        {"priority": -1},
+        {"priority": 3},
         {"max_inflight_bytes": 10},
         {"max_uncommitted_bytes": 10},
     ],

@@ -30,8 +30,8 @@ from .harness import Cell, log_of
 THREE = Membership((1, 2, 3))
 
 
-def add(peer: int, context: bytes = b"") -> MembershipChange:
-    return MembershipChange(ChangeKind.ADD_VOTER, peer, context)
+def add(peer: int) -> MembershipChange:
+    return MembershipChange(ChangeKind.ADD_VOTER, peer)
 
 
 def learn(peer: int) -> MembershipChange:
@@ -47,8 +47,8 @@ def test_a_new_membership_is_in_force_as_soon_as_it_is_appended() -> None:
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(2, 3)
-    leader.propose_membership(add(4))
-    assert leader.membership == Membership((1, 2, 3, 4))
+    leader.propose_membership(remove(3))
+    assert leader.membership == Membership((1, 2))
     assert leader.commit == 1
 
 
@@ -56,13 +56,15 @@ def test_the_new_majority_counts_for_the_change_itself() -> None:
     """4.1: C_new is committed by a majority of C_new."""
     cell = Cell(3)
     leader = cell.elect(1)
-    cell.isolate(2)
+    cell.join(4)
+    before = leader.commit
+    cell.isolate(2, 4)
     leader.propose_membership(add(4))
     cell.settle()
-    assert leader.commit == 1
+    assert leader.commit == before
     cell.heal()
     cell.tick(4)
-    assert leader.commit == 2
+    assert leader.commit == before + 1
 
 
 def test_a_second_change_waits_until_the_first_is_committed() -> None:
@@ -70,9 +72,9 @@ def test_a_second_change_waits_until_the_first_is_committed() -> None:
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(2, 3)
-    leader.propose_membership(add(4))
+    leader.propose_membership(learn(4))
     with pytest.raises(MembershipChangeError, match="one at a time"):
-        leader.propose_membership(add(5))
+        leader.propose_membership(learn(5))
 
 
 def test_a_change_inherited_from_an_older_leader_also_counts_as_pending() -> None:
@@ -86,7 +88,7 @@ def test_a_change_inherited_from_an_older_leader_also_counts_as_pending() -> Non
     cell.drop = lambda m: m.kind is MessageKind.APPEND
     cell.elect(1)
     with pytest.raises(MembershipChangeError):
-        cell[1].propose_membership(add(5))
+        cell[1].propose_membership(learn(5))
 
 
 def test_a_leader_first_commits_an_entry_of_its_own_term() -> None:
@@ -97,10 +99,10 @@ def test_a_leader_first_commits_an_entry_of_its_own_term() -> None:
     cell.settle()
     leader = cell[2]
     with pytest.raises(MembershipChangeError, match="erratum"):
-        leader.propose_membership(add(4))
+        leader.propose_membership(learn(4))
     cell.heal()
     cell.tick(4)
-    leader.propose_membership(add(4))
+    leader.propose_membership(learn(4))
 
 
 def test_a_truncated_change_brings_the_old_membership_back() -> None:
@@ -108,9 +110,9 @@ def test_a_truncated_change_brings_the_old_membership_back() -> None:
     cell = Cell(3, check_quorum=False)
     old = cell.elect(1)
     cell.isolate(1)
-    old.propose_membership(add(4))
+    old.propose_membership(learn(4))
     cell.settle()
-    assert old.membership.voters == (1, 2, 3, 4)
+    assert old.membership.learners == (4,)
     cell.elect(2)
     cell.heal()
     cell.tick(5)
@@ -122,10 +124,10 @@ def test_the_membership_of_the_log_is_in_force_after_a_restart() -> None:
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(2, 3)
-    leader.propose_membership(add(4))
+    leader.propose_membership(remove(3))
     cell.settle()
     cell.peers[1].restart()
-    assert cell[1].membership.voters == (1, 2, 3, 4)
+    assert cell[1].membership.voters == (1, 2)
     assert cell[1].applied == 1
 
 
@@ -142,6 +144,67 @@ def test_a_new_server_joins_as_learner_catches_up_and_becomes_voter() -> None:
     leader.propose_membership(add(4))
     cell.tick(5)
     assert cell[4].membership == Membership((1, 2, 3, 4))
+
+
+def test_a_peer_that_is_no_learner_yet_does_not_become_a_voter() -> None:
+    """4.2.1: it has nothing, and a majority that needs it would wait for all of the log."""
+    leader = Cell(3).elect(1)
+    leader.tick()
+    with pytest.raises(MembershipChangeError, match="peer 4 is no learner"):
+        leader.propose_membership(add(4))
+
+
+def test_a_learner_that_is_not_caught_up_does_not_become_a_voter() -> None:
+    """4.2.1: and the refusal gives the figures."""
+    cell = Cell(3, max_append_bytes=100, max_inflight_messages=1, max_inflight_bytes=100)
+    leader = cell.elect(1)
+    leader.propose_batch([b"x" * 68] * 50)
+    leader.propose_membership(learn(4))
+    cell.add_peer(4, Membership(()))
+    cell.tick(4)
+    cell.drop = lambda m: m.kind is MessageKind.APPEND and m.to == 4
+    cell.tick(20)
+    leader.propose_batch([b"y" * 68] * 50)
+    cell.tick(13)
+    with pytest.raises(MembershipChangeError, match=r"up to 52 of 102; .* ended at 102") as why:
+        leader.propose_membership(add(4))
+    assert "promotion_lag_ticks is 12" in str(why.value)
+    cell.heal()
+    cell.tick(110)
+    leader.propose_membership(add(4))
+
+
+def test_a_learner_that_keeps_up_is_promoted_though_it_never_has_the_last_entry() -> None:
+    """4.2.1: what counts is that it was up to date an election timeout ago."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.join(4)
+    leader.propose(b"not there yet")
+    assert leader.progress()[3].match < leader.last_index
+    leader.propose_membership(add(4))
+
+
+def test_a_learner_that_fell_silent_does_not_become_a_voter() -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.join(4)
+    cell.isolate(4)
+    cell.tick(15)
+    with pytest.raises(MembershipChangeError, match="not answered anything"):
+        leader.propose_membership(add(4))
+
+
+def test_a_change_that_leaves_no_majority_that_answers_is_refused() -> None:
+    """An operator who removes the wrong peer would stop the cell for good."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(3)
+    cell.tick(15)
+    with pytest.raises(MembershipChangeError, match=r"leave the voters \(1, 3\).*only \[1\]"):
+        leader.propose_membership(remove(2))
+    leader.propose_membership(remove(3))
+    cell.settle()
+    assert leader.membership == Membership((1, 2))
 
 
 def test_a_learner_does_not_count_for_commitment_nor_for_the_quorum() -> None:
@@ -233,9 +296,8 @@ def test_the_last_voter_stays(change: MembershipChange) -> None:
 def test_removing_an_unreachable_peer_lets_waiting_entries_commit() -> None:
     cell = Cell(2)
     leader = cell.elect(1)
+    cell.join(3)
     leader.propose_membership(add(3))
-    cell.settle()
-    assert leader.commit == 2
     cell.isolate(3)
     leader.propose(b"x")
     cell.settle()
@@ -246,10 +308,11 @@ def test_removing_an_unreachable_peer_lets_waiting_entries_commit() -> None:
 
 def test_the_context_of_a_change_reaches_every_peer() -> None:
     cell = Cell(3)
-    cell.elect(1).propose_membership(add(4, b"host:8786"))
+    change = MembershipChange(ChangeKind.ADD_LEARNER, 4, b"host:8786")
+    cell.elect(1).propose_membership(change)
     cell.tick(3)
     (entry,) = [e for e in cell.peers[3].applied if e.kind is EntryKind.CONF_CHANGE]
-    assert decode_membership(entry.data) == (Membership((1, 2, 3, 4)), b"host:8786")
+    assert decode_membership(entry.data) == (Membership((1, 2, 3), (4,)), b"host:8786")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x07" + bytes(8), b"\x01\x03" + bytes(7)])

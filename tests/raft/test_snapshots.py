@@ -72,6 +72,24 @@ def test_no_snapshot_is_sent_to_a_peer_that_does_not_answer() -> None:
     assert all(m.kind is not MessageKind.SNAPSHOT for m in cell.dropped)
 
 
+def test_a_leader_that_has_no_snapshot_to_give_lets_the_follower_wait() -> None:
+    """A witness that leads for a moment keeps no ledger. It goes on leading, and asks again."""
+    cell = lagging_cell()
+    log = cell.peers[1].log
+    given, log.snapshot = log.snapshot, lambda: None  # type: ignore[method-assign]
+    cell.heal()
+    cell.tick(30)
+    assert cell.leaders() == [1]
+    assert cell[3].commit == 1
+    assert cell[1].progress()[2].state is ProgressState.PROBE
+    cell[1].propose(b"the others go on")
+    cell.settle()
+    assert cell[2].commit == cell[1].commit == 12
+    log.snapshot = given  # type: ignore[method-assign]
+    cell.tick(4)
+    assert cell[3].commit == 12
+
+
 def test_a_snapshot_replaces_the_log_and_is_installed_before_anything_is_applied() -> None:
     node = follower(log_of([1, 1, 1], THREE, term=1))
     node.step(snapshot_message(9, 4))
