@@ -198,9 +198,12 @@ class Session:
             self._watch.start()
 
     def _find_cell(self, view: View) -> Cell:
-        """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP)."""
+        """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP).
+
+        It stays as it is if the leader names no address: then it is an engine that stands alone.
+        """
         scheduler = self._client.scheduler
-        if not addresses.is_ha(scheduler.address):
+        if view.addresses and not addresses.is_ha(scheduler.address):
             listed = (*view.addresses, addresses.parse_endpoint(scheduler.address))
             scheduler.addr = addresses.unparse(dict.fromkeys(listed))
         return cell_of(addresses.parse(scheduler.address))

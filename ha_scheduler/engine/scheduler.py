@@ -24,6 +24,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+import dask
 import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
@@ -59,7 +60,12 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
     """A scheduler whose state survives it."""
 
     def __init__(
-        self, *, cell: dict[str, Any] | None = None, lease: LeaseLike | None = None, **kwargs: Any
+        self,
+        *,
+        cell: dict[str, Any] | None = None,
+        lease: LeaseLike | None = None,
+        extensions: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         compat.install()
         self.term = 0
@@ -84,8 +90,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._on_mark: OnMark = lambda phase, detail: None
         self._keep_state = True
         self._first_finished = False
-        extensions = DEFAULT_EXTENSIONS | {"spans": Spans, "shuffle": Shuffles}
-        super().__init__(extensions=extensions, **kwargs)
+        super().__init__(extensions=_extensions(extensions), **kwargs)
         self._add_handlers()
 
     def _add_handlers(self) -> None:
@@ -102,6 +107,13 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self, term: int, log: Log, on_mark: OnMark, window_seconds: float = WINDOW_SECONDS
     ) -> None:
         """Lead in ``term``: bind the port and recover. Returns when clients may connect."""
+        self.prepare_to_lead(term, log, on_mark)
+        self._address = self.contact_address  # None: where the port is bound (core.py:599)
+        await self
+        self.recover(window_seconds)
+
+    def prepare_to_lead(self, term: int, log: Log, on_mark: OnMark) -> None:
+        """What comes before the port is bound."""
         collecting.spare_present()
         self.term = term
         self._on_mark = on_mark
@@ -111,8 +123,9 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         for ts in self.unrunnable:
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term)
-        self._address = self.contact_address  # None: where the port is bound (core.py:599)
-        await self
+
+    def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
+        """What comes after the port is bound: wait for the workers that the ledger names."""
         self.idle_since = time.time()
         expected = list(self.replay.workers)
         self._await_clients()
@@ -219,6 +232,15 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         logger.info("Closing all workers: %s.", reason, extra={"action": "close-workers"})
         for worker in list(self.workers):
             self.close_worker(worker)
+
+
+def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
+    """Upstream's choice of extensions (scheduler.py:4239), with ours in place of two of them."""
+    if chosen is None:
+        chosen = dict(DEFAULT_EXTENSIONS)
+        if not dask.config.get("distributed.scheduler.work-stealing"):
+            chosen.pop("stealing", None)
+    return chosen | {"spans": Spans, "shuffle": Shuffles}
 
 
 def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:

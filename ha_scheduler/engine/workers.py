@@ -7,8 +7,8 @@ to 5 and 31), and a connection that ends never removes the registration of a new
 Wire: ``ha-register-worker`` carries upstream's fields of ``register-worker`` and
 ``ha = {"term", "report", "plugins"}``; the reply is upstream's with
 ``ha = {"term", "cell", "leader", "watch", "addresses"}``, or ``{"status": "stale-leader", "term"}``
-for a worker that has seen a later term. A worker registers paused and gets its real status when it
-has been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
+for a worker that has seen a later term. A running worker registers as paused and becomes running
+when it has been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Workers:
     lease: LeaseLike
     recovery: Recovery
     adoption: Adoption
+    validate: bool
     workers: dict[str, Any]
     stream_comms: dict[str, Any]
     rpc: Any
@@ -81,8 +82,10 @@ class Workers:
             await self.remove_worker(address, stimulus_id=f"ha-replaced-{time()}", close=False)
         self._reports[address] = (report, status)
         self._following.add(address)
+        running = status == Status.running.name
+        first = Status.paused.name if running else status
         return await super().add_worker(  # type: ignore[misc]
-            fenced, address=address, status=Status.paused.name, **fields
+            fenced, address=address, status=first, **fields
         )
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
@@ -173,6 +176,8 @@ class Workers:
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         self.adoption.adopt({a: report for a, (report, _) in known.items()}, stimulus_id)
         settle(stimulus_id)
+        if self.validate:
+            self.validate_state()  # type: ignore[attr-defined]
         for address, (_, status) in known.items():
             self.handle_worker_status_change(  # type: ignore[attr-defined]
                 status, address, stimulus_id

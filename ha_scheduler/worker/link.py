@@ -337,10 +337,13 @@ class SchedulerLink:
             self._watch.start()
 
     def _find_cell(self, view: View) -> Cell:
-        """The cell of an ``ha://`` address; a plain address becomes one, for everybody."""
+        """The cell of an ``ha://`` address; a plain address becomes one, for everybody.
+
+        It stays as it is if the leader names no address: then it is an engine that stands alone.
+        """
         worker = self._worker
         known = worker.scheduler.address
-        if not addresses.is_ha(known):
+        if view.addresses and not addresses.is_ha(known):
             listed = (*view.addresses, addresses.parse_endpoint(known))
             worker.scheduler.addr = addresses.unparse(dict.fromkeys(listed))
             worker.execution_state["scheduler"] = worker.scheduler.address
