@@ -1,0 +1,89 @@
+"""One run of pytest over files of upstream, with the classes that the environment names.
+
+Started by ``tests.upstream.runner``. A process that one of the tests starts imports this module
+again as ``__mp_main__`` (multiprocessing/spawn.py), so our classes take the originals' place there
+too. Not named ``__main__``, which such a process would leave out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+CLASSES = "HA_UPSTREAM_CLASSES"  # "originals" or "ours"
+OUTCOMES = "HA_UPSTREAM_OUTCOMES"  # the file to which outcomes go, a line each
+SEVERITY = ("passed", "skipped", "xfail", "failed")  # of setup, call and teardown the worst counts
+DETAIL_CHARACTERS_MAX = 4_000
+
+
+if os.environ.get(CLASSES) == "ours":
+    from tests.upstream.substitute import substitute
+
+    substitute()
+
+
+class Outcomes:
+    """A pytest plugin that writes down what was collected and what became of each test.
+
+    A test that has an outcome already is left out: the process before this one died after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._done: set[str] = set()
+        self._worst: dict[str, tuple[str, str]] = {}
+        if path.exists():
+            self._done = {json.loads(line)["test"] for line in path.read_text().splitlines()}
+
+    def _write(self, test: str, outcome: str, detail: str = "") -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"test": test, "outcome": outcome, "detail": detail}) + "\n")
+
+    def pytest_configure(self, config: Any) -> None:
+        config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which is not needed")
+        _use_copies(config.rootpath)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if item.nodeid not in self._done]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        # What stays the last line if this test ends the process.
+        self._write(nodeid, "crashed")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        outcome = self._outcome(report)
+        worst, _ = self._worst.get(report.nodeid, (SEVERITY[0], ""))
+        if SEVERITY.index(outcome) >= SEVERITY.index(worst):
+            detail = report.longreprtext[-DETAIL_CHARACTERS_MAX:] if outcome == "failed" else ""
+            self._worst[report.nodeid] = (outcome, detail)
+        if report.when == "teardown":
+            self._write(report.nodeid, *self._worst[report.nodeid])
+
+    @staticmethod
+    def _outcome(report: Any) -> str:
+        if hasattr(report, "wasxfail"):
+            return "xfail"  # or an unexpected pass: upstream allows both
+        return str(report.outcome)
+
+
+def _use_copies(directory: Path) -> None:
+    """Find certificates and helpers where the copies of upstream's files are."""
+    import distributed.shuffle
+    from distributed import utils_test
+
+    utils_test.certs_dir = str(directory / "cases")
+    distributed.shuffle.__path__.append(str(directory / "shuffle"))
+
+
+def main() -> int:
+    """Run pytest with the arguments of the command line."""
+    import pytest
+
+    return int(pytest.main(sys.argv[1:], plugins=[Outcomes(Path(os.environ[OUTCOMES]))]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Runs files of upstream's tests in processes of their own and gathers the outcomes.
+
+Guarantee: every collected test gets an outcome. A test that ends its process, or keeps it longer
+than ``PROCESS_SECONDS_MAX``, counts as failed, and the tests after it run in a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.upstream.run import CLASSES, OUTCOMES
+
+ROOT = Path(__file__).parents[2]
+TEST_SECONDS_MAX = 120  # of a test; upstream's own limit for most is 30 s
+PROCESS_SECONDS_MAX = 1800.0  # of a file; the longest takes 4 minutes
+PROCESSES_PER_FILE_MAX = 20  # of them, one less may be ended by a test
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``passed``, ``failed``, ``skipped`` or ``xfail``; with what pytest said of a failure."""
+
+    word: str
+    detail: str = ""
+
+
+Results = dict[str, Outcome]
+
+
+class Workshop:
+    """A directory with copies of upstream's tests, in which they find the installed distributed.
+
+    Copies, because pytest puts the directory of ``conftest.py`` on the path, and a process that a
+    test starts would import the checkout's distributed from there.
+    """
+
+    def __init__(self, checkout: Path, directory: Path) -> None:
+        self.directory = directory
+        source = checkout / "distributed"
+        shutil.copytree(source / "tests", directory / "cases")
+        shutil.copytree(source / "shuffle" / "tests", directory / "shuffle" / "tests")
+        (directory / "shuffle" / "tests" / "__init__.py").unlink(missing_ok=True)
+        for name in ("conftest.py", "pyproject.toml"):
+            shutil.copy(checkout / name, directory / name)
+        self._runs = 0
+
+    def path_of(self, name: str) -> str:
+        """The copy of a test file, relative to the directory."""
+        for folder in ("cases", "shuffle/tests"):
+            if (self.directory / folder / name).exists():
+                return f"{folder}/{name}"
+        raise FileNotFoundError(f"this checkout of upstream has no {name}")
+
+    def run(self, classes: str, arguments: list[str]) -> Results:
+        """Run pytest with these arguments. Tests are named as pytest names them."""
+        self._runs += 1
+        outcomes = self.directory / f"outcomes-{self._runs}.jsonl"
+        log = self.directory / f"pytest-{self._runs}-{classes}.log"
+        for _ in range(PROCESSES_PER_FILE_MAX):
+            if self._process(classes, arguments, outcomes, log):
+                break
+        results: Results = {}
+        for line in outcomes.read_text().splitlines() if outcomes.exists() else ():
+            entry = json.loads(line)
+            crashed = entry["outcome"] == "crashed"
+            detail = "the process ended during this test" if crashed else entry["detail"]
+            results[entry["test"]] = Outcome("failed" if crashed else entry["outcome"], detail)
+        if not results:
+            raise RuntimeError(f"no test ran; {log} says why")
+        return results
+
+    def _process(self, classes: str, arguments: list[str], outcomes: Path, log: Path) -> bool:
+        """One process; whether it came to its end by itself."""
+        environment = os.environ | {
+            CLASSES: classes,
+            OUTCOMES: str(outcomes),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        command = [sys.executable, "-m", "tests.upstream.run", *arguments]
+        command += [f"--timeout={TEST_SECONDS_MAX}", "--timeout-method=signal", "--color=no"]
+        command += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        with log.open("a") as file:
+            process = subprocess.Popen(
+                command, cwd=self.directory, env=environment, stdout=file, stderr=file
+            )
+            try:
+                status = process.wait(PROCESS_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                return False
+        return status in (0, 1, 5)  # all passed, some failed, none left to run
