@@ -85,8 +85,11 @@ class RaftLog:
 
     @property
     def durable_index(self) -> int:
-        """Everything up to here is on this peer's disk as it stands in this log."""
-        return self._offset - 1
+        """Everything up to here is on this peer's disk as it stands in this log.
+
+        0 while a snapshot is on its way: it will replace all that there is.
+        """
+        return 0 if self._snapshot is not None else self._offset - 1
 
     @property
     def has_pending_snapshot(self) -> bool:
