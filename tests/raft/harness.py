@@ -35,14 +35,21 @@ Filter = Callable[[Message], bool]
 class Peer:
     """A node with its storage and what it has applied."""
 
-    def __init__(self, peer_id: int, log: MemoryLog, seed: int = 0, **settings: object) -> None:
+    def __init__(
+        self,
+        peer_id: int,
+        log: MemoryLog,
+        seed: int = 0,
+        rng: random.Random | None = None,
+        **settings: object,
+    ) -> None:
         self.id = peer_id
         self.log = log
         self.settings = settings
         self.applied: list[Entry] = []
         self.reads: list[ReadState] = []
         self.readies: list[Ready] = []
-        self._rng = random.Random(seed * 1000 + peer_id)
+        self._rng = rng or random.Random(seed * 1000 + peer_id)
         self.node = self._start()
 
     def _start(self) -> RawNode:
@@ -60,13 +67,17 @@ class Peer:
             self.log.set_hard_state(ready.hard_state)
         self.log.append(ready.entries)
 
-    def apply(self, ready: Ready) -> None:
+    def record(self, ready: Ready) -> None:
+        """Apply the committed entries; part of the same transaction."""
         for entry in ready.committed:
             membership = self.log.initial_state()[1]
             if entry.kind is EntryKind.CONF_CHANGE:
                 membership = decode_membership(entry.data)[0]
             self.applied.append(entry)
             self.log.record_applied(entry.index, membership)
+
+    def apply(self, ready: Ready) -> None:
+        self.record(ready)
         if ready.committed:
             self.node.applied_to(ready.committed[-1].index)
 
