@@ -16,15 +16,12 @@ from ha_scheduler.security.authority import peer_files
 from ha_scheduler.storage import DiskFailed, LmdbStore, StorageError, WriteBatch
 
 
-def fail_disk_after(batches: int) -> None:
-    """Make every commit after that many fail, as a disk does."""
-    if not batches:
-        return
-    commit, left = LmdbStore._commit, [batches]
+def fail_disk_when_told(order: Path) -> None:
+    """Make every commit fail from the moment at which the file ``order`` is there."""
+    commit = LmdbStore._commit
 
     def failing(store: LmdbStore, group: Sequence[WriteBatch]) -> None:
-        left[0] -= len(group)
-        if left[0] < 0:
+        if order.exists():
             raise DiskFailed(Path("/"), "the test says so")
         commit(store, group)
 
@@ -38,8 +35,8 @@ def main() -> int:
     )
     for limit, value in given.get("limits", {}).items():
         setattr(compaction, limit, value)
-    fail_disk_after(given.get("fail_after_batches", {}).get(given["name"], 0))
     name, base = given["name"], Path(given["dir"])
+    fail_disk_when_told(base / f"{name}.disk-fails")
     settings = PeerSettings(
         cell=parse_peers(given["peers"]),
         name=name,
