@@ -70,7 +70,7 @@ class Replica:
         self._contact = contact
         self._tail = CommittedTail(store, store.applied())
         self.engine = EngineSide(settings, store, self._tail, self)
-        self.compaction = Compaction(store.first_index(), store.last_index())
+        self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
         self._peers: dict[int, PeerAddress] = {
             settings.cell.peer_id(peer.name): peer for peer in settings.cell.peers
         }
@@ -128,7 +128,7 @@ class Replica:
         """What one ``Ready`` writes, and what may be forgotten for it."""
         install = None
         if ready.snapshot is not None:
-            self.compaction.restart(ready.snapshot.index)
+            self.compaction.restart()
             install = SnapshotInstall(ready.snapshot, self.incoming.chunks(ready.snapshot))
         self.compaction.appended(ready.entries)
         applied = ready.committed[-1].index if ready.committed else None

@@ -7,6 +7,9 @@ before the lock is held.
 The reserve is a file of allocated blocks. Freeing space in a full LMDB needs space first (pages
 are copied before they are freed), so when the disk is full the reserve is given up, and the next
 start can still compact.
+
+Damage that was found while the peer ran is written down in the file ``damaged``: not every row is
+read again at the next start, and no start may forget what one has seen.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ RESERVE_BYTES = 64 * 1024 * 1024  # bytes; some hundred transactions of compacti
 DATA_FILE = "data.mdb"  # LMDB's name for it
 _LOCK_FILE = "lock"
 _RESERVE_FILE = "reserve"
+_DAMAGED_FILE = "damaged"
+_DAMAGED_BYTES_MAX = 1000
 _DIRECTORY_MODE = 0o700  # the ledger holds users' graphs
 FILE_MODE = 0o600
 
@@ -73,6 +78,19 @@ class DataDirectory:
         """The disk is full: the next start needs the room more than we do."""
         with contextlib.suppress(OSError):
             self.reserve.unlink(missing_ok=True)
+
+    def mark_damaged(self, where: str) -> None:
+        """Remember for the next start what is damaged. On a disk that takes no more: in vain."""
+        with contextlib.suppress(OSError):
+            (self.path / _DAMAGED_FILE).write_text(where + "\n")
+            self.sync()
+
+    def damage(self) -> str | None:
+        """What an earlier run found damaged, if it found anything."""
+        path = self.path / _DAMAGED_FILE
+        if not path.exists():
+            return None
+        return path.read_bytes()[:_DAMAGED_BYTES_MAX].decode(errors="replace").strip() or "a row"
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.path).free

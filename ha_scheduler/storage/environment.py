@@ -3,12 +3,18 @@
 Guarantee: an environment of another cell, another peer or a newer release is left exactly as it
 was found. A creation that was interrupted before its identity was committed is begun again. One of
 an older release is migrated before anything else is read.
+
+A file that is shorter than its header says is filled up with zeros: LMDB maps it, and a read past
+its end kills the process (SIGBUS), while zeros pass no check. It is then verified as a whole, since
+LMDB may rightly have left free pages at its end unwritten.
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,7 @@ from ha_scheduler.storage.errors import (
     DiskFull,
     ForeignDataDirectory,
     NewerFormat,
+    StorageError,
 )
 from ha_scheduler.storage.log_table import LogDbs
 from ha_scheduler.storage.migrations import migrate
@@ -56,7 +63,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """The environment, the handles of its databases, and the Raft id of this disk."""
+    """The environment, the handles of its databases, and the Raft id of this disk.
+
+    ``cut_short``: the file had to be filled up; believe nothing before all of it is verified.
+    """
 
     peer_id: int
     env: Any
@@ -64,6 +74,7 @@ class Databases:
     peer: Any
     tables: dict[str, Any]
     log_dbs: LogDbs
+    cut_short: bool = False
 
 
 def open_environment(
@@ -79,7 +90,11 @@ def open_environment(
     """
     env = _open(directory, map_bytes)
     try:
-        return databases_of(env, directory, wanted, create, membership)
+        cut_short = _is_cut_short(env, directory)
+        if cut_short:
+            os.truncate(directory.path / DATA_FILE, _file_bytes(env))
+        dbs = databases_of(env, directory, wanted, create, membership)
+        return replace(dbs, cut_short=cut_short)
     except BaseException:
         env.close()
         raise
@@ -113,7 +128,7 @@ def databases_of(
 def check_identity(path: Path, cell: str, peer: str) -> None:
     """Whether the data at ``path`` may be opened by ``peer`` of ``cell``; nothing is written.
 
-    For a look before a start: the start itself looks again, under the lock. Raises
+    For a look before a start: the start itself looks again, and closer. Raises
     ``DataDirectoryLocked``, ``ForeignDataDirectory``, ``NewerFormat`` and ``CorruptData``.
     """
     if not (path / DATA_FILE).exists():
@@ -122,7 +137,8 @@ def check_identity(path: Path, cell: str, peer: str) -> None:
     try:
         env = _open(directory, MAP_BYTES, readonly=True)
         try:
-            _identity(env, directory, cell, peer)
+            if not _is_cut_short(env, directory):
+                _identity(env, directory, cell, peer)
         finally:
             env.close()
     finally:
@@ -140,9 +156,26 @@ def read_applied(txn: Any, dbs: Databases) -> SnapshotMeta:
     return SnapshotMeta(index, term, Membership(voters, learners))
 
 
-def write_failure(directory: DataDirectory, error: Exception) -> DiskFailed:
+def room_bytes(directory: DataDirectory, dbs: Databases) -> int:
+    """What can still be written: free bytes of the disk, and free pages inside the file."""
+    page = int(dbs.env.stat()["psize"])
+    with dbs.env.begin() as txn:
+        handles = (dbs.log, dbs.peer, *dbs.tables.values())
+        used = sum(database_pages(txn.stat(handle)) for handle in handles)
+    inside = int(dbs.env.info()["last_pgno"]) + 1 - used - database_pages(dbs.env.stat())
+    return directory.free_bytes() + max(inside, 0) * page
+
+
+def database_pages(stat: Mapping[str, int]) -> int:
+    """The pages of one database, by LMDB's own count."""
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+
+def write_failure(directory: DataDirectory, error: Exception) -> StorageError:
     """A failed transaction as the error that ends this process."""
     path = directory.path
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+        return CorruptData(path, f"{DATA_FILE} ({error})")
     if isinstance(error, lmdb.MapFullError):
         return DiskFull(path, "the map is full; raise its size")
     code = getattr(error, "code", None) or getattr(error, "errno", None)
@@ -176,6 +209,15 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
         raise DiskFailed(directory.path, str(error)) from error
 
 
+def _file_bytes(env: Any) -> int:
+    """The size that the header asks for."""
+    return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
+
+
+def _is_cut_short(env: Any, directory: DataDirectory) -> bool:
+    return (directory.path / DATA_FILE).stat().st_size < _file_bytes(env)
+
+
 def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
     """The identity's fields, the format first; None if it is new. Raises if it is another's."""
     try:
@@ -184,6 +226,8 @@ def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
             found = get_fields(txn, db, directory.path, IDENTITY)
     except lmdb.NotFoundError:
         return None
+    except lmdb.Error as error:
+        raise CorruptData(directory.path, f"the identity ({error})") from error
     if found is None:
         return None
     version, found_cell, found_peer = found[:3]
@@ -195,6 +239,8 @@ def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
             f"peer {found_peer!r} of cell {found_cell!r}",
             f"peer {peer!r} of cell {cell!r}",
         )
+    if (damage := directory.damage()) is not None:
+        raise CorruptData(directory.path, damage)
     return found
 
 

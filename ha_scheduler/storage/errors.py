@@ -22,6 +22,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+REPLACE = (
+    "start it once with its options and --replace (dask-ha-scheduler … --replace), and the others "
+    "bring it up to date from an empty directory"
+)
+
 
 class StorageError(Exception):
     """Base of all errors of a peer's storage; never raised itself."""
@@ -63,7 +68,7 @@ class NewerFormat(StorageError):
     def __init__(self, path: Path, found: int | str, known: int) -> None:
         super().__init__(
             f"{path} has format {found}, this release knows up to {known}; start the release "
-            "that wrote it, or replace this peer with an empty directory"
+            f"that wrote it, or replace this peer: {REPLACE}"
         )
 
 
@@ -89,11 +94,11 @@ class CorruptData(StorageError):
 
     def __init__(self, path: Path, where: str) -> None:
         super().__init__(
-            f"{path}: {where} is damaged. This peer must not take part with it: check the disk, "
-            "remove the peer from the cell, delete the directory and add the peer again; the "
-            "others bring it up to date"
+            f"{path}: {where} is damaged. This peer must not take part with it: check the disk and "
+            f"the memory of this host, then {REPLACE}"
         )
         self.path = path
+        self.where = where
 
 
 class CorruptLog(CorruptData):
@@ -107,8 +112,11 @@ class CorruptLog(CorruptData):
 class CorruptLedger(CorruptData):
     """Disk: a row of the ledger's tables or of the peer's own state."""
 
-    def __init__(self, path: Path, table: str, key: bytes) -> None:
-        super().__init__(path, f"row {key.hex()} of table {table!r}")
+    def __init__(
+        self, path: Path, table: str, key: bytes, why: str = "its checksum does not match"
+    ) -> None:
+        name = key.decode() if key.isalnum() or key == b"hard_state" else key.hex()
+        super().__init__(path, f"row {name} of table {table!r} ({why})")
         self.table = table
         self.key = key
 

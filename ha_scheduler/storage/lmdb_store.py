@@ -4,34 +4,46 @@ Guarantee: the port's (see ``port``). Durable means fsynced by LMDB (``sync=True
 commit), without ``writemap`` (under which a full disk is a SIGBUS) and with LMDB's 0.9 format
 (``lib_version=0``: the package bundles two that cannot read each other).
 
-Order at open: the lock, then the identity, then every row of the log, and only then may anything
-be written or voted. What a transaction does is ``transactional``'s; write transactions happen only
-in the writer's thread, reads in any.
+Order at open: the lock, then the identity, then what a vote relies on, and only then may anything
+be written or voted; the rest is read once in the background (``scrub``). What a transaction does is
+``transactional``'s; write transactions happen only in the writer's thread, reads in any.
 
-Any failed commit ends the writing for good. A full disk gives up the reserve file first, so that
-the next start has room to compact.
+Any failed commit, and any damage that a reader finds, ends the writing for good. Damage is noted
+for the next start, which is refused. A full disk gives up the reserve file first; a start that
+cannot renew it deletes the applied log, which needs little room and frees much, and one that finds
+no room even then says so before this peer can be elected.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import lmdb
 
 from ha_scheduler.raft import Membership
-from ha_scheduler.storage.directory import RESERVE_BYTES, DataDirectory
+from ha_scheduler.storage.directory import DATA_FILE, RESERVE_BYTES, DataDirectory
 from ha_scheduler.storage.environment import (
     MAP_BYTES,
     Databases,
     Identity,
+    database_pages,
     open_environment,
+    room_bytes,
     write_failure,
 )
+from ha_scheduler.storage.errors import CorruptData, DiskFull
 from ha_scheduler.storage.log_view import RECENT_BYTES_MAX
-from ha_scheduler.storage.port import OnDurable, WriteBatch
+from ha_scheduler.storage.port import OnDurable, Space, WriteBatch
+from ha_scheduler.storage.scrub import Scrub, verify
 from ha_scheduler.storage.transactional import TransactionalStore
 from ha_scheduler.storage.writer import Writer, WriterStats
+
+ROOM_MIN_BYTES = 16 * 1024 * 1024  # below, a peer could be elected and fail at its first entry
+
+logger = logging.getLogger(__name__)
 
 
 class LmdbStore(TransactionalStore):
@@ -49,6 +61,8 @@ class LmdbStore(TransactionalStore):
         self._directory = directory
         self._closed = False
         self._writer = Writer(self._commit, on_durable, name=f"store-{directory.path.name}")
+        log_end = min(self.verified_from, self.last_index())
+        self._scrub = Scrub(dbs, log_end, self.on_damage, name=f"scrub-{directory.path.name}")
 
     @classmethod
     def open(
@@ -74,23 +88,35 @@ class LmdbStore(TransactionalStore):
         directory = DataDirectory(path, create=create, reserve_bytes=reserve_bytes)
         dbs: Databases | None = None
         try:
-            dbs = open_environment(
-                directory, Identity(cell, peer, peer_id), create, membership, map_bytes
-            )
+            wanted = Identity(cell, peer, peer_id)
+            dbs = open_environment(directory, wanted, create, membership, map_bytes)
             store = cls(directory, dbs, on_durable, recent_bytes_max)
-        except BaseException:
+            store._prepare()
+        except BaseException as error:
             if dbs is not None:
                 dbs.env.close()
+                if dbs.cut_short and isinstance(error, CorruptData):
+                    error = _cut_short(directory, error)
             directory.close()
-            raise
-        directory.renew_reserve()
+            raise error
         store._writer.start()
+        store._scrub.start()
         return store
 
     @property
     def stats(self) -> WriterStats:
         """What the writer has done so far."""
         return self._writer.stats
+
+    def space(self) -> Space:
+        page = int(self._dbs.env.stat()["psize"])
+        with self._dbs.env.begin() as txn:
+            log = database_pages(txn.stat(self._dbs.log))
+        return Space(log * page, room_bytes(self._directory, self._dbs))
+
+    def on_damage(self, error: CorruptData) -> None:
+        self._directory.mark_damaged(error.where)
+        self._writer.fail(error)
 
     def submit(self, batch: WriteBatch) -> None:
         self._writer.check_room(batch)
@@ -101,13 +127,46 @@ class LmdbStore(TransactionalStore):
         if self._closed:
             return
         self._closed = True
+        self._scrub.stop()
         self._writer.close()
         self._dbs.env.close()
         self._directory.close()
+
+    def _prepare(self) -> None:
+        """What must be so before anything is written or voted. Raises ``StorageError``."""
+        if self._dbs.cut_short:
+            for _ in verify(self._dbs, self.last_index(), inf):
+                pass
+        if self._directory.renew_reserve():
+            return
+        logger.warning(
+            "the disk of %s is nearly full, and the log is cut down; free space on it",
+            self._directory.path,
+            extra={"action": "disk_low"},
+        )
+        try:
+            self.forget_applied_log()
+        except (lmdb.Error, OSError) as error:
+            raise write_failure(self._directory, error) from error
+        if self.space().room_bytes < ROOM_MIN_BYTES:
+            raise DiskFull(self._directory.path, "the disk is full")
 
     def _commit(self, group: Sequence[WriteBatch]) -> None:
         """In the writer's thread. Raises what ends the writing."""
         try:
             self.commit(group)
+        except CorruptData as error:
+            self._directory.mark_damaged(error.where)
+            raise
         except (lmdb.Error, OSError, MemoryError) as error:
-            raise write_failure(self._directory, error) from error
+            failure = write_failure(self._directory, error)
+            if isinstance(failure, CorruptData):
+                self._directory.mark_damaged(failure.where)
+            raise failure from error
+
+
+def _cut_short(directory: DataDirectory, found: CorruptData) -> CorruptData:
+    """What made the damage. The file has its size again, so the next start would not know."""
+    error = CorruptData(directory.path, f"{DATA_FILE} (cut short; {found.where})")
+    directory.mark_damaged(error.where)
+    return error

@@ -4,13 +4,20 @@ Guarantee: rows run without a gap from the compaction point on, each chained to 
 Whatever is read has been checked; a hole, a flipped bit or a row of another history raises
 ``CorruptLog`` with its index.
 
+Nothing here reads the whole log: its end, its length and the terms of its entries are found with
+a few rows each, however long it is.
+
 Order: ``LogTable`` lives in the writer's thread and knows the end of the chain, so appending reads
 only when it replaces a suffix. Its memory moves with puts, not with commits: after an aborted
 transaction it must be thrown away, and so it is, since any failure ends the writing.
+
+Rows that are compacted go a few at a time, in the transactions that follow: many at once would
+hold up everybody who waits for that transaction.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +33,11 @@ from ha_scheduler.storage.schema import (
     key_index,
     open_entry,
     put_fields,
+    row_crc,
     seal_entry,
 )
+
+TRIM_ROWS = 1024  # rows deleted in one transaction, and twice as many as it appends
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +73,7 @@ def read_entries(txn: Any, dbs: LogDbs, lo: int, hi: int, max_bytes: int) -> lis
     if lo <= compacted.index:
         raise CompactedError(f"entry {lo} is compacted, first is {compacted.index + 1}")
     found: list[Entry] = []
-    before = compacted.crc if lo == compacted.index + 1 else None
-    for entry, _ in _chain(txn, dbs, lo, before):
+    for entry, _ in chain(txn, dbs, compacted, lo):
         max_bytes -= entry_size(entry)
         if entry.index >= hi or (max_bytes < 0 and found):
             return found
@@ -74,13 +83,12 @@ def read_entries(txn: Any, dbs: LogDbs, lo: int, hi: int, max_bytes: int) -> lis
     return found
 
 
-def verify(txn: Any, dbs: LogDbs) -> Iterator[tuple[Entry, int]]:
-    """Every entry with its crc, the whole chain checked."""
-    compacted = read_compacted(txn, dbs)
-    return _chain(txn, dbs, compacted.index + 1, compacted.crc)
+def chain(txn: Any, dbs: LogDbs, compacted: Compacted, lo: int) -> Iterator[tuple[Entry, int]]:
+    """Entries from ``lo`` on with their crc, each checked, and that it follows the one before.
 
-
-def _chain(txn: Any, dbs: LogDbs, lo: int, before: int | None) -> Iterator[tuple[Entry, int]]:
+    The row before ``lo`` is only asked for its crc: what is wrong with it is found when it is read.
+    """
+    before = compacted.crc if lo == compacted.index + 1 else row_crc(_row(txn, dbs, lo - 1))
     with txn.cursor(db=dbs.log) as cursor:
         index = lo
         found = cursor.set_range(index_key(lo))
@@ -93,14 +101,74 @@ def _chain(txn: Any, dbs: LogDbs, lo: int, before: int | None) -> Iterator[tuple
             found = cursor.next()
 
 
+def find_last(txn: Any, dbs: LogDbs, compacted: Compacted) -> int:
+    """The index of the last entry; that of the compaction point if there is none.
+
+    The number of rows must be that of the indices: a row that is missing is named.
+    """
+    with txn.cursor(db=dbs.log) as cursor:
+        last = key_index(cursor.key()) if cursor.last() else compacted.index
+        if int(txn.stat(dbs.log)["entries"]) != last - compacted.index:
+            _name_the_gap(cursor, dbs, compacted.index + 1)
+    return last
+
+
+def find_terms(txn: Any, dbs: LogDbs, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Where each term of [first, last] begins, and the term. Terms never fall along a log."""
+
+    def term(index: int) -> int:
+        return read_entry(txn, dbs, index)[0].term
+
+    while first <= last:
+        found = term(first)
+        yield first, found
+        later = range(first + 1, last + 1)
+        first += 1 + bisect_right(later, found, key=term)
+
+
+def find_tail(txn: Any, dbs: LogDbs, first: int, last: int, max_bytes: int) -> int:
+    """The index from which on the rows up to ``last`` have ``max_bytes``; not below ``first``."""
+    while last >= first and max_bytes > 0:
+        max_bytes -= len(_row(txn, dbs, last))
+        last -= 1
+    return last + 1
+
+
+def read_entry(txn: Any, dbs: LogDbs, index: int) -> tuple[Entry, int]:
+    """One entry and its crc, checked by itself."""
+    return open_entry(dbs.path, index, _row(txn, dbs, index), None)
+
+
+def _row(txn: Any, dbs: LogDbs, index: int) -> bytes:
+    row: bytes | None = txn.get(index_key(index), db=dbs.log)
+    if row is None:
+        raise CorruptLog(dbs.path, index, "it is missing")
+    return row
+
+
+def _name_the_gap(cursor: Any, dbs: LogDbs, index: int) -> None:
+    found = cursor.first()
+    while found and key_index(cursor.key()) == index:
+        index += 1
+        found = cursor.next()
+    raise CorruptLog(dbs.path, index, "it is missing")
+
+
 class LogTable:
     """The log as the writer changes it."""
 
     def __init__(self, dbs: LogDbs, compacted: Compacted, last_index: int, last_crc: int) -> None:
         self._dbs = dbs
         self._compacted = compacted
+        self._compact_to = compacted.index  # what may go; ``_compacted`` is how far it has gone
         self._last_index = last_index
         self._last_crc = last_crc
+        self._appended = 0  # rows since the last ``trim``
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether all that was compacted is gone."""
+        return self._compacted.index >= self._compact_to
 
     def append(self, txn: Any, entries: Sequence[Entry]) -> None:
         """Write entries in place of everything from the first one's index on."""
@@ -112,12 +180,19 @@ class LogTable:
             row, self._last_crc = seal_entry(entry, self._last_crc)
             txn.put(index_key(entry.index), row, db=self._dbs.log, append=True)
             self._last_index = entry.index
+        self._appended += len(entries)
 
-    def compact(self, txn: Any, to: int) -> None:
-        """Delete entries up to and including ``to``."""
-        if to <= self._compacted.index:
+    def compact(self, to: int) -> None:
+        """Entries up to and including ``to`` may go."""
+        self._compact_to = max(self._compact_to, to)
+
+    def trim(self, txn: Any) -> None:
+        """Delete some of the rows that may go: the last act of each transaction."""
+        rows, self._appended = TRIM_ROWS + 2 * self._appended, 0
+        if self.is_trimmed:
             return
-        entry, crc = self._read(txn, to)
+        to = min(self._compact_to, self._compacted.index + rows)
+        entry, crc = read_entry(txn, self._dbs, to)
         for index in range(self._compacted.index + 1, to + 1):
             txn.delete(index_key(index), db=self._dbs.log)
         self._put_compacted(txn, Compacted(to, entry.term, crc))
@@ -127,6 +202,7 @@ class LogTable:
         txn.drop(self._dbs.log, delete=False)
         self._put_compacted(txn, Compacted(meta.index, meta.term, CHAIN_START))
         self._last_index, self._last_crc = meta.index, CHAIN_START
+        self._compact_to = meta.index
 
     def _cut(self, txn: Any, first: int) -> None:
         if first > self._last_index:
@@ -137,13 +213,7 @@ class LogTable:
         if self._last_index == self._compacted.index:
             self._last_crc = self._compacted.crc
         else:
-            _, self._last_crc = self._read(txn, self._last_index)
-
-    def _read(self, txn: Any, index: int) -> tuple[Entry, int]:
-        row = txn.get(index_key(index), db=self._dbs.log)
-        if row is None:
-            raise CorruptLog(self._dbs.path, index, "it is missing")
-        return open_entry(self._dbs.path, index, row, None)
+            _, self._last_crc = read_entry(txn, self._dbs, self._last_index)
 
     def _put_compacted(self, txn: Any, compacted: Compacted) -> None:
         fields = (compacted.index, compacted.term, compacted.crc)

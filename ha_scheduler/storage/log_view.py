@@ -12,7 +12,7 @@ the writer except with compaction, and then it raises ``CompactedError`` as the 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ha_scheduler.raft import (
     CompactedError,
@@ -135,6 +135,17 @@ class LogView:
             return old
         newer = self._recent.read(self._recent.first, hi, max_bytes)
         return limit_size([*old, *newer], max_bytes)
+
+    def skip(self, last: int, terms: Iterable[tuple[int, int]]) -> None:
+        """Entries up to ``last`` were durable before this process began; they stay on the disk.
+
+        ``terms``: where each of their terms begins, and the term.
+        """
+        for start, term in terms:
+            self._run_starts.append(start)
+            self._run_terms.append(term)
+        self._last = last
+        self._recent.clear(last + 1)
 
     def load(self, entry: Entry) -> None:
         """The next entry of those that were durable before this process began."""

@@ -22,12 +22,14 @@ from ha_scheduler.raft import (
     HardState,
     Membership,
     SnapshotMeta,
+    entry_size,
     limit_size,
 )
 from ha_scheduler.storage.applying import applied_after, fold_entries
 from ha_scheduler.storage.errors import StoreClosed
 from ha_scheduler.storage.log_view import RECENT_BYTES_MAX, LogView
-from ha_scheduler.storage.port import BatchGuard, LedgerView, OnDurable, WriteBatch
+from ha_scheduler.storage.port import LedgerView, OnDurable, Space, WriteBatch
+from ha_scheduler.storage.settled import SettledReader
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class _Disk:
         return limit_size(self.entries[lo - first : hi - first], max_bytes)
 
 
-class MemoryStore:
+class MemoryStore(SettledReader):
     """``PeerStore`` without a disk."""
 
     def __init__(
@@ -98,48 +100,21 @@ class MemoryStore:
         self._closed = False
         self._failure: Exception | None = None
         self._queue: deque[WriteBatch] = deque()
-        self._pending: deque[WriteBatch] = deque()
-        self._view = LogView(
-            disk.hard_state, disk.applied, disk.compacted, disk.read, recent_bytes_max
-        )
+        view = LogView(disk.hard_state, disk.applied, disk.compacted, disk.read, recent_bytes_max)
         for entry in disk.entries:
-            self._view.load(entry)
-        last = self._view.last_index()
-        self._guard = BatchGuard(last, disk.applied.index, disk.compacted[0])
+            view.load(entry)
+        self.begin(view, disk.compacted[0] + 1)
 
-    def initial_state(self) -> tuple[HardState, Membership]:
-        return self._view.initial_state()
-
-    def first_index(self) -> int:
-        return self._view.first_index()
-
-    def last_index(self) -> int:
-        return self._view.last_index()
-
-    def term(self, index: int) -> int:
-        return self._view.term(index)
-
-    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
-        return self._view.entries(lo, hi, max_bytes)
-
-    def snapshot(self) -> SnapshotMeta:
-        return self._view.snapshot()
-
-    def applied(self) -> int:
-        return self._view.applied()
+    def space(self) -> Space:
+        return Space(sum(map(entry_size, self._disk.entries)), 1 << 40)
 
     def submit(self, batch: WriteBatch) -> None:
         if self._closed:
             raise StoreClosed
-        self._guard.check(batch)
-        self._pending.append(batch)
+        self.admit(batch)
         self._queue.append(batch)
         if not self._deferred:
             self.flush()
-
-    def settle(self, number: int) -> None:
-        while self._pending and self._pending[0].number <= number:
-            self._view.settle(self._pending.popleft())
 
     @contextmanager
     def view(self) -> Iterator[LedgerView]:

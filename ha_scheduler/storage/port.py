@@ -10,8 +10,9 @@ writer's thread* and is posted to the loop; there ``settle(number)`` and then th
 and so changes only on the loop's thread and only between two calls of the core: it needs no lock
 and never changes in the midst of a step.
 
-An ``on_durable`` with an error is the last: every later batch gets the same error. The caller must
-end the process (see ``errors``).
+An ``on_durable`` with an error is the last: every later batch gets the same error. It may come
+with the number of no batch, when a reader has found damage. The caller must end the process (see
+``errors``).
 """
 
 from __future__ import annotations
@@ -90,11 +91,23 @@ class LedgerView:
         return self.meta.index
 
 
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes that the log takes, and bytes that can still be written."""
+
+    log_bytes: int
+    room_bytes: int
+
+
 class PeerStore(LogReader, Protocol):
     """The port. One thread (the loop's) calls everything but ``view``, which any thread may."""
 
     def applied(self) -> int:
         """The applied index, as settled."""
+        ...
+
+    def space(self) -> Space:
+        """How it stands now; a few reads of the directory."""
         ...
 
     def submit(self, batch: WriteBatch) -> None:

@@ -61,6 +61,11 @@ def seal_entry(entry: Entry, before: int) -> tuple[bytes, int]:
     return _CRC.pack(crc) + covered, crc
 
 
+def row_crc(row: bytes) -> int:
+    """The crc that a row of the log carries, unchecked."""
+    return int.from_bytes(row[:CRC_BYTES], "big")
+
+
 def open_entry(path: Path, index: int, row: bytes, before: int | None) -> tuple[Entry, int]:
     """The entry of a row and its crc. Raises ``CorruptLog``.
 

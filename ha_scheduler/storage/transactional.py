@@ -1,8 +1,10 @@
-"""A peer's storage inside the transactions of one environment: everything but the thread.
+"""A peer's storage inside the transactions of one environment: everything but the threads.
 
 Guarantee: ``commit`` writes a group of batches in one transaction, in their order, or raises and
-writes none of it. What the reader's half of the port answers follows from the batches settled so
-far, nothing else. Opening reads and verifies every row of the log.
+writes none of it. Opening verifies what a vote or an append relies on: the hard state, the end of
+the log from the first entry on that is not applied, and that they fit together. Every other row is
+verified each time it is read; a thread of the owner's reads them all once (``scrub``). So opening
+takes no longer for a longer log.
 
 Order in a transaction: snapshot, hard state, entries, fold, compaction. A batch is ``admit``-ted
 when it is submitted, committed by whoever owns the write transactions, and ``settle``-d when it is
@@ -11,7 +13,6 @@ durable. The environment is injected, so that the same code runs over a simulate
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,79 +20,42 @@ from typing import Any
 import lmdb
 
 from ha_scheduler.ledger.dump import load
-from ha_scheduler.raft import Entry, HardState, Membership, SnapshotMeta
+from ha_scheduler.raft import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
 from ha_scheduler.storage.environment import Databases, read_applied, read_hard_state
-from ha_scheduler.storage.errors import CorruptLog
+from ha_scheduler.storage.errors import CorruptData, CorruptLedger
 from ha_scheduler.storage.lmdb_tables import LmdbTables
-from ha_scheduler.storage.log_table import LogTable
+from ha_scheduler.storage.log_table import Compacted, LogTable
 from ha_scheduler.storage.log_view import LogView
-from ha_scheduler.storage.port import BatchGuard, LedgerView, WriteBatch
-from ha_scheduler.storage.schema import APPLIED, HARD_STATE, put_fields
+from ha_scheduler.storage.port import LedgerView, WriteBatch
+from ha_scheduler.storage.schema import APPLIED, HARD_STATE, PEER_DB, put_fields
+from ha_scheduler.storage.settled import SettledReader
+
+TAIL_BYTES = 8 * 1024 * 1024  # of the newest entries, read and verified at open
 
 
-class TransactionalStore:
+class TransactionalStore(SettledReader):
     """The reader's half of ``PeerStore``, and what goes into a transaction."""
 
     def __init__(self, dbs: Databases, recent_bytes_max: int) -> None:
-        """Read and verify everything that the core relies on. Raises ``CorruptData``."""
+        """Read and verify what the core relies on. Raises ``CorruptData``."""
         self._dbs = dbs
         self._path = dbs.log_dbs.path
-        self._pending: deque[WriteBatch] = deque()
-        with dbs.env.begin() as txn:
-            self._applied = read_applied(txn, dbs)
-            compacted = log_table.read_compacted(txn, dbs.log_dbs)
-            self._view = LogView(
-                read_hard_state(txn, dbs),
-                self._applied,
-                (compacted.index, compacted.term),
-                self._fetch,
-                recent_bytes_max,
-            )
-            last_crc = self._load_log(txn, compacted.crc)
-        last = self._view.last_index()
-        self._log = LogTable(dbs.log_dbs, compacted, last, last_crc)
-        self._guard = BatchGuard(last, self._applied.index, compacted.index)
-
-    def initial_state(self) -> tuple[HardState, Membership]:
-        return self._view.initial_state()
-
-    def first_index(self) -> int:
-        return self._view.first_index()
-
-    def last_index(self) -> int:
-        return self._view.last_index()
-
-    def term(self, index: int) -> int:
-        return self._view.term(index)
-
-    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
-        return self._view.entries(lo, hi, max_bytes)
-
-    def snapshot(self) -> SnapshotMeta:
-        return self._view.snapshot()
-
-    def applied(self) -> int:
-        return self._view.applied()
+        try:
+            with dbs.env.begin() as txn:
+                self._open(txn, recent_bytes_max)
+        except lmdb.Error as error:
+            raise CorruptData(self._path, f"the log ({error})") from error
 
     @property
     def peer_id(self) -> int:
         """The Raft id of this disk: it votes under this one, whatever was asked for."""
         return self._dbs.peer_id
 
-    def admit(self, batch: WriteBatch) -> None:
-        """``batch`` is about to be queued for ``commit``."""
-        self._guard.check(batch)
-        self._pending.append(batch)
-
-    def settle(self, number: int) -> None:
-        while self._pending and self._pending[0].number <= number:
-            self._view.settle(self._pending.popleft())
-
     @contextmanager
     def view(self) -> Iterator[LedgerView]:
-        with self._dbs.env.begin() as txn:
+        with self._reading("the ledger") as txn:
             tables = LmdbTables(txn, self._dbs.tables, self._path, writable=False)
             yield LedgerView(tables, read_applied(txn, self._dbs))
 
@@ -100,20 +64,85 @@ class TransactionalStore:
         with self._dbs.env.begin(write=True) as txn:
             for batch in group:
                 self._write(txn, batch)
+            self._log.trim(txn)
 
-    def _load_log(self, txn: Any, last_crc: int) -> int:
-        """Read and verify the whole log; the end of its chain."""
-        for entry, crc in log_table.verify(txn, self._dbs.log_dbs):
-            self._view.load(entry)
+    def forget_applied_log(self) -> None:
+        """Delete every entry that is applied, a few in each transaction, before anything is queued.
+
+        For a disk that is nearly full. Peers that lag behind will need a snapshot.
+        """
+        done = WriteBatch(0, compact_to=self.applied())
+        self._log.compact(self.applied())
+        while not self._log.is_trimmed:
+            self.commit(())
+        self._view.settle(done)
+
+    def on_damage(self, error: CorruptData) -> None:
+        """For the owner: a reader found this, and is about to be told."""
+
+    def _open(self, txn: Any, recent_bytes_max: int) -> None:
+        log, hard_state = self._dbs.log_dbs, read_hard_state(txn, self._dbs)
+        self._applied = read_applied(txn, self._dbs)
+        compacted = log_table.read_compacted(txn, log)
+        last = log_table.find_last(txn, log, compacted)
+        if not compacted.index <= self._applied.index <= last:
+            why = f"entry {self._applied.index} of {compacted.index + 1} to {last}"
+            raise CorruptLedger(self._path, PEER_DB.decode(), APPLIED, why)
+        view = LogView(
+            hard_state,
+            self._applied,
+            (compacted.index, compacted.term),
+            self._fetch,
+            recent_bytes_max,
+        )
+        last_crc = self._load_tail(txn, view, compacted, last)
+        self._check_terms(view, hard_state)
+        self._log = LogTable(log, compacted, last, last_crc)
+        self.begin(view, compacted.index + 1)
+
+    def _load_tail(self, txn: Any, view: LogView, compacted: Compacted, last: int) -> int:
+        """Verify the end of the log and keep it in memory; the end of its chain."""
+        log, first = self._dbs.log_dbs, compacted.index + 1
+        tail = log_table.find_tail(txn, log, first, last, TAIL_BYTES)
+        tail = min(tail, self._applied.index + 1)
+        view.skip(tail - 1, log_table.find_terms(txn, log, first, tail - 1))
+        last_crc = compacted.crc
+        for entry, crc in log_table.chain(txn, log, compacted, tail):
+            view.load(entry)
             last_crc = crc
+        #: The entry at which the part of the log begins that was verified at open.
+        self.verified_from = tail
         return last_crc
 
-    def _fetch(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
+    def _check_terms(self, view: LogView, hard_state: HardState) -> None:
+        """Rows that are intact but of another time: a page that the disk lost is an older page."""
+        last_term = view.term(view.last_index())
+        if hard_state.term < last_term:
+            why = f"term {hard_state.term}, but the log has an entry of term {last_term}"
+            raise CorruptLedger(self._path, PEER_DB.decode(), HARD_STATE, why)
+        if view.term(self._applied.index) != self._applied.term:
+            why = f"its term is not that of entry {self._applied.index}"
+            raise CorruptLedger(self._path, PEER_DB.decode(), APPLIED, why)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[Any]:
+        """A read transaction; what its reader finds damaged is damage for the whole store."""
         try:
             with self._dbs.env.begin() as txn:
-                return log_table.read_entries(txn, self._dbs.log_dbs, lo, hi, max_bytes)
+                yield txn
+        except CorruptData as error:
+            self.on_damage(error)
+            raise
+        except lmdb.ReadersFullError:
+            raise
         except lmdb.Error as error:
-            raise CorruptLog(self._path, lo, str(error)) from error
+            damage = CorruptData(self._path, f"{what} ({error})")
+            self.on_damage(damage)
+            raise damage from error
+
+    def _fetch(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
+        with self._reading(f"the log from entry {lo} on") as txn:
+            return log_table.read_entries(txn, self._dbs.log_dbs, lo, hi, max_bytes)
 
     def _write(self, txn: Any, batch: WriteBatch) -> None:
         tables = LmdbTables(txn, self._dbs.tables, self._path, writable=True)
@@ -129,7 +158,7 @@ class TransactionalStore:
             fold_entries(tables, batch.apply)
             self._put_applied(txn, applied_after(batch, self._applied))
         if batch.compact_to is not None:
-            self._log.compact(txn, batch.compact_to)
+            self._log.compact(batch.compact_to)
 
     def _put_applied(self, txn: Any, meta: SnapshotMeta) -> None:
         members = meta.membership

@@ -2,7 +2,8 @@
 
 Guarantee: batches are committed in the order of submission, none is skipped, and ``on_durable`` is
 called in that order, each time from the writer's thread. After the first error nothing is committed
-any more: that batch, those committed with it and all later ones get the error.
+any more: that batch, those committed with it and all later ones get the error. An error found by
+a reader (``fail``) ends the writing in the same way, and is reported even if nothing is queued.
 
 Order: LMDB's write transactions belong to the thread that began them (used from two, the next one
 hangs for ever), so ``commit`` runs only here. A batch nobody waits for is held back a moment: the
@@ -23,6 +24,7 @@ from ha_scheduler.storage.port import OnDurable, WriteBatch
 QUEUE_BATCHES_MAX = 4096  # batches waiting; the core keeps far fewer in flight
 QUEUE_BYTES_MAX = 256 * 1024 * 1024  # bytes waiting
 TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # bytes of a group; bounds the latency of one fsync
+NO_BATCH = 0  # the number with which an error is reported that no batch has met
 COMPANY_WAIT_S = 0.002  # seconds that a batch nobody waits for waits for one that somebody does
 
 
@@ -61,6 +63,7 @@ class Writer:
         self._changed = threading.Condition()
         self._closing = False
         self._failure: Exception | None = None
+        self._unreported = False
         self._stats = WriterStats()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -75,6 +78,13 @@ class Writer:
 
     def start(self) -> None:
         self._thread.start()
+
+    def fail(self, error: Exception) -> None:
+        """Commit nothing any more and report ``error``. From any thread; the first error counts."""
+        with self._changed:
+            if self._failure is None:
+                self._failure, self._unreported = error, True
+            self._changed.notify()
 
     def submit(self, batch: WriteBatch) -> None:
         """Queue one batch. Raises ``StoreOverloaded`` or ``StoreClosed``."""
@@ -105,11 +115,14 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while group := self._next_group():
+        while (group := self._next_group()) is not None:
             if self._failure is None:
                 self._try_commit(group)
             for batch in group:
                 self._on_durable(batch.number, self._failure)
+            if self._unreported:
+                self._unreported = False
+                self._on_durable(NO_BATCH, self._failure)
 
     def _try_commit(self, group: Sequence[WriteBatch]) -> None:
         began = perf_counter()
@@ -120,12 +133,14 @@ class Writer:
         else:
             self._stats.add(group, perf_counter() - began)
 
-    def _next_group(self) -> list[WriteBatch]:
-        """Everything queued, within the limits; empty when closed and done."""
+    def _next_group(self) -> list[WriteBatch] | None:
+        """Everything queued, within the limits; None when closed and done."""
         with self._changed:
-            while not self._queue and not self._closing:
+            while not self._queue and not self._closing and not self._unreported:
                 self._changed.wait()
-            if not self._urgent and not self._closing:
+            if not self._queue and not self._unreported:
+                return None
+            if not self._urgent and not self._closing and not self._unreported:
                 self._changed.wait_for(lambda: self._urgent or self._closing, COMPANY_WAIT_S)
             group: list[WriteBatch] = []
             size = 0

@@ -1,4 +1,4 @@
-"""The pure parts of the daemon: contact and lease, proposals, the committed tail, compaction."""
+"""The pure parts of the daemon: contact and lease, proposals, the committed tail, history."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ha_scheduler.ledger import records
-from ha_scheduler.peer import compaction
-from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
 from ha_scheduler.peer.history import ENTRIES_MAX, History
@@ -241,54 +239,6 @@ def test_a_snapshot_leaves_no_way_from_before_to_after() -> None:
         tail.after(1)
     tail.append([entry(101)])
     assert [e.index for e in tail.after(100)] == [101]
-
-
-# -- compaction
-
-
-@pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "ENTRIES_MAX", 100)
-    monkeypatch.setattr(compaction, "KEEP_ENTRIES", 20)
-    monkeypatch.setattr(compaction, "KEEP_BYTES", 1000)
-    monkeypatch.setattr(compaction, "BUCKET_ENTRIES", 10)
-
-
-@pytest.mark.usefixtures("_small")
-def test_the_log_is_cut_above_its_limit_but_not_past_a_reader() -> None:
-    log = Compaction(1, 0)
-    log.appended([entry(n) for n in range(1, 91)])
-    assert log.choose(90, 90) is None, "below the limit"
-    log.appended([entry(n) for n in range(91, 121)])
-    assert log.choose(120, 5) is None, "somebody still has to read entry 6"
-    assert log.choose(120, 47) == 40
-    chosen = log.choose(120, 120)
-    assert chosen is None, "now it is below the limit"
-
-
-@pytest.mark.usefixtures("_small")
-def test_a_hopelessly_slow_reader_is_given_up() -> None:
-    log = Compaction(1, 0)
-    log.appended([entry(n) for n in range(1, 402)])
-    chosen = log.choose(401, 5)
-    assert chosen is not None
-    assert 300 < chosen <= 381
-
-
-@pytest.mark.usefixtures("_small")
-def test_nothing_unapplied_is_cut_whatever_the_limits() -> None:
-    log = Compaction(1, 0)
-    log.appended([entry(n) for n in range(1, 1001)])
-    assert (log.choose(35, 1000) or 0) <= 35
-
-
-@pytest.mark.usefixtures("_small")
-def test_replaced_entries_are_counted_once() -> None:
-    log = Compaction(1, 0)
-    log.appended([entry(n) for n in range(1, 91)])
-    for _ in range(10):
-        log.appended([entry(n, term=2) for n in range(55, 91)])
-    assert log.choose(90, 90) is None
 
 
 # -- history

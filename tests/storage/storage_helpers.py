@@ -19,6 +19,7 @@ class Caller:
     def __init__(self) -> None:
         self.done: list[tuple[int, Exception | None]] = []
         self.number = 0
+        self.term = 0
         self._changed = threading.Condition()
 
     def on_durable(self, number: int, error: Exception | None) -> None:
@@ -27,7 +28,14 @@ class Caller:
             self._changed.notify_all()
 
     def submit(self, store: PeerStore, **fields: Any) -> int:
+        """As a core does: no entry is written before its term is."""
         self.number += 1
+        self.term = max(self.term, store.initial_state()[0].term)
+        given = fields.get("hard_state")
+        newest = max((entry.term for entry in fields.get("entries", ())), default=0)
+        if given is None and newest > self.term:
+            given = fields["hard_state"] = state(newest)
+        self.term = given.term if given is not None else self.term
         store.submit(WriteBatch(self.number, **fields))
         return self.number
 

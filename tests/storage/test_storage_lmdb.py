@@ -23,9 +23,6 @@ from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
 from ha_scheduler.storage import (
-    CorruptData,
-    CorruptLedger,
-    CorruptLog,
     DataDirectoryLocked,
     DiskFailed,
     DiskFull,
@@ -89,75 +86,6 @@ def _kill_after_some_commits(script: str, path: Path) -> int:
     last = store.last_index()
     store.close()
     return last
-
-
-def flip(path: Path, needle: bytes) -> None:
-    """Flip one bit in every copy of ``needle`` in the file."""
-    data = bytearray((path / "data.mdb").read_bytes())
-    at = data.find(needle)
-    assert at >= 0
-    while at >= 0:
-        data[at] ^= 1
-        at = data.find(needle, at + 1)
-    (path / "data.mdb").write_bytes(data)
-
-
-def test_a_flipped_bit_in_the_log_is_found_at_open_and_named(tmp_path: Path) -> None:
-    caller = Caller()
-    store = open_store(tmp_path, caller)
-    marked = entry(2, data=b"a needle in the log")
-    caller.write(store, entries=(entry(1), marked, entry(3)))
-    store.close()
-    flip(tmp_path, b"needle")
-    with pytest.raises(CorruptLog, match=r"log entry 2 .*must not take part") as caught:
-        open_store(tmp_path)
-    assert caught.value.index == 2
-    with pytest.raises(CorruptLog):  # the lock was released
-        open_store(tmp_path)
-
-
-def test_a_flipped_bit_in_the_ledger_is_found_when_read_and_named(tmp_path: Path) -> None:
-    caller = Caller()
-    store = open_store(tmp_path, caller)
-    new = entry(1, data=value(b"name", b"a needle in the ledger"))
-    caller.write(store, entries=(new,), apply=(new,), compact_to=1)
-    store.close()
-    flip(tmp_path, b"needle")
-    store = open_store(tmp_path)
-    with store.view() as view, pytest.raises(CorruptLedger, match="table 'values'"):
-        list(view.tables.scan(VALUES))
-    store.close()
-
-
-@pytest.mark.parametrize("damage", ["hole", "moved", "foreign"])
-def test_a_log_whose_rows_do_not_follow_each_other_is_corrupt(tmp_path: Path, damage: str) -> None:
-    caller = Caller()
-    store = open_store(tmp_path / "data", caller)
-    caller.write(store, entries=entries(1, 5))
-    store.close()
-    foreign = open_store(tmp_path / "other", other := Caller())
-    other.write(foreign, entries=entries(1, 5, term=9))
-    foreign.close()
-    with lmdb.open(str(tmp_path / "other"), max_dbs=64) as env, env.begin() as txn:
-        stranger = txn.get((3).to_bytes(8, "big"), db=env.open_db(b"log", txn=txn))
-    with lmdb.open(str(tmp_path / "data"), max_dbs=64) as env:
-        log = env.open_db(b"log")
-        with env.begin(write=True) as txn:
-            third = (3).to_bytes(8, "big")
-            if damage == "hole":
-                txn.delete(third, db=log)
-            elif damage == "moved":
-                txn.put(third, txn.get((4).to_bytes(8, "big"), db=log), db=log)
-            else:
-                txn.put(third, stranger, db=log)
-    with pytest.raises(CorruptLog, match="log entry 3"):
-        open_store(tmp_path / "data")
-
-
-def test_a_file_that_is_no_environment_is_corrupt(tmp_path: Path) -> None:
-    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
-    with pytest.raises(CorruptData, match=r"data\.mdb"):
-        open_store(tmp_path)
 
 
 def test_a_second_process_on_a_directory_is_refused(tmp_path: Path) -> None:

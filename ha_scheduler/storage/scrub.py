@@ -1,0 +1,118 @@
+"""Reads every row once after the start, so that damage is found before the row is needed.
+
+Guarantee: nobody waits for it, and nothing depends on it: a row is verified each time it is read
+anyhow. What it finds is reported once, and ends it.
+
+Order: each slice has a read transaction of its own, short enough to hold up neither the loop (both
+want the GIL) nor the reuse of pages. Between two slices rows may come and go; it goes on with the
+first that is left.
+
+It is slow on purpose, by pauses and not by a lower priority of its thread: a thread of low priority
+that is preempted while it holds the GIL holds up the loop with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import lmdb
+
+from ha_scheduler.storage.environment import Databases
+from ha_scheduler.storage.errors import CorruptData, CorruptLog
+from ha_scheduler.storage.log_table import chain, read_compacted
+from ha_scheduler.storage.schema import unseal
+
+SLICE_S = 0.005  # seconds of reading at a time
+PAUSE_S = 0.045  # seconds between: a tenth of one core, some 300 MB/s of large rows
+
+logger = logging.getLogger(__name__)
+
+
+class Scrub:
+    """One thread, which ends when all is read."""
+
+    def __init__(
+        self, dbs: Databases, log_end: int, on_damage: Callable[[CorruptData], None], name: str
+    ) -> None:
+        """Verify the log up to ``log_end``, an entry that is there, and then the ledger."""
+        self._slices = verify(dbs, log_end, SLICE_S)
+        self._on_damage = on_damage
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, wherever it is."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        rows = 0
+        try:
+            for count in self._slices:
+                rows += count
+                if count and self._stopped.wait(PAUSE_S):
+                    return
+        except CorruptData as error:
+            self._on_damage(error)
+            return
+        logger.info(
+            "verified all data: %d rows", rows, extra={"action": "data_verified", "rows": rows}
+        )
+
+
+def verify(dbs: Databases, log_end: int, slice_s: float) -> Iterator[int]:
+    """Every row, in slices; yields how many each had. Raises ``CorruptData``."""
+    try:
+        yield from _verify_log(dbs, log_end, slice_s)
+        for table in dbs.tables:
+            yield from _verify_table(dbs, table, slice_s)
+    except lmdb.Error as error:
+        raise CorruptData(dbs.log_dbs.path, f"the data ({error})") from error
+
+
+def _verify_log(dbs: Databases, end: int, slice_s: float) -> Iterator[int]:
+    reached = 0
+    while reached < end:
+        rows, until = 0, perf_counter() + slice_s
+        with dbs.env.begin() as txn:
+            compacted = read_compacted(txn, dbs.log_dbs)
+            reached = max(reached, compacted.index)
+            if reached >= end:
+                return
+            for entry, _ in chain(txn, dbs.log_dbs, compacted, reached + 1):
+                rows, reached = rows + 1, entry.index
+                if reached >= end or perf_counter() > until:
+                    break
+            else:
+                raise CorruptLog(dbs.log_dbs.path, reached + 1, "it is missing")
+        yield rows
+
+
+def _verify_table(dbs: Databases, table: str, slice_s: float) -> Iterator[int]:
+    key: bytes | None = b""
+    while key is not None:
+        with dbs.env.begin() as txn, txn.cursor(db=dbs.tables[table]) as cursor:
+            rows, key = _verify_rows(dbs, table, cursor, key, perf_counter() + slice_s)
+        yield rows
+
+
+def _verify_rows(
+    dbs: Databases, table: str, cursor: Any, key: bytes, until: float
+) -> tuple[int, bytes | None]:
+    """From ``key`` on; how many, and the key to go on with, None at the end."""
+    rows = 0
+    found = cursor.set_range(key)
+    while found:
+        unseal(dbs.log_dbs.path, table, cursor.key(), cursor.value())
+        rows += 1
+        found = cursor.next()
+        if found and perf_counter() > until:
+            return rows, cursor.key()
+    return rows, None

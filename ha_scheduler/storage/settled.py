@@ -1,0 +1,57 @@
+"""The reader's half of the port, from the batches that have settled.
+
+Guarantee: what is answered follows from what was there at the start and the batches settled since,
+nothing else: not from what is queued, nor from what is durable but not yet settled.
+
+Order: a store calls ``admit`` when a batch is submitted and its caller ``settle`` when the batch is
+durable, both in the order of submission and on the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from ha_scheduler.raft import Entry, HardState, Membership, SnapshotMeta
+from ha_scheduler.storage.log_view import LogView
+from ha_scheduler.storage.port import BatchGuard, WriteBatch
+
+
+class SettledReader:
+    """``LogReader`` and ``applied``, for a store to inherit. ``begin`` comes first."""
+
+    def begin(self, view: LogView, first_index: int) -> None:
+        """``view`` holds what was durable when this process began."""
+        self._view = view
+        self._pending: deque[WriteBatch] = deque()
+        self._guard = BatchGuard(view.last_index(), view.applied(), first_index - 1)
+
+    def initial_state(self) -> tuple[HardState, Membership]:
+        return self._view.initial_state()
+
+    def first_index(self) -> int:
+        return self._view.first_index()
+
+    def last_index(self) -> int:
+        return self._view.last_index()
+
+    def term(self, index: int) -> int:
+        return self._view.term(index)
+
+    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
+        return self._view.entries(lo, hi, max_bytes)
+
+    def snapshot(self) -> SnapshotMeta:
+        return self._view.snapshot()
+
+    def applied(self) -> int:
+        return self._view.applied()
+
+    def admit(self, batch: WriteBatch) -> None:
+        """``batch`` is about to be queued. Asserts that it continues those before it."""
+        self._guard.check(batch)
+        self._pending.append(batch)
+
+    def settle(self, number: int) -> None:
+        while self._pending and self._pending[0].number <= number:
+            self._view.settle(self._pending.popleft())
