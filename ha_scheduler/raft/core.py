@@ -1,8 +1,8 @@
 """Elections, and what followers do with a leader's messages: the role changes of one peer.
 
 The guarantee: at most one leader a term (paper 5.2). It rests on this ordering: a term or a vote
-changes here, the next `Ready` carries it to the disk, and only then may the response leave, or
-the candidate's own vote count.
+changes here, the next `Ready` carries it to the disk, and only then may a message of that term
+leave, or the candidate's own vote count.
 
 The leader's lease rests on a second promise: a peer that heard a leader grants nobody a vote for
 ``election_ticks``. It binds the peer, not a role or a term: it survives a change of term by a
@@ -56,10 +56,10 @@ class Core:
         config.validate()
         self.config = config
         self.id = config.peer_id
-        self.outbox = Outbox()
         self.read_states: list[ReadState] = []
         self.electable = True
         hard_state, membership = stable.initial_state()
+        self.outbox = Outbox(hard_state.term)
         self.log = RaftLog(
             stable,
             commit=hard_state.commit,
@@ -73,7 +73,6 @@ class Core:
         self.role = Role.FOLLOWER
         self.leader: PeerId = NO_PEER
         self.lead: Leader | None = None
-        self.self_vote_pending = False  # our own vote waits for the disk
         self._rng = rng
         self._votes: dict[PeerId, bool] = {}
         self._elapsed = 0
@@ -122,7 +121,6 @@ class Core:
         self.role = role
         self.leader = leader
         self.lead = None
-        self.self_vote_pending = False
         self._votes = {}
         self._elapsed = 0
         self._timeout = self._draw_timeout()
@@ -151,7 +149,6 @@ class Core:
     def _start_election(self, *, force: bool) -> None:
         self._reset(self.term + 1, Role.CANDIDATE, NO_PEER)
         self.vote = self.id
-        self.self_vote_pending = True
         self._request_votes(MessageKind.VOTE, self.term, force=force)
 
     def _request_votes(self, kind: MessageKind, term: int, *, force: bool) -> None:
@@ -170,8 +167,9 @@ class Core:
                 )
             )
 
-    def own_vote_persisted(self, term: int) -> None:
-        """The disk has our vote for ourselves in ``term``: now it counts."""
+    def term_persisted(self, term: int) -> None:
+        """The disk has this term and our vote in it. If it is for ourselves, it counts now."""
+        self.outbox.durable_term = term
         if self.role is Role.CANDIDATE and self.term == term:
             self._votes[self.id] = True
             self._count_votes()

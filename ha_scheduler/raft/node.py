@@ -54,7 +54,7 @@ class RawNode:
         self._core = Core(config, log, rng, applied)
         self._number = 0
         self._persisted_number = 0
-        self._own_votes: deque[tuple[int, int]] = deque()  # Ready number, term
+        self._terms: deque[tuple[int, int]] = deque()  # on their way to the disk: number, term
         self._handed_hard_state = self._hard_state()
         self._handed_soft_state = self._soft_state()
 
@@ -239,13 +239,10 @@ class RawNode:
         if core.lead is not None and core.lead.wants_round:
             core.lead.begin_round()
         self._number += 1
-        hard_state, synced = self._take_hard_state()
+        hard_state, must_sync = self._take_hard_state()
         snapshot, entries = core.log.take_write(self._number)
         committed = core.log.take_committed() if core.log.has_committed else ()
         messages, after_persist = core.outbox.take()
-        if core.self_vote_pending:
-            self._own_votes.append((self._number, core.term))
-            core.self_vote_pending = False
         core.forget_old_memberships()
         return Ready(
             number=self._number,
@@ -257,7 +254,7 @@ class RawNode:
             committed=committed,
             soft_state=self._take_soft_state(),
             read_states=self._take_read_states(),
-            must_sync=bool(entries) or snapshot is not None or synced,
+            must_sync=bool(entries) or snapshot is not None or must_sync,
         )
 
     def _hard_state(self) -> HardState:
@@ -272,7 +269,10 @@ class RawNode:
         if now == before:
             return None, False
         self._handed_hard_state = now
-        return now, (now.term, now.vote) != (before.term, before.vote)
+        must_sync = (now.term, now.vote) != (before.term, before.vote)
+        if must_sync:
+            self._terms.append((self._number, now.term))
+        return now, must_sync
 
     def _take_soft_state(self) -> SoftState | None:
         now = self._soft_state()
@@ -297,8 +297,8 @@ class RawNode:
         self._persisted_number = number
         self._core.log.persisted(number)
         self._core.persisted()
-        while self._own_votes and self._own_votes[0][0] <= number:
-            self._core.own_vote_persisted(self._own_votes.popleft()[1])
+        while self._terms and self._terms[0][0] <= number:
+            self._core.term_persisted(self._terms.popleft()[1])
 
     def applied_to(self, index: int) -> None:
         """Committed entries up to ``index`` have been applied."""

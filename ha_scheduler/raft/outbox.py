@@ -1,9 +1,15 @@
 """Messages on their way out, split by when they may leave.
 
-The guarantee: a message that tells another peer what this peer has stored (a vote, an
-acknowledgement) cannot leave before it is stored (thesis 3.8): the kind decides the queue, not
-the sender of the message. Rejections wait too: it costs little, and their safety if sent early
-was never proved.
+The guarantee, decided here and not by the sender of a message (thesis 3.8):
+
+* A message that tells another peer what this peer has stored (a vote, an acknowledgement) cannot
+  leave before it is stored. Rejections wait too: it costs little, and their safety if sent early
+  was never proved.
+* No message of a term leaves before the term is stored. Else a peer that crashes in between
+  begins the term a second time, and what the others answered to its first life counts in its
+  second: votes for a log that it lost, the contact of a leader it no longer knows.
+
+A pre-vote asks about a term that nobody is in yet: it may leave at once.
 """
 
 from __future__ import annotations
@@ -16,9 +22,10 @@ WAITS_FOR_DISK = frozenset(
 
 
 class Outbox:
-    __slots__ = ("_after_persist", "_immediate")
+    __slots__ = ("_after_persist", "_immediate", "durable_term")
 
-    def __init__(self) -> None:
+    def __init__(self, durable_term: int) -> None:
+        self.durable_term = durable_term  # what the disk would tell us after a crash now
         self._immediate: list[Message] = []
         self._after_persist: list[Message] = []
 
@@ -26,7 +33,8 @@ class Outbox:
         return bool(self._immediate or self._after_persist)
 
     def send(self, message: Message) -> None:
-        waits = message.kind in WAITS_FOR_DISK
+        early = message.term > self.durable_term and message.kind is not MessageKind.PRE_VOTE
+        waits = early or message.kind in WAITS_FOR_DISK
         (self._after_persist if waits else self._immediate).append(message)
 
     def take(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

@@ -81,10 +81,17 @@ class Peer:
         if ready.committed:
             self.node.applied_to(ready.committed[-1].index)
 
+    def check_early_messages(self, ready: Ready) -> None:
+        """What leaves before the disk is done must not speak of a term that the disk lacks."""
+        durable_term = self.log.initial_state()[0].term
+        for message in ready.messages:
+            assert message.kind is MessageKind.PRE_VOTE or message.term <= durable_term, message
+
     def process_ready(self) -> list[Message]:
         """Carry out one Ready as a driver without concurrency does. Returns what leaves."""
         ready = self.node.ready()
         self.readies.append(ready)
+        self.check_early_messages(ready)
         self.persist(ready)
         self.node.persisted(ready.number)
         self.apply(ready)

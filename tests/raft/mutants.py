@@ -51,8 +51,14 @@ MUTANTS = (
     Mutant(
         "count the own vote before it is durable",
         "core.py",
-        "        self.self_vote_pending = True\n",
-        "        self._votes[self.id] = True\n",
+        "        self.vote = self.id\n",
+        "        self.vote = self.id\n        self._votes[self.id] = True\n",
+    ),
+    Mutant(
+        "let a candidacy leave before the disk",
+        "outbox.py",
+        "waits = early or message.kind",
+        "waits = message.kind",
     ),
     Mutant(
         "let votes leave before the disk",

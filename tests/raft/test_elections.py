@@ -85,10 +85,66 @@ def test_a_candidate_increments_its_term_votes_for_itself_and_asks_all_others() 
     ready = node.ready()
     assert ready.hard_state == HardState(1, 1, 0)
     assert ready.must_sync
-    assert [(m.kind, m.to) for m in ready.messages] == [
+    assert [(m.kind, m.to) for m in ready.messages_after_persist] == [
         (MessageKind.VOTE, 2),
         (MessageKind.VOTE, 3),
     ]
+
+
+def test_a_candidacy_leaves_only_after_the_disk_has_it() -> None:
+    """3.8: the term must not begin a second time, with other entries, after a crash."""
+    node = node_of(pre_vote=False)
+    node.campaign()
+    ready = node.ready()
+    assert ready.must_sync
+    assert ready.messages == ()
+    assert kinds(ready.messages_after_persist) == [MessageKind.VOTE] * 2
+
+
+def test_votes_for_a_candidacy_that_the_disk_forgot_elect_nobody() -> None:
+    """3.6.1: peer 2 asks with an entry that its disk does not have yet, and crashes.
+
+    The entry is committed: 1 and 3 have it. In its second life peer 2 begins the same term
+    without it, and the vote of peer 3 for its first life comes in.
+    """
+    cell = Cell(3, pre_vote=False, check_quorum=False)
+    leader = cell.elect(1)
+    cell.tick(3)
+    leader.propose(b"committed")
+    cell.collect()
+    (append,) = [m for m in cell.wire if m.to == 2]
+    cell.drop = lambda m: m.to == 2
+    cell.settle()
+    assert leader.commit == 2
+    lazy = cell[2]
+    lazy.step(append)
+    lazy.campaign()
+    early = lazy.ready().messages
+    votes: list[Message] = []
+    for message in early:
+        if message.to == 3:
+            cell[3].step(message)
+            votes.extend(m for m in cell.peers[3].process_ready() if m.to == 2)
+    cell.peers[2].restart()
+    again = cell[2]
+    assert (again.term, again.last_index) == (1, 1)
+    again.campaign()
+    cell.peers[2].process_ready()
+    for message in votes:
+        again.step(message)
+    assert again.role is not Role.LEADER
+
+
+def test_a_heartbeat_is_answered_only_after_the_disk_has_its_term() -> None:
+    """3.8: the leader's lease counts on the promise, which a restart renews only in a term."""
+    node = node_of()
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
+    first = node.ready()
+    assert first.messages == ()
+    assert kinds(first.messages_after_persist) == [MessageKind.HEARTBEAT_RESPONSE]
+    node.persisted(first.number)
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=2))
+    assert kinds(node.ready().messages) == [MessageKind.HEARTBEAT_RESPONSE]
 
 
 def test_a_candidates_own_vote_counts_only_once_it_is_durable() -> None:

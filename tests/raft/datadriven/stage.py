@@ -29,6 +29,11 @@ from .script import Step, list_of
 UNLIMITED = 2**40
 
 
+def asks_for_vote(message: Message) -> bool:
+    """Our requests for votes wait for the disk; etcd's do not, and the plays show them at once."""
+    return message.kind is MessageKind.VOTE
+
+
 class Actor:
     """A node of the play, its storage, and the work of its storage threads."""
 
@@ -255,6 +260,7 @@ class Stage:
         ready = actor.node.ready()
         messages: list[Message | describe.Local] = list(ready.messages)
         if actor.threads:
+            messages.extend(m for m in ready.messages_after_persist if asks_for_vote(m))
             self._hire_threads(actor, ready, messages)
         else:
             messages.extend(ready.messages_after_persist)
@@ -310,7 +316,9 @@ class Stage:
     def _append_responses(self, actor: Actor, ready: Ready) -> tuple[Message | describe.Local, ...]:
         """To other peers, to itself (a vote, an acknowledgement), and to the unstable log."""
         node, number, me = actor.node, ready.number, str(actor.config.peer_id)
-        responses: list[Message | describe.Local] = list(ready.messages_after_persist)
+        responses: list[Message | describe.Local] = [
+            m for m in ready.messages_after_persist if not asks_for_vote(m)
+        ]
         if node.role is Role.CANDIDATE and ready.must_sync and not ready.entries:
             responses.append(describe.Local("MsgVoteResp", me, me, term=node.term, number=number))
         if node.role is Role.LEADER and ready.entries:

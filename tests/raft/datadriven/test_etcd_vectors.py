@@ -3,9 +3,10 @@
 The files are data of another project and stand outside this repository; without them the tests
 are skipped, and the project's own tests stand alone.
 
-All files of the subset apply and pass unchanged. Two displays differ by design, and the stage
+All files of the subset apply and pass unchanged. Three things differ by design, and the stage
 translates them: our core counts its own vote and disk by the number of a Ready, where etcd sends
-messages to itself; and it asks to sync a snapshot, where etcd leaves that to the driver. Scenarios
+messages to itself; it asks to sync a snapshot, where etcd leaves that to the driver; and a request
+for votes waits until the disk has the candidate's term (see raft/outbox.py). Scenarios
 of etcd that are not in the subset because they do not apply: the confchange files (joint
 consensus, and membership in force when applied; ours is in force when appended) and the
 forget_leader files (a call we do not have).
