@@ -133,7 +133,7 @@ class RawNode:
         learners = self.membership.learners
         return tuple(
             progress.view(peer, learner=peer in learners)
-            for peer, progress in self._core.lead.progress.items()
+            for peer, progress in self._core.lead.replication.progress.items()
         )
 
     def entry_term(self, index: int) -> int:
@@ -207,12 +207,12 @@ class RawNode:
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
         """The streaming of a snapshot to ``peer`` ended. Must be called, or it waits for ever."""
         if self._core.lead is not None:
-            self._core.lead.report_snapshot(peer, ok)
+            self._core.lead.replication.report_snapshot(peer, ok)
 
     def report_unreachable(self, peer: PeerId) -> None:
         """Messages to ``peer`` were lost (its connection broke)."""
         if self._core.lead is not None:
-            self._core.lead.report_unreachable(peer)
+            self._core.lead.replication.report_unreachable(peer)
 
     def _leader(self) -> Leader:
         if self._core.lead is None:

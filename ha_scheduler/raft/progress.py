@@ -92,11 +92,12 @@ class Progress:
         "pending_snapshot",
         "recently_active",
         "sent_commit",
+        "since_round",
         "state",
         "waiting",
     )
 
-    def __init__(self, next_index: int, inflights: Inflights) -> None:
+    def __init__(self, next_index: int, inflights: Inflights, since_round: int = 1) -> None:
         self.state = ProgressState.PROBE
         self.match = 0
         self.next = next_index
@@ -104,6 +105,7 @@ class Progress:
         self.pending_snapshot = 0
         self.waiting = False  # flow is paused until a response, or a heartbeat's response
         self.recently_active = False
+        self.since_round = since_round  # it is a member from this round on
         self.acked_round = 0  # newest heartbeat round it answered
         self.acked_tick = NEVER  # leader's tick when the newest answered message was *sent*
         self.inflights = inflights

@@ -74,7 +74,7 @@ MUTANTS = (
     ),
     Mutant(
         "count the leader's entries before they are durable",
-        "leader.py",
+        "replication.py",
         "own.accepted(self._log.durable_index)",
         "own.accepted(self._log.last_index)",
     ),
@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Mutant(
         "heartbeat carries the commit index unbounded",
-        "leader.py",
+        "replication.py",
         "commit = min(progress.match, self._log.commit)",
         "commit = self._log.commit",
     ),
@@ -182,15 +182,15 @@ MUTANTS = (
     ),
     Mutant(
         "answer reads without a quorum",
-        "leader.py",
-        "agreed_value(self._history.current.voters, rounds)",
-        "self._round",
+        "replication.py",
+        "return agreed_value(membership.voters, rounds)",
+        "return self.round",
     ),
     Mutant(
         "older heartbeats confirm reads",
         "leader.py",
-        "            self._reads.place(self._log.commit, self._round)\n",
-        "            self._reads.place(self._log.commit, self._round - 1)\n",
+        "self._reads.place(self._log.commit, self.replication.round)",
+        "self._reads.place(self._log.commit, self.replication.round - 1)",
     ),
     Mutant(
         "answer reads before committing in the own term",
@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "hand over to a peer that lags",
         "leader.py",
-        "if self.progress[self.transferee].match != self._log.last_index:",
+        "if self.replication.progress[self.transferee].match != self._log.last_index:",
         "if False:",
     ),
     Mutant(
@@ -302,14 +302,14 @@ MUTANTS = (
     ),
     Mutant(
         "a failed snapshot is never tried again",
-        "leader.py",
+        "replication.py",
         "        progress.become_probe()\n        progress.waiting = True\n",
         "        return\n",
     ),
     Mutant(
         "an answer to an older leadership moves progress",
-        "leader.py",
-        "if message.round == 0 and message.index == 0:",
+        "replication.py",
+        "if message.round < progress.since_round:",
         "if False:",
     ),
     Mutant(

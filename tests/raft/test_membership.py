@@ -18,6 +18,7 @@ from ha_scheduler.raft import (
     MemoryLog,
     Message,
     MessageKind,
+    ProgressState,
     ProposalDroppedError,
     RawNode,
     Role,
@@ -192,6 +193,69 @@ def test_a_learner_that_fell_silent_does_not_become_a_voter() -> None:
     cell.tick(15)
     with pytest.raises(MembershipChangeError, match="not answered anything"):
         leader.propose_membership(add(4))
+
+
+def test_answers_from_before_a_peer_was_removed_do_not_count_for_it_when_it_is_back() -> None:
+    """It may have been removed because its disk was lost: then it has nothing of what it said."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose(b"x")
+    cell.collect()
+    cell.deliver()
+    cell.collect()
+    late = [m for m in cell.wire if m.source == 3 and m.kind is MessageKind.APPEND_RESPONSE]
+    assert [m.index for m in late] == [2]
+    cell.settle()
+    cell.isolate(3)
+    leader.propose_membership(remove(3))
+    cell.settle()
+    leader.propose_membership(learn(3))
+    cell.settle()
+    for message in late:
+        leader.step(message)
+    assert leader.progress()[2].match == 0
+
+
+def test_a_peer_that_comes_back_under_the_same_id_catches_up_from_nothing() -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose_batch([b"%d" % n for n in range(10)])
+    cell.settle()
+    leader.propose_membership(remove(3))
+    cell.settle()
+    for peer in (1, 2):
+        cell.peers[peer].log.compact(8)
+    cell.join(3)
+    assert cell[3].commit == leader.commit
+    leader.propose_membership(add(3))
+    cell.settle()
+    assert leader.membership == THREE
+
+
+def test_a_learner_removed_while_a_snapshot_goes_to_it_leaves_nothing_behind() -> None:
+    """And one added again under its id does not take the end of the old stream for its own."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose_batch([b"%d" % n for n in range(10)])
+    cell.settle()
+    cell.peers[1].log.compact(8)
+    leader.propose_membership(learn(4))
+    cell.add_peer(4, Membership(()))
+    cell.drop = lambda m: m.kind is MessageKind.SNAPSHOT
+    cell.tick(4)
+    assert leader.progress()[3].state is ProgressState.SNAPSHOT
+    leader.propose_membership(remove(4))
+    cell.settle()
+    leader.report_snapshot(4, ok=True)
+    leader.report_unreachable(4)
+    assert len(leader.progress()) == 3
+    cell.add_peer(4, Membership(()))
+    leader.propose_membership(learn(4))
+    cell.tick(4)
+    leader.report_snapshot(4, ok=True)
+    cell.heal()
+    cell.tick(6)
+    assert cell[4].commit == leader.commit
 
 
 def test_a_change_that_leaves_no_majority_that_answers_is_refused() -> None:

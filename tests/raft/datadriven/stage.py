@@ -160,7 +160,7 @@ class Stage:
         source, to = map(int, step.positional)
         actor = self.actors[source]
         meta = actor.log.snapshot()
-        message = Message(MessageKind.SNAPSHOT, to, source, actor.node.term, snapshot=meta)
+        message = Message(MessageKind.SNAPSHOT, to, source, actor.node.term, snapshot=meta, round=1)
         self.wire.append(message)
         return describe.message(message)
 
