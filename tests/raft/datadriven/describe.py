@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ha_scheduler.raft import (
     Entry,
+    EntryKind,
     HardState,
     Message,
     MessageKind,
@@ -15,6 +16,7 @@ from ha_scheduler.raft import (
     ProgressView,
     Role,
     SnapshotMeta,
+    decode_membership,
 )
 
 MESSAGE_NAMES = {
@@ -64,8 +66,10 @@ class Local:
 
 
 def entry(value: Entry) -> str:
-    kind = "EntryNormal" if value.kind == 0 else "EntryConfChange"
-    return f"{value.term}/{value.index} {kind} {json.dumps(value.data.decode())}"
+    if value.kind is EntryKind.CONF_CHANGE:
+        words = decode_membership(value.data)[1].decode()  # as the play named the change
+        return f"{value.term}/{value.index} {words}"
+    return f"{value.term}/{value.index} EntryNormal {json.dumps(value.data.decode())}"
 
 
 def hard_state(value: HardState) -> str:

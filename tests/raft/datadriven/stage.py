@@ -11,22 +11,31 @@ from __future__ import annotations
 import random
 
 from ha_scheduler.raft import (
+    ChangeKind,
     Config,
     Entry,
+    EntryKind,
     HardState,
     Membership,
+    MembershipChange,
     MemoryLog,
     Message,
     MessageKind,
     RawNode,
     Ready,
     Role,
+    decode_membership,
 )
 
 from . import describe
 from .script import Step, list_of
 
 UNLIMITED = 2**40
+CHANGES = {"v": ChangeKind.ADD_VOTER, "l": ChangeKind.ADD_LEARNER, "r": ChangeKind.REMOVE}
+
+
+class NotOurDesignError(Exception):
+    """The play asks for what our core does not have."""
 
 
 def asks_for_vote(message: Message) -> bool:
@@ -54,8 +63,12 @@ class Actor:
         self.log.append(work.entries)
 
     def apply(self, entries: tuple[Entry, ...]) -> None:
+        membership = self.log.initial_state()[1]
+        for entry in entries:
+            if entry.kind is EntryKind.CONF_CHANGE:
+                membership = decode_membership(entry.data)[0]
         if entries:
-            self.log.record_applied(entries[-1].index, self.log.snapshot().membership)
+            self.log.record_applied(entries[-1].index, membership)
 
 
 class Stage:
@@ -69,7 +82,8 @@ class Stage:
         lines = getattr(self, "do_" + step.command.replace("-", "_"))(step)
         for actor in self.actors.values():
             actor.node.check_invariants()
-        return () if self.quiet else tuple(line.rstrip() for line in lines)
+        quiet = self.quiet or step.named.get("log-level") == "none"
+        return () if quiet else tuple(line.rstrip() for line in lines)
 
     # -- commands --------------------------------------------------------------------------
 
@@ -108,6 +122,21 @@ class Stage:
     def do_propose(self, step: Step) -> list[str]:
         self._actor(step).node.propose(step.positional[1].encode())
         return []
+
+    def do_propose_conf_change(self, step: Step) -> list[str]:
+        """One change at a time: ``v3``, ``l3`` or ``r3``, which travels along as the context."""
+        words = " ".join(step.input)
+        if len(words.split()) != 1 or "transition" in step.named:
+            raise NotOurDesignError(f"several changes in one, or a joint membership: {words}")
+        version = "" if step.named.get("v1") == "true" else "V2"
+        change = MembershipChange(
+            CHANGES[words[0]], int(words[1:]), f"EntryConfChange{version} {words}".encode()
+        )
+        self._actor(step).node.propose_membership(change)
+        return []
+
+    def do_forget_leader(self, step: Step) -> list[str]:
+        raise NotOurDesignError("no peer can be told to forget its leader")
 
     def do_compact(self, step: Step) -> list[str]:
         self._actor(step).log.compact(int(step.positional[1]))
