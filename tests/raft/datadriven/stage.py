@@ -38,9 +38,9 @@ class NotOurDesignError(Exception):
     """The play asks for what our core does not have."""
 
 
-def asks_for_vote(message: Message) -> bool:
-    """Our requests for votes wait for the disk; etcd's do not, and the plays show them at once."""
-    return message.kind is MessageKind.VOTE
+def etcd_sends_at_once(message: Message) -> bool:
+    """With us these wait until the disk has their term; with etcd not, and its plays show that."""
+    return message.kind in (MessageKind.VOTE, MessageKind.HEARTBEAT_RESPONSE)
 
 
 class Actor:
@@ -289,7 +289,7 @@ class Stage:
         ready = actor.node.ready()
         messages: list[Message | describe.Local] = list(ready.messages)
         if actor.threads:
-            messages.extend(m for m in ready.messages_after_persist if asks_for_vote(m))
+            messages.extend(m for m in ready.messages_after_persist if etcd_sends_at_once(m))
             self._hire_threads(actor, ready, messages)
         else:
             messages.extend(ready.messages_after_persist)
@@ -346,7 +346,7 @@ class Stage:
         """To other peers, to itself (a vote, an acknowledgement), and to the unstable log."""
         node, number, me = actor.node, ready.number, str(actor.config.peer_id)
         responses: list[Message | describe.Local] = [
-            m for m in ready.messages_after_persist if not asks_for_vote(m)
+            m for m in ready.messages_after_persist if not etcd_sends_at_once(m)
         ]
         if node.role is Role.CANDIDATE and ready.must_sync and not ready.entries:
             responses.append(describe.Local("MsgVoteResp", me, me, term=node.term, number=number))

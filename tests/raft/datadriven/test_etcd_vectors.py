@@ -6,8 +6,8 @@ whether it applies to our design, and where and why the others begin to differ.
 
 Three things differ by design, and the stage translates them: our core counts its own vote and disk
 by the number of a Ready, where etcd sends messages to itself; it asks to sync a snapshot, where
-etcd leaves that to the driver; and a request for votes waits until the disk has the candidate's
-term (see raft/outbox.py).
+etcd leaves that to the driver; and requests for votes and answers to heartbeats wait until the
+disk has their term (see raft/outbox.py).
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Actor(Peer):
     def take(self) -> Ready:
         """One Ready: its write is under way, its messages may leave."""
         ready = self.node.ready()
+        self.check_early_messages(ready)
         self.in_flight.append(ready)
         self.reads.extend(ready.read_states)
         return ready
