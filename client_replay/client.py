@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import dask
 import distributed
 from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
@@ -33,6 +34,9 @@ logger = logging.getLogger("distributed.client.ha")
 ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 
+# Modules whose frames are not taken for the user's code (client.py:3270)
+NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
+
 UNKNOWN_KEYS = "unknown-after-failover"  # the reason in a leader's answer to ``ha-resume``
 
 
@@ -43,6 +47,7 @@ class Client(distributed.Client):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ha = Session(self)  # upstream's __init__ connects
+        _hide_from_computations()
         super().__init__(*args, **kwargs)
 
     def _setup_replay(self: Any) -> None:
@@ -227,6 +232,14 @@ class Client(distributed.Client):
         await super()._close(fast=fast)
 
 
+def _hide_from_computations() -> None:
+    """Have the dashboard show the user's code for a computation, and not ours that passes it on."""
+    ours = __name__.partition(".")[0]
+    hidden = dask.config.get(NOT_THE_USERS)
+    if ours not in hidden:
+        dask.config.set({NOT_THE_USERS: [*hidden, ours]})
+
+
 def upgrade(client: Any) -> None:
     """Make ``client``, which has connected and submitted nothing yet, replay its work."""
     if isinstance(client, Client):
@@ -236,6 +249,7 @@ def upgrade(client: Any) -> None:
         Client if kind is distributed.Client else type(kind.__name__, (Client, kind), {})
     )
     client._ha = Session(client)
+    _hide_from_computations()
     client._setup_replay()
     if client.scheduler_comm is not None:
         client._ha.hello(client.scheduler_comm)

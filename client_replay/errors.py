@@ -3,20 +3,24 @@
 ::
 
     HAError (ha_scheduler.errors)
-    ├── OutcomeUnknown     remote, also OSError: the leader was lost while it handled a request
+    ├── OutcomeUnknown     remote, also CommClosedError: the leader was lost while it handled a
+    │                      request
     ├── JournalFull        local: the cell has not committed for too long, or the graph is too large
     └── NoLeader           remote, also OSError: no leader within the time to reconnect
 """
 
 from __future__ import annotations
 
+from distributed.comm import CommClosedError
+
 from ha_scheduler.errors import HAError
 
 
-class OutcomeUnknown(HAError, OSError):
+class OutcomeUnknown(HAError, CommClosedError):
     """The leader was lost while it handled a request that must not simply be repeated.
 
     It may have been done, or not. Look at the state it would have changed before repeating it.
+    Upstream raises ``CommClosedError`` for it, and here and there expects that.
     """
 
     def __init__(self, op: str) -> None:

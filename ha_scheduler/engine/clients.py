@@ -18,6 +18,7 @@ from typing import Any
 
 from distributed.batched import BatchedSend
 from distributed.scheduler import ClientState
+from distributed.versions import error_message, get_versions
 
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key
@@ -44,6 +45,7 @@ class Clients:
     session_of: dict[str, str]
     clients: dict[str, Any]
     client_comms: dict[str, Any]
+    workers: dict[str, Any]
     tasks: dict[Key, Any]
     _awaited_clients: set[str]
     _leaving: dict[str, asyncio.TimerHandle]  # clients that may come back, until when
@@ -83,7 +85,7 @@ class Clients:
         fenced = FencedComm(comm, self.lease)
         # Alone in its message: a client takes the first message for the answer to its registration
         # (client.py:1589), and one that the ledger knows may be sent more at once.
-        await fenced.write([{"op": "stream-start"}])
+        await fenced.write([{"op": "stream-start", **self._version_warning(versions)}])
         stream = self._open_stream(fenced, client, versions)
         try:
             await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
@@ -91,6 +93,12 @@ class Clients:
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
             stream.abort()
+
+    def _version_warning(self, versions: dict[str, Any]) -> dict[str, Any]:
+        """What upstream tells a client whose packages differ (scheduler.py:5929)."""
+        workers = {address: ws.versions for address, ws in self.workers.items()}
+        warning: dict[str, Any] = error_message(get_versions(), workers, versions)
+        return warning
 
     def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
         leaving = self._leaving.pop(client, None)
@@ -109,12 +117,20 @@ class Clients:
             known.last_seen = time()
             return
         logger.info("Client %s joined.", client, extra={"action": "client-joined"})
+        self.log_event(["all", client], {"action": "add-client", "client": client})  # type: ignore[attr-defined]
         self.clients[client] = ClientState(client, versions=versions)
         self._client_connections_added_total += 1  # type: ignore[attr-defined]
         if self.recorder is not None:
             self.recorder.append(ClientJoined(client, ""))
         for plugin in list(self.plugins.values()):  # type: ignore[attr-defined]
-            plugin.add_client(scheduler=self, client=client)
+            try:
+                plugin.add_client(scheduler=self, client=client)
+            except Exception:
+                logger.warning(
+                    "A scheduler plugin failed on a new client.",
+                    exc_info=True,
+                    extra={"action": "plugin-failed"},
+                )
 
     def _client_lost(self, client: str) -> None:
         """The stream ended: a client with a session may come back, any other is gone."""

@@ -26,6 +26,7 @@ from distributed.scheduler import heartbeat_interval
 from distributed.utils import log_errors
 
 from ha_scheduler.engine.adoption import Adoption, Report
+from ha_scheduler.engine.calling import call, refuses
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.engine.recorder import Recorder
@@ -156,9 +157,10 @@ class Workers:
 
     async def _lives(self, worker: str) -> bool:
         """Whether something answers at the worker's address."""
+        if await refuses(worker, CALL_SECONDS):  # its process has ended
+            return False
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                await self.rpc(worker).identity()
+            await call(worker, self.rpc(worker).identity(), CALL_SECONDS)
         except (OSError, TimeoutError):
             return False
         return True
@@ -219,12 +221,10 @@ class Workers:
         await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
 
     async def _call_worker(self, worker: str, address: str) -> None:
+        present = getattr(self.rpc(worker), "ha-leader")
+        presented = present(term=self.term, address=address, leader=self.welcome()["leader"])
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                async with self.rpc(worker) as remote:
-                    await getattr(remote, "ha-leader")(
-                        term=self.term, address=address, leader=self.welcome()["leader"]
-                    )
+            await call(worker, presented, CALL_SECONDS)
         except TimeoutError:
             logger.info(
                 "Worker %s did not answer within %.1f s.",

@@ -6,14 +6,19 @@ import operator
 from typing import Any
 
 import dask
+import pytest
+from distributed import versions
+from distributed.comm import CommClosedError
 from distributed.comm.tcp import TCP
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from client_replay import Client
+from client_replay.errors import OutcomeUnknown
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.engine.standalone import Scheduler
 from ha_scheduler.worker.worker import Worker
-from tests.engine.conftest import run
+from tests.engine.conftest import eventually, run
 
 QUIET: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": ":0", "validate": True}
 
@@ -62,5 +67,62 @@ def test_a_worker_that_starts_is_known_by_its_own_status() -> None:
             ]
             assert seen == [("init", "running")]
             assert isinstance(scheduler.stream_comms[worker.address].comm, TCP)
+
+    run(test)
+
+
+def test_a_client_of_other_versions_is_warned() -> None:
+    async def test() -> None:
+        async with Scheduler(**QUIET) as scheduler:
+            with pytest.MonkeyPatch.context() as patch:
+                other = {"packages": {"dask": "0.1"}}
+                patch.setattr(versions, "get_versions", lambda *args, **kwargs: other)
+                with pytest.warns(versions.VersionMismatchWarning, match="dask"):
+                    client = await Client(
+                        scheduler.address, asynchronous=True, set_as_default=False
+                    )
+            await client.close()
+
+    run(test)
+
+
+def test_a_joining_client_is_an_event_and_a_plugin_that_fails_on_it_does_no_harm() -> None:
+    class Plugin(SchedulerPlugin):
+        def add_client(self, scheduler: Any, client: str) -> None:
+            raise RuntimeError(client)
+
+    async def test() -> None:
+        async with (
+            Scheduler(plugins=[Plugin()], **QUIET) as scheduler,
+            Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
+        ):
+            assert [e["action"] for _, e in scheduler.get_events(client.id)] == ["add-client"]
+
+    run(test)
+
+
+def test_the_code_shown_for_a_computation_is_the_users() -> None:
+    async def test() -> None:
+        async with (
+            Scheduler(**QUIET) as scheduler,
+            Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
+        ):
+            with dask.config.set({"distributed.diagnostics.computations.nframes": 1}):
+                future = client.submit(operator.add, 1, 2)
+            await eventually(lambda: bool(scheduler.computations))
+            ((code,),) = scheduler.computations[-1].code
+            assert "test_the_code_shown_for_a_computation" in code.code
+            future.release()
+
+    run(test)
+
+
+def test_a_scheduler_can_be_shut_down_by_its_client() -> None:
+    async def test() -> None:
+        async with Scheduler(**QUIET) as scheduler:
+            client = await Client(scheduler.address, asynchronous=True, set_as_default=False)
+            await client.shutdown()
+            await scheduler.finished()
+            assert issubclass(OutcomeUnknown, CommClosedError)
 
     run(test)

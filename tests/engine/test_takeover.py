@@ -12,7 +12,8 @@ import pytest
 from distributed import fire_and_forget, get_client, worker_client
 from distributed.comm import connect
 
-from ha_scheduler.ledger.records import Erred
+from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.ledger.records import Erred, WorkerJoined
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import end, eventually, pair, rebuild, run
 
@@ -356,6 +357,8 @@ def test_a_released_future_is_not_computed_by_the_next_leader() -> None:
             await eventually(lambda: unwanted.key in both.leader.tasks)
             unwanted.release()
             await eventually(lambda: unwanted.key not in both.leader.tasks)
+            # A worker that was not told yet would report it, and be let go on for a while.
+            await eventually(lambda: unwanted.key not in both.workers[0].state.tasks)
             await both.kill_leader()
             leader = await both.take_over()
             gate.set()
@@ -499,8 +502,24 @@ def test_a_client_that_vanished_while_it_registered_can_register_again() -> None
             second = await connect(leader.address)
             await second.write({**message, "versions": {}})
             lease.on = True
-            assert await second.read() == ({"op": "stream-start"},)
+            (answer,) = await second.read()
+            assert answer["op"] == "stream-start"
             second.abort()
             await eventually(lambda: not leader._served.keys() - {both.client.id})
+
+    run(test)
+
+
+def test_a_worker_that_died_with_the_leader_is_not_awaited() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            future = both.client.submit(work, 1)
+            await future
+            (nobody,) = free_ports("127.0.0.1", 1)
+            both.leader.recorder.append(WorkerJoined(f"tcp://127.0.0.1:{nobody}", b"\xa1x", ""))
+            await both.kill_leader()
+            await both.take_over(window_seconds=60)
+            assert both.marks["workers_back"] == {"reported": 2, "missing": 0}
+            assert await future == 2
 
     run(test)
