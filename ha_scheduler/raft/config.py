@@ -58,8 +58,8 @@ class Config:
     max_inflight_bytes: int = 64 * MIB
     #: Bytes of one proposal. The driver splits what is larger.
     max_entry_bytes: int = 16 * MIB
-    #: Bytes proposed but not committed; more proposals are dropped. Bounds the leader's memory
-    #: while it has no quorum.
+    #: Bytes proposed but not committed, or not yet on the leader's own disk; more proposals are
+    #: dropped. Bounds the leader's memory while it has no quorum, or a disk that is stuck.
     max_uncommitted_bytes: int = 256 * MIB
     #: Bytes of committed entries handed out and not yet reported applied.
     max_applying_bytes: int = 64 * MIB

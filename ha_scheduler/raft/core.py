@@ -82,6 +82,7 @@ class Core:
         self._promised = config.election_ticks if hard_state.term > 0 else 0
         self._leader_tick = 0  # newest tick of the leader of this term that we have seen
         self._timeout = self._draw_timeout()
+        self._incarnation = rng.getrandbits(62) + 1  # this life of the peer, told in its answers
 
     def _load_history(self, membership: Membership) -> MembershipHistory:
         """Configuration entries after the applied index are in force too (4.1)."""
@@ -341,7 +342,8 @@ class Core:
     def _on_timeout_now(self, message: Message) -> None:
         """The leader wants us to take over (3.10); an old wish must not break its lease."""
         current = message.source == self.leader and message.tick >= self._leader_tick
-        if self.role is Role.FOLLOWER and current and self.electable:
+        for_this_life = message.incarnation == self._incarnation
+        if self.role is Role.FOLLOWER and current and for_this_life and self.electable:
             self.campaign(force=True)
 
     # -- the log of a follower -------------------------------------------------------------
@@ -367,49 +369,39 @@ class Core:
         self.log.append(new)
         self.history.append(new)
 
-    def _acknowledge(self, message: Message, index: int) -> None:
+    def _answer(self, message: Message, kind: MessageKind, **fields: object) -> None:
+        """To the leader: the answer says which message of whose life it answers."""
         self.outbox.send(
             Message(
-                kind=MessageKind.APPEND_RESPONSE,
+                kind=kind,
                 to=message.source,
                 source=self.id,
                 term=self.term,
-                index=index,
                 round=message.round,
                 tick=message.tick,
+                incarnation=self._incarnation,
+                **fields,  # type: ignore[arg-type]
             )
         )
+
+    def _acknowledge(self, message: Message, index: int) -> None:
+        self._answer(message, MessageKind.APPEND_RESPONSE, index=index)
 
     def _reject_append(self, message: Message) -> None:
         start = min(message.index, self.log.last_index)
         hint, hint_term = self.log.last_index_not_after_term(start, message.log_term)
-        self.outbox.send(
-            Message(
-                kind=MessageKind.APPEND_RESPONSE,
-                to=message.source,
-                source=self.id,
-                term=self.term,
-                index=message.index,
-                reject=True,
-                reject_hint=hint,
-                log_term=hint_term,
-                round=message.round,
-                tick=message.tick,
-            )
+        self._answer(
+            message,
+            MessageKind.APPEND_RESPONSE,
+            index=message.index,
+            reject=True,
+            reject_hint=hint,
+            log_term=hint_term,
         )
 
     def _on_heartbeat(self, message: Message) -> None:
         self.log.commit_to(message.commit)
-        self.outbox.send(
-            Message(
-                kind=MessageKind.HEARTBEAT_RESPONSE,
-                to=message.source,
-                source=self.id,
-                term=self.term,
-                round=message.round,
-                tick=message.tick,
-            )
-        )
+        self._answer(message, MessageKind.HEARTBEAT_RESPONSE)
 
     def _on_snapshot(self, message: Message) -> None:
         snapshot = message.snapshot

@@ -10,7 +10,7 @@ The lease: a follower that accepted a message refuses candidates for ``election_
 echo the leader's tick at *sending*; while a quorum's echoes are younger than ``election_ticks -
 lease_margin_ticks``, no other leader can exist. A leadership transfer overrules that refusal, so
 from the sending of TIMEOUT_NOW on there is no lease until its target answers something sent later
-(after which the target ignores that TIMEOUT_NOW).
+(after which the target ignores that TIMEOUT_NOW, and so does every later life of the target).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .membership import (
     encode_membership,
 )
 from .messages import (
+    ENTRY_OVERHEAD_BYTES,
     NO_PEER,
     Entry,
     EntryKind,
@@ -42,6 +43,7 @@ from .messages import (
     Message,
     MessageKind,
     PeerId,
+    entry_size,
 )
 from .outbox import Outbox
 from .reads import PendingRead, ReadQueue
@@ -78,7 +80,7 @@ class Leader:
         self._transfer_elapsed = 0
         self._timeout_now_sent: dict[PeerId, int] = {}  # target -> tick
         self._reads = ReadQueue()
-        self._uncommitted: deque[tuple[int, int]] = deque()  # index, bytes
+        self._uncommitted: deque[tuple[int, int]] = deque()  # last index of a batch, its bytes
         self._uncommitted_bytes = 0
         self._committed_in_term = False
         self.replication.follow(history.current, recently_active=False)
@@ -158,7 +160,7 @@ class Leader:
                     f"{len(data)} bytes exceed max_entry_bytes ({self._config.max_entry_bytes}); "
                     "split the proposal"
                 )
-        self._check_room(sum(map(len, batch)))
+        self._check_room(batch)
         return self._append([(EntryKind.NORMAL, data) for data in batch])
 
     def _check_accepting(self) -> None:
@@ -167,12 +169,17 @@ class Leader:
         if self._id not in self.replication.progress:
             raise ProposalDroppedError("this leader is being removed from the cell")
 
-    def _check_room(self, size: int) -> None:
-        room = self._config.max_uncommitted_bytes - self._uncommitted_bytes
-        if size > room and self._uncommitted_bytes > 0:
+    def _check_room(self, batch: Sequence[bytes]) -> None:
+        size, limit = sum(map(len, batch)), self._config.max_uncommitted_bytes
+        if size > limit:
+            raise EntryTooLargeError(
+                f"a batch of {size} bytes exceeds max_uncommitted_bytes ({limit}); split it"
+            )
+        size += len(batch) * ENTRY_OVERHEAD_BYTES
+        if self._uncommitted and self._uncommitted_bytes + size > limit:
             raise ProposalDroppedError(
-                f"{self._uncommitted_bytes} bytes wait for commit and {size} more exceed "
-                f"max_uncommitted_bytes ({self._config.max_uncommitted_bytes}); retry later"
+                f"{self._uncommitted_bytes} bytes wait for commit, or for this leader's disk, and "
+                f"{size} more exceed max_uncommitted_bytes ({limit}); retry later"
             )
 
     def _append(self, proposals: Sequence[tuple[EntryKind, bytes]]) -> int:
@@ -182,10 +189,10 @@ class Leader:
             for offset, (kind, data) in enumerate(proposals)
         )
         self._log.append(entries)
-        for entry in entries:
-            if entry.data:
-                self._uncommitted.append((entry.index, len(entry.data)))
-                self._uncommitted_bytes += len(entry.data)
+        if entries:
+            size = sum(map(entry_size, entries))
+            self._uncommitted.append((entries[-1].index, size))
+            self._uncommitted_bytes += size
         if self._history.append(entries):
             self._membership_changed()
         self.replication.broadcast()
@@ -276,6 +283,7 @@ class Leader:
         """This peer's own disk caught up."""
         if self.replication.own_disk_caught_up() and self._maybe_commit():
             self.replication.broadcast()
+        self._release()
 
     def _maybe_commit(self) -> bool:
         index = self.replication.quorum_match(self._membership)
@@ -283,9 +291,14 @@ class Leader:
             return False
         self._log.commit_to(index)
         self._committed_in_term = True
-        while self._uncommitted and self._uncommitted[0][0] <= index:
-            self._uncommitted_bytes -= self._uncommitted.popleft()[1]
+        self._release()
         return True
+
+    def _release(self) -> None:
+        """What is committed, and on this peer's own disk, is held in memory no more."""
+        done = min(self._log.commit, self._log.durable_index)
+        while self._uncommitted and self._uncommitted[0][0] <= done:
+            self._uncommitted_bytes -= self._uncommitted.popleft()[1]
 
     # -- reads -----------------------------------------------------------------------------
 
@@ -343,7 +356,8 @@ class Leader:
 
     def send_timeout_now(self, to: PeerId) -> None:
         self._timeout_now_sent[to] = self.replication.now
-        self.replication.send(MessageKind.TIMEOUT_NOW, to)
+        incarnation = self.replication.progress[to].incarnation
+        self.replication.send(MessageKind.TIMEOUT_NOW, to, incarnation=incarnation)
 
     def most_advanced_voter(self) -> PeerId:
         """Another voter that has the whole log, or nobody."""

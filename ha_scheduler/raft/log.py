@@ -12,6 +12,7 @@ Indices move in one direction through
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class RaftLog:
         self._applying_batches: deque[tuple[int, int]] = deque()  # last index, bytes
         self._applying_bytes = 0
         applied = max(applied, stable.first_index() - 1)
-        if commit > self._last or applied > commit:
+        commit = max(commit, applied)  # what was applied was committed; that may have been lost
+        if commit > self._last:
             raise LogCorruptionError(
                 f"storage has commit {commit} and applied {applied} with a log that ends at "
                 f"{self._last}: was the log truncated or lost? Replace this peer's data"
@@ -146,16 +148,14 @@ class RaftLog:
         """The newest index up to ``index`` whose term is not above ``term``, and its term.
 
         No entry in between can match a log whose entry at ``index`` has that term, so one
-        rejected append skips a whole term (3.5, last paragraphs). Term 0: compacted.
+        rejected append skips a whole term (3.5, last paragraphs). Term 0: compacted, or beyond the
+        end. Terms never fall along a log, so a few looks find it.
         """
-        while True:
-            try:
-                own = self.term(index)
-            except (CompactedError, UnavailableError):
-                return index, 0
-            if own <= term:
-                return index, own
-            index -= 1
+        floor = self.first_index - 1
+        if not floor <= index <= self._last:
+            return index, 0
+        found = floor - 1 + bisect_right(range(floor, index + 1), term, key=self.term)
+        return found, self.term(found) if found >= floor else 0
 
     # -- writing ---------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ class Message:
     and the leader's tick when it was sent. Responses echo them, so the leader learns how *old*
     the contact is that a response proves, however long the network held it. Reads and the lease
     rest on that. ``force`` marks the vote of a leadership transfer: it overrules the lease.
+    ``incarnation`` is drawn by a peer at each start and goes with its answers; TIMEOUT_NOW gives
+    it back, so that a wish for an earlier life of its target is void.
     """
 
     kind: MessageKind
@@ -119,6 +121,7 @@ class Message:
     round: int = 0
     tick: int = 0
     force: bool = False
+    incarnation: int = 0
 
 
 class Role(Enum):

@@ -86,6 +86,7 @@ class Progress:
     __slots__ = (
         "acked_round",
         "acked_tick",
+        "incarnation",
         "inflights",
         "match",
         "next",
@@ -108,6 +109,7 @@ class Progress:
         self.since_round = since_round  # it is a member from this round on
         self.acked_round = 0  # newest heartbeat round it answered
         self.acked_tick = NEVER  # leader's tick when the newest answered message was *sent*
+        self.incarnation = 0  # which life of the peer answered last
         self.inflights = inflights
 
     @property
@@ -137,9 +139,10 @@ class Progress:
         self.next = index + 1
         self.sent_commit = index
 
-    def heard(self, round_: int, tick: int) -> None:
+    def heard(self, round_: int, tick: int, incarnation: int) -> None:
         """A response came: the follower was alive when the message it answers was sent."""
         self.recently_active = True
+        self.incarnation = incarnation
         self.acked_round = max(self.acked_round, round_)
         self.acked_tick = max(self.acked_tick, tick)
 

@@ -182,7 +182,7 @@ class Replication:
             return None
         if message.round < progress.since_round:
             return None
-        progress.heard(message.round, message.tick)
+        progress.heard(message.round, message.tick, message.incarnation)
         return progress
 
     def heartbeat_answered(self, message: Message, progress: Progress) -> None:

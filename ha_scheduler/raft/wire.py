@@ -26,7 +26,7 @@ MAX_INT = 2**63 - 1
 MAX_ENTRIES = 1_000_000
 """Of one message. The transport bounds bytes; this bounds objects."""
 
-_FIELD_COUNT = 15
+_FIELD_COUNT = 16
 _ENTRY_KINDS = tuple(EntryKind)  # by number: a lookup is a tenth of a call of the enumeration
 
 
@@ -48,6 +48,7 @@ def message_to_wire(message: Message) -> tuple[Any, ...]:
         message.round,
         message.tick,
         message.force,
+        message.incarnation,
     )
 
 
@@ -73,6 +74,7 @@ def message_from_wire(fields: Sequence[Any]) -> Message:
         round=_number(fields[12], "round"),
         tick=_number(fields[13], "tick"),
         force=_flag(fields[14], "force"),
+        incarnation=_number(fields[15], "incarnation"),
     )
     _check_shape(message)
     return message

@@ -223,6 +223,12 @@ MUTANTS = (
         "current = message.source == self.leader",
     ),
     Mutant(
+        "obey a TIMEOUT_NOW for an earlier life",
+        "core.py",
+        "current and for_this_life and",
+        "current and",
+    ),
+    Mutant(
         "hand over to a peer that lags",
         "leader.py",
         "if self.replication.progress[self.transferee].match != self._log.last_index:",
@@ -285,7 +291,7 @@ MUTANTS = (
     Mutant(
         "no limit of uncommitted bytes",
         "leader.py",
-        "if size > room and self._uncommitted_bytes > 0:",
+        "if self._uncommitted and self._uncommitted_bytes + size > limit:",
         "if False:",
     ),
     Mutant(

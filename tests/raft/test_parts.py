@@ -21,6 +21,7 @@ from ha_scheduler.raft import (
     UnavailableError,
     limit_size,
 )
+from ha_scheduler.raft.log import RaftLog
 from ha_scheduler.raft.membership import MembershipHistory, encode_membership
 from ha_scheduler.raft.progress import Inflights, Progress
 from ha_scheduler.raft.quorum import VoteResult, agreed_value, majority, vote_result
@@ -156,6 +157,28 @@ def test_the_memory_log_takes_a_snapshot_in_place_of_everything() -> None:
     assert (log.first_index(), log.last_index(), log.term(9), log.applied) == (10, 9, 4, 9)
     assert log.snapshot() == meta
     assert log.initial_state() == (HardState(4, 0, 9), Membership((1, 2)))
+
+
+@given(st.lists(st.integers(1, 5)).map(sorted), st.integers(0, 4), st.data())
+def test_the_last_index_not_after_a_term_is_found_as_by_walking_back(
+    terms: list[int], compacted: int, data: st.DataObject
+) -> None:
+    """3.5, last paragraphs."""
+    log = MemoryLog(Membership((1,)))
+    log.append([entry(i, term=t) for i, t in enumerate(terms, start=1)])
+    log.record_applied(min(compacted, len(terms)), Membership((1,)))
+    log.compact(min(compacted, len(terms)))
+    raft_log = RaftLog(log, commit=0, applied=0, apply_unpersisted=False, max_applying_bytes=1)
+    index, term = data.draw(st.integers(0, len(terms) + 2)), data.draw(st.integers(1, 6))
+
+    def walk(at: int) -> tuple[int, int]:
+        try:
+            found = log.term(at)
+        except (CompactedError, UnavailableError):
+            return at, 0
+        return (at, found) if found <= term else walk(at - 1)
+
+    assert raft_log.last_index_not_after_term(index, term) == walk(index)
 
 
 def test_the_history_of_memberships_follows_the_log_back_to_what_is_committed() -> None:

@@ -191,6 +191,20 @@ def test_a_heartbeat_from_a_leader_that_thinks_we_have_more_reports_a_lost_log()
         node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, commit=5, round=1))
 
 
+def test_what_was_applied_was_committed_though_the_commit_index_was_lost() -> None:
+    """3.8: the commit index may be lost in a crash; a ledger may be made durable on its own."""
+    log = log_of([1, 1, 1], THREE, term=1, commit=1)
+    log.record_applied(3, THREE)
+    node = RawNode(Config(peer_id=1), log, random.Random(1), applied=3)
+    assert (node.commit, node.applied) == (3, 3)
+    assert not node.has_ready() or node.ready().committed == ()
+
+
+def test_storage_that_applied_more_than_its_log_holds_is_refused() -> None:
+    with pytest.raises(LogCorruptionError):
+        RawNode(Config(peer_id=1), log_of([1], THREE, term=1), random.Random(1), applied=3)
+
+
 def test_storage_whose_log_is_shorter_than_its_commit_index_is_refused() -> None:
     log = log_of([1], THREE, term=1)
     log.set_hard_state(HardState(1, 0, 5))
@@ -237,6 +251,19 @@ def test_one_rejection_skips_a_whole_term() -> None:
     ]
     assert 1 <= len(rejections) <= 2
     assert cell[2].commit == 111
+
+
+def test_to_skip_a_term_costs_few_looks_at_the_log() -> None:
+    """A leader that walks a million entries back is silent for an election timeout."""
+    log = log_of([1] * 10 + [5] * 10_000, THREE, term=5)
+    looks = []
+    term_of = log.term
+    log.term = lambda index: (looks.append(index), term_of(index))[1]  # type: ignore[method-assign,func-returns-value]
+    node = follower(log)
+    node.step(append(6, 20_000, 3))
+    (answer,) = node.ready().messages_after_persist
+    assert (answer.reject_hint, answer.log_term) == (10, 1)
+    assert len(looks) < 50
 
 
 def test_appends_are_pipelined_without_waiting_for_answers() -> None:
@@ -346,6 +373,41 @@ def test_proposals_beyond_the_uncommitted_limit_are_dropped_and_welcome_again_la
     cell.heal()
     cell.tick(3)
     leader.propose(b"x" * 600)
+
+
+def test_a_leader_whose_own_disk_is_stuck_takes_no_more_than_the_limit() -> None:
+    """The others commit without it (10.2.1), but it must hold what its disk has not taken."""
+    log = MemoryLog(THREE)
+    node = leader_of(log, max_uncommitted_bytes=1000, max_entry_bytes=600)
+    persist(log, node, node.ready())
+    stuck = []
+    node.propose(b"x" * 600)
+    stuck.append(node.ready())
+    accept(node, 2, 2)
+    accept(node, 3, 2)
+    assert node.commit == 2
+    with pytest.raises(ProposalDroppedError, match="disk"):
+        node.propose(b"x" * 600)
+    persist(log, node, stuck[0])
+    node.propose(b"x" * 600)
+
+
+def test_a_batch_beyond_the_uncommitted_limit_is_refused_for_good() -> None:
+    leader = Cell(1, max_uncommitted_bytes=100, max_entry_bytes=60).elect(1)
+    with pytest.raises(EntryTooLargeError, match="batch"):
+        leader.propose_batch([b"x" * 60] * 2)
+    leader.propose(b"x" * 60)
+
+
+def test_empty_proposals_count_too() -> None:
+    """What they cost is their entry."""
+    cell = Cell(3, max_uncommitted_bytes=1000, max_entry_bytes=600)
+    leader = cell.elect(1)
+    cell.isolate(1)
+    for _ in range(31):  # of 32 bytes each
+        leader.propose(b"")
+    with pytest.raises(ProposalDroppedError):
+        leader.propose(b"")
 
 
 def test_an_entry_above_the_limit_is_refused_for_good() -> None:

@@ -97,6 +97,37 @@ def test_an_old_wish_to_hand_over_is_ignored() -> None:
     assert cell[3].role is Role.FOLLOWER
 
 
+def test_a_wish_for_an_earlier_life_of_the_target_is_void() -> None:
+    """A restart forgets how new the leader's messages were; the leader trusts its lease again."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose(b"x")
+    cell.collect()
+    (old_append,) = [m for m in cell.wire if m.to == 3]
+    cell.settle()
+    cell.tick(3)
+    cell.drop = lambda m: m.kind is MessageKind.TIMEOUT_NOW
+    leader.transfer_leadership(3)
+    cell.tick(4)
+    assert leader.lease_valid
+    (wish,) = [m for m in cell.dropped if m.kind is MessageKind.TIMEOUT_NOW]
+    cell.peers[3].restart()
+    cell[3].step(old_append)
+    cell[3].step(wish)
+    assert cell[3].role is Role.FOLLOWER
+
+
+def test_leadership_goes_to_a_peer_that_restarted_in_this_term() -> None:
+    """As in every rolling upgrade."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.peers[3].restart()
+    cell.tick(3)
+    leader.transfer_leadership(3)
+    cell.settle()
+    assert cell.leaders() == [3]
+
+
 def test_stepping_down_ends_a_transfer() -> None:
     cell = Cell(3)
     leader = cell.elect(1)
