@@ -36,7 +36,12 @@ from ha_scheduler.cli.options import (
 from ha_scheduler.cli.preflight import check_start
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer.cell import Cell, own_name
-from ha_scheduler.peer.settings import ENGINE_WATCHDOG_S, PeerSettings, Timing
+from ha_scheduler.peer.settings import (
+    ENGINE_WATCHDOG_S,
+    PRIORITY_MAX,
+    PeerSettings,
+    Timing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +106,13 @@ _TIMING = Timing()
     default=_TIMING.election_ticks,
     show_default=True,
     help="Ticks of silence, and up to twice that, after which a leader is taken for dead.",
+)
+@click.option(
+    "--priority",
+    type=int,
+    default=PRIORITY_MAX,
+    show_default=True,
+    help="Peers of a lower priority, down to 0, stand later when a leader is gone.",
 )
 @click.option(
     "--engine-watchdog",
@@ -174,6 +186,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         host=host,
         timing=timing,
         engine_watchdog_s=values.pop("engine_watchdog"),
+        priority=values.pop("priority"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))

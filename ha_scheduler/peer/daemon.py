@@ -284,6 +284,7 @@ def _config(settings: PeerSettings) -> Config:
         election_ticks=settings.timing.election_ticks,
         heartbeat_ticks=settings.timing.heartbeat_ticks,
         lease_margin_ticks=LEASE_MARGIN_TICKS,
+        priority=settings.priority,
         max_append_bytes=APPEND_BYTES,
         max_inflight_bytes=IN_FLIGHT_BYTES,
         max_entry_bytes=ENTRY_BYTES_MAX,

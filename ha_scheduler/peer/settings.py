@@ -6,6 +6,8 @@ The arithmetic of the times, with the defaults in brackets. One tick is ``tick_m
 - A follower that has heard nothing stands for election after a random time between
   ``election_ticks`` and twice that [600 to 1200 ms]. The first of two followers does so after
   800 ms on average; the vote is two messages and one fsync more.
+- A peer whose ``priority`` is lower, or whose engine is not ready, stands one or more times 600 ms
+  later: peers of one kind have tried before those of the next do.
 - A leader that has heard from no majority for ``election_ticks`` steps down [600 ms], and trusts
   its lease for less than that. So it stops before another can be elected.
 - ``election_ticks`` is at least three heartbeats [it is six]: one lost or late packet, or one slow
@@ -31,6 +33,8 @@ HEARTBEATS_PER_ELECTION_MIN = 3
 
 ENGINE_WATCHDOG_S = 120.0  # a graph of 1.5 million tasks blocks the engine for that long
 ENGINE_WATCHDOG_S_MIN = 5.0
+
+PRIORITY_MAX = 2  # that of the core, and the default: no peer stands before another
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class PeerSettings:
     host: str | None = None
     timing: Timing = field(default_factory=Timing)
     engine_watchdog_s: float = ENGINE_WATCHDOG_S
+    priority: int = PRIORITY_MAX  # who of the peers stands first when a leader is gone
     engine_options: dict[str, Any] = field(default_factory=dict)
     pid_file: Path | None = None
 
@@ -122,6 +127,10 @@ class PeerSettings:
             raise OperatorError(
                 f"--engine-watchdog {self.engine_watchdog_s:g} is out of range; use at least "
                 f"{ENGINE_WATCHDOG_S_MIN:g} seconds, and more than the largest graph needs."
+            )
+        if not 0 <= self.priority <= PRIORITY_MAX:
+            raise OperatorError(
+                f"--priority {self.priority} is out of range; use 0 to {PRIORITY_MAX}."
             )
         if self.tls is None and not self.cell.on_loopback:
             raise OperatorError(

@@ -339,7 +339,7 @@ def test_the_daemon_is_given_what_the_options_said(
         "--preload", preload, "--preload-argv", "y", "--preload-argv", "z",
         "--idle-timeout", "1 hour", "--pid-file", tmp_path / "pid", "--log-level", "DEBUG",
         "--tick-ms", "20", "--heartbeat-ticks", "1", "--election-ticks", "30",
-        "--engine-watchdog", "60",
+        "--engine-watchdog", "60", "--priority", "1",
     )  # fmt: skip
     assert (result.exit_code, result.output) == (0, "")
     (settings,) = started
@@ -351,6 +351,7 @@ def test_the_daemon_is_given_what_the_options_said(
     assert settings.pid_file == tmp_path / "pid"
     assert settings.timing.election_s == pytest.approx((0.6, 1.2))
     assert settings.engine_watchdog_s == 60.0
+    assert settings.priority == 1
     assert tuple(settings.engine_options) == ENGINE_OPTIONS
     assert settings.engine_options == {
         "host": "127.0.0.1",

@@ -17,7 +17,8 @@ from ha_scheduler.peer.cell import (
     own_name,
     parse_peers,
 )
-from ha_scheduler.peer.settings import PeerSettings, Timing
+from ha_scheduler.peer.settings import PRIORITY_MAX, PeerSettings, Timing
+from ha_scheduler.raft import HIGHEST_PRIORITY
 
 THREE = "a=10.0.0.1:8785,b=10.0.0.2,c=10.0.0.3"
 
@@ -231,9 +232,16 @@ def test_settings_listen_on_loopback_only_when_the_peer_is_there(tmp_path) -> No
         ("b=127.0.0.1", {}, "Peer a is not one"),
         (THREE, {}, "Plaintext is for cells on loopback only"),
         ("a=127.0.0.1", {"engine_watchdog_s": 1.0}, "--engine-watchdog 1 is out of range"),
+        ("a=127.0.0.1", {"priority": 3}, "--priority 3 is out of range; use 0 to 2"),
+        ("a=127.0.0.1", {"priority": -1}, "--priority -1"),
         ("a=127.0.0.1", {"engine_watchdog_s": float("nan")}, "--engine-watchdog nan"),
     ],
 )
 def test_bad_settings_are_refused(peers, options, sentence, tmp_path) -> None:
     with pytest.raises(OperatorError, match=sentence):
         PeerSettings(parse_peers(peers), "a", tmp_path, **options)
+
+
+def test_the_priorities_of_the_command_line_are_those_of_the_core() -> None:
+    """Repeated, because the command line does not import the core."""
+    assert PRIORITY_MAX == HIGHEST_PRIORITY
