@@ -31,7 +31,9 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.engine import collecting, compat
 from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.attempts import Attempts
 from ha_scheduler.engine.clients import Clients
+from ha_scheduler.engine.experience import Experience
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
@@ -41,7 +43,7 @@ from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
-from ha_scheduler.engine.values import METADATA, ReplicatedValues, Values
+from ha_scheduler.engine.values import ATTEMPTS, METADATA, ReplicatedValues, Values
 from ha_scheduler.engine.workers import Workers
 from ha_scheduler.ledger.records import Restarted
 from ha_scheduler.ledger.sessions import Sessions
@@ -56,7 +58,7 @@ UNGATED = frozenset(
 OnMark = Callable[[str, dict[str, Any]], None]
 
 
-class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler):
+class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.Scheduler):
     """A scheduler whose state survives it."""
 
     def __init__(
@@ -76,6 +78,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self.sessions = Sessions()
         self.session_of: dict[str, str] = {}
         self.scattered: set[Key] = set()
+        self.attempts = {}
         self.values = Values(self)
         self.replay = Replay(self)
         self.adoption = Adoption(self)
@@ -91,6 +94,7 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         self._keep_state = True
         self._first_finished = False
         super().__init__(extensions=_extensions(extensions), **kwargs)
+        self.experience = Experience(self)
         self._add_handlers()
 
     def _add_handlers(self) -> None:
@@ -123,6 +127,8 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         for ts in self.unrunnable:
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term)
+        self.restore_attempts()
+        self.experience.restore()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""
@@ -142,12 +148,14 @@ class Scheduler(Workers, Clients, Intents, ReplicatedValues, upstream.Scheduler)
         """As upstream's, which ``start_unsafe`` and ``restart`` call; the latter is recorded."""
         if self._keep_state:
             return
-        metadata = list(self.task_metadata)
+        gone = [(METADATA, key) for key in self.task_metadata]
+        gone += [(ATTEMPTS, key) for key in self.attempts]
         super()._clear_task_state()
+        self.attempts.clear()
         if self.recorder is not None:
             self.recorder.append(Restarted(""))
-        for key in metadata:
-            self.values.write_soon(METADATA, key)
+        for space, key in gone:
+            self.values.write_soon(space, key)
 
     def _await_clients(self) -> None:
         for client in list(self.clients):

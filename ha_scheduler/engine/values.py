@@ -25,6 +25,8 @@ from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 WORKER_PLUGINS = "worker-plugin"
 NANNY_PLUGINS = "nanny-plugin"
 METADATA = "metadata"
+ATTEMPTS = "attempts"
+EXPERIENCE = "experience"
 
 
 class Values:
@@ -52,6 +54,8 @@ class Values:
             WORKER_PLUGINS: scheduler.worker_plugins,
             NANNY_PLUGINS: scheduler.nanny_plugins,
             METADATA: scheduler.task_metadata,
+            ATTEMPTS: scheduler.attempts,
+            EXPERIENCE: scheduler.experience.recorded,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
         }
         return holders[space]

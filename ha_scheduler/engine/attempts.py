@@ -1,0 +1,69 @@
+"""How often a task has been tried: retries that are left, and workers that died under it.
+
+Guarantee: both counts go on under a new leader, so a task that kills its workers ends as
+``KilledWorker`` after ``allowed-failures`` of them, however many leaders it sees, and one that may
+be retried twice is not retried four times.
+
+Order: a count is recorded when it has changed and taken back when its task is forgotten. A follower
+keeps the counts and sets them when it is about to lead: its tasks then are those that count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.values import ATTEMPTS, Values
+
+
+class Attempts:
+    """The part of our Scheduler that records attempts; a mixin before upstream's class."""
+
+    values: Values
+    tasks: dict[Key, Any]
+    workers: dict[str, Any]
+    attempts: dict[Key, tuple[int, int]]  # by task: retries left, workers lost
+
+    def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
+        """As upstream's, which may take one of the retries."""
+        ts = self.tasks.get(key)
+        before = ts.retries if ts is not None else 0
+        result = super().stimulus_task_erred(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
+        )
+        if ts is not None and ts.retries != before:
+            self._note_attempts([ts])
+        return result
+
+    async def remove_worker(self, address: str, **kwargs: Any) -> Any:
+        """As upstream's, which suspects what the worker was running."""
+        ws = self.workers.get(address)
+        running = list(ws.processing) if ws is not None else []
+        before = [ts.suspicious for ts in running]
+        result = await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+        pairs = zip(running, before, strict=True)
+        self._note_attempts([ts for ts, count in pairs if ts.suspicious != count])
+        return result
+
+    def _remove_key(self, key: Key) -> None:
+        super()._remove_key(key)  # type: ignore[misc]
+        if key in self.attempts:
+            del self.attempts[key]
+            self.values.write_soon(ATTEMPTS, key)
+
+    def _note_attempts(self, changed: list[Any]) -> None:
+        for ts in changed:
+            key: Key = ts.key
+            if key in self.tasks:
+                self.attempts[key] = (ts.retries, ts.suspicious)
+                self.values.write_soon(ATTEMPTS, key)
+
+    def restore_attempts(self) -> None:
+        """Give the tasks their counts; those of tasks that did not come back are taken back."""
+        for key, (retries, suspicious) in list(self.attempts.items()):
+            ts = self.tasks.get(key)
+            if ts is None:
+                del self.attempts[key]
+                self.values.write_soon(ATTEMPTS, key)
+            else:
+                ts.retries, ts.suspicious = retries, suspicious
