@@ -2,6 +2,7 @@
 
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.errors import (
+    AddressSpaceLimited,
     CorruptData,
     CorruptLedger,
     CorruptLog,
@@ -17,13 +18,21 @@ from ha_scheduler.storage.errors import (
 )
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.memory_store import MemoryStore
-from ha_scheduler.storage.port import LedgerView, OnDurable, PeerStore, SnapshotInstall, WriteBatch
+from ha_scheduler.storage.port import (
+    LedgerView,
+    OnDurable,
+    PeerStore,
+    SnapshotInstall,
+    Space,
+    WriteBatch,
+)
 from ha_scheduler.storage.writer import WriterStats
 
 __all__ = [
     "PeerStore",
     "WriteBatch",
     "SnapshotInstall",
+    "Space",
     "LedgerView",
     "OnDurable",
     "LmdbStore",
@@ -31,6 +40,7 @@ __all__ = [
     "MemoryStore",
     "WriterStats",
     "StorageError",
+    "AddressSpaceLimited",
     "CorruptData",
     "CorruptLedger",
     "CorruptLog",

@@ -23,6 +23,7 @@ import lmdb
 from ha_scheduler.raft import HardState, Membership, SnapshotMeta
 from ha_scheduler.storage.directory import DATA_FILE, FILE_MODE, DataDirectory
 from ha_scheduler.storage.errors import (
+    AddressSpaceLimited,
     CorruptData,
     CorruptLedger,
     DataDirectoryMissing,
@@ -177,7 +178,7 @@ def write_failure(directory: DataDirectory, error: Exception) -> StorageError:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
         return CorruptData(path, f"{DATA_FILE} ({error})")
     if isinstance(error, lmdb.MapFullError):
-        return DiskFull(path, "the map is full; raise its size")
+        return DiskFull(path, "the map is full")
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if code == errno.ENOSPC or directory.free_bytes() < FULL_BELOW_BYTES:
         directory.release_reserve()
@@ -201,6 +202,8 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
             max_readers=READERS_MAX,
             lib_version=0,
         )
+    except lmdb.MemoryError as error:
+        raise AddressSpaceLimited(directory.path, map_bytes) from error
     except lmdb.VersionMismatchError as error:
         raise NewerFormat(directory.path, "of another LMDB", FORMAT_VERSION) from error
     except (lmdb.InvalidError, lmdb.CorruptedError) as error:

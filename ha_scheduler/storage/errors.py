@@ -5,6 +5,7 @@
     ├── DataDirectoryLocked    operator: another process runs on it
     ├── ForeignDataDirectory   operator: it belongs to another cell or another peer
     ├── NewerFormat            operator: written by a newer release
+    ├── AddressSpaceLimited    operator: the process may not map the file
     ├── StoreOverloaded        local: the disk does not keep up and the caller did not wait
     ├── StoreClosed            local: used after close
     ├── CorruptData            disk: what is read back is not what was written
@@ -69,6 +70,17 @@ class NewerFormat(StorageError):
         super().__init__(
             f"{path} has format {found}, this release knows up to {known}; start the release "
             f"that wrote it, or replace this peer: {REPLACE}"
+        )
+
+
+class AddressSpaceLimited(StorageError):
+    """Operator: the map is far larger than the file, and this process has a limit."""
+
+    def __init__(self, path: Path, map_bytes: int) -> None:
+        super().__init__(
+            f"{path} cannot be mapped: that takes {map_bytes >> 30} GiB of addresses (not of "
+            "memory), and this process may not have as many; start it without that limit "
+            "(ulimit -v unlimited, LimitAS=infinity)"
         )
 
 

@@ -19,9 +19,11 @@ import pytest
 from storage_helpers import Caller, entries, entry, open_store, state, value
 
 from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
+from ha_scheduler.raft import Membership, SnapshotMeta
 from ha_scheduler.storage import (
     DataDirectoryLocked,
     DiskFailed,
@@ -32,8 +34,12 @@ from ha_scheduler.storage import (
     StoreOverloaded,
     WriteBatch,
     check_identity,
+    log_table,
+    scrub,
+    transactional,
     writer,
 )
+from ha_scheduler.storage.directory import DataDirectory
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 
 NO_LIMIT = 1 << 40
@@ -126,7 +132,7 @@ def test_a_full_map_ends_the_writing_and_keeps_what_was_committed(tmp_path: Path
     caller = Caller()
     store = open_store(tmp_path, caller, map_bytes=2 * 1024 * 1024)
     caller.write(store, entries=entries(1, 5, size=1000))
-    with pytest.raises(DiskFull, match="raise its size"):
+    with pytest.raises(DiskFull, match="the map is full; free space"):
         caller.write(store, entries=entries(6, 20, size=500_000))
     with pytest.raises(DiskFailed):
         caller.write(store, entries=entries(21, 21))
@@ -169,6 +175,108 @@ def test_a_full_disk_gives_up_the_reserve(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DiskFull, match="free space first"):
         caller.write(store, entries=entries(1, 1))
     assert not (tmp_path / "reserve").exists()
+    store.close()
+
+
+def log_rows(store: LmdbStore) -> int:
+    with store._dbs.env.begin() as txn:
+        return int(txn.stat(store._dbs.log)["entries"])
+
+
+def test_a_long_log_is_deleted_a_few_rows_a_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_table, "TRIM_ROWS", 100)
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    for first in range(1, 1001, 250):
+        new = entries(first, first + 249)
+        caller.write(store, entries=new, apply=new)
+    caller.write(store, compact_to=990)
+    assert store.first_index() == 991, "for the core all of it is gone"
+    assert log_rows(store) == 900
+    caller.write(store, entries=entries(1001, 1050))
+    assert log_rows(store) == 900 + 50 - 100 - 2 * 50, "faster than it grows"
+    store.close()
+    store = open_store(tmp_path, caller := Caller())
+    assert store.first_index() == 301
+    assert store.term(300) == 1
+    caller.write(store, compact_to=990)
+    for _ in range(8):
+        caller.write(store, hard_state=state(1))
+    assert log_rows(store) == 60
+    store.close()
+
+
+def test_a_snapshot_in_the_midst_of_a_deletion_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_table, "TRIM_ROWS", 10)
+    caller = Caller()
+    store = open_store(tmp_path / "data", caller)
+    new = entries(1, 100)
+    caller.write(store, entries=new, apply=new)
+    caller.write(store, compact_to=90)
+    with store.view() as view:
+        chunks = list(dump(view.tables))
+    meta = SnapshotMeta(500, 2, Membership((1,)))
+    caller.write(store, snapshot=SnapshotInstall(meta, chunks), hard_state=state(2))
+    caller.write(store, entries=entries(501, 502, term=2))
+    store.close()
+    store = open_store(tmp_path / "data")
+    assert (store.first_index(), store.last_index(), log_rows(store)) == (501, 502, 2)
+    store.close()
+
+
+def test_a_start_without_room_for_a_reserve_deletes_what_is_applied(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    new = entries(1, 3000)
+    caller.write(store, entries=new, apply=new[:-2], hard_state=state(1, 0, 2998))
+    store.close()
+    store = open_store(tmp_path, caller := Caller(), reserve_bytes=1 << 60)
+    assert (store.first_index(), store.last_index(), store.applied()) == (2999, 3000, 2998)
+    assert log_rows(store) == 2
+    caller.write(store, entries=entries(3001, 3001))
+    store.close()
+    store = open_store(tmp_path)
+    assert [e.index for e in store.entries(2999, 3002, NO_LIMIT)] == [2999, 3000, 3001]
+    store.close()
+
+
+def test_a_start_that_cannot_make_room_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(tmp_path).close()
+    monkeypatch.setattr(DataDirectory, "free_bytes", lambda self: 1_000_000)
+    with pytest.raises(DiskFull, match="free space first"):
+        open_store(tmp_path, reserve_bytes=1 << 60)
+
+
+def test_opening_reads_the_end_of_a_long_log_and_knows_all_its_terms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    for term, first, last in ((1, 1, 700), (2, 701, 701), (5, 702, 1500), (9, 1501, 2000)):
+        new = entries(first, last, term)
+        caller.write(store, entries=new, apply=new)
+    store.close()
+    monkeypatch.setattr(transactional, "TAIL_BYTES", 10_000)
+    read: list[int] = []
+    open_entry = log_table.open_entry
+    monkeypatch.setattr(
+        log_table, "open_entry", lambda *row: (read.append(row[1]), open_entry(*row))[1]
+    )
+    monkeypatch.setattr(scrub.Scrub, "start", lambda self: None)
+    monkeypatch.setattr(scrub.Scrub, "stop", lambda self: None)
+    store = open_store(tmp_path)
+    assert len([index for index in read if index < store.verified_from]) < 60
+    assert len(read) < 500
+    terms = [store.term(n) for n in range(1, 2001)]
+    assert terms == [1] * 700 + [2] + [5] * 799 + [9] * 500
+    found = store.entries(690, 1999, NO_LIMIT)
+    assert [(e.index, e.term) for e in found] == list(enumerate(terms, 1))[689:1998]
     store.close()
 
 
