@@ -23,7 +23,6 @@ from ha_scheduler.raft import (
 )
 
 from .harness import Cell
-from .simulator import Simulator
 
 THREE = Membership((1, 2, 3))
 
@@ -133,16 +132,6 @@ def test_a_proposal_that_lost_its_leader_may_also_vanish() -> None:
     cell.tick(10)
     assert leader.entry_term(index) > 1
     assert cell.data(1) == []
-
-
-def test_the_same_input_gives_the_same_output() -> None:
-    """No clock, no global randomness, no order of sets."""
-    histories = []
-    for _ in range(2):
-        simulator = Simulator(7)
-        simulator.run(2_000)
-        histories.append((simulator.describe(), simulator.leader_of_term, simulator.max_committed))
-    assert histories[0] == histories[1]
 
 
 def test_a_cell_restarted_as_a_whole_goes_on_where_it_was() -> None:

@@ -21,7 +21,7 @@ SUITE = (
     "test_transfer",
     "test_reads",
     "test_snapshots",
-    "test_simulation",
+    "test_driver_contract",
 )
 
 

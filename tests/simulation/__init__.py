@@ -1,0 +1,1 @@
+"""Deterministic simulation of whole cells: ``python -m tests.simulation --help``."""
