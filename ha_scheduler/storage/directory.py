@@ -82,7 +82,10 @@ class DataDirectory:
     def mark_damaged(self, where: str) -> None:
         """Remember for the next start what is damaged. On a disk that takes no more: in vain."""
         with contextlib.suppress(OSError):
-            (self.path / _DAMAGED_FILE).write_text(where + "\n")
+            with (self.path / _DAMAGED_FILE).open("w") as file:
+                file.write(where + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             self.sync()
 
     def damage(self) -> str | None:

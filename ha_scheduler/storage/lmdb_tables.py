@@ -1,7 +1,9 @@
 """The ledger's tables inside one LMDB transaction.
 
-Guarantee: the contract of ``ledger.tables``; every value read has passed its crc32c, or
-``CorruptLedger`` names the row.
+Guarantee: the contract of ``ledger.tables``; every row read has passed its crc32c, key and value,
+or ``CorruptLedger`` names it. So has one of which only the key is asked for. Rows come in the order
+of their keys, and a scan of a whole table has as many as were put. A row that is asked for under a
+key that the disk has changed looks absent; reading them all finds it (``scrub``).
 
 Order: the transaction belongs to the caller, who commits or aborts it. In a write transaction a
 scan collects its keys first, because the fold deletes while it scans; in a read transaction it
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ha_scheduler.ledger.tables import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from ha_scheduler.storage.errors import CorruptLedger
 from ha_scheduler.storage.schema import seal, unseal
 
 
@@ -40,14 +43,14 @@ class LmdbTables:
         return bool(self._txn.delete(key, db=self._dbs[table]))
 
     def keys(self, table: str, prefix: bytes = b"") -> Iterator[bytes]:
-        keys = self._stream_keys(table, prefix)
+        keys = (key for key, _ in self._stream(table, prefix))
         return iter(list(keys)) if self._writable else keys
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         if not self._writable:
             yield from self._stream(table, prefix)
             return
-        for key in self.keys(table, prefix):
+        for key in list(self._unverified_keys(table, prefix)):
             value = self.get(table, key)
             if value is not None:
                 yield key, value
@@ -67,7 +70,7 @@ class LmdbTables:
                 found = bool(cursor.key())
         return count
 
-    def _stream_keys(self, table: str, prefix: bytes) -> Iterator[bytes]:
+    def _unverified_keys(self, table: str, prefix: bytes) -> Iterator[bytes]:
         with self._txn.cursor(db=self._dbs[table]) as cursor:
             found = cursor.set_range(prefix) if prefix else cursor.first()
             while found and (key := cursor.key()).startswith(prefix):
@@ -75,8 +78,15 @@ class LmdbTables:
                 found = cursor.next()
 
     def _stream(self, table: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        count, before = 0, b""
         with self._txn.cursor(db=self._dbs[table]) as cursor:
             found = cursor.set_range(prefix) if prefix else cursor.first()
             while found and (key := cursor.key()).startswith(prefix):
+                if key <= before:
+                    raise CorruptLedger(self._path, table, key, "it is not in its place")
+                count, before = count + 1, key
                 yield key, unseal(self._path, table, key, cursor.value())
                 found = cursor.next()
+        if not prefix and count != (expected := int(self._txn.stat(self._dbs[table])["entries"])):
+            why = f"it is the last of {count} where {expected} should be"
+            raise CorruptLedger(self._path, table, before, why)

@@ -22,7 +22,7 @@ from typing import Any
 import lmdb
 
 from ha_scheduler.storage.environment import Databases
-from ha_scheduler.storage.errors import CorruptData, CorruptLog
+from ha_scheduler.storage.errors import CorruptData, CorruptLedger, CorruptLog
 from ha_scheduler.storage.log_table import chain, read_compacted
 from ha_scheduler.storage.schema import unseal
 
@@ -107,12 +107,15 @@ def _verify_rows(
     dbs: Databases, table: str, cursor: Any, key: bytes, until: float
 ) -> tuple[int, bytes | None]:
     """From ``key`` on; how many, and the key to go on with, None at the end."""
-    rows = 0
+    rows, before = 0, b""
     found = cursor.set_range(key)
     while found:
-        unseal(dbs.log_dbs.path, table, cursor.key(), cursor.value())
-        rows += 1
+        key = cursor.key()
+        if key <= before:
+            raise CorruptLedger(dbs.log_dbs.path, table, key, "it is not in its place")
+        if rows and perf_counter() > until:
+            return rows, key
+        unseal(dbs.log_dbs.path, table, key, cursor.value())
+        rows, before = rows + 1, key
         found = cursor.next()
-        if found and perf_counter() > until:
-            return rows, cursor.key()
     return rows, None

@@ -15,6 +15,7 @@ import lmdb
 import pytest
 from storage_helpers import Caller, entries, entry, open_store, state, value
 
+from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.storage import (
     CorruptData,
@@ -25,6 +26,7 @@ from ha_scheduler.storage import (
     scrub,
     transactional,
 )
+from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.schema import APPLIED, HARD_STATE, PEER_DB, put_fields
 from ha_scheduler.storage.writer import NO_BATCH
 
@@ -252,6 +254,74 @@ def test_damage_found_by_a_reader_ends_the_store_and_bars_the_next_start(
         with pytest.raises(CorruptData) as again:
             refused()
         assert str(again.value) == str(found.value)
+
+
+READS: dict[str, Callable[[LmdbTables, bytes], object]] = {
+    "get": lambda tables, key: tables.get(VALUES, key),
+    "scan": lambda tables, _: list(tables.scan(VALUES)),
+    "scan-of-writer": lambda tables, _: list(tables.scan(VALUES)),
+    "keys": lambda tables, _: list(tables.keys(VALUES)),
+    "keys-of-writer": lambda tables, _: list(tables.keys(VALUES)),
+    "dump": lambda tables, _: list(dump(tables)),
+}
+
+
+@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize("place", ["key", "value"])
+@pytest.mark.usefixtures("_no_scrub")
+def test_every_way_to_read_the_ledger_notices_a_changed_row(
+    tmp_path: Path, how: str, place: str
+) -> None:
+    store = open_store(tmp_path)
+    with store._dbs.env.begin(write=True) as txn:
+        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        tables.put(VALUES, b"needle-key", b"needle-value")
+    flip(tmp_path, b"needle-" + place.encode())
+    with store._dbs.env.begin(write=how.endswith("writer")) as txn:
+        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=how.endswith("writer"))
+        key = bytes([b"n"[0] ^ (place == "key")]) + b"eedle-key"
+        with pytest.raises(CorruptLedger, match=f"row {key.hex()} of table 'values'"):
+            READS[how](tables, key)
+    store.close()
+
+
+def test_rows_that_a_lost_page_has_doubled_or_swallowed_are_noticed(tmp_path: Path) -> None:
+    """An old page of a table is intact, row for row; only its rows have long moved elsewhere."""
+    store = open_store(tmp_path)
+    with store._dbs.env.begin(write=True) as txn:
+        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        for n in range(40):
+            tables.put(VALUES, b"needle-%02d" % n, bytes(1000))
+    data = (tmp_path / "data.mdb").read_bytes()
+    pages = {data.rfind(b"needle-%02d" % n) // PAGE for n in range(0, 40, 9)}
+    one, other = sorted(pages)[1:3]
+    with (tmp_path / "data.mdb").open("r+b") as file:
+        file.seek(other * PAGE)
+        file.write(data[one * PAGE : (one + 1) * PAGE])
+    with store.view() as view, pytest.raises(CorruptLedger, match="it is not in its place"):
+        list(view.tables.scan(VALUES))
+    store.close()
+
+
+def test_a_table_that_has_fewer_rows_than_were_put_is_damaged(tmp_path: Path) -> None:
+    class Shorter:
+        """A transaction of which the disk has lost a row."""
+
+        def __init__(self, txn: Any) -> None:
+            self.txn = txn
+            self.cursor = txn.cursor
+
+        def stat(self, db: Any) -> dict[str, int]:
+            return {"entries": self.txn.stat(db)["entries"] + 1}
+
+    store = open_store(tmp_path)
+    with store._dbs.env.begin(write=True) as txn:
+        LmdbTables(txn, store._dbs.tables, tmp_path, writable=True).put(VALUES, b"key", b"value")
+    with store._dbs.env.begin() as txn:
+        tables = LmdbTables(Shorter(txn), store._dbs.tables, tmp_path, writable=False)
+        with pytest.raises(CorruptLedger, match="the last of 1 where 2 should be"):
+            list(tables.scan(VALUES))
+    store.close()
 
 
 @pytest.mark.parametrize("compact_to", [0, LAST - 2], ids=["log", "ledger"])
