@@ -229,8 +229,8 @@ class RawNode:
             or core.log.has_committed
             or core.read_states
             or (core.lead is not None and core.lead.wants_round)
-            or self._hard_state() != self._handed_hard_state
-            or self._soft_state() != self._handed_soft_state
+            or self._hard_state_changed()
+            or self._soft_state_changed()
         )
 
     def ready(self) -> Ready:
@@ -263,11 +263,23 @@ class RawNode:
     def _soft_state(self) -> SoftState:
         return SoftState(self._core.role, self._core.leader, self._core.term)
 
+    def _hard_state_changed(self) -> bool:
+        core, before = self._core, self._handed_hard_state
+        return (
+            core.log.commit != before.commit or core.term != before.term or core.vote != before.vote
+        )
+
+    def _soft_state_changed(self) -> bool:
+        core, before = self._core, self._handed_soft_state
+        return (
+            core.role is not before.role or core.leader != before.leader or core.term != before.term
+        )
+
     def _take_hard_state(self) -> tuple[HardState | None, bool]:
         """The hard state if it changed, and whether more than the commit index did."""
-        now, before = self._hard_state(), self._handed_hard_state
-        if now == before:
+        if not self._hard_state_changed():
             return None, False
+        now, before = self._hard_state(), self._handed_hard_state
         self._handed_hard_state = now
         must_sync = (now.term, now.vote) != (before.term, before.vote)
         if must_sync:
@@ -275,13 +287,14 @@ class RawNode:
         return now, must_sync
 
     def _take_soft_state(self) -> SoftState | None:
-        now = self._soft_state()
-        if now == self._handed_soft_state:
+        if not self._soft_state_changed():
             return None
-        self._handed_soft_state = now
-        return now
+        self._handed_soft_state = self._soft_state()
+        return self._handed_soft_state
 
     def _take_read_states(self) -> tuple[ReadState, ...]:
+        if not self._core.read_states:
+            return ()
         taken = tuple(self._core.read_states)
         self._core.read_states.clear()
         return taken

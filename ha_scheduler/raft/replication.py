@@ -129,8 +129,9 @@ class Replication:
 
     def _fill_pipeline(self, peer: PeerId, progress: Progress) -> None:
         """Send all that the window admits: what is larger than one append need not wait."""
-        while self._append_to(peer, progress, even_if_empty=False):
-            pass
+        while progress.next <= self._log.last_index:
+            if not self._append_to(peer, progress, even_if_empty=False):
+                return
 
     def _append_to(self, peer: PeerId, progress: Progress, *, even_if_empty: bool) -> bool:
         """Send the next entries if flow control lets us. Returns whether anything was sent."""
