@@ -2,8 +2,8 @@
 
 Three nodes in one thread, storage in memory, a leader that always has proposals: so one core of
 the machine does the work of three peers, and nothing waits for a disk or a network. ``objects``
-hands messages over as they are, ``wire`` packs and unpacks each as the peer links do. The seconds are
-of the processor, so that other work on the machine does not count.
+hands messages over as they are, ``wire`` packs and unpacks each as the peer links do. The seconds
+are of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
