@@ -21,7 +21,11 @@ import os
 import shutil
 from pathlib import Path
 
-from ha_scheduler.storage.errors import DataDirectoryLocked, DataDirectoryMissing
+from ha_scheduler.storage.errors import (
+    DataDirectoryLocked,
+    DataDirectoryMissing,
+    DataDirectoryUnusable,
+)
 
 RESERVE_BYTES = 64 * 1024 * 1024  # bytes; some hundred transactions of compaction
 DATA_FILE = "data.mdb"  # LMDB's name for it
@@ -37,21 +41,25 @@ class DataDirectory:
     """An exclusively held directory."""
 
     def __init__(self, path: Path, *, create: bool, reserve_bytes: int = RESERVE_BYTES) -> None:
-        """Raises ``DataDirectoryMissing`` or ``DataDirectoryLocked``."""
+        """Raises ``DataDirectoryMissing``, ``…Unusable`` or ``…Locked``."""
         self.path = path
         self._reserve_bytes = reserve_bytes
-        if create:
-            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        elif not (path / DATA_FILE).exists():
-            raise DataDirectoryMissing(path)
-        self._lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            if create:
+                path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            elif not (path / DATA_FILE).exists():
+                raise DataDirectoryMissing(path)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(path / _LOCK_FILE, flags, FILE_MODE)
+        except OSError as error:
+            raise DataDirectoryUnusable(path, str(error)) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise DataDirectoryLocked(path) from error
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise DataDirectoryLocked(path) from error
+            raise DataDirectoryUnusable(path, str(error)) from error
 
     @property
     def reserve(self) -> Path:

@@ -27,6 +27,7 @@ from ha_scheduler.storage.errors import (
     CorruptData,
     CorruptLedger,
     DataDirectoryMissing,
+    DataDirectoryUnusable,
     DiskFailed,
     DiskFull,
     ForeignDataDirectory,
@@ -209,7 +210,7 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
     except (lmdb.InvalidError, lmdb.CorruptedError) as error:
         raise CorruptData(directory.path, f"{DATA_FILE} ({error})") from error
     except (lmdb.Error, OSError) as error:
-        raise DiskFailed(directory.path, str(error)) from error
+        raise DataDirectoryUnusable(directory.path, str(error)) from error
 
 
 def _file_bytes(env: Any) -> int:

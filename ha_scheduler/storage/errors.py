@@ -2,6 +2,7 @@
 
     StorageError
     ├── DataDirectoryMissing   operator: nothing there, and creating was not asked for
+    ├── DataDirectoryUnusable  operator: its files may not be opened
     ├── DataDirectoryLocked    operator: another process runs on it
     ├── ForeignDataDirectory   operator: it belongs to another cell or another peer
     ├── NewerFormat            operator: written by a newer release
@@ -40,6 +41,16 @@ class DataDirectoryMissing(StorageError):
         super().__init__(
             f"{path} holds no data of a peer; correct the path, or ask for a new peer explicitly "
             "if this one has never run"
+        )
+
+
+class DataDirectoryUnusable(StorageError):
+    """Operator: the directory is there, and this process may not use it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} cannot be used ({why}); let the user of this process own the directory and "
+            "all that is in it, on a disk that can be written, or name another one"
         )
 
 

@@ -33,9 +33,12 @@ FAILED = 1  # of one that must not go on
 def small_disk(path: Path) -> Iterator[Path]:
     """A tmpfs at ``path``. Skips where mounting is not permitted."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {done.stderr.strip()}")
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError as error:
+        pytest.skip(f"a tmpfs cannot be mounted here: {error}")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"mounting a tmpfs is not permitted here: {error.stderr.strip()}")
     try:
         yield path
     finally:
@@ -159,6 +162,31 @@ def test_a_disk_that_fails_ends_the_peer_and_nothing_acknowledged_is_lost(
         assert {f"x-{n}" for n in range(100)} <= acknowledged
         goes_on(cell, "a", "z")
         comes_back(cell, "a", acknowledged | {f"z-{n}" for n in range(20)})
+
+
+def test_a_live_follower_on_a_slow_disk_is_waited_for_before_the_log_is_cut(
+    tmp_path: Path,
+) -> None:
+    """Of more than the leader sends it before it answers, so that the log must be read for it."""
+    limits = {"ENTRIES_MAX": 100, "KEEP_ENTRIES": 10, "KEEP_BYTES": 1 << 20, "BUCKET_ENTRIES": 5}
+    with ToyCell(tmp_path, limits={**limits, "HARD_FACTOR": 40}) as cell:
+        leader = cell.settled()
+        slow = next(name for name in cell.names if name != leader)
+        delay_us = int(2_000_000 * SCALE)
+        with failing(cell.daemons[slow].pid, f"fdatasync:delay_enter={delay_us}"):
+            for burst in range(4):
+                cell.propose(leader, f"x{burst}", 100, size=100_000)
+                cell.fed(leader, f"x{burst}", 100, seconds=30)
+            assert sum(value.startswith("x") for value in cell.values(slow)) < 300, "it lags"
+        cell.fed(slow, "x3", 100, seconds=60)
+        assert "snapshot" not in cell.log(slow)
+
+        def cut() -> bool:
+            cell.propose(leader, "more", 5)
+            status = cell.status(leader)
+            return status is not None and status["first_index"] > 300
+
+        within(20, cut, every=0.2)
 
 
 def flip_bits_of(data: Path, needle: bytes) -> None:

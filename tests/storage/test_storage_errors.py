@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from storage_helpers import open_store
 
 from ha_scheduler.storage import errors as e
 
@@ -17,6 +18,7 @@ REPLACE = r"start it once with its options and --replace \(dask-ha-scheduler …
 #: Error, what it says is wrong, what it says to do.
 CASES: list[tuple[e.StorageError, str, str]] = [
     (e.DataDirectoryMissing(PATH), "holds no data of a peer", "correct the path, or ask for a new"),
+    (e.DataDirectoryUnusable(PATH, "EROFS"), r"cannot be used \(EROFS\)", "let the user of this"),
     (e.DataDirectoryLocked(PATH), "another process runs on", "stop it first, or give"),
     (
         e.ForeignDataDirectory(PATH, "peer 'b' of cell 'x'", "peer 'a' of cell 'x'"),
@@ -77,3 +79,13 @@ def test_a_process_with_too_few_addresses_says_so(tmp_path: Path) -> None:
     )
     assert "AddressSpaceLimited" in done.stderr
     assert "LimitAS=infinity" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["lock", "data.mdb", "lock.mdb"])
+def test_a_directory_whose_files_cannot_be_opened_is_the_operators_business(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    for _ in range(2):  # and the lock is not kept
+        with pytest.raises(e.DataDirectoryUnusable, match="let the user of this process own"):
+            open_store(tmp_path)
