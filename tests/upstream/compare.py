@@ -28,7 +28,7 @@ def load_reasons(path: Path = REASONS) -> dict[str, str]:
 
 
 def without_parameters(test: str) -> str:
-    """``cases/test_a.py::test_b[1]`` as ``test_a.py::test_b``."""
+    """``package/tests/test_a.py::test_b[1]`` as ``test_a.py::test_b``."""
     return test.rsplit("/", 1)[-1].split("[")[0]
 
 

@@ -14,10 +14,22 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = "HA_UPSTREAM_CLASSES"  # "originals" or "ours"
+PACKAGE = "HA_UPSTREAM_PACKAGE"  # the directory with copies of distributed/tests and shuffle/tests
 OUTCOMES = "HA_UPSTREAM_OUTCOMES"  # the file to which outcomes go, a line each
 SEVERITY = ("passed", "skipped", "xfail", "failed")  # of setup, call and teardown the worst counts
 DETAIL_CHARACTERS_MAX = 4_000
 
+
+def _find_tests(package: Path) -> None:
+    """Let ``distributed.tests`` be found, which the installed package has not."""
+    import distributed.shuffle
+
+    distributed.__path__.append(str(package))
+    distributed.shuffle.__path__.append(str(package / "shuffle"))
+
+
+if PACKAGE in os.environ:
+    _find_tests(Path(os.environ[PACKAGE]))
 
 if os.environ.get(CLASSES) == "ours":
     from tests.upstream.substitute import substitute
@@ -44,7 +56,9 @@ class Outcomes:
 
     def pytest_configure(self, config: Any) -> None:
         config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which is not needed")
-        _use_copies(config.rootpath)
+        from distributed import utils_test
+
+        utils_test.certs_dir = os.path.join(os.environ[PACKAGE], "tests")
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = [item for item in items if item.nodeid not in self._done]
@@ -67,15 +81,6 @@ class Outcomes:
         if hasattr(report, "wasxfail"):
             return "xfail"  # or an unexpected pass: upstream allows both
         return str(report.outcome)
-
-
-def _use_copies(directory: Path) -> None:
-    """Find certificates and helpers where the copies of upstream's files are."""
-    import distributed.shuffle
-    from distributed import utils_test
-
-    utils_test.certs_dir = str(directory / "cases")
-    distributed.shuffle.__path__.append(str(directory / "shuffle"))
 
 
 def main() -> int:

@@ -14,12 +14,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.upstream.run import CLASSES, OUTCOMES
+from tests.upstream.run import CLASSES, OUTCOMES, PACKAGE
 
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS_MAX = 120  # of a test; upstream's own limit for most is 30 s
 PROCESS_SECONDS_MAX = 1800.0  # of a file; the longest takes 4 minutes
 PROCESSES_PER_FILE_MAX = 20  # of them, one less may be ended by a test
+FOLDERS = ("tests", "shuffle/tests")
+PACKAGE_FOLDER = "package"
 IGNORED_WARNINGS = (
     ":pytest.PytestAssertRewriteWarning",  # utils_test loads pytest_timeout before pytest does
     # as upstream ignores it of its own class, PooledRPCCall
@@ -48,18 +50,19 @@ class Workshop:
     def __init__(self, checkout: Path, directory: Path) -> None:
         self.directory = directory
         source = checkout / "distributed"
-        shutil.copytree(source / "tests", directory / "cases")
-        shutil.copytree(source / "shuffle" / "tests", directory / "shuffle" / "tests")
-        (directory / "shuffle" / "tests" / "__init__.py").unlink(missing_ok=True)
+        for folder in FOLDERS:
+            shutil.copytree(source / folder, directory / PACKAGE_FOLDER / folder)
+            (directory / PACKAGE_FOLDER / folder / "__init__.py").unlink(missing_ok=True)
         for name in ("conftest.py", "pyproject.toml"):
             shutil.copy(checkout / name, directory / name)
         self._runs = 0
 
     def path_of(self, name: str) -> str:
         """The copy of a test file, relative to the directory."""
-        for folder in ("cases", "shuffle/tests"):
-            if (self.directory / folder / name).exists():
-                return f"{folder}/{name}"
+        for folder in FOLDERS:
+            path = f"{PACKAGE_FOLDER}/{folder}/{name}"
+            if (self.directory / path).exists():
+                return path
         raise FileNotFoundError(f"this checkout of upstream has no {name}")
 
     def run(self, classes: str, arguments: list[str]) -> Results:
@@ -85,6 +88,7 @@ class Workshop:
         environment = os.environ | {
             CLASSES: classes,
             OUTCOMES: str(outcomes),
+            PACKAGE: str(self.directory / PACKAGE_FOLDER),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
