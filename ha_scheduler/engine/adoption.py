@@ -320,6 +320,21 @@ class Adoption:
         for client, messages in msgs.items():
             client_msgs.setdefault(client, []).extend(messages)
 
+    def settle_errors(self, reports: dict[str, Report], stimulus_id: str) -> None:
+        """Free the errors on workers that are nobody's outcome; remember who has the others.
+
+        Before these workers are given anything to do, or else it would be that which is freed.
+        """
+        worker_msgs: dict[str, list[Any]] = {}
+        for address, report in reports.items():
+            for key, _ in report.erred:
+                ts = self._scheduler.tasks.get(key)
+                if ts is not None and ts.state == "erred":
+                    ts.erred_on.add(address)
+                else:
+                    worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+        self._scheduler.send_all({}, worker_msgs)
+
     def take_claim(self, ts: Any) -> Claim | None:
         """The claim on a task that is about to be sent to a worker, if its worker is here."""
         claim = self.claims.pop(ts.key, None)

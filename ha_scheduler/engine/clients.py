@@ -49,6 +49,7 @@ class Clients:
     tasks: dict[Key, Any]
     _awaited_clients: set[str]
     _leaving: dict[str, asyncio.TimerHandle]  # clients that may come back, until when
+    _kept_for: dict[str, set[Key]]  # what was scattered for a client that has not resumed yet
     _served: dict[str, asyncio.Event]  # set when a client's latest stream is over
 
     def welcome(self) -> dict[str, Any]:
@@ -155,6 +156,7 @@ class Clients:
                 )
                 self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")  # type: ignore[attr-defined]
 
+        self._kept_for.setdefault(client, set())
         former = self._leaving.pop(client, None)
         if former is not None:
             former.cancel()
@@ -201,6 +203,9 @@ class Clients:
         self.client_returned(client)
 
     def _set_desires(self, client: str, wanted: set[Key], known: list[Key]) -> None:
+        # A scatter goes another way than the stream: it may be done before the statement comes that
+        # was made without it.
+        wanted |= self._kept_for.pop(client, set())
         cs = self.clients[client]
         excess = [ts.key for ts in cs.wants_what if ts.key not in wanted]
         if excess:

@@ -82,6 +82,7 @@ class Intents:
     _desires_implied = False
     _scatter_committed: asyncio.Event | None = None  # of the latest scattering
     _touched: list[Any]
+    _kept_for: dict[str, set[Key]]
     _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
 
     # Graphs
@@ -285,6 +286,7 @@ class Intents:
         finally:
             self._desires_implied = False
         self.session_of.pop(client, None)
+        self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))
 
     # Outcomes and data
@@ -328,4 +330,6 @@ class Intents:
                 self.recorder.append(Scattered(client or "", part))
             self.recorder.append(Scattered(client or "", last), on_commit=committed.set)
         self.scattered.update(who_has)
+        if client in self._kept_for:
+            self._kept_for[client].update(who_has)
         super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]

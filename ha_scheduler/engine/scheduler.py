@@ -89,6 +89,7 @@ class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.
         self._uncommitted: set[tuple[str, int]] = set()
         self._awaited_clients: set[str] = set()
         self._leaving = {}
+        self._kept_for = {}
         self._served = {}
         self._on_mark: OnMark = lambda phase, detail: None
         self._keep_state = True

@@ -176,8 +176,10 @@ class Workers:
         """Adopt what these workers reported, settle what follows from it, let them work."""
         known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
-        self.adoption.adopt({a: report for a, (report, _) in known.items()}, stimulus_id)
+        reports = {address: report for address, (report, _) in known.items()}
+        self.adoption.adopt(reports, stimulus_id)
         settle(stimulus_id)
+        self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
             self.validate_state()  # type: ignore[attr-defined]
         for address, (_, status) in known.items():

@@ -1,0 +1,313 @@
+"""A cell without a network: an engine's scheduler, upstream's worker state machine, and clients.
+
+Everything but the wires is real: the scheduler is ours, a worker is a ``WorkerState`` whose
+instructions are carried out when the test says so, and reports itself by ``snapshot``. Each wire is
+a queue, from which the test delivers when it likes, and which a kill empties. So the state at a
+kill may be any that a leader can come into, and nothing takes time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter, deque
+from typing import Any
+
+from dask._expr import LLGExpr
+from dask._task_spec import Task
+from distributed import worker_state_machine as machine
+from distributed.protocol import serialize, to_serialize
+from distributed.protocol.serialize import Serialized
+from distributed.worker_state_machine import WorkerState
+
+from ha_scheduler.engine.recorder import OnCommit
+from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.ledger.records import Record, decode
+from ha_scheduler.worker.report import snapshot
+
+EVENTS = {
+    "compute-task": machine.ComputeTaskEvent,
+    "free-keys": machine.FreeKeysEvent,
+    "remove-replicas": machine.RemoveReplicasEvent,
+    "acquire-replicas": machine.AcquireReplicasEvent,
+    "steal-request": machine.StealRequestEvent,
+    "refresh-who-has": machine.RefreshWhoHasEvent,
+    "cancel-compute": machine.CancelComputeEvent,
+    "remove-worker": machine.RemoveWorkerEvent,
+}
+
+METRICS = {
+    "bandwidth": {"total": 1e8, "workers": {}, "types": {}},
+    "digests_total_since_heartbeat": {},
+    "memory": 0,
+    "spilled_bytes": {"memory": 0, "disk": 0},
+}
+
+
+def no_op(*inputs: Any) -> None:
+    """What every task is said to be; it is never called."""
+
+
+class Wire:
+    """What was sent and has not arrived. Stands for a ``BatchedSend`` as well."""
+
+    def __init__(self) -> None:
+        self.queue: deque[dict[str, Any]] = deque()
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        self.queue.extend(dict(message) for message in messages)
+
+    def closed(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.queue.clear()
+
+
+class Answer:
+    """The comm of a registration: takes the reply."""
+
+    name = ""
+
+    async def write(self, msg: Any, **_: Any) -> None:
+        self.reply = msg
+
+    def abort(self) -> None: ...
+
+
+class Log:
+    """Commits when told to. Hands its records over to the next leader's log."""
+
+    def __init__(self, committed: list[Record]) -> None:
+        self.records = list(committed)
+        self.committed = len(committed)
+        self._waiting: deque[tuple[int, OnCommit]] = deque()
+
+    def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
+        self.records.append(decode(data))
+        if on_commit is not None:
+            self._waiting.append((len(self.records), on_commit))
+
+    def commit(self, count: int) -> None:
+        """The first ``count`` records are safe."""
+        self.committed = max(self.committed, count)
+        while self._waiting and self._waiting[0][0] <= self.committed:
+            self._waiting.popleft()[1]()
+
+
+class Leader(Scheduler):
+    """Our scheduler with wires in place of streams; it listens nowhere and calls nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(host="127.0.0.1", dashboard=False, dashboard_address=":0", validate=True)
+        self._address = "tcp://127.0.0.1:1"
+
+    def lead(self, term: int, log: Log) -> None:
+        self.prepare_to_lead(term, log, lambda phase, detail: None)
+        self.recover(window_seconds=3600)
+
+    async def call_workers(self, expected: list[str], address: str) -> None: ...
+
+    async def handle_worker(self, comm: Any, worker: str) -> None:
+        self.stream_comms[worker] = Wire()  # type: ignore[assignment]
+        self._record_join(worker)
+        await self._adopt(worker)
+
+    async def handle(self, message: dict[str, Any], **sender: str) -> None:
+        """One message of a stream."""
+        handler = self.stream_handlers[message.pop("op")]
+        result = handler(**message, **sender)
+        if inspect.isawaitable(result):
+            await result
+
+
+class ModelWorker:
+    """A worker: threads finish and transfers arrive when the test says so."""
+
+    def __init__(self, number: int, counts: Counter[str]) -> None:
+        self.address = f"tcp://127.0.0.1:{2000 + number}"
+        self.number = number
+        self.state = WorkerState(
+            address=self.address, nthreads=2, resources={"R": 1}, validate=True
+        )
+        self.wire = Wire()
+        self.linked = False
+        self.executing: dict[Any, int] = {}
+        self.gathers: list[Any] = []
+        self.seceded: set[Any] = set()
+        self._counts = counts
+        self._stimuli = 0
+
+    def stimulus(self) -> str:
+        self._stimuli += 1
+        return f"model-{self.number}-{self._stimuli}"
+
+    def handle(self, message: dict[str, Any]) -> None:
+        """One message of the leader."""
+        op = message.pop("op")
+        if op == "worker-status-change":
+            return
+        if "run_spec" in message:
+            message["run_spec"] = message["run_spec"].data
+        self._stimulate(EVENTS[op](**message))
+
+    def _stimulate(self, event: machine.StateMachineEvent) -> None:
+        for instruction in self.state.handle_stimulus(event):
+            match instruction:
+                case machine.Execute(key=key):
+                    self.executing[key] = self.state.tasks[key].run_id
+                case machine.GatherDep():
+                    self.gathers.append(instruction)
+                case machine.SendMessageToScheduler() if self.linked:
+                    self.wire.send(instruction.to_dict())
+
+    def finish(self, key: Any) -> None:
+        """A thread is done with ``key``. One whose name says so fails, always or at first."""
+        run_id = self.executing.pop(key)
+        self.seceded.discard(key)
+        stimulus = self.stimulus()
+        self._counts[key] += 1
+        if key.startswith("bad") or (key.startswith("flaky") and self._counts[key] == 1):
+            self._stimulate(
+                machine.ExecuteFailureEvent.from_exception(
+                    KeyError(key), key=key, run_id=run_id, stimulus_id=stimulus
+                )
+            )
+            return
+        self._stimulate(
+            machine.ExecuteSuccessEvent(
+                key=key, run_id=run_id, value=key, start=0.0, stop=1.0, nbytes=1, type=str,
+                stimulus_id=stimulus,
+            )
+        )  # fmt: skip
+
+    def secede(self, key: Any) -> None:
+        self.seceded.add(key)
+        self._stimulate(
+            machine.SecedeEvent(key=key, compute_duration=1.0, stimulus_id=self.stimulus())
+        )
+
+    def hold(self, key: Any) -> None:
+        """Scattered data arrives."""
+        self._stimulate(machine.UpdateDataEvent(data={key: key}, stimulus_id=self.stimulus()))
+
+    def receive(self, source: ModelWorker | None) -> None:
+        """The transfer that was begun first is over; its source is gone if it is None."""
+        gather = self.gathers.pop(0)
+        event: machine.StateMachineEvent
+        if source is None:
+            event = machine.GatherDepNetworkFailureEvent(
+                worker=gather.worker, total_nbytes=gather.total_nbytes, stimulus_id=self.stimulus()
+            )
+        else:
+            data = {k: source.state.data[k] for k in gather.to_gather if k in source.state.data}
+            event = machine.GatherDepSuccessEvent(
+                worker=gather.worker, total_nbytes=gather.total_nbytes, data=data,
+                stimulus_id=self.stimulus(),
+            )  # fmt: skip
+        self._stimulate(event)
+
+    def look_for_missing(self) -> None:
+        self._stimulate(machine.FindMissingEvent(stimulus_id=self.stimulus()))
+
+    def lose_leader(self) -> None:
+        self.linked = False
+        self.wire.abort()
+
+    def join(self, leader: Leader, term: int) -> asyncio.Task[Any]:
+        """Register with a report of this moment; what happens later goes over the wire."""
+        self.wire.abort()
+        self.linked = True
+        message = {
+            "address": self.address, "status": "running", "server_id": self.address, "nthreads": 2,
+            "name": self.number, "now": 0.0, "resources": {"R": 1}, "memory_limit": 1 << 30,
+            "metrics": METRICS, "services": {}, "local_directory": "", "versions": {}, "nanny": "",
+            "extra": {}, "stimulus_id": self.stimulus(),
+        }  # fmt: skip
+        ha = {"term": term, "report": snapshot(self.state), "plugins": {}}
+        return asyncio.create_task(leader.ha_register_worker(Answer(), ha=ha, **message))
+
+
+class ModelClient:
+    """A client with a journal, as ``client_replay`` keeps one."""
+
+    def __init__(self, number: int) -> None:
+        self.id = f"Client-{number}"
+        self.session = f"session-{number}"
+        self.wire = Wire()
+        self.journal: dict[int, dict[str, Any]] = {}
+        self.states: dict[Any, str] = {}  # of the keys that it wants
+        self._sequence = 0
+        self._resumed_at = 0
+
+    def submit(
+        self, tasks: dict[str, list[str]], wanted: set[str], annotations: dict[str, Any]
+    ) -> None:
+        """A graph; ``tasks`` has the inputs of each, of which some may be of earlier graphs."""
+        graph = {key: Task(key, no_op, *map(_reference, inputs)) for key, inputs in tasks.items()}
+        expr = Serialized(*serialize(to_serialize(LLGExpr(graph)), on_error="raise"))
+        self._sequence += 1
+        message = {
+            "op": "update-graph", "expr_ser": expr, "keys": set(wanted), "internal_priority": None,
+            "submitting_task": None, "fifo_timeout": 0.0, "actors": None, "code": (),
+            "annotations": annotations, "span_metadata": {"collections": []},
+            "ha_sequence": self._sequence,
+        }  # fmt: skip
+        self.journal[self._sequence] = message
+        self.states.update(dict.fromkeys(wanted, "pending"))
+        self.wire.send(message)
+
+    def release(self, key: Any) -> None:
+        del self.states[key]
+        self.wire.send({"op": "client-releases-keys", "keys": [key]})
+
+    def handle(self, message: dict[str, Any]) -> None:
+        """One message of the leader."""
+        match message["op"]:
+            case "ha-committed":
+                for sequence in message["sequences"]:
+                    self.journal.pop(sequence, None)
+            case "key-in-memory":
+                self._learn(message["key"], "finished")
+            case "task-erred":
+                self._learn(message["key"], "error")
+            case "task-retried" | "lost-data":
+                self._learn(message["key"], "pending")
+            case "cancelled-keys":
+                unknown = message.get("reason") == "unknown-after-failover"
+                for key in message["keys"]:
+                    if not (unknown and self._is_new(key)):
+                        self._learn(key, "cancelled")
+
+    def _learn(self, key: Any, state: str) -> None:
+        if key in self.states:
+            self.states[key] = state
+
+    def _is_new(self, key: Any) -> bool:
+        newer = [m for sequence, m in self.journal.items() if sequence > self._resumed_at]
+        return any(key in message["keys"] for message in newer)
+
+    def join(self, leader: Leader) -> None:
+        """A new stream: hello, what was not acknowledged, then what is wanted."""
+        self.wire.abort()
+        leader._restore_or_add(self.id, {})
+        leader.client_comms[self.id] = Wire()  # type: ignore[assignment]
+        floor = min(self.journal, default=self._sequence + 1) - 1
+        self.wire.send({"op": "ha-hello", "session": self.session, "term": 0, "floor": floor})
+        self.wire.send(*self.journal.values())
+        self._resumed_at = self._sequence
+        wanted = [key for key, state in self.states.items() if state != "cancelled"]
+        finished = [key for key, state in self.states.items() if state == "finished"]
+        self.wire.send({"op": "ha-resume", "keys": wanted, "finished": finished})
+
+
+def _reference(key: str) -> Any:
+    from dask._task_spec import TaskRef
+
+    return TaskRef(key)
+
+
+async def settle_loop() -> None:
+    """Let what was scheduled for the next steps of the event loop happen."""
+    for _ in range(3):
+        await asyncio.sleep(0)
