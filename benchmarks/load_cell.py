@@ -99,12 +99,24 @@ class LoadCell:
         daemon.wait()
         return at
 
+    def stop(self, name: str) -> None:
+        """End the daemon as an operator does; what it knows to be committed is applied on disk."""
+        daemon = self.daemons.pop(name)
+        daemon.terminate()
+        daemon.wait(WAIT_S)
+
     def log_path(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
     def process(self, name: str) -> psutil.Process:
         """The daemon of ``name``."""
         return psutil.Process(self.daemons[name].pid)
+
+    def anonymous_bytes(self, name: str) -> int:
+        """Memory of the daemon of ``name`` that is no page of a file: what must be bounded."""
+        status = Path(f"/proc/{self.daemons[name].pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+        return int(line.split()[1]) * 1024
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds of each daemon so far, its engine not included."""
@@ -129,16 +141,24 @@ class LoadCell:
         raise TimeoutError(f"not within {seconds:g} s; logs were in {self.directory}")
 
     def mark(self, peers: set[str] | None = None) -> dict[str, int]:
-        """Let the leader write a mark and wait until all engines have read it: records since each
-        engine caught up."""
+        """Let the leader write a mark and wait until all engines have read it.
+
+        Returns how many records each was told of since it caught up. One that began afresh
+        meanwhile found the mark in its ledger, and is sent another.
+        """
         self._marks += 1
-        mark = f"mark-{self._marks}"
+        order = {"op": "mark", "mark": f"mark-{self._marks}"}
         waiting = set(peers or self.daemons)
         live: dict[str, int] = {}
-        self._order({"op": "mark", "mark": mark}).close()
+        self._order(order).close()
         while waiting - set(live):
-            event = self.event(lambda e: e["event"] == "mark" and e["mark"] == mark)
-            live[event["name"]] = event["live"]
+            event = self.event(
+                lambda e: e.get("mark") == order["mark"] or e["event"] == "caught_up"
+            )
+            if event["event"] == "caught_up":
+                self._order(order).close()
+            else:
+                live[event["name"]] = event["live"]
         return live
 
     def _await_start(self) -> None:
@@ -171,6 +191,10 @@ class LoadCell:
             raise RuntimeError(f"engines were told of different numbers of records: {counts}")
         leader_cpu = spent.pop(self.leader)
         return {**result, "leader_cpu": leader_cpu, "follower_cpu": max(spent.values())}
+
+    def stop_load(self) -> None:
+        """Let the load that runs issue nothing more."""
+        self._order({"op": "stop"}).close()
 
     def finish_load(self, answer: socket.socket) -> dict[str, Any]:
         with answer:

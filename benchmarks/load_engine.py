@@ -28,9 +28,8 @@ from ha_scheduler.engine.recorder import CommitTracker, OnCommit, Recorder
 from ha_scheduler.ledger import records
 
 INLINE_BYTES_MAX = 256 * 1024  # as engine/graphs.py has it: a larger payload travels in parts
-LEDGER_BYTES = 64 * 1024 * 1024  # payloads replace each other above this size of the ledger
-NAMES_MAX = 1000
 MARK = "mark"  # the space of the records by which all engines say how far they are
+PASSING = "load"  # the space of payloads that nobody will look for
 MARK_WITHIN = 16  # bytes of an encoded record that hold its space
 READ_BYTES = 1024 * 1024
 
@@ -44,7 +43,8 @@ class Load:
         self.count = int(order["count"])  # at most so many
         self.deadline = time.monotonic() + float(order["seconds"])
         self.least = int(order.get("least", 1))
-        self.names = int(order.get("names") or max(2, min(NAMES_MAX, LEDGER_BYTES // self.size)))
+        self.names = int(order["names"])  # payloads replace those of the same name
+        self.space = str(order.get("space", PASSING))
         self.answer = answer
         self.payload = os.urandom(self.size)
         self.began = time.monotonic()
@@ -86,7 +86,7 @@ class LoadEngine:
         self._name = ""
         self._events: socket.socket | None = None
         self._live = 0  # records committed since this engine caught up
-        self._values: set[bytes] = set()
+        self._values = 0  # in the ledger when this engine began, marks and passing ones left out
 
     # -- the channel
 
@@ -130,7 +130,7 @@ class LoadEngine:
                 self._welcome(name, Path(options["directory"]))
             case messages.CaughtUp(index):
                 self._send(messages.Ready(""))
-                self._tell("caught_up", index=index, values=len(self._values))
+                self._tell("caught_up", index=index, values=self._values)
             case messages.Activate(term, marks):
                 self._activate(term, marks)
 
@@ -147,8 +147,8 @@ class LoadEngine:
                 self._tell("mark", mark=record.name.decode(), live=self._live)
         elif not index:
             record = records.decode(data)
-            if isinstance(record, records.ValueSet):
-                self._values.add(record.name)
+            kept = isinstance(record, records.ValueSet) and record.space not in (MARK, PASSING)
+            self._values += kept
 
     def _welcome(self, name: str, directory: Path) -> None:
         self._name = name
@@ -165,7 +165,7 @@ class LoadEngine:
         self._recorder = Recorder(self, term)
         self._tell("activated", term=term, marks=marks)
         self._send(messages.Serving(term, f"load://{self._name}:{term}"))
-        self._put(f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
+        self._put(MARK, f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
 
     # -- what it is told, and what it tells
 
@@ -184,6 +184,11 @@ class LoadEngine:
             case "load":
                 self._load = Load(order, connection)
                 self._fill()
+            case "stop":
+                assert self._load is not None
+                self._load.count = self._load.sent
+                self._fill()
+                connection.close()
             case "mark":
                 assert self._recorder is not None
                 self._mark(order["mark"])
@@ -202,15 +207,14 @@ class LoadEngine:
         self._last = self._tracker.number(on_commit)
         self._send(messages.Propose(self._last, data))
 
-    def _put(self, name: str, value: bytes, on_commit: OnCommit) -> None:
+    def _put(self, space: str, name: str, value: bytes, on_commit: OnCommit) -> None:
         assert self._recorder is not None
         blob = parts = 0
         if len(value) > INLINE_BYTES_MAX:
             blob, parts = self._recorder.append_blob(value)
             value = b""
-        record = records.ValueSet(
-            "load", name.encode(), value, blob, parts, self._recorder.term, "", 0
-        )
+        term = self._recorder.term
+        record = records.ValueSet(space, name.encode(), value, blob, parts, term, "", 0)
         self._recorder.append(record, on_commit)
 
     def _fill(self) -> None:
@@ -220,6 +224,7 @@ class LoadEngine:
             load.sent += 1
             began = time.monotonic()
             self._put(
+                load.space,
                 f"value-{load.sent % load.names}",
                 load.payload,
                 lambda began=began: load.latencies.append(time.monotonic() - began),  # type: ignore[misc]

@@ -38,6 +38,7 @@ from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.plugins import SchedulerPlugins
 from ha_scheduler.engine.recorder import Log, Recorder
 from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
@@ -58,7 +59,15 @@ UNGATED = frozenset(
 OnMark = Callable[[str, dict[str, Any]], None]
 
 
-class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.Scheduler):
+class Scheduler(
+    Workers,
+    Attempts,
+    Clients,
+    Intents,
+    SchedulerPlugins,
+    ReplicatedValues,
+    upstream.Scheduler,
+):
     """A scheduler whose state survives it."""
 
     def __init__(
@@ -79,6 +88,9 @@ class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.
         self.session_of: dict[str, str] = {}
         self.scattered: set[Key] = set()
         self.attempts = {}
+        self.recorded_plugins = {}
+        self.recorded_states = {}
+        self._starting = set()
         self.values = Values(self)
         self.replay = Replay(self)
         self.adoption = Adoption(self)
@@ -96,6 +108,7 @@ class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.
         self._first_finished = False
         super().__init__(extensions=_extensions(extensions), **kwargs)
         self.experience = Experience(self)
+        self.keep_plugin_states()
         self._add_handlers()
 
     def _add_handlers(self) -> None:
@@ -115,6 +128,7 @@ class Scheduler(Workers, Attempts, Clients, Intents, ReplicatedValues, upstream.
         self.prepare_to_lead(term, log, on_mark)
         self._address = self.contact_address  # None: where the port is bound (core.py:599)
         await self
+        await self.start_plugins()
         self.recover(window_seconds)
 
     def prepare_to_lead(self, term: int, log: Log, on_mark: OnMark) -> None:

@@ -24,6 +24,8 @@ from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 
 WORKER_PLUGINS = "worker-plugin"
 NANNY_PLUGINS = "nanny-plugin"
+SCHEDULER_PLUGINS = "scheduler-plugin"
+PLUGIN_STATES = "scheduler-plugin-state"
 METADATA = "metadata"
 ATTEMPTS = "attempts"
 EXPERIENCE = "experience"
@@ -47,12 +49,16 @@ class Values:
         else:
             holder[key] = loads(value)
             self._pickled[space, key] = value
+            if space == SCHEDULER_PLUGINS:
+                self._scheduler.follow_plugin(key)
 
     def _holder(self, space: str) -> dict[Any, Any]:
         scheduler = self._scheduler
         holders: dict[str, dict[Any, Any]] = {
             WORKER_PLUGINS: scheduler.worker_plugins,
             NANNY_PLUGINS: scheduler.nanny_plugins,
+            SCHEDULER_PLUGINS: scheduler.recorded_plugins,
+            PLUGIN_STATES: scheduler.recorded_states,
             METADATA: scheduler.task_metadata,
             ATTEMPTS: scheduler.attempts,
             EXPERIENCE: scheduler.experience.recorded,

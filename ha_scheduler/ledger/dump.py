@@ -5,8 +5,8 @@ Guarantee: ``load`` leaves the tables row for row as ``dump`` saw them, or raise
 number of rows and a digest of all before it, so a chunk that is damaged, lost, repeated, reordered
 or missing at the end is noticed.
 
-Order: ``load`` clears the tables first. It must therefore run inside the transaction that also
-moves the applied index, and whoever catches its error must abort that transaction.
+Order: ``load`` clears the tables first. It must therefore not be given those in use, or run inside
+the transaction that also moves the applied index and is aborted by its error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from typing import Protocol
 
 import msgpack
 from crc32c import crc32c
@@ -45,7 +46,15 @@ def dump(tables: Tables) -> Iterator[bytes]:
     yield _chunk(number, _END, pack((rows, total.digest())))
 
 
-def load(chunks: Iterable[bytes], tables: Tables) -> int:
+class Rows(Protocol):
+    """The part of ``Tables`` that ``load`` needs."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
+
+    def delete_prefix(self, table: str, prefix: bytes) -> int: ...
+
+
+def load(chunks: Iterable[bytes], tables: Rows) -> int:
     """Replace every row of ``tables``; how many there are now. Raises ``SnapshotDamagedError``."""
     for table in TABLES:
         tables.delete_prefix(table, b"")
@@ -111,7 +120,7 @@ def _bodies(tables: Tables) -> Iterator[tuple[int, bytes]]:
         yield count, bytes(body)
 
 
-def _load_rows(body: bytes, tables: Tables) -> int:
+def _load_rows(body: bytes, tables: Rows) -> int:
     unpacker = msgpack.Unpacker(raw=False, use_list=False, max_buffer_size=CHUNK_BYTES_MAX)
     unpacker.feed(body)
     count = 0

@@ -2,14 +2,19 @@
 
 Guarantee: what the receiver installs is, row for row, one applied state of the sender, under the
 ``SnapshotMeta`` of exactly that state; or nothing is installed. Every chunk carries a check sum and
-the stream its end (``ledger/dump.py``); a stream that breaks off leaves no trace.
+the stream its end (``ledger/dump.py``).
 
 Order: the sender opens a view of its store, streams it over a connection of its own (so that it
 delays neither appends nor heartbeats), and ends with the core's message, whose meta is the view's.
 Only when the receiver has all of it on disk does it give that message to its core; what the core
-then says in its ``Ready`` is installed in one transaction, and only then the sender is told.
+then says in its ``Ready`` is installed, whole or not at all, and only then the sender is told.
 
 Chunks wait in a file and not in memory: a ledger may hold gigabytes of graphs.
+
+A connection that breaks does not end the stream. Each stream has a name that is never used again;
+the first frame of each connection carries it, and the receiver answers how many chunks of that very
+stream it holds. While the sender keeps its view open, it goes on from there. If either of the two
+has let go (it was restarted, another sender came first, time was up), it begins anew.
 """
 
 from __future__ import annotations
@@ -17,13 +22,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
+import ssl
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk, dump
+from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import Channel, Dialer, RefusedError
 from ha_scheduler.raft.messages import Message, SnapshotMeta
@@ -32,11 +41,34 @@ from ha_scheduler.storage.port import PeerStore
 
 CHUNK_TIMEOUT_S = 10.0  # without progress: the other side is gone or hopelessly slow
 INSTALL_TIMEOUT_S = 120.0  # one large transaction on a slow disk
+RESUME_WITHIN_S = 30.0  # after a break; an open view makes the sender's file grow
+RESUME_EVERY_S = 0.25
+RESUMES_MAX = 100  # of one stream: a line that breaks more often carries no ledger
+SPOOL_KEEP_S = 2 * RESUME_WITHIN_S  # what nobody goes on with takes room on the disk
 SPOOL_NAME = "snapshot.incoming"
+STREAM_NAME_BYTES = 16
 
 _LENGTH = struct.Struct(">I")
 
+_BROKEN = (OSError, EOFError, TimeoutError, ssl.SSLError)  # what ends a connection, not a stream
+
 logger = logging.getLogger(__name__)
+
+
+class _NotHeldError(Exception):
+    """Remote: the receiver no longer holds what it had of this stream; begin another."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """One stream on its way, over one connection after another."""
+
+    to: PeerAddress
+    tables: Tables
+    name: bytes
+    began: bool = False  # the receiver knows its name
+    resumes: int = 0
+    broken_since: float = 0.0  # of the loop's clock; 0.0 while it is not
 
 
 class SnapshotSender:
@@ -73,9 +105,9 @@ class SnapshotSender:
         to, ok = self._peers[message.to], False
         try:
             ok = await self._stream(message, to)
-        except (OSError, EOFError, TimeoutError, wire.WireError, RefusedError) as error:
+        except (*_BROKEN, wire.WireError, RefusedError, _NotHeldError) as error:
             logger.warning(
-                "sending a snapshot to peer %s broke off: %s",
+                "sending a snapshot to peer %s broke off: %r",
                 to.name,
                 error,
                 extra={"action": "snapshot_send_failed", "peer": to.name},
@@ -84,15 +116,11 @@ class SnapshotSender:
             self._report(message.to, ok)
 
     async def _stream(self, message: Message, to: PeerAddress) -> bool:
-        reader, writer = await self._dialer.dial(to, Channel.SNAPSHOT)
+        with self._store.view() as view:
+            meta = view.meta
+            outgoing = _Outgoing(to, view.tables, os.urandom(STREAM_NAME_BYTES))
+            reader, writer = await self._send_chunks(outgoing)
         try:
-            with self._store.view() as view:
-                for chunk in dump(view.tables):
-                    writer.write(wire.pack(("chunk", chunk)))
-                    async with asyncio.timeout(CHUNK_TIMEOUT_S):
-                        await writer.drain()
-                    await asyncio.sleep(0)
-                meta = view.meta
             final = dataclasses.replace(message, snapshot=meta)
             writer.write(wire.pack(("end", message_to_wire(final))))
             async with asyncio.timeout(INSTALL_TIMEOUT_S):
@@ -107,6 +135,79 @@ class SnapshotSender:
         )
         return bool(answer.get("ok"))
 
+    async def _send_chunks(
+        self, outgoing: _Outgoing
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send them all, over as many connections as it takes; the last of these."""
+        while True:
+            try:
+                return await self._send_over_one(outgoing)
+            except (*_BROKEN, RefusedError) as error:  # refused: it has not seen the break yet
+                if not _may_go_on(outgoing):
+                    raise
+                logger.info(
+                    "the snapshot for peer %s was interrupted and will go on: %r",
+                    outgoing.to.name,
+                    error,
+                    extra={"action": "snapshot_interrupted", "peer": outgoing.to.name},
+                )
+                await asyncio.sleep(RESUME_EVERY_S)
+
+    async def _send_over_one(
+        self, outgoing: _Outgoing
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await self._dialer.dial(outgoing.to, Channel.SNAPSHOT)
+        try:
+            held = await _chunks_held(outgoing, reader, writer)
+            # What is held is read once more: the end of a stream carries a digest of all of it.
+            for number, chunk in enumerate(dump(outgoing.tables)):
+                if number >= held:
+                    writer.write(wire.pack(("chunk", chunk)))
+                    async with asyncio.timeout(CHUNK_TIMEOUT_S):
+                        await writer.drain()
+                await asyncio.sleep(0)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        return reader, writer
+
+
+async def _chunks_held(
+    outgoing: _Outgoing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> int:
+    """How many chunks of this stream the receiver holds. Raises ``_NotHeldError``."""
+    writer.write(wire.pack(("begin", outgoing.name)))
+    async with asyncio.timeout(CHUNK_TIMEOUT_S):
+        answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+    if not answer.get("ok"):
+        raise RefusedError(str(answer.get("reason")))
+    held = answer.get("held")
+    if type(held) is not int or held < 0:
+        raise wire.WireError(f"a peer says that it holds {held!r} chunks")
+    if outgoing.began and not held:
+        raise _NotHeldError("it no longer holds what it was sent")
+    outgoing.began, outgoing.broken_since = True, 0.0
+    return held
+
+
+def _may_go_on(outgoing: _Outgoing) -> bool:
+    """Whether a stream whose connection has just broken, or could not be made, is tried again."""
+    now = asyncio.get_running_loop().time()
+    outgoing.broken_since = outgoing.broken_since or now
+    outgoing.resumes += 1
+    in_time = now - outgoing.broken_since < RESUME_WITHIN_S
+    return outgoing.began and in_time and outgoing.resumes <= RESUMES_MAX
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """What the spool holds of one stream. Every chunk of it was checked."""
+
+    source: int
+    name: bytes
+    chunks: int = 0
+    size: int = 0  # bytes of the file
+
 
 class SnapshotReceiver:
     """Takes in one snapshot at a time."""
@@ -117,6 +218,8 @@ class SnapshotReceiver:
         self._own_id = own_id
         self._step = step
         self._busy = False
+        self._incoming: _Incoming | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._waiting: tuple[SnapshotMeta, asyncio.Future[None]] | None = None
         self._spool.unlink(missing_ok=True)  # of an earlier run that was killed
 
@@ -128,11 +231,20 @@ class SnapshotReceiver:
             writer.write(wire.pack(wire.refusal("another snapshot is coming in")))
             await writer.drain()
             return
-        self._busy = True
+        self._busy, interrupted = True, False
         try:
-            message = await self._receive(reader)
+            try:
+                message = await self._receive(source, reader, writer)
+            except _BROKEN:
+                interrupted = True
+                raise
             if message.source != source or message.to != self._own_id or not message.snapshot:
                 raise wire.WireError("the snapshot's message is not of this sender, or not to us")
+            logger.info(
+                "received a snapshot of everything up to %d",
+                message.snapshot.index,
+                extra={"action": "snapshot_received", "index": message.snapshot.index},
+            )
             await self._install(message, message.snapshot)
             writer.write(wire.pack({"ok": True}))
             await writer.drain()
@@ -140,7 +252,11 @@ class SnapshotReceiver:
             raise wire.WireError(str(error)) from error
         finally:
             self._busy, self._waiting = False, None
-            self._spool.unlink(missing_ok=True)
+            if interrupted:
+                loop = asyncio.get_running_loop()
+                self._expiry = loop.call_later(SPOOL_KEEP_S, self._forget)
+            else:
+                self._forget()
 
     def chunks(self, meta: SnapshotMeta) -> Iterator[bytes]:
         """What was received under ``meta``; read by the store's writer thread."""
@@ -154,18 +270,42 @@ class SnapshotReceiver:
         if waiting is not None and waiting[0] == meta and not waiting[1].done():
             waiting[1].set_result(None)
 
-    async def _receive(self, reader: asyncio.StreamReader) -> Message:
-        number = 0
-        with self._spool.open("wb") as spool:
+    async def _receive(
+        self, source: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Message:
+        incoming = self._begin(source, await _frame(reader))
+        writer.write(wire.pack({"ok": True, "held": incoming.chunks}))
+        with self._spool.open("r+b" if incoming.chunks else "wb") as spool:
+            spool.truncate(incoming.size)  # a chunk may have been written in part
+            spool.seek(incoming.size)
             while True:
-                async with asyncio.timeout(CHUNK_TIMEOUT_S):
-                    kind, body = _pair(await wire.read_frame(reader))
+                kind, body = await _frame(reader)
                 if kind == "end":
-                    spool.flush()
                     return message_from_wire(body)
-                check_chunk(body, number)
-                _write_chunk(spool, body)
-                number += 1
+                check_chunk(body, incoming.chunks)
+                incoming.size += _write_chunk(spool, body)
+                incoming.chunks += 1
+
+    def _begin(self, source: int, first: tuple[Any, Any]) -> _Incoming:
+        """Go on with what is held, if it is of this stream; otherwise with nothing."""
+        kind, name = first
+        if kind != "begin" or type(name) is not bytes or len(name) != STREAM_NAME_BYTES:
+            raise wire.WireError("a snapshot begins with the name of its stream")
+        if self._expiry is not None:
+            self._expiry.cancel()
+        held = self._incoming
+        if held is None or (held.source, held.name) != (source, name) or not self._is_whole(held):
+            self._incoming = held = _Incoming(source, name)
+        return held
+
+    def _is_whole(self, held: _Incoming) -> bool:
+        """Whether the file holds what was written to it: a full disk may have lost the end."""
+        return self._spool.exists() and self._spool.stat().st_size >= held.size
+
+    def _forget(self) -> None:
+        if not self._busy:
+            self._incoming = None
+            self._spool.unlink(missing_ok=True)
 
     async def _install(self, message: Message, meta: SnapshotMeta) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -182,15 +322,17 @@ class SnapshotReceiver:
             )
 
 
-def _pair(frame: Any) -> tuple[Any, Any]:
+async def _frame(reader: asyncio.StreamReader) -> tuple[Any, Any]:
+    async with asyncio.timeout(CHUNK_TIMEOUT_S):
+        frame = await wire.read_frame(reader)
     if not isinstance(frame, tuple) or len(frame) != 2:
         raise wire.WireError("a frame of a snapshot is a pair")
     return frame[0], frame[1]
 
 
-def _write_chunk(spool: BinaryIO, chunk: bytes) -> None:
-    spool.write(_LENGTH.pack(len(chunk)))
-    spool.write(chunk)
+def _write_chunk(spool: BinaryIO, chunk: bytes) -> int:
+    """How many bytes the file has grown by."""
+    return spool.write(_LENGTH.pack(len(chunk))) + spool.write(chunk)
 
 
 def _read_spool(path: Path) -> Iterator[bytes]:

@@ -42,9 +42,10 @@ from ha_scheduler.storage.schema import (
     FORMAT_VERSION,
     HARD_STATE,
     IDENTITY,
+    LEDGER,
     LOG_DB,
     PEER_DB,
-    TABLE_DBS,
+    SLOTS,
     get_fields,
     put_fields,
 )
@@ -74,7 +75,7 @@ class Databases:
     env: Any
     log: Any
     peer: Any
-    tables: dict[str, Any]
+    slots: tuple[dict[str, Any], ...]  # the tables of the ledger, twice
     log_dbs: LogDbs
     cut_short: bool = False
 
@@ -158,11 +159,17 @@ def read_applied(txn: Any, dbs: Databases) -> SnapshotMeta:
     return SnapshotMeta(index, term, Membership(voters, learners))
 
 
+def read_slot(txn: Any, dbs: Databases) -> int:
+    """Which of ``dbs.slots`` is the ledger, as this transaction sees it."""
+    (slot,) = _required(txn, dbs, LEDGER)
+    return int(slot)
+
+
 def room_bytes(directory: DataDirectory, dbs: Databases) -> int:
     """What can still be written: free bytes of the disk, and free pages inside the file."""
     page = int(dbs.env.stat()["psize"])
     with dbs.env.begin() as txn:
-        handles = (dbs.log, dbs.peer, *dbs.tables.values())
+        handles = (dbs.log, dbs.peer, *(db for slot in dbs.slots for db in slot.values()))
         used = sum(database_pages(txn.stat(handle)) for handle in handles)
     inside = int(dbs.env.info()["last_pgno"]) + 1 - used - database_pages(dbs.env.stat())
     return directory.free_bytes() + max(inside, 0) * page
@@ -251,10 +258,11 @@ def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
 def _create(env: Any, directory: DataDirectory, own: Identity, membership: Membership) -> None:
     """Every database and the first rows in one transaction."""
     with env.begin(write=True) as txn:
-        for name in (LOG_DB, *TABLE_DBS.values()):
+        for name in (LOG_DB, *(name for slot in SLOTS for name in slot.values())):
             env.open_db(name, txn=txn, create=True)
         db = env.open_db(PEER_DB, txn=txn, create=True)
         put_fields(txn, db, IDENTITY, (FORMAT_VERSION, own.cell, own.peer, own.peer_id))
+        put_fields(txn, db, LEDGER, (0,))
         put_fields(txn, db, HARD_STATE, (0, 0, 0))
         put_fields(txn, db, APPLIED, (0, 0, membership.voters, membership.learners))
     directory.sync()
@@ -262,10 +270,12 @@ def _create(env: Any, directory: DataDirectory, own: Identity, membership: Membe
 
 def _databases(env: Any, directory: DataDirectory) -> Databases:
     log, peer = env.open_db(LOG_DB, create=False), env.open_db(PEER_DB, create=False)
-    tables = {table: env.open_db(name, create=True) for table, name in TABLE_DBS.items()}
+    slots = tuple(
+        {table: env.open_db(name, create=True) for table, name in slot.items()} for slot in SLOTS
+    )
     with env.begin() as txn:
         _, _, _, peer_id = get_fields(txn, peer, directory.path, IDENTITY)
-    return Databases(peer_id, env, log, peer, tables, LogDbs(log, peer, directory.path))
+    return Databases(peer_id, env, log, peer, slots, LogDbs(log, peer, directory.path))
 
 
 def _required(txn: Any, dbs: Databases, key: bytes) -> Any:

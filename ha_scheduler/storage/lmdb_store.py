@@ -137,6 +137,10 @@ class LmdbStore(TransactionalStore):
         if self._dbs.cut_short:
             for _ in verify(self._dbs, self.last_index(), inf):
                 pass
+        try:
+            self.forget_staged()
+        except (lmdb.Error, OSError) as error:
+            raise write_failure(self._directory, error) from error
         if self._directory.renew_reserve():
             return
         logger.warning(

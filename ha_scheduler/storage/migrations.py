@@ -10,6 +10,8 @@ before it; the format version moves in the same transaction as what it describes
     1   first release
     2   the identity holds the Raft id of the disk. In format 1 it followed from the peer's name, so
         a peer that came back with an empty disk had the id, and the votes, of the lost one
+    3   there are two sets of tables, and a row says which is the ledger. In format 2 a snapshot was
+        one transaction, which held all of it in memory
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.storage.schema import FORMAT_VERSION, IDENTITY, get_fields, put_fields
+from ha_scheduler.storage.schema import FORMAT_VERSION, IDENTITY, LEDGER, get_fields, put_fields
 
 Step = Callable[[Any, Any, Path, int], None]
 """Transaction, handle of the peer's own rows, directory, the Raft id for a disk without one."""
@@ -36,4 +38,10 @@ def _add_peer_id(txn: Any, peer_db: Any, path: Path, peer_id: int) -> None:
     put_fields(txn, peer_db, IDENTITY, (2, cell, peer, peer_id))
 
 
-STEPS: dict[int, Step] = {1: _add_peer_id}
+def _add_slot(txn: Any, peer_db: Any, path: Path, peer_id: int) -> None:
+    _, cell, peer, own_id = get_fields(txn, peer_db, path, IDENTITY)
+    put_fields(txn, peer_db, LEDGER, (0,))
+    put_fields(txn, peer_db, IDENTITY, (3, cell, peer, own_id))
+
+
+STEPS: dict[int, Step] = {1: _add_peer_id, 2: _add_slot}

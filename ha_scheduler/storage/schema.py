@@ -5,8 +5,9 @@ the log covers its own index and the crc of the row before it: the log is one ch
 is intact but belongs to another place or another history is noticed as well.
 
     log    index (8 bytes, big-endian) → crc | crc of the row before | term | kind | data
-    peer   name → crc | msgpack        (identity, hard state, applied, compacted)
+    peer   name → crc | msgpack        (identity, hard state, applied, compacted, ledger)
     t.*    one database per ledger table: key → crc | value
+    u.*    the same again: one of the two sets is the ledger, the other takes in the next snapshot
 
 Order: the identity is written in the transaction that creates the databases and read before
 anything else; its format version decides whether this release may read on.
@@ -25,16 +26,18 @@ from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.raft import Entry, EntryKind
 from ha_scheduler.storage.errors import CorruptLedger, CorruptLog
 
-FORMAT_VERSION = 2  # see migrations.py
+FORMAT_VERSION = 3  # see migrations.py
 
 LOG_DB = b"log"
 PEER_DB = b"peer"
 TABLE_DBS = {table: b"t." + table.encode() for table in TABLES}
+SLOTS = (TABLE_DBS, {table: b"u." + table.encode() for table in TABLES})
 DATABASES_MAX = 64  # named databases of an environment; room for tables of later releases
 
 IDENTITY = b"identity"  # (format version, cell, peer, peer id)
 HARD_STATE = b"hard_state"  # (term, vote, commit)
 APPLIED = b"applied"  # (index, term, voters, learners)
+LEDGER = b"ledger"  # (slot): which set of tables is the ledger
 COMPACTED = b"compacted"  # (index, term, crc of the last row that is gone)
 
 CRC_BYTES = 4  # bytes before each value

@@ -21,7 +21,7 @@ from typing import Any
 
 import lmdb
 
-from ha_scheduler.storage.environment import Databases
+from ha_scheduler.storage.environment import Databases, read_slot
 from ha_scheduler.storage.errors import CorruptData, CorruptLedger, CorruptLog
 from ha_scheduler.storage.log_table import chain, read_compacted
 from ha_scheduler.storage.schema import unseal
@@ -71,7 +71,7 @@ def verify(dbs: Databases, log_end: int, slice_s: float) -> Iterator[int]:
     """Every row, in slices; yields how many each had. Raises ``CorruptData``."""
     try:
         yield from _verify_log(dbs, log_end, slice_s)
-        for table in dbs.tables:
+        for table in dbs.slots[0]:
             yield from _verify_table(dbs, table, slice_s)
     except lmdb.Error as error:
         raise CorruptData(dbs.log_dbs.path, f"the data ({error})") from error
@@ -98,9 +98,14 @@ def _verify_log(dbs: Databases, end: int, slice_s: float) -> Iterator[int]:
 def _verify_table(dbs: Databases, table: str, slice_s: float) -> Iterator[int]:
     key: bytes | None = b""
     while key is not None:
-        with dbs.env.begin() as txn, txn.cursor(db=dbs.tables[table]) as cursor:
+        with dbs.env.begin() as txn, txn.cursor(db=_table(txn, dbs, table)) as cursor:
             rows, key = _verify_rows(dbs, table, cursor, key, perf_counter() + slice_s)
         yield rows
+
+
+def _table(txn: Any, dbs: Databases, table: str) -> Any:
+    """A snapshot that was installed meanwhile is verified in place of what it replaced."""
+    return dbs.slots[read_slot(txn, dbs)][table]
 
 
 def _verify_rows(

@@ -1,10 +1,11 @@
 """A peer's storage inside the transactions of one environment: everything but the threads.
 
 Guarantee: ``commit`` writes a group of batches in one transaction, in their order, or raises and
-writes none of it. Opening verifies what a vote or an append relies on: the hard state, the end of
-the log from the first entry on that is not applied, and that they fit together. Every other row is
-verified each time it is read; a thread of the owner's reads them all once (``scrub``). So opening
-takes no longer for a longer log.
+writes none of it; what a snapshot brings is put beside the ledger first (``staging``). Opening
+verifies what a vote or an append relies on: the hard state, the end of the log from the first entry
+on that is not applied, and that they fit together. Every other row is verified each time it is
+read; a thread of the owner's reads them all once (``scrub``). So opening takes no longer for a
+longer log.
 
 Order in a transaction: snapshot, hard state, entries, fold, compaction. A batch is ``admit``-ted
 when it is submitted, committed by whoever owns the write transactions, and ``settle``-d when it is
@@ -19,11 +20,15 @@ from typing import Any
 
 import lmdb
 
-from ha_scheduler.ledger.dump import load
 from ha_scheduler.raft import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
-from ha_scheduler.storage.environment import Databases, read_applied, read_hard_state
+from ha_scheduler.storage.environment import (
+    Databases,
+    read_applied,
+    read_hard_state,
+    read_slot,
+)
 from ha_scheduler.storage.errors import CorruptData, CorruptLedger
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_table import Compacted, LogTable
@@ -31,6 +36,7 @@ from ha_scheduler.storage.log_view import LogView
 from ha_scheduler.storage.port import LedgerView, WriteBatch
 from ha_scheduler.storage.schema import APPLIED, HARD_STATE, PEER_DB, put_fields
 from ha_scheduler.storage.settled import SettledReader
+from ha_scheduler.storage.staging import clear, stage, use_staged
 
 TAIL_BYTES = 8 * 1024 * 1024  # of the newest entries, read and verified at open
 
@@ -56,11 +62,19 @@ class TransactionalStore(SettledReader):
     @contextmanager
     def view(self) -> Iterator[LedgerView]:
         with self._reading("the ledger") as txn:
-            tables = LmdbTables(txn, self._dbs.tables, self._path, writable=False)
+            slot = self._dbs.slots[read_slot(txn, self._dbs)]
+            tables = LmdbTables(txn, slot, self._path, writable=False)
             yield LedgerView(tables, read_applied(txn, self._dbs))
 
     def commit(self, group: Sequence[WriteBatch]) -> None:
-        """One transaction for the group. Any error is final: throw this object away."""
+        """One transaction for the group. Any error is final: throw this object away.
+
+        A snapshot must be the first of its group; it takes transactions of its own before.
+        """
+        for batch in group:
+            if batch.snapshot is not None:
+                assert batch is group[0], "what precedes a snapshot has a transaction of its own"
+                stage(self._dbs, 1 - self._slot, batch.snapshot.chunks)
         with self._dbs.env.begin(write=True) as txn:
             for batch in group:
                 self._write(txn, batch)
@@ -77,12 +91,17 @@ class TransactionalStore(SettledReader):
             self.commit(())
         self._view.settle(done)
 
+    def forget_staged(self) -> None:
+        """Delete what is left of a snapshot whose installation was interrupted."""
+        clear(self._dbs, 1 - self._slot)
+
     def on_damage(self, error: CorruptData) -> None:
         """For the owner: a reader found this, and is about to be told."""
 
     def _open(self, txn: Any, recent_bytes_max: int) -> None:
         log, hard_state = self._dbs.log_dbs, read_hard_state(txn, self._dbs)
         self._applied = read_applied(txn, self._dbs)
+        self._slot = read_slot(txn, self._dbs)
         compacted = log_table.read_compacted(txn, log)
         last = log_table.find_last(txn, log, compacted)
         if not compacted.index <= self._applied.index <= last:
@@ -145,9 +164,8 @@ class TransactionalStore(SettledReader):
             return log_table.read_entries(txn, self._dbs.log_dbs, lo, hi, max_bytes)
 
     def _write(self, txn: Any, batch: WriteBatch) -> None:
-        tables = LmdbTables(txn, self._dbs.tables, self._path, writable=True)
         if batch.snapshot is not None:
-            load(batch.snapshot.chunks, tables)
+            self._slot = use_staged(txn, self._dbs, self._slot)
             self._log.restart(txn, batch.snapshot.meta)
             self._put_applied(txn, batch.snapshot.meta)
         if batch.hard_state is not None:
@@ -155,6 +173,8 @@ class TransactionalStore(SettledReader):
             put_fields(txn, self._dbs.peer, HARD_STATE, (state.term, state.vote, state.commit))
         self._log.append(txn, batch.entries)
         if batch.apply:
+            slot = self._dbs.slots[self._slot]
+            tables = LmdbTables(txn, slot, self._path, writable=True)
             fold_entries(tables, batch.apply)
             self._put_applied(txn, applied_after(batch, self._applied))
         if batch.compact_to is not None:

@@ -99,12 +99,15 @@ class Leader(Scheduler):
     """Our scheduler with wires in place of streams; it listens nowhere and calls nobody."""
 
     def __init__(self) -> None:
-        super().__init__(host="127.0.0.1", dashboard=False, dashboard_address=":0", validate=True)
+        super().__init__(host="127.0.0.1", validate=True)
         self._address = "tcp://127.0.0.1:1"
 
     def lead(self, term: int, log: Log) -> None:
         self.prepare_to_lead(term, log, lambda phase, detail: None)
         self.recover(window_seconds=3600)
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """There is no dashboard."""
 
     async def call_workers(self, expected: list[str], address: str) -> None: ...
 

@@ -108,7 +108,7 @@ def test_an_unknown_outcome_is_neither_success_nor_refusal() -> None:
 
 
 def test_a_proposal_that_lost_its_leader_may_still_be_committed_by_the_next() -> None:
-    """Why an outcome can be unknown."""
+    """6.3: why an outcome can be unknown."""
     cell = Cell(3)
     leader = cell.elect(1)
     leader.propose(b"in doubt")
@@ -122,6 +122,7 @@ def test_a_proposal_that_lost_its_leader_may_still_be_committed_by_the_next() ->
 
 
 def test_a_proposal_that_lost_its_leader_may_also_vanish() -> None:
+    """6.3."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(1)
@@ -135,6 +136,7 @@ def test_a_proposal_that_lost_its_leader_may_also_vanish() -> None:
 
 
 def test_a_cell_restarted_as_a_whole_goes_on_where_it_was() -> None:
+    """3.8."""
     cell = Cell(3)
     cell.elect(1).propose(b"kept")
     cell.settle()

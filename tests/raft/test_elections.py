@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -9,13 +10,17 @@ import pytest
 from ha_scheduler.raft import (
     Config,
     ConfigError,
+    Entry,
+    EntryKind,
     HardState,
+    MalformedMessageError,
     Membership,
     MemoryLog,
     Message,
     MessageKind,
     RawNode,
     Role,
+    SnapshotMeta,
 )
 
 from .harness import Cell, kinds, log_of
@@ -174,7 +179,7 @@ def test_a_server_votes_for_at_most_one_candidate_a_term() -> None:
 
 
 def test_a_repeated_request_of_the_same_candidate_gets_the_same_vote() -> None:
-    """The response may have been lost."""
+    """3.7: the response may have been lost."""
     node = node_of()
     node.step(vote(2, 1))
     node.step(vote(2, 1))
@@ -241,6 +246,7 @@ def test_a_candidate_wins_with_votes_of_a_majority(granted: int) -> None:
 
 
 def test_votes_counted_twice_do_not_make_a_majority() -> None:
+    """3.4: one vote a server."""
     node = node_of(log=MemoryLog(FIVE), pre_vote=False)
     node.campaign()
     node.persisted(node.ready().number)
@@ -261,6 +267,72 @@ def test_a_higher_term_in_a_response_makes_anyone_a_follower_of_that_term(role: 
     assert node.role is role
     node.step(Message(MessageKind.APPEND_RESPONSE, 1, 2, 7))
     assert (node.role, node.term) == (Role.FOLLOWER, 7)
+
+
+@pytest.mark.parametrize("kind", [MessageKind.APPEND, MessageKind.HEARTBEAT])
+def test_a_leader_of_an_older_term_changes_nothing_and_is_told(kind: MessageKind) -> None:
+    """3.3: a request with a stale term is rejected; the answer carries the newer one."""
+    node = node_of(log=log_of([1], THREE, term=4))
+    node.step(Message(kind, 1, 2, 3, round=1))
+    ready = node.ready()
+    (answer,) = (*ready.messages, *ready.messages_after_persist)
+    assert (answer.kind, answer.term, answer.to) == (MessageKind.APPEND_RESPONSE, 4, 2)
+    assert (node.term, node.leader, node.last_index) == (4, 0, 1)
+
+
+def test_a_candidate_of_an_older_term_gets_no_vote() -> None:
+    """3.3: it is not answered; one that asks for a pre-vote is told the term."""
+    node = node_of(log=log_of([1], THREE, term=4), check_quorum=False)
+    node.step(vote(2, 3, index=9, log_term=3))
+    assert not node.has_ready()
+    node.step(Message(MessageKind.PRE_VOTE, 1, 2, 3, index=9, log_term=3))
+    assert answers(node) == [(2, True)]
+    assert node.term == 4
+
+
+def test_a_leader_never_deletes_or_replaces_entries_of_its_own_log() -> None:
+    """3.5, leader append-only: no message of its term or an older one makes it."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    leader.propose_batch([b"a", b"b", b"c"])
+    cell.settle()
+    rival = (Entry(1, 2, EntryKind.NORMAL, b"x"),)
+    meta = SnapshotMeta(9, 1, THREE)
+    for kind in MessageKind:
+        for term in (0, 1):
+            message = Message(kind, 1, 2, term, log_term=1, index=1, entries=rival, snapshot=meta)
+            with contextlib.suppress(MalformedMessageError):
+                leader.step(message)
+            leader.check_invariants()
+    cell.settle()
+    assert cell.leaders() == [1]
+    assert cell.data(1) == [b"a", b"b", b"c"]
+
+
+def test_a_new_leader_tells_all_others_at_once_and_an_idle_one_sends_heartbeats() -> None:
+    """3.4: to prevent new elections."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    first = [r for r in cell.peers[1].readies if r.soft_state and r.soft_state.leader == 1]
+    assert [m.to for m in first[0].messages] == [2, 3]
+    for _ in range(4):
+        leader.tick()
+    assert kinds(leader.ready().messages) == [MessageKind.HEARTBEAT] * 4
+
+
+def test_a_server_votes_for_a_candidate_that_is_in_no_membership_it_knows() -> None:
+    """4.1: its log may lack the entry that added the candidate."""
+    node = node_of()
+    node.step(vote(9, 1))
+    assert answers(node) == [(9, False)]
+
+
+def test_a_server_accepts_entries_of_a_leader_that_is_in_no_membership_it_knows() -> None:
+    """4.1: or a new server could never be given anything."""
+    node = node_of()
+    entry = Entry(1, 1, EntryKind.NORMAL, b"x")
+    node.step(Message(MessageKind.APPEND, 1, 9, 1, entries=(entry,), round=1))
+    assert (node.leader, node.last_index) == (9, 1)
 
 
 def test_terms_and_votes_survive_a_restart() -> None:
@@ -295,6 +367,7 @@ def test_a_peer_that_was_cut_off_does_not_disturb_the_cell_when_it_returns() -> 
 
 
 def test_a_late_grant_of_an_older_pre_vote_is_ignored() -> None:
+    """9.6."""
     node = node_of(log=log_of([], THREE, term=4))
     node.campaign()
     node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 2, 4))
@@ -328,7 +401,7 @@ def test_a_transfer_overrules_the_promise_to_the_leader() -> None:
 
 
 def test_a_restarted_peer_keeps_the_promise_it_may_have_given_before() -> None:
-    """The leader counts on it for its lease, and does not know of the restart."""
+    """6.4.1: the leader counts on it for its lease, and does not know of the restart."""
     node = node_of(log=log_of([1], THREE, term=1))
     node.step(vote(2, 2, index=1, log_term=1))
     assert node.term == 1
@@ -339,6 +412,7 @@ def test_a_restarted_peer_keeps_the_promise_it_may_have_given_before() -> None:
 
 
 def test_a_stray_message_of_a_higher_term_does_not_end_the_promise() -> None:
+    """6.4.1."""
     node = node_of()
     node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
     node.ready()
@@ -435,6 +509,7 @@ def test_a_leader_without_quorum_steps_down_within_an_election_timeout() -> None
 
 
 def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
+    """6.2."""
     cell = Cell(5)
     leader = cell.elect(1)
     cell.isolate(4, 5)
@@ -459,5 +534,6 @@ def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
     ],
 )
 def test_dangerous_settings_are_refused(settings: dict[str, int]) -> None:
+    """3.9: heartbeats must come much more often than election timeouts."""
     with pytest.raises(ConfigError):
         Config(**{"peer_id": 1, **settings}).validate()  # type: ignore[arg-type]

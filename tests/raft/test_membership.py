@@ -79,6 +79,7 @@ def test_a_second_change_waits_until_the_first_is_committed() -> None:
 
 
 def test_a_change_inherited_from_an_older_leader_also_counts_as_pending() -> None:
+    """4.1."""
     log = log_of([1], THREE, term=1)
     log.append([Entry(1, 2, EntryKind.CONF_CHANGE, encode_membership(Membership((1, 2, 3, 4))))])
     cell = Cell(0, check_quorum=False)
@@ -122,6 +123,7 @@ def test_a_truncated_change_brings_the_old_membership_back() -> None:
 
 
 def test_the_membership_of_the_log_is_in_force_after_a_restart() -> None:
+    """4.1."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(2, 3)
@@ -186,6 +188,7 @@ def test_a_learner_that_keeps_up_is_promoted_though_it_never_has_the_last_entry(
 
 
 def test_a_learner_that_fell_silent_does_not_become_a_voter() -> None:
+    """4.2.1: the leader gives a change up whose new server is unavailable."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.join(4)
@@ -272,6 +275,7 @@ def test_a_change_that_leaves_no_majority_that_answers_is_refused() -> None:
 
 
 def test_a_learner_does_not_count_for_commitment_nor_for_the_quorum() -> None:
+    """4.2.1: a non-voting member is not counted in majorities."""
     cell = Cell(3)
     leader = cell.elect(1)
     leader.propose_membership(learn(4))
@@ -303,6 +307,7 @@ def test_a_leader_that_removes_itself_leads_until_the_change_is_committed() -> N
 
 
 def test_a_removed_leader_hands_over_without_an_election_timeout() -> None:
+    """4.2.2: it could also transfer leadership."""
     cell = Cell(3)
     cell.elect(1).propose_membership(remove(1))
     cell.settle()

@@ -160,18 +160,57 @@ def test_a_follower_keeps_entries_that_an_old_append_does_not_mention() -> None:
 
 
 def test_a_follower_does_not_commit_beyond_the_last_new_entry() -> None:
-    """Figure 3.1, step 5: what follows it here may conflict with the leader's log."""
+    """3.5, figure 3.1 step 5: what follows it here may conflict with the leader's log."""
     node = follower(log_of([1, 1, 1], THREE, term=1))
     node.step(append(2, 1, 1, commit=3))
     assert node.commit == 1
 
 
 def test_an_append_from_before_the_commit_index_changes_nothing() -> None:
-    """It is old, or from a peer in error: committed entries are never touched (5.4.3)."""
+    """3.7: it is old, or from a peer in error: committed entries are never touched (5.4.3)."""
     node = follower(log_of([1, 1, 1], THREE, term=1, commit=2))
     node.step(append(2, 1, 1, entry(2, 2)))
     assert [node.entry_term(i) for i in (1, 2, 3)] == [1, 1, 1]
     assert node.ready().messages_after_persist[0].index == 2
+
+
+def test_the_same_append_twice_has_the_effect_of_one() -> None:
+    """3.7: requests are idempotent, as their sender retries them."""
+    log = MemoryLog(THREE)
+    node = follower(log)
+    request = append(1, 0, 0, entry(1, 1), entry(1, 2), commit=1)
+    for _ in range(2):
+        node.step(request)
+        persist(log, node, node.ready())
+    assert (node.last_index, node.commit, log.last_index()) == (2, 1, 2)
+
+
+def test_a_follower_learns_from_the_leader_what_is_committed() -> None:
+    """3.5: the leader puts its commit index into its messages."""
+    node = follower(log_of([1, 1], THREE, term=1))
+    node.step(append(1, 2, 1, commit=1))
+    assert node.commit == 1
+    node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, commit=2, round=1))
+    assert node.commit == 2
+
+
+def test_a_leader_makes_one_entry_for_an_index_and_a_term() -> None:
+    """3.5, log matching: and its position never changes."""
+    leader = Cell(3).elect(1)
+    assert leader.propose_batch([b"a", b"b"]) == range(2, 4)
+    assert leader.propose(b"c") == 4
+    assert [leader.entry_term(i) for i in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+
+def test_nothing_is_applied_twice_over_a_restart() -> None:
+    """3.8: the state machine is durable here, so its applied index is too."""
+    cell = Cell(1)
+    cell.elect(1).propose(b"once")
+    cell.settle()
+    cell.peers[1].restart()
+    cell.elect(1).propose(b"then")
+    cell.settle()
+    assert cell.data(1) == [b"once", b"then"]
 
 
 def test_an_acknowledgement_leaves_only_after_the_disk_has_the_entries() -> None:
@@ -186,6 +225,7 @@ def test_an_acknowledgement_leaves_only_after_the_disk_has_the_entries() -> None
 
 
 def test_a_heartbeat_from_a_leader_that_thinks_we_have_more_reports_a_lost_log() -> None:
+    """3.8: a server that lost its log cannot go on under its identity."""
     node = follower(log_of([1], THREE, term=1))
     with pytest.raises(LogCorruptionError, match="lost"):
         node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, commit=5, round=1))
@@ -206,6 +246,7 @@ def test_storage_that_applied_more_than_its_log_holds_is_refused() -> None:
 
 
 def test_storage_whose_log_is_shorter_than_its_commit_index_is_refused() -> None:
+    """3.8."""
     log = log_of([1], THREE, term=1)
     log.set_hard_state(HardState(1, 0, 5))
     with pytest.raises(LogCorruptionError):
@@ -277,7 +318,7 @@ def test_appends_are_pipelined_without_waiting_for_answers() -> None:
 
 
 def test_a_large_batch_leaves_in_several_appends_at_once() -> None:
-    """A graph of many entries must not cost a round trip for each."""
+    """10.2.2: a graph of many entries must not cost a round trip for each."""
     cell = Cell(3, max_append_bytes=200)
     leader = cell.elect(1)
     leader.propose_batch([b"x" * 68] * 10)
@@ -286,6 +327,7 @@ def test_a_large_batch_leaves_in_several_appends_at_once() -> None:
 
 
 def test_unanswered_appends_to_a_follower_are_bounded_by_count() -> None:
+    """10.2.2."""
     cell = Cell(3, max_inflight_messages=4)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -301,6 +343,7 @@ def test_unanswered_appends_to_a_follower_are_bounded_by_count() -> None:
 
 
 def test_unanswered_appends_to_a_follower_are_bounded_by_bytes() -> None:
+    """10.2.2."""
     cell = Cell(3, max_append_bytes=100, max_inflight_bytes=300)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -324,6 +367,7 @@ def test_an_append_carries_no_more_than_its_limit_but_always_one_entry() -> None
 
 
 def test_lost_appends_are_sent_again_after_a_heartbeat() -> None:
+    """3.5: the leader retries indefinitely."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -335,6 +379,7 @@ def test_lost_appends_are_sent_again_after_a_heartbeat() -> None:
 
 
 def test_a_broken_connection_stops_the_pipeline_until_the_follower_answers() -> None:
+    """10.2.2: after a loss it goes back to what is certain."""
     cell = Cell(3)
     leader = cell.elect(1)
     leader.report_unreachable(3)
@@ -376,7 +421,7 @@ def test_proposals_beyond_the_uncommitted_limit_are_dropped_and_welcome_again_la
 
 
 def test_a_leader_whose_own_disk_is_stuck_takes_no_more_than_the_limit() -> None:
-    """The others commit without it (10.2.1), but it must hold what its disk has not taken."""
+    """10.2.1: the others commit without it, but it must hold what its disk has not taken."""
     log = MemoryLog(THREE)
     node = leader_of(log, max_uncommitted_bytes=1000, max_entry_bytes=600)
     persist(log, node, node.ready())
@@ -425,6 +470,7 @@ def test_a_second_leader_of_the_same_term_is_reported() -> None:
 
 
 def test_committed_entries_are_handed_out_once_in_order_and_within_the_limit() -> None:
+    """3.5: in log order."""
     cell = Cell(1, max_applying_bytes=100)
     leader = cell.elect(1)
     leader.propose_batch([b"%02d" % n + b"x" * 38 for n in range(20)])

@@ -28,6 +28,7 @@ def test_three_peers_apply_the_same_entries_in_order() -> None:
 
 
 def test_a_batch_is_one_message_to_each_follower() -> None:
+    """10.2.2."""
     cell = Cell(3)
     leader = cell.elect(1)
     assert leader.propose_batch([b"a", b"b", b"c"]) == range(2, 5)
@@ -36,6 +37,7 @@ def test_a_batch_is_one_message_to_each_follower() -> None:
 
 
 def test_another_peer_takes_over_when_the_leader_is_cut_off() -> None:
+    """3.4 and 3.5."""
     cell = Cell(3)
     cell.elect(1).propose(b"before")
     cell.settle()
@@ -51,6 +53,7 @@ def test_another_peer_takes_over_when_the_leader_is_cut_off() -> None:
 
 
 def test_a_follower_names_the_leader_when_asked_to_propose() -> None:
+    """6.2."""
     cell = Cell(3)
     cell.elect(2)
     with pytest.raises(NotLeaderError) as caught:

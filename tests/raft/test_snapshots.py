@@ -35,6 +35,7 @@ def snapshot_message(index: int, term: int, message_term: int = 5) -> Message:
 
 
 def test_a_follower_that_needs_compacted_entries_gets_a_snapshot_and_then_the_rest() -> None:
+    """5.1."""
     cell = lagging_cell()
     cell.heal()
     cell.drop = lambda m: m.kind is MessageKind.SNAPSHOT
@@ -91,6 +92,7 @@ def test_a_leader_that_has_no_snapshot_to_give_lets_the_follower_wait() -> None:
 
 
 def test_a_snapshot_replaces_the_log_and_is_installed_before_anything_is_applied() -> None:
+    """5.1."""
     node = follower(log_of([1, 1, 1], THREE, term=1))
     node.step(snapshot_message(9, 4))
     ready = node.ready()
@@ -108,6 +110,7 @@ def test_a_snapshot_replaces_the_log_and_is_installed_before_anything_is_applied
 
 
 def test_a_snapshot_older_than_the_commit_index_is_ignored() -> None:
+    """5.1."""
     node = follower(log_of([1, 1, 1], THREE, term=1, commit=3))
     node.step(snapshot_message(2, 1))
     ready = node.ready()
@@ -126,7 +129,7 @@ def test_a_snapshot_from_before_the_compaction_point_is_ignored() -> None:
 
 
 def test_a_snapshot_of_a_point_the_log_already_has_only_advances_the_commit_index() -> None:
-    """Figure 5.3, step 6: what follows it is retained."""
+    """5.1, figure 5.3 step 6: what follows it is retained."""
     node = follower(log_of([1, 1, 1], THREE, term=1))
     node.step(snapshot_message(2, 1))
     assert node.ready().snapshot is None

@@ -10,6 +10,7 @@ from .harness import Cell
 
 
 def test_an_up_to_date_target_is_elected_at_once_without_pre_vote() -> None:
+    """3.10."""
     cell = Cell(3)
     cell.elect(1)
     cell[1].transfer_leadership(3)
@@ -19,6 +20,7 @@ def test_an_up_to_date_target_is_elected_at_once_without_pre_vote() -> None:
 
 
 def test_a_target_that_lags_is_brought_up_to_date_first() -> None:
+    """3.10."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -35,6 +37,7 @@ def test_a_target_that_lags_is_brought_up_to_date_first() -> None:
 
 
 def test_proposals_are_refused_while_a_transfer_is_under_way() -> None:
+    """3.10."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -44,6 +47,7 @@ def test_proposals_are_refused_while_a_transfer_is_under_way() -> None:
 
 
 def test_a_transfer_that_takes_an_election_timeout_is_given_up() -> None:
+    """3.10."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.isolate(3)
@@ -71,7 +75,7 @@ def test_a_target_whose_engine_is_not_ready_declines() -> None:
 
 
 def test_there_is_no_lease_from_the_hand_over_until_it_certainly_failed() -> None:
-    """The target may be elected in spite of every promise."""
+    """6.4.1: the target may be elected in spite of every promise."""
     cell = Cell(3)
     leader = cell.elect(1)
     cell.tick(3)

@@ -89,6 +89,8 @@ class Checker:
             self._elected(process)
         if node.commit > process.known_commit:
             self._commit_moved(process)
+            if node.role is Role.LEADER:
+                self._check_removal(process)
 
     def ready(self, process: Process, ready: Ready) -> None:
         """Log matching for what is about to be written; answers to reads."""
@@ -128,6 +130,8 @@ class Checker:
                     f"{process.id} votes for {message.to} in {message.term} with {state} on disk"
                 )
         elif message.kind is MessageKind.APPEND_RESPONSE and message.index > shadow.last:
+            if message.term < shadow.hard_state.term:
+                return  # one write replaced, in a newer term, what it made durable in this one
             raise SafetyViolationError(
                 f"{process.id} acknowledges {message.index}, its disk ends at {shadow.last}"
             )
@@ -231,16 +235,30 @@ class Checker:
             )
         self.max_committed = node.commit
 
-    def memberships_in_play(self) -> list[Membership]:
-        """What is, or may yet become, the membership: the last committed one and newer ones."""
-        found: list[Membership] = []
+    def _check_removal(self, process: Process) -> None:
+        """A leader that has committed its own removal leads no more (thesis 4.2.2)."""
+        node = process.node
+        if process.id in node.membership.voters:
+            return
+        newest, membership = self._committed_membership(node.commit)
+        if newest and process.id not in membership.voters:
+            raise SafetyViolationError(
+                f"{process.id} leads, and has committed at {newest} that the voters are "
+                f"{membership.voters}"
+            )
+
+    def _committed_membership(self, commit: int) -> tuple[int, Membership]:
+        """The newest membership up to ``commit``, and where it stands."""
         newest, last = 0, self._first_membership
         for (index, term), membership in self.changes.items():
-            if index > self.max_committed:
-                found.append(membership)
-            elif self.committed[index][0].term == term and index >= newest:
+            if newest < index <= commit and self.committed[index][0].term == term:
                 newest, last = index, membership
-        return [*found, last]
+        return newest, last
+
+    def memberships_in_play(self) -> list[Membership]:
+        """What is, or may yet become, the membership: the last committed one and newer ones."""
+        newer = [m for (index, _), m in self.changes.items() if index > self.max_committed]
+        return [*newer, self._committed_membership(self.max_committed)[1]]
 
     # -- applying ----------------------------------------------------------------------------
 
@@ -252,6 +270,11 @@ class Checker:
                 raise SafetyViolationError(f"{process.id} applies {entry.index} out of order")
             if self.committed[entry.index][0] != entry:
                 raise SafetyViolationError(f"{process.id} would apply another {entry.index}")
+            own = process.host.disk.shadow.holds(entry.index, entry.term)
+            if not own and not self._options.apply_unpersisted:
+                raise SafetyViolationError(
+                    f"{process.id} applies {entry.index} before its own disk"
+                )
             process.fed = entry.index
             self.applied += 1
 

@@ -37,6 +37,7 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
+        world.on_lead = self.leads
         options = world.options
         self._every(options.propose_every_s, world.propose)
         self._every(options.read_every_s, world.read)
@@ -145,6 +146,15 @@ class Nemesis:
         )
         peer.disk.fail_next(self._rng.choice(errors), written=self._rng.random() < 0.5)
 
+    def _withhold(self) -> None:
+        """A peer has no snapshot to give for a while."""
+        peer = self._some_peer()
+        if peer is not None and peer.process is not None:
+            store = peer.process.store
+            store.withheld = True
+            seconds = self._rng.expovariate(1.0) * self._world.options.cut_s
+            self._world.timeline.after(seconds, setattr, store, "withheld", False)
+
     def _may_lose(self, peer: SimPeer) -> bool:
         world = self._world
         return peer.good and world.may_lose((peer.id,), world.checker.memberships_in_play())
@@ -171,9 +181,22 @@ class Nemesis:
     # -- the operator ------------------------------------------------------------------------
 
     def _membership(self) -> None:
-        leader = self._some_leader()
-        if leader is None:
-            return
+        """One change, or several in one breath; each is refused or takes effect."""
+        for _ in range(self._rng.choice((1, 1, 3))):
+            leader = self._some_leader()
+            if leader is not None:
+                self._change(leader)
+
+    def leads(self, process: Process) -> None:
+        """A leader is new: it is cut off at once, or an operator has waited for it."""
+        if "cut" in self._world.options.every and self._rng.random() < 0.2:
+            others = [peer for peer in self._world.peers if peer != process.id]
+            links = {(process.id, o) for o in others} | {(o, process.id) for o in others}
+            self._cut_for(frozenset(links), self._rng.random() < 0.4, self._world.options.cut_s)
+        if "membership" in self._world.options.every and self._rng.random() < 0.3:
+            self._change(process)
+
+    def _change(self, leader: Process) -> None:
         change = self._draw_change(leader)
         if change is None:
             return

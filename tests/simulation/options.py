@@ -40,6 +40,7 @@ KINDS = {
     "wipe": 0.25,
     "drift": 0.6,
     "membership": 0.6,
+    "withhold": 0.2,
     "transfer": 0.35,
     "step_down": 0.2,
     "unelectable": 0.3,
@@ -63,8 +64,8 @@ SITES = (
 """Places in a peer where it may die or freeze at once, each active in a quarter of the worlds."""
 
 
-ABOUT_LEASES = 0.15
-"""The share of worlds in which everything is about the lease."""
+ABOUT = 0.15
+"""The share of worlds about each theme: leases, logs, members, snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,21 +187,26 @@ def draw(seed: int, *, safety_s: float, control: Control | None = None) -> Optio
         control=control,
     )
     if control is Control.FAST_CLOCK:
-        return _about_leases(rng, options, 2.0)
+        return _about_leases(rng, options, beyond=2.0)
     if control is Control.LYING_DISK:
         return replace(options, every={**every, "blackout": 5.0})
-    return _about_leases(rng, options, 0.98) if rng.random() < ABOUT_LEASES else options
+    themes = (_about_leases, _about_logs, _about_members, _about_snapshots)
+    theme = int(rng.random() / ABOUT)
+    return themes[theme](rng, options) if theme < len(themes) else options
 
 
-def _about_leases(rng: random.Random, options: Options, share: float) -> Options:
+def _about_leases(rng: random.Random, options: Options, beyond: float = 0.0) -> Options:
     """A lease is tried only if its leader is cut off, slow, and nothing else hinders an election.
 
-    ``share``: of the drift that the margin allows.
+    ``beyond``: how many times the drift that is allowed; 0: nearly what is allowed.
     """
     election, margin = rng.choice(((6, 2), (12, 2), (12, 3)))
+    allowed = drift_allowed(election, margin)
     every = {"drift": 2.0, "cut": 2.5}
-    if rng.random() < 0.3:
-        every["transfer"] = 3.0
+    late = 0.0
+    if rng.random() < 0.4:
+        every["transfer"] = 2.0
+        late = rng.choice((0.0, 0.1, 0.3))
     return replace(
         options,
         voters=rng.choice((3, 3, 5)),
@@ -209,17 +215,80 @@ def _about_leases(rng: random.Random, options: Options, share: float) -> Options
         lease_margin_ticks=margin,
         check_quorum=True,
         priorities=(2,),
-        rate_max=1.0 + (drift_allowed(election, margin) - 1.0) * share
-        if share < 1
-        else drift_allowed(election, margin) * share,
+        rate_max=allowed * beyond if beyond else 1.0 + (allowed - 1.0) * 0.98,
         delay_s=0.003,
         loop_lag_s=0.0,
         sync_s=0.002,
         loss=0.0,
-        late=rng.choice((0.0, 0.02)),
+        late=late,
+        late_s=0.5,
+        read_every_s=0.2,
         cut_s=2.0,
         sites={},
         every=every,
+    )
+
+
+def _about_logs(rng: random.Random, options: Options) -> Options:
+    """Leaders come and go with entries that nobody else has, and disks that lag behind."""
+    every = {"cut": 0.7, "crash": 1.5}
+    every.update({kind: 4.0 for kind in ("transfer", "pause", "step_down") if rng.random() < 0.3})
+    return replace(
+        options,
+        voters=rng.choice((3, 3, 5)),
+        election_ticks=6,
+        heartbeat_ticks=1,
+        check_quorum=rng.random() < 0.5,
+        priorities=(2,),
+        max_append_bytes=rng.choice((1, 200, 1 << 20)),
+        max_uncommitted_bytes=1 << 28,
+        loss=rng.choice((0.0, 0.1)),
+        late=rng.choice((0.0, 0.05)),
+        delay_s=rng.choice((0.003, 0.05)),
+        sync_s=rng.choice((0.005, 0.1, 0.4)),
+        compact=0.0,
+        propose_every_s=0.05,
+        propose_max_bytes=50,
+        read_every_s=0.2,
+        restart_s=0.3,
+        cut_s=1.0,
+        every=every,
+    )
+
+
+def _about_members(rng: random.Random, options: Options) -> Options:
+    """Small cells that never stay the same, cut into halves."""
+    return replace(
+        options,
+        voters=rng.choice((1, 2, 2, 3)),
+        election_ticks=6,
+        heartbeat_ticks=1,
+        promotion_lag_ticks=50,
+        members_max=5,
+        loss=0.0,
+        sync_s=0.005,
+        snapshot_s=0.05,
+        snapshot_loss=0.0,
+        restart_s=0.3,
+        cut_s=1.0,
+        every={**options.every, "membership": 0.4, "cut": 1.0, "crash": 4.0},
+    )
+
+
+def _about_snapshots(rng: random.Random, options: Options) -> Options:
+    """Everybody compacts at once, so whoever was away needs a snapshot, and messages are old."""
+    return replace(
+        options,
+        voters=rng.choice((2, 3, 3, 5)),
+        compact=0.7,
+        trim_rows=rng.choice((5, 1024)),
+        late=rng.choice((0.05, 0.2)),
+        late_s=1.0,
+        snapshot_s=rng.choice((0.1, 1.0)),
+        snapshot_loss=rng.choice((0.2, 0.6)),
+        propose_every_s=0.06,
+        cut_s=0.5,
+        every={**options.every, "cut": 1.0, "crash": 3.0, "withhold": 5.0},
     )
 
 

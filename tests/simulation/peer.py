@@ -225,7 +225,13 @@ class Process:
         if leading and state.term != self.contact.term:
             self.contact.begin(state.term)
             self._open_term(state.term)
+            if not self._world.calm:
+                self._world.timeline.after(self._rng.choice((0.0, 0.1)), self.run, self._led)
             self.maybe("leads")
+
+    def _led(self) -> None:
+        if self.node.role is Role.LEADER:
+            self._world.on_lead(self)
 
     def _open_term(self, term: int) -> None:
         try:

@@ -69,10 +69,12 @@ class Stream:
         return self._chunks
 
     def installed(self, meta: SnapshotMeta) -> None:
-        """The receiver's store holds it."""
+        """The receiver's store holds it; the answer that says so may be lost."""
         if meta == self._meta:
             self._release()
-            self._report(True)
+            world = self._world
+            lost = not world.network.calm and world.rng.random() < world.options.snapshot_loss / 2
+            self._report(not lost)
 
     @property
     def _connected(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import lmdb
 
+from ha_scheduler.raft import SnapshotMeta
 from ha_scheduler.storage import log_table, transactional
 from ha_scheduler.storage.environment import write_failure
 from ha_scheduler.storage.errors import CorruptData
@@ -48,6 +49,7 @@ class SimStore(TransactionalStore):
         dbs = disk.open()
         super().__init__(dbs, recent_bytes)
         self.alive = True
+        self.withheld = False
         self._disk = disk
         self._timeline = timeline
         self._rng = rng
@@ -59,6 +61,10 @@ class SimStore(TransactionalStore):
         self._failure: Exception | None = None
         self._scrub = verify(dbs, min(self.verified_from, self.last_index()), inf)
         timeline.after(rng.expovariate(1.0), self._verify_more)
+
+    def snapshot(self) -> SnapshotMeta | None:  # type: ignore[override]
+        """None for a while: as a witness that keeps no ledger would answer."""
+        return None if self.withheld else super().snapshot()
 
     def submit(self, batch: WriteBatch) -> None:
         if not self.alive:

@@ -13,7 +13,7 @@ nothing fails.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ha_scheduler.ledger import records
 from ha_scheduler.raft import CallerError, Membership, Message, Role
@@ -48,6 +48,7 @@ class World:
         self.network = Network(self.timeline, self.rng, options, self._deliver, self._lost)
         self.streams = Streams(self)
         self.calm = False
+        self.on_lead: Callable[[Process], None] = lambda process: None
         self.crashes = 0
         self._values = 0
         for peer_id in members.voters:
@@ -175,7 +176,8 @@ class World:
         running = self.running()
         if not running:
             return
-        process = self.rng.choice(running)
+        leaders = self.leaders()
+        process = self.rng.choice(leaders if leaders and self.rng.random() < 0.5 else running)
         if process.paused:
             return
         if self.options.leases_hold:
@@ -230,9 +232,12 @@ class World:
         for peer in core:
             if self.options.control is Control.FAST_CLOCK:
                 peer.clock.run_at(1.0)  # no bound of ours holds with such clocks
-            peer.disk.stuck, peer.disk.slowness = False, 1.0
+            peer.disk.stuck = False
+            # Who needs an election timeout for each write can lead nobody.
+            peer.disk.slowness = min(1.0, 0.05 * self.options.election_s / self.options.sync_s)
             peer.disk.env.failure = None
             if peer.process is not None:
+                peer.process.store.withheld = False
                 self.thaw(peer.process)
         for peer in core:
             self.start(peer)
@@ -265,7 +270,7 @@ class World:
                     self._set_goal(leader, goals)
                 if self._converged(leader, core, goals.get(leader.node.term)):
                     return
-            now_reached = sum(p.store.applied() for p in self.running())
+            now_reached = sum(p.store.applied() + p.host.disk.shadow.last for p in self.running())
             if now_reached > reached:
                 moved_s, reached = self.timeline.now, now_reached
         raise LivenessViolationError(

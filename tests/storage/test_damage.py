@@ -274,11 +274,11 @@ def test_every_way_to_read_the_ledger_notices_a_changed_row(
 ) -> None:
     store = open_store(tmp_path)
     with store._dbs.env.begin(write=True) as txn:
-        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        tables = LmdbTables(txn, store._dbs.slots[0], tmp_path, writable=True)
         tables.put(VALUES, b"needle-key", b"needle-value")
     flip(tmp_path, b"needle-" + place.encode())
     with store._dbs.env.begin(write=how.endswith("writer")) as txn:
-        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=how.endswith("writer"))
+        tables = LmdbTables(txn, store._dbs.slots[0], tmp_path, writable=how.endswith("writer"))
         key = bytes([b"n"[0] ^ (place == "key")]) + b"eedle-key"
         with pytest.raises(CorruptLedger, match=f"row {key.hex()} of table 'values'"):
             READS[how](tables, key)
@@ -289,7 +289,7 @@ def test_rows_that_a_lost_page_has_doubled_or_swallowed_are_noticed(tmp_path: Pa
     """An old page of a table is intact, row for row; only its rows have long moved elsewhere."""
     store = open_store(tmp_path)
     with store._dbs.env.begin(write=True) as txn:
-        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        tables = LmdbTables(txn, store._dbs.slots[0], tmp_path, writable=True)
         for n in range(40):
             tables.put(VALUES, b"needle-%02d" % n, bytes(1000))
     data = (tmp_path / "data.mdb").read_bytes()
@@ -316,9 +316,9 @@ def test_a_table_that_has_fewer_rows_than_were_put_is_damaged(tmp_path: Path) ->
 
     store = open_store(tmp_path)
     with store._dbs.env.begin(write=True) as txn:
-        LmdbTables(txn, store._dbs.tables, tmp_path, writable=True).put(VALUES, b"key", b"value")
+        LmdbTables(txn, store._dbs.slots[0], tmp_path, writable=True).put(VALUES, b"key", b"value")
     with store._dbs.env.begin() as txn:
-        tables = LmdbTables(Shorter(txn), store._dbs.tables, tmp_path, writable=False)
+        tables = LmdbTables(Shorter(txn), store._dbs.slots[0], tmp_path, writable=False)
         with pytest.raises(CorruptLedger, match="the last of 1 where 2 should be"):
             list(tables.scan(VALUES))
     store.close()

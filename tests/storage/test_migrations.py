@@ -17,20 +17,26 @@ import lmdb
 import pytest
 from storage_helpers import Caller, entries, open_store, state
 
-from ha_scheduler.raft import Membership
+from ha_scheduler.ledger.dump import dump
+from ha_scheduler.ledger.rebuild import digest
+from ha_scheduler.raft import Membership, SnapshotMeta
 from ha_scheduler.storage import (
     DataDirectoryMissing,
     ForeignDataDirectory,
     NewerFormat,
+    SnapshotInstall,
     check_identity,
 )
 from ha_scheduler.storage.schema import (
     APPLIED,
     CHAIN_START,
+    FORMAT_VERSION,
     HARD_STATE,
     IDENTITY,
+    LEDGER,
     LOG_DB,
     PEER_DB,
+    SLOTS,
     TABLE_DBS,
     get_fields,
     index_key,
@@ -60,6 +66,16 @@ def make_format_1(path: Path) -> None:
             for entry in entries(1, 3):
                 row, crc = seal_entry(entry, crc)
                 txn.put(index_key(entry.index), row, db=log)
+
+
+def make_format_2(path: Path) -> None:
+    """Take away from a directory what format 3 has added."""
+    _, cell, peer, peer_id = identity(path)
+    with open_env(path) as env, env.begin(write=True) as txn:
+        for name in SLOTS[1].values():
+            txn.drop(env.open_db(name, txn=txn, create=False))
+        txn.delete(LEDGER, db=env.open_db(PEER_DB, txn=txn))
+    set_identity(path, (2, cell, peer, peer_id))
 
 
 def identity(path: Path) -> Any:
@@ -100,7 +116,26 @@ def test_a_directory_of_format_1_gets_the_id_it_had_by_its_name(tmp_path: Path) 
     assert store.initial_state() == (state(2, 3, 0), Membership((1, 2, 3)))
     assert [e.data for e in store.entries(1, 4, NO_LIMIT)] == [e.data for e in entries(1, 3)]
     store.close()
-    assert identity(tmp_path) == (2, "cell", "a", 41)
+    assert identity(tmp_path) == (FORMAT_VERSION, "cell", "a", 41)
+
+
+def test_a_directory_of_format_2_keeps_its_ledger_and_takes_in_the_next(tmp_path: Path) -> None:
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    caller.write(store, entries=entries(1, 3), apply=entries(1, 3))
+    with store.view() as view:
+        chunks, before = list(dump(view.tables)), digest(view.tables)
+    store.close()
+    make_format_2(tmp_path)
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    with store.view() as view:
+        assert digest(view.tables) == before
+    meta = SnapshotMeta(9, 1, Membership((1,)))
+    caller.write(store, hard_state=state(1, 0, 9), snapshot=SnapshotInstall(meta, chunks))
+    with store.view() as view:
+        assert (digest(view.tables), view.applied) == (before, 9)
+    store.close()
 
 
 def test_a_migration_killed_in_the_middle_leaves_the_old_format_and_is_begun_again(
@@ -155,7 +190,9 @@ def test_a_directory_of_a_newer_release_is_refused_untouched(tmp_path: Path) -> 
     open_store(tmp_path).close()
     set_identity(tmp_path, (99, "cell", "a", 7, "what later releases add"))
     before = (tmp_path / "data.mdb").read_bytes()
-    with pytest.raises(NewerFormat, match=r"has format 99, this release knows up to 2;"):
+    with pytest.raises(
+        NewerFormat, match=rf"has format 99, this release knows up to {FORMAT_VERSION};"
+    ):
         open_store(tmp_path)
     with pytest.raises(NewerFormat, match="format 99"):
         check_identity(tmp_path, "cell", "a")

@@ -429,7 +429,7 @@ def test_the_fold_leaves_the_same_rows_in_lmdb_as_in_memory(tmp_path: Path) -> N
 def test_rows_may_be_deleted_during_a_scan(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with store._dbs.env.begin(write=True) as txn:
-        tables = LmdbTables(txn, store._dbs.tables, tmp_path, writable=True)
+        tables = LmdbTables(txn, store._dbs.slots[0], tmp_path, writable=True)
         for n in range(100):
             tables.put(VALUES, n.to_bytes(2, "big"), b"v")
         seen = 0

@@ -1,0 +1,222 @@
+"""Snapshots between a real sender and a real receiver over loopback, with cuts in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.ledger.dump import load
+from ha_scheduler.ledger.tables import VALUES, MemoryTables
+from ha_scheduler.peer import snapshots, wire
+from ha_scheduler.peer.links import Dialer, Security
+from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
+from ha_scheduler.raft import Membership, Message, SnapshotMeta
+from ha_scheduler.raft.messages import MessageKind
+from ha_scheduler.storage.port import LedgerView
+
+ROWS = 40
+ROW_BYTES = 200 * 1024
+LEDGER_BYTES = ROWS * ROW_BYTES
+META = SnapshotMeta(7, 1, Membership((1, 2)))
+DEADLINE_S = 20.0
+
+
+def ledger(fill: int = 1) -> MemoryTables:
+    tables = MemoryTables()
+    for row in range(ROWS):
+        tables.put(VALUES, row.to_bytes(4, "big"), bytes([fill]) * ROW_BYTES)
+    return tables
+
+
+class Ledger:
+    """The part of a store that a sender uses."""
+
+    def __init__(self, tables: MemoryTables) -> None:
+        self.tables = tables
+
+    @contextmanager
+    def view(self) -> Iterator[LedgerView]:
+        yield LedgerView(self.tables, META)
+
+
+class Receiving:
+    """A receiver behind a port that can be told to cut its connection after some bytes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.installed = MemoryTables()
+        self.took: list[int] = []  # bytes of each connection
+        self.cuts: list[int] = []  # after how many bytes, for the next connections
+        self.on_cut: Callable[[], None] = lambda: None
+        self.restart()
+
+    def restart(self) -> None:
+        """As a new process."""
+        self.receiver = SnapshotReceiver(self.directory, 2, self._step)
+
+    @property
+    def spool(self) -> Path:
+        return self.directory / SPOOL_NAME
+
+    def _step(self, message: Message) -> bool:
+        assert message.snapshot is not None
+        load(self.receiver.chunks(message.snapshot), self.installed)
+        asyncio.get_running_loop().call_soon(self.receiver.installed, message.snapshot)
+        return True
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        limited = asyncio.StreamReader()
+        pump = asyncio.create_task(self._pump(reader, limited, writer))
+        try:
+            await wire.read_dict(limited, wire.HELLO_BYTES_MAX)
+            writer.write(wire.pack({"ok": True}))
+            with contextlib.suppress(OSError, EOFError):
+                await self.receiver.serve(1, limited, writer)
+        finally:
+            pump.cancel()
+            writer.transport.abort()
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        limited: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        number = len(self.took)
+        self.took.append(0)
+        cut = self.cuts.pop(0) if self.cuts else None
+        while data := await reader.read(64 * 1024):
+            self.took[number] += len(data)
+            limited.feed_data(data)
+            if cut is not None and self.took[number] > cut:
+                writer.transport.abort()
+                self.on_cut()
+                break
+        limited.feed_eof()
+
+
+def run(directory: Path, play: Callable[[Receiving, int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        receiving = Receiving(directory)
+        server = await asyncio.start_server(receiving.connected, "127.0.0.1", 0)
+        async with asyncio.timeout(DEADLINE_S):
+            await play(receiving, server.sockets[0].getsockname()[1])
+        server.close()
+
+    asyncio.run(main())
+
+
+async def send(port: int, tables: MemoryTables) -> bool:
+    """Send one snapshot; what the core is told about it."""
+    reports: asyncio.Queue[bool] = asyncio.Queue()
+    sender = SnapshotSender(
+        Ledger(tables),  # type: ignore[arg-type]
+        {2: PeerAddress("b", "127.0.0.1", port, 0)},
+        Dialer("cell", "a", Security(None, None), lambda shown, name: None),
+        lambda peer, ok: reports.put_nowait(ok),
+    )
+    sender.send(Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META))
+    try:
+        return await reports.get()
+    finally:
+        await sender.stop()
+
+
+def rows(tables: MemoryTables) -> list[tuple[bytes, bytes]]:
+    return list(tables.scan(VALUES))
+
+
+def test_a_snapshot_arrives_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        assert await send(port, ledger())
+        assert rows(receiving.installed) == rows(ledger())
+        assert not receiving.spool.exists()
+
+    run(tmp_path, play)
+
+
+def test_after_a_cut_in_the_middle_only_the_rest_is_sent(tmp_path: Path) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        receiving.cuts = [LEDGER_BYTES // 2, LEDGER_BYTES // 4]
+        assert await send(port, ledger())
+        assert rows(receiving.installed) == rows(ledger())
+        first, second, third = receiving.took
+        assert first > LEDGER_BYTES // 2
+        assert third < LEDGER_BYTES // 3
+        assert first + second + third < LEDGER_BYTES * 1.2, "little was sent twice"
+
+    run(tmp_path, play)
+
+
+def test_a_sender_that_was_restarted_begins_anew(tmp_path: Path) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        cut = asyncio.Event()
+        receiving.cuts, receiving.on_cut = [LEDGER_BYTES // 2], cut.set
+        first = asyncio.create_task(send(port, ledger(1)))
+        await cut.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert await send(port, ledger(2))
+        assert rows(receiving.installed) == rows(ledger(2)), "nothing of the other stream"
+        assert receiving.took[-1] > LEDGER_BYTES
+
+    run(tmp_path, play)
+
+
+def test_a_receiver_that_was_restarted_makes_the_sender_give_up_its_stream(tmp_path: Path) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        receiving.cuts, receiving.on_cut = [LEDGER_BYTES // 2], receiving.restart
+        assert not await send(port, ledger()), "the core is told, and asks for another"
+        assert await send(port, ledger())
+        assert rows(receiving.installed) == rows(ledger())
+
+    run(tmp_path, play)
+
+
+def test_a_spool_that_lost_its_end_is_not_gone_on_with(tmp_path: Path) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        receiving.cuts = [LEDGER_BYTES // 2]
+        sending = asyncio.create_task(send(port, ledger()))
+        receiving.on_cut = lambda: asyncio.get_running_loop().call_later(0.05, lose_end)
+
+        def lose_end() -> None:
+            with receiving.spool.open("r+b") as spool:
+                spool.truncate(ROW_BYTES)
+
+        assert not await sending
+        assert not rows(receiving.installed)
+
+    run(tmp_path, play)
+
+
+def test_a_sender_does_not_hold_its_view_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.4)
+
+    async def play(receiving: Receiving, port: int) -> None:
+        receiving.cuts = [LEDGER_BYTES // 2] + [0] * 1000
+        assert not await send(port, ledger())
+
+    run(tmp_path, play)
+
+
+def test_what_nobody_goes_on_with_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.0)
+    monkeypatch.setattr(snapshots, "SPOOL_KEEP_S", 0.01)
+
+    async def play(receiving: Receiving, port: int) -> None:
+        receiving.cuts = [LEDGER_BYTES // 2]
+        assert not await send(port, ledger())
+        while receiving.spool.exists():  # noqa: ASYNC110 - the run has a deadline
+            await asyncio.sleep(0.01)
+
+    run(tmp_path, play)
