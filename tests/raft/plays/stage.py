@@ -40,7 +40,7 @@ show [1], members, progress 1   what a peer knows
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from ha_scheduler.raft import (
     CallerError,
@@ -63,6 +63,7 @@ from ..harness import log_of
 from . import describe
 from .actor import Actor, Timeouts
 from .script import Step
+from .wire import Wire
 
 SETTLE_LIMIT = 1000
 CHANGES = {
@@ -77,20 +78,10 @@ def _setting(name: str, text: str) -> object:
     return {"yes": True, "no": False}[text] if text in ("yes", "no") else int(text)
 
 
-def _matches(words: tuple[str, ...], message: Message) -> bool:
-    """Whether a message is on one of the links, and of one of the kinds, that the words name."""
-    links = [word for word in words if "->" in word]
-    kinds = [word for word in words if word in describe.NAMES.values()]
-    link, kind = f"{message.source}->{message.to}", describe.NAMES[message.kind]
-    return (not links or link in links) and (not kinds or kind in kinds)
-
-
 class Stage:
     def __init__(self) -> None:
         self.actors: dict[int, Actor] = {}
-        self.wire: list[Message] = []
-        self._cut: set[tuple[int, int]] = set()
-        self._held: list[tuple[str, ...]] = []
+        self.wire = Wire()
         self._timeouts: dict[int, int] = {}
         self._settings: dict[str, object] = {}
         self._trace: list[str] = []
@@ -250,7 +241,7 @@ class Stage:
     def _leave(self, messages: Iterable[Message]) -> None:
         for message in messages:
             self._say(f"leaves: {describe.message(message)}")
-            self.wire.append(message)
+            self.wire.send([message])
 
     def _work(self, actor: Actor) -> bool:
         """Carry out all there is. Returns whether there was anything."""
@@ -258,11 +249,11 @@ class Stage:
         while actor.up and (actor.node.has_ready() or actor.in_flight or actor.on_disk):
             busy = True
             if actor.node.has_ready():
-                self.wire.extend(actor.take().messages)
+                self.wire.send(actor.take().messages)
                 self._say_reads(actor)
             while actor.in_flight:
                 self._say_applied(actor, actor.reach_disk().committed)
-            self.wire.extend(actor.complete())
+            self.wire.send(actor.complete())
             self._look(actor)
         return busy
 
@@ -272,9 +263,7 @@ class Stage:
         among = {int(peer) for peer in peers} or set(self.actors)
         for _ in range(SETTLE_LIMIT):
             busy = [self._work(self.actors[peer]) for peer in sorted(among)]
-            batch = [m for m in self.wire if not peers or {m.source, m.to} <= among]
-            batch = [m for m in batch if not any(_matches(words, m) for words in self._held)]
-            self.wire = [m for m in self.wire if not any(m is taken for taken in batch)]
+            batch = self.wire.take_all(among if peers else None)
             for message in batch:
                 self._arrive(message)
             if not batch and not any(busy):
@@ -282,29 +271,19 @@ class Stage:
         raise AssertionError("the cell does not come to rest")
 
     def do_deliver(self, *words: str) -> None:
-        for message in self._pick(words):
+        for message in self.wire.take(words):
             self._arrive(message)
 
     def do_drop(self, *words: str) -> None:
-        for message in self._pick(words):
+        for message in self.wire.take(words):
             self._say(f"lost: {describe.message(message)}")
 
     def do_copy(self, *words: str) -> None:
-        for message in self._pick(words):
-            self.wire.extend([message, replace(message)])
-
-    def _pick(self, words: tuple[str, ...]) -> list[Message]:
-        """Take from the wire what the words choose."""
-        picked = [message for message in self.wire if _matches(words, message)]
-        assert picked or not words, f"nothing on the wire matches {' '.join(words)}"
-        picked = picked[:1] if "first" in words else picked[-1:] if "last" in words else picked
-        self.wire = [m for m in self.wire if not any(m is taken for taken in picked)]
-        return picked
+        self.wire.copy(words)
 
     def _arrive(self, message: Message) -> None:
         actor = self.actors.get(message.to)
-        cut = (message.source, message.to) in self._cut
-        if cut or actor is None or not actor.up:
+        if self.wire.loses(message) or actor is None or not actor.up:
             self._say(f"lost: {describe.message(message)}")
             return
         self._say(describe.message(message))
@@ -319,26 +298,27 @@ class Stage:
         self._look(actor)
 
     def do_hold(self, *words: str) -> None:
-        self._held.append(words)
+        self.wire.hold(words)
 
     def do_release(self) -> None:
-        self._held.clear()
+        self.wire.release()
 
     def do_cut(self, *links: str) -> None:
-        self._cut |= {tuple(map(int, link.split("->"))) for link in links}  # type: ignore[misc]
+        ends = (link.split("->") for link in links)
+        self.wire.cut((int(source), int(to)) for source, to in ends)
 
     def do_isolate(self, *peers: str) -> None:
         self.do_deafen(*peers)
         self.do_mute(*peers)
 
     def do_deafen(self, *peers: str) -> None:
-        self._cut |= {(other, int(peer)) for peer in peers for other in self.actors}
+        self.wire.cut((other, int(peer)) for peer in peers for other in self.actors)
 
     def do_mute(self, *peers: str) -> None:
-        self._cut |= {(int(peer), other) for peer in peers for other in self.actors}
+        self.wire.cut((int(peer), other) for peer in peers for other in self.actors)
 
     def do_heal(self) -> None:
-        self._cut.clear()
+        self.wire.heal()
 
     # -- what is seen ----------------------------------------------------------------------
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .script import HEADINGS, PLAYS, read_play
+from .script import HEADINGS, PLAYS, read_play, with_traces
 from .stage import Stage
+
+assert PLAYS, "the plays stand beside this file"
 
 
 @pytest.mark.parametrize("path", PLAYS, ids=lambda path: path.stem)
@@ -23,3 +25,9 @@ def test_a_play_opens_with_its_question_its_answer_and_its_source(path: Path) ->
     opening = path.read_text().partition("\n\n")[0].splitlines()
     found = [heading for line in opening for heading in HEADINGS if line.startswith(heading)]
     assert found == list(HEADINGS)
+
+
+@pytest.mark.parametrize("path", PLAYS, ids=lambda path: path.stem)
+def test_rewriting_a_play_that_goes_as_written_changes_nothing(path: Path) -> None:
+    text = path.read_text()
+    assert with_traces(text, {step.line: step.trace for step in read_play(text)}) == text
