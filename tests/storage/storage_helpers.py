@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from ha_scheduler.ledger import records as r
 from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage import LmdbStore, MemoryStore, PeerStore, WriteBatch
 
-DEADLINE_S = 10.0  # seconds; only ever reached by a failing test
+SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
+DEADLINE_S = 10.0 * SCALE  # seconds; only ever reached by a failing test
 
 
 class Caller:
