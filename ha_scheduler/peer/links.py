@@ -42,6 +42,7 @@ USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (
 STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
 SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
 SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
+LINGER_S = 0.002  # news that a commit index moved waits so long for an append to take it along
 WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
 
 logger = logging.getLogger(__name__)
@@ -142,10 +143,14 @@ class Line:
         self._queue: deque[tuple[Any, int]] = deque()
         self._queued_bytes = 0
         self._some = asyncio.Event()
+        self._lingering = False
         self._nudge = asyncio.Event()
 
-    def put(self, kind: str, value: Any, size: int = 0) -> bool:
-        """Queue one frame; false when it was dropped. A ``Message`` is encoded when it leaves."""
+    def put(self, kind: str, value: Any, size: int = 0, *, lingers: bool = False) -> bool:
+        """Queue one frame; false when it was dropped. A ``Message`` is encoded when it leaves.
+
+        ``lingers``: it may wait a moment for another frame to go with. Order is kept.
+        """
         full = len(self._queue) >= CONTROL_FRAMES_MAX or (
             self._queued_bytes + size > BULK_BYTES_MAX and bool(self._queue)
         )
@@ -154,8 +159,16 @@ class Line:
             return False
         self._queue.append(((kind, value), size))
         self._queued_bytes += size
-        self._some.set()
+        if not lingers:
+            self._some.set()
+        elif not self._lingering and not self._some.is_set():
+            self._lingering = True
+            asyncio.get_running_loop().call_later(LINGER_S, self._linger_no_more)
         return True
+
+    def _linger_no_more(self) -> None:
+        self._lingering = False
+        self._some.set()
 
     def nudge(self) -> None:
         """The other peer is known to be up: do not wait to dial it."""
@@ -255,7 +268,8 @@ class Links:
         bulk = message.kind is MessageKind.APPEND
         line = self._lines.get((message.to, Channel.BULK if bulk else Channel.CONTROL))
         size = sum(len(entry.data) for entry in message.entries)
-        if line is not None and not line.put("raft", message, size) and bulk:
+        lingers = bulk and not message.entries
+        if line is not None and not line.put("raft", message, size, lingers=lingers) and bulk:
             self._on_unreachable(message.to)
 
     def gossip(self, news: dict[str, Any]) -> None:

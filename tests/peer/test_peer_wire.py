@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -79,6 +80,22 @@ def test_a_line_is_bounded_in_frames_and_in_bytes(line: Line) -> None:
     assert not small.put("raft", ())
 
 
+def test_what_may_linger_goes_with_the_next_frame_or_soon_by_itself(line: Line) -> None:
+    async def run() -> None:
+        line.connected = True
+        assert line.put("raft", "news", lingers=True)
+        assert not line._some.is_set(), "nobody is woken for it"
+        assert line.put("raft", "append")
+        assert line._some.is_set()
+        assert read_all([line._frames()]) == [("raft", "news"), ("raft", "append")]
+        line._some.clear()
+        assert line.put("raft", "news", lingers=True)
+        async with asyncio.timeout(10):
+            await line._some.wait()
+
+    asyncio.run(run())
+
+
 def read_all(pieces: list[bytes]) -> list[Any]:
     """What a ``FrameReader`` gives for a stream that arrives in ``pieces``, until its end."""
 
@@ -93,7 +110,8 @@ def read_all(pieces: list[bytes]) -> list[Any]:
                 values += await frames.some()
         return values
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as pool:  # the caller may be in a loop of its own
+        return pool.submit(asyncio.run, run()).result()
 
 
 def test_many_frames_are_read_however_the_stream_is_cut() -> None:
