@@ -9,7 +9,9 @@ are copied before they are freed), so when the disk is full the reserve is given
 start can still compact.
 
 Damage that was found while the peer ran is written down in the file ``damaged``: not every row is
-read again at the next start, and no start may forget what one has seen.
+read again at the next start, and no start may forget what one has seen. The file ``created`` says
+that there has been data: when only LMDB's file is gone (deleted, or put aside by fsck) nobody may
+take the directory for a new one, under an id that has voted.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shutil
 from pathlib import Path
 
 from ha_scheduler.storage.errors import (
+    CorruptData,
     DataDirectoryLocked,
     DataDirectoryMissing,
     DataDirectoryUnusable,
@@ -32,6 +35,7 @@ DATA_FILE = "data.mdb"  # LMDB's name for it
 _LOCK_FILE = "lock"
 _RESERVE_FILE = "reserve"
 _DAMAGED_FILE = "damaged"
+_CREATED_FILE = "created"
 _DAMAGED_BYTES_MAX = 1000
 _DIRECTORY_MODE = 0o700  # the ledger holds users' graphs
 FILE_MODE = 0o600
@@ -41,10 +45,11 @@ class DataDirectory:
     """An exclusively held directory."""
 
     def __init__(self, path: Path, *, create: bool, reserve_bytes: int = RESERVE_BYTES) -> None:
-        """Raises ``DataDirectoryMissing``, ``…Unusable`` or ``…Locked``."""
+        """Raises ``DataDirectoryMissing``, ``…Unusable`` or ``…Locked``, and ``CorruptData``."""
         self.path = path
         self._reserve_bytes = reserve_bytes
         try:
+            self._check_not_lost()
             if create:
                 path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
             elif not (path / DATA_FILE).exists():
@@ -86,6 +91,19 @@ class DataDirectory:
         """The disk is full: the next start needs the room more than we do."""
         with contextlib.suppress(OSError):
             self.reserve.unlink(missing_ok=True)
+
+    def _check_not_lost(self) -> None:
+        data = self.path / DATA_FILE
+        if (self.path / _CREATED_FILE).exists() and not (data.exists() and data.stat().st_size):
+            raise CorruptData(self.path, f"{DATA_FILE} (it was there, and is missing or empty)")
+
+    def mark_created(self) -> None:
+        """There is an identity in LMDB's file now: it must never be missing again."""
+        path = self.path / _CREATED_FILE
+        if not path.exists():
+            with contextlib.suppress(OSError):  # a full disk; the next start tries again
+                path.touch(mode=FILE_MODE)
+                self.sync()
 
     def mark_damaged(self, where: str) -> None:
         """Remember for the next start what is damaged. On a disk that takes no more: in vain."""

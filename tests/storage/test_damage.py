@@ -220,6 +220,22 @@ def test_free_pages_that_are_missing_at_the_end_of_the_file_are_no_damage(tmp_pa
     store.close()
 
 
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_directory_that_lost_its_file_is_not_taken_for_a_new_one(
+    tmp_path: Path, how: str, create: bool
+) -> None:
+    """It would vote a second time under the same id."""
+    open_store(tmp_path).close()
+    if how == "deleted":
+        (tmp_path / "data.mdb").unlink()
+    else:
+        os.truncate(tmp_path / "data.mdb", 0)
+    for _ in range(2):
+        with pytest.raises(CorruptData, match=r"data\.mdb \(it was there.*--replace"):
+            open_store(tmp_path, create=create)
+
+
 # -- while it runs
 
 
