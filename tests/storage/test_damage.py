@@ -7,6 +7,9 @@ maps the file, so what is written to it is what the store reads next.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from ha_scheduler.storage.writer import NO_BATCH
 NO_LIMIT = 1 << 40
 PAGE = 4096
 LAST = 40
+CHANGED_PAGES = 60
 
 
 def change(path: Path, needle: bytes, new: bytes) -> None:
@@ -399,3 +403,18 @@ def test_damage_found_by_the_writer_ends_it_before_anything_is_built_on_it(tmp_p
     store.close()
     with pytest.raises(CorruptData):
         open_store(tmp_path)
+
+
+# -- anywhere
+
+
+def test_whatever_page_is_changed_nothing_wrong_is_read(tmp_path: Path) -> None:
+    """A page that is in use is damage; damage to LMDB's own pages may abort the process."""
+    script = Path(__file__).with_name("changed_pages.py")
+    command = [sys.executable, str(script), str(tmp_path), str(CHANGED_PAGES)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    outcomes = Counter(line.split()[1] for line in done.stdout.splitlines())
+    assert outcomes.total() == CHANGED_PAGES
+    assert outcomes["damaged"] > CHANGED_PAGES / 4
+    assert outcomes["aborted"] < CHANGED_PAGES / 20
+    assert set(outcomes) <= {"same", "damaged", "aborted"}, done.stdout
