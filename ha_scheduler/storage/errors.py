@@ -25,8 +25,8 @@ from __future__ import annotations
 from pathlib import Path
 
 REPLACE = (
-    "start it once with its options and --replace (dask-ha-scheduler … --replace), and the others "
-    "bring it up to date from an empty directory"
+    "delete all in that directory but tls/, and start this peer once with --replace among its "
+    "options (dask-ha-scheduler … --replace): the others bring it up to date"
 )
 
 
@@ -80,7 +80,7 @@ class NewerFormat(StorageError):
     def __init__(self, path: Path, found: int | str, known: int) -> None:
         super().__init__(
             f"{path} has format {found}, this release knows up to {known}; start the release "
-            f"that wrote it, or replace this peer: {REPLACE}"
+            f"that wrote it, or {REPLACE}"
         )
 
 

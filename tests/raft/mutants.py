@@ -1,7 +1,7 @@
 """Seeded bugs: edits of the core's source that break one promise each.
 
-They test the tests. `test_mutants.py` applies each to a copy of the package and expects the
-suite to fail. An edit whose text is no longer found fails too: it must follow the source.
+They test the tests: `tests/mutants` applies each to a copy of the package and expects a test to
+fail. An edit whose text is no longer found fails too: it must follow the source.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ class Mutant(NamedTuple):
     module: str
     before: str
     after: str
+    package: str = "raft"
 
 
 MUTANTS = (
@@ -323,5 +324,96 @@ MUTANTS = (
         "core.py",
         "        self.lead.start()\n",
         "",
+    ),
+    Mutant(
+        "a truncation keeps one entry too many",
+        "log.py",
+        "            del self._tail[first - self._offset :]\n",
+        "            del self._tail[first - self._offset + 1 :]\n",
+    ),
+    Mutant(
+        "a snapshot on its way counts as durable",
+        "log.py",
+        "return 0 if self._snapshot is not None else self._offset - 1",
+        "return self._offset - 1",
+    ),
+    Mutant(
+        "a refusal skips a term too much",
+        "log.py",
+        "found = floor - 1 + bisect_right(range(floor, index + 1), term, key=self.term)",
+        "found = floor - 1 + bisect_right(range(floor, index + 1), term - 1, key=self.term)",
+    ),
+    Mutant(
+        "lease without check-quorum",
+        "leader.py",
+        "if not self._config.check_quorum or not self._transfers_settled():",
+        "if not self._transfers_settled():",
+    ),
+    Mutant(
+        "lease as long as the promise",
+        "leader.py",
+        "return age < self._config.election_ticks - self._config.lease_margin_ticks",
+        "return age < self._config.election_ticks + 1",
+    ),
+    Mutant(
+        "learners count for commitment",
+        "replication.py",
+        "return agreed_value(membership.voters, matched)",
+        "return agreed_value(membership.peers, matched)",
+    ),
+    Mutant(
+        "learners count for the lease",
+        "replication.py",
+        "return self.now - agreed_value(membership.voters, sent)",
+        "return self.now - agreed_value(membership.peers, sent)",
+    ),
+    Mutant(
+        "a learner that lags becomes a voter",
+        "leader.py",
+        "if progress.match < self._log_ends[0]:",
+        "if False:",
+    ),
+    Mutant(
+        "a snapshot does not bring its membership",
+        "core.py",
+        "        self.history.restart(snapshot.index, snapshot.membership)\n",
+        "",
+    ),
+    Mutant(
+        "a snapshot is sent to whoever is silent",
+        "replication.py",
+        "if not progress.recently_active:",
+        "if False:",
+    ),
+    Mutant(
+        "a heartbeat's answer does not end a pause",
+        "replication.py",
+        "        progress.waiting = False\n        if progress.match",
+        "        if progress.match",
+    ),
+    Mutant(
+        "a lost link does not stop the pipeline",
+        "replication.py",
+        "        if progress.state is ProgressState.REPLICATE:\n"
+        "            progress.become_probe()\n\n",
+        "        return\n\n",
+    ),
+    Mutant(
+        "priority does not count",
+        "core.py",
+        "return timeouts * self.config.election_ticks",
+        "return 0",
+    ),
+    Mutant(
+        "an own vote of an older term counts",
+        "core.py",
+        "if self.role is Role.CANDIDATE and self.term == term:",
+        "if self.role is Role.CANDIDATE:",
+    ),
+    Mutant(
+        "an old grant of a pre-vote counts",
+        "core.py",
+        "return self.role is Role.PRE_CANDIDATE and message.term == self.term + 1",
+        "return self.role is Role.PRE_CANDIDATE",
     ),
 )

@@ -13,7 +13,7 @@ from storage_helpers import open_store
 from ha_scheduler.storage import errors as e
 
 PATH = Path("/var/lib/peer")
-REPLACE = r"start it once with its options and --replace \(dask-ha-scheduler … --replace\)"
+REPLACE = r"but tls/, and start this peer once with --replace .* \(dask-ha-scheduler … --replace\)"
 
 #: Error, what it says is wrong, what it says to do.
 CASES: list[tuple[e.StorageError, str, str]] = [

@@ -1,0 +1,123 @@
+"""Applies one seeded bug to a copy of the project and asks the layers of tests whether they notice.
+
+Guarantee: the working tree is never touched. A layer notices if one of its tests fails (pytest's
+exit code 1) or if it does not end in time; anything else (an import error, no tests found) is a
+mistake of the mutant or of this module, and raises.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from ..raft.mutants import MUTANTS as CORE_MUTANTS
+from ..raft.mutants import Mutant
+from .store import STORE_MUTANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+MUTANTS = (*CORE_MUTANTS, *STORE_MUTANTS)
+LAYER_TIMEOUT_S = 900  # of one layer; some bugs make a world endless
+TEST_TIMEOUT_S = 120  # of one test
+NICE = 5  # a run takes minutes: let others work meanwhile
+
+SEEDS = "test_a_cell_stays_safe_whatever_happens_and_goes_on_when_a_quorum_is_well"
+SIMULATION = (
+    "tests/simulation/test_state_machine.py",
+    f"tests/simulation/test_simulation.py::{SEEDS}",
+)
+CORE_LAYERS: dict[str, tuple[str, ...]] = {
+    "plays": ("tests/raft/plays",),
+    "tests": (
+        "tests/raft/test_parts.py",
+        "tests/raft/test_elections.py",
+        "tests/raft/test_replication.py",
+        "tests/raft/test_membership.py",
+        "tests/raft/test_transfer.py",
+        "tests/raft/test_reads.py",
+        "tests/raft/test_snapshots.py",
+        "tests/raft/test_driver_contract.py",
+    ),
+    "simulation": SIMULATION,
+}
+STORE_LAYERS: dict[str, tuple[str, ...]] = {
+    "tests": ("tests/storage", "tests/peer/test_driver_order.py"),
+    "simulation": SIMULATION,
+}
+LAYERS = ("plays", "tests", "simulation")
+"""In the order of what they cost: seconds, seconds, most of a minute."""
+
+COPIED = ("ha_scheduler", "tests/raft", "tests/storage", "tests/peer", "tests/simulation")
+
+
+def source(mutant: Mutant) -> Path:
+    """The module that the bug is in, relative to the project."""
+    return Path("ha_scheduler") / mutant.package / mutant.module
+
+
+def layers(mutant: Mutant) -> dict[str, tuple[str, ...]]:
+    """The layers that could notice, and their files."""
+    return CORE_LAYERS if mutant.package == "raft" else STORE_LAYERS
+
+
+def failing_without_mutant() -> str:
+    """The first test that fails of the project as it stands: then no verdict means anything."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        _copy(Path(folder))
+        files = (file for group in (CORE_LAYERS, STORE_LAYERS) for file in chain(*group.values()))
+        return _first_failure(Path(folder), tuple(files))
+
+
+def judge(mutant: Mutant) -> Iterator[tuple[str, str]]:
+    """Each layer in turn, with the test that noticed, or nothing."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        _copy_with(mutant, Path(folder))
+        for layer, files in layers(mutant).items():
+            yield layer, _first_failure(Path(folder), files)
+
+
+def _copy(target: Path) -> None:
+    for name in COPIED:
+        shutil.copytree(ROOT / name, target / name)
+    (target / "tests" / "__init__.py").touch()
+    shutil.copy(ROOT / "pyproject.toml", target)
+
+
+def _copy_with(mutant: Mutant, target: Path) -> None:
+    _copy(target)
+    module = target / source(mutant)
+    text = module.read_text()
+    assert text.count(mutant.before) == 1, f"{mutant.name}: its text is not in {source(mutant)}"
+    module.write_text(text.replace(mutant.before, mutant.after))
+
+
+def _first_failure(root: Path, files: tuple[str, ...]) -> str:
+    command = ["nice", "-n", str(NICE), sys.executable, "-m", "pytest", "-q", "-x", "-rfE"]
+    command += ["--tb=no", "-p", "no:cacheprovider", f"--timeout={TEST_TIMEOUT_S}", *files]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LAYER_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return "endless"
+    if done.returncode == 0:
+        return ""
+    found = re.search(r"^(?:FAILED|ERROR) \S*?::(\S+)", done.stdout, re.M)
+    if done.returncode == 1 and found:
+        return found[1]
+    if "Timeout" in done.stderr:
+        return "endless"
+    raise AssertionError(f"pytest ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
