@@ -39,6 +39,7 @@ from ha_scheduler.storage.lmdb_store import LmdbStore
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
 LEASE_MARGIN_TICKS = 2  # see contact.py
+DISK_PATIENCE_ELECTIONS = 5  # [3 s]; stalls of 0.8 s were seen on a disk that was well
 ENTRY_BYTES_MAX = 1024 * 1024  # what the store takes
 APPEND_BYTES = 1024 * 1024
 IN_FLIGHT_BYTES = 16 * 1024 * 1024  # to one follower; a follower's memory, a link's queue
@@ -285,6 +286,8 @@ def _config(settings: PeerSettings) -> Config:
         heartbeat_ticks=settings.timing.heartbeat_ticks,
         lease_margin_ticks=LEASE_MARGIN_TICKS,
         priority=settings.priority,
+        promotion_lag_ticks=settings.timing.election_ticks,
+        disk_patience_ticks=DISK_PATIENCE_ELECTIONS * settings.timing.election_ticks,
         max_append_bytes=APPEND_BYTES,
         max_inflight_bytes=IN_FLIGHT_BYTES,
         max_entry_bytes=ENTRY_BYTES_MAX,

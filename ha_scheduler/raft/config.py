@@ -43,6 +43,9 @@ class Config:
     #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
     #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
     promotion_lag_ticks: int = 12
+    #: A leader whose own disk has taken nothing for so long hands over, if a majority has committed
+    #: what its disk lacks. Must exceed a stall of a disk that is well.
+    disk_patience_ticks: int = 60
     #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
     pre_vote: bool = True
     #: A leader without contact to a quorum steps down; voters that hear a leader refuse
@@ -90,6 +93,7 @@ class Config:
     def _validate_limits(self) -> None:
         for name in (
             "promotion_lag_ticks",
+            "disk_patience_ticks",
             "max_append_bytes",
             "max_inflight_messages",
             "max_inflight_bytes",

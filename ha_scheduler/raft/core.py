@@ -197,6 +197,7 @@ class Core:
         if self.lead is not None:
             if not self.lead.tick():
                 self.become_follower(self.term, NO_PEER)
+            self._leave_if_due()
             return
         self._elapsed += 1
         self._without_leader += 1
@@ -237,7 +238,7 @@ class Core:
             self._on_leader_message(message)
         else:
             self._on_other(message)
-        self._leave_if_removed()
+        self._leave_if_due()
 
     def _enter_higher_term(self, message: Message) -> bool:
         """Returns whether the message still deserves an answer."""
@@ -422,9 +423,9 @@ class Core:
 
     # -- the end of leadership -------------------------------------------------------------
 
-    def _leave_if_removed(self) -> None:
-        """A leader that committed its own removal hands over and steps down (4.2.2)."""
-        if self.lead is None or not self.lead.removed:
+    def _leave_if_due(self) -> None:
+        """A leader that committed its own removal (4.2.2), or can store nothing, steps down."""
+        if self.lead is None or not self.lead.must_hand_over:
             return
         heir = self.lead.most_advanced_voter()
         if heir != NO_PEER:
@@ -435,7 +436,7 @@ class Core:
         """The log's durable index may have moved."""
         if self.lead is not None:
             self.lead.persisted()
-            self._leave_if_removed()
+            self._leave_if_due()
 
     def forget_old_memberships(self) -> None:
         self.history.forget(self.log.commit)

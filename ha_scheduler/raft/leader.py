@@ -77,6 +77,8 @@ class Leader:
         self._log_ends = deque([log.last_index], maxlen=config.promotion_lag_ticks + 1)
         self._since_heartbeat = 0
         self._since_quorum_check = 0
+        self._disk_was_at = log.durable_index
+        self._disk_stuck_for = 0  # ticks in which the own disk took nothing, and lags the quorum
         self._transfer_elapsed = 0
         self._timeout_now_sent: dict[PeerId, int] = {}  # target -> tick
         self._reads = ReadQueue()
@@ -96,6 +98,11 @@ class Leader:
         """This leader committed a membership that it is no voter of (4.2.2): it must go."""
         voters = self._membership.voters
         return self._id not in voters and self._history.index <= self._log.commit
+
+    @property
+    def must_hand_over(self) -> bool:
+        """Whether another should lead: this one was removed, or only its own disk is stuck."""
+        return self.removed or self._disk_stuck_for >= self._config.disk_patience_ticks
 
     @property
     def lease_valid(self) -> bool:
@@ -123,6 +130,7 @@ class Leader:
         self._since_quorum_check += 1
         if self._config.check_quorum and not self._still_has_quorum():
             return False
+        self._watch_own_disk()
         self._tick_transfer()
         if self._since_heartbeat >= self._config.heartbeat_ticks:
             self.begin_round()
@@ -137,6 +145,13 @@ class Leader:
             return True
         self._since_quorum_check = 0
         return self.replication.quorum_was_active(self._membership)
+
+    def _watch_own_disk(self) -> None:
+        """The others commit without it (10.2.1), but only as much as this leader may hold."""
+        moved = self._log.durable_index != self._disk_was_at
+        lags = self._log.durable_index < self._log.commit
+        self._disk_stuck_for = self._disk_stuck_for + 1 if lags and not moved else 0
+        self._disk_was_at = self._log.durable_index
 
     def _tick_transfer(self) -> None:
         if self.transferee == NO_PEER:

@@ -107,6 +107,9 @@ class RawNode:
     def lease_valid(self) -> bool:
         """Whether this peer leads and no other can have been elected yet, counted in ticks.
 
+        Not enough to answer a read from: the leader must also have committed an entry of its own
+        term (6.4, step 1), and applied what was committed when the read came.
+
         Only as true as the ticks: a driver that may have been stopped (SIGSTOP, a suspended
         machine) feeds the ticks it missed before it trusts this.
         """
@@ -182,6 +185,9 @@ class RawNode:
 
     def read_index(self, context: bytes) -> None:
         """Ask for an index that makes a read linearizable; the answer is a `ReadState`.
+
+        Use a ``context`` once, also over restarts: a late answer to an earlier read with the same
+        one would be taken for this one's.
 
         On a follower the question goes to the leader, and is lost if a message is: ask again
         after a timeout. Raises `NotLeaderError` if there is no leader to ask.

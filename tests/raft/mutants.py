@@ -290,6 +290,18 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "a leader with a stuck disk stays",
+        "leader.py",
+        "self._disk_stuck_for + 1 if lags and not moved else 0",
+        "0",
+    ),
+    Mutant(
+        "a leader with a slow disk goes",
+        "leader.py",
+        "self._disk_stuck_for + 1 if lags and not moved else 0",
+        "self._disk_stuck_for + 1",
+    ),
+    Mutant(
         "no limit of uncommitted bytes",
         "leader.py",
         "if self._uncommitted and self._uncommitted_bytes + size > limit:",

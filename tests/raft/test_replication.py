@@ -437,6 +437,64 @@ def test_a_leader_whose_own_disk_is_stuck_takes_no_more_than_the_limit() -> None
     node.propose(b"x" * 600)
 
 
+def leader_with_a_stuck_disk() -> tuple[Cell, RawNode]:
+    """Peer 1 leads; its disk takes nothing any more, those of the others do."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.tick(3)
+    peer = cell.peers[1]
+    taken: list[Ready] = []
+
+    def take_and_keep() -> list[Message]:
+        taken.append(peer.node.ready())
+        return list(taken[-1].messages)
+
+    peer.process_ready = take_and_keep  # type: ignore[method-assign]
+    return cell, leader
+
+
+def test_a_leader_whose_own_disk_is_stuck_for_long_hands_over() -> None:
+    """10.2.1: the others commit without it, until it may take no more. They need not wait."""
+    cell, leader = leader_with_a_stuck_disk()
+    leader.propose(b"x")
+    cell.settle()
+    cell.tick(59)
+    assert cell.leaders() == [1]
+    assert leader.commit == leader.last_index > leader.durable_index
+    cell.tick(1)
+    assert cell.leaders() in ([2], [3])
+    cell.tick(100)
+    assert cell.leaders() in ([2], [3])
+
+
+def test_a_leader_whose_disk_is_as_slow_as_the_others_keeps_leading() -> None:
+    """Nothing commits without it, so another would be no better."""
+    cell, leader = leader_with_a_stuck_disk()
+    leader.propose(b"x")
+    cell.drop = lambda m: m.kind is MessageKind.APPEND_RESPONSE
+    cell.tick(200)
+    assert cell.leaders() == [1]
+
+
+def test_a_leader_whose_disk_is_slow_but_moves_keeps_leading() -> None:
+    log = MemoryLog(THREE)
+    node = leader_of(log)
+    persist(log, node, node.ready())
+    accept(node, 2, 1)
+    waiting = []
+    for n in range(20):
+        node.propose(b"x")
+        waiting.append(node.ready())
+        for peer in (2, 3):
+            accept(node, peer, node.last_index, tick=10 * n)
+        for _ in range(10):
+            node.tick()
+        if n % 4 == 3:
+            persist(log, node, waiting.pop(0))
+    assert node.role is Role.LEADER
+    assert node.commit > node.durable_index
+
+
 def test_a_batch_beyond_the_uncommitted_limit_is_refused_for_good() -> None:
     leader = Cell(1, max_uncommitted_bytes=100, max_entry_bytes=60).elect(1)
     with pytest.raises(EntryTooLargeError, match="batch"):
