@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = (*CORE_MUTANTS, *STORE_MUTANTS)
 LAYER_TIMEOUT_S = 900  # of one layer; some bugs make a world endless
 TEST_TIMEOUT_S = 120  # of one test
+PATIENCE = "5"  # times longer deadlines: a slow machine must not pass for a test that notices
 NICE = 5  # a run takes minutes: let others work meanwhile
 
 SEEDS = "test_a_cell_stays_safe_whatever_happens_and_goes_on_when_a_quorum_is_well"
@@ -100,7 +101,8 @@ def _copy_with(mutant: Mutant, target: Path) -> None:
 def _first_failure(root: Path, files: tuple[str, ...]) -> str:
     command = ["nice", "-n", str(NICE), sys.executable, "-m", "pytest", "-q", "-x", "-rfE"]
     command += ["--tb=no", "-p", "no:cacheprovider", f"--timeout={TEST_TIMEOUT_S}", *files]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
+    patient = {"DASK_HA_TEST_SCALE": PATIENCE, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, **patient}
     try:
         done = subprocess.run(
             command,

@@ -103,7 +103,19 @@ STORE_MUTANTS = (
     _store(
         "a snapshot does not bring its ledger",
         "transactional.py",
-        "            load(batch.snapshot.chunks, tables)\n",
+        "            self._slot = use_staged(txn, self._dbs, self._slot)\n",
+        "",
+    ),
+    _store(
+        "the ledger is the sent one before the log is",
+        "transactional.py",
+        "                stage(self._dbs, 1 - self._slot, batch.snapshot.chunks)\n",
+        "                stage(self._dbs, self._slot, batch.snapshot.chunks)\n",
+    ),
+    _store(
+        "which ledger is in use is forgotten",
+        "staging.py",
+        "    put_fields(txn, dbs.peer, LEDGER, (slot,))\n",
         "",
     ),
     _store(
