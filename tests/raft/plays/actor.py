@@ -32,8 +32,14 @@ class Actor(Peer):
     ) -> None:
         super().__init__(peer_id, log, rng=timeouts, **settings)
         self.up = True
+        self.stuck = False  # the disk finishes no write
         self.on_disk: deque[Ready] = deque()  # durable, the core is not told yet
         self.in_flight: deque[Ready] = deque()
+
+    @property
+    def has_finished_writes(self) -> bool:
+        """Whether the core has something to hear from the disk."""
+        return bool(self.on_disk or (self.in_flight and not self.stuck))
 
     def take(self) -> Ready:
         """One Ready: its write is under way, its messages may leave."""

@@ -21,6 +21,7 @@ work 1                          one peer does all it has to; messages wait on th
 take 1                          it hands out one Ready: its write is under way, messages leave
 fsync 1                         the oldest write is durable, and the peer knows
 disk 1                          the oldest write is durable, the peer does not know yet
+stick 1, unstick 1              its disk finishes nothing meanwhile
 crash 1, start 1                writes under way are lost; begin again with what the disk has
 deliver [1->2] [append]         what is on the wire (of one link, of one kind); ``last`` or
                                 ``first`` narrows it to one message
@@ -226,6 +227,12 @@ class Stage:
         self._say(f"{peer} has durably: {describe.writes(ready)}")
         self._say_applied(actor, ready.committed)
 
+    def do_stick(self, peer: str) -> None:
+        self.actors[int(peer)].stuck = True
+
+    def do_unstick(self, peer: str) -> None:
+        self.actors[int(peer)].stuck = False
+
     def do_crash(self, peer: str) -> None:
         lost = self.actors[int(peer)].crash()
         self._say(f"{peer} crashes")
@@ -246,12 +253,12 @@ class Stage:
     def _work(self, actor: Actor) -> bool:
         """Carry out all there is. Returns whether there was anything."""
         busy = False
-        while actor.up and (actor.node.has_ready() or actor.in_flight or actor.on_disk):
+        while actor.up and (actor.node.has_ready() or actor.has_finished_writes):
             busy = True
             if actor.node.has_ready():
                 self.wire.send(actor.take().messages)
                 self._say_reads(actor)
-            while actor.in_flight:
+            while actor.in_flight and not actor.stuck:
                 self._say_applied(actor, actor.reach_disk().committed)
             self.wire.send(actor.complete())
             self._look(actor)
