@@ -197,6 +197,19 @@ class SimDisk:
         self._damaged[rows.name, key] = bytes(value)
         return f"{rows.name.decode()}[{key.hex()}]"
 
+    def lose_write(self, rng: random.Random) -> str:
+        """A row of the log, but not the last, is what it was before. Returns which, if any."""
+        log = self._env.databases[LOG_DB]
+        stale = [
+            key for key in log.order[:-1] if log.older.get(key, log.values[key]) != log.values[key]
+        ]
+        if not stale:
+            return ""
+        key = rng.choice(stale)
+        log.set(key, log.older[key])
+        self._damaged[LOG_DB, key] = log.values[key]
+        return f"log[{key.hex()}] is an older one"
+
     def lose_row(self, rng: random.Random) -> str:
         """A row of the middle of the log is gone. Returns which, if there is one."""
         log = self._env.databases[LOG_DB]

@@ -15,6 +15,10 @@ import lmdb
 _Undo = list[tuple["Rows", bytes, bytes | None]]
 
 
+class PowerCutError(BaseException):
+    """The machine is gone in the midst of a commit. Not an error that the store may handle."""
+
+
 class Rows:
     """One named database."""
 
@@ -22,10 +26,14 @@ class Rows:
         self.name = name
         self.values: dict[bytes, bytes] = {}
         self.order: list[bytes] = []
+        #: What stood there before the value that does, or did: what a lost write brings back.
+        self.older: dict[bytes, bytes] = {}
 
     def set(self, key: bytes, value: bytes | None) -> bytes | None:
         """Write or (None) remove one row. Returns what was there."""
         before = self.values.get(key)
+        if before is not None:
+            self.older[key] = before
         if value is None:
             if before is not None:
                 del self.values[key]
@@ -44,6 +52,8 @@ class SimEnvironment:
         self.databases: dict[bytes, Rows] = {}
         #: Raised by the next commit instead of ``None``; what it wrote is there or not.
         self.failure: tuple[Exception, bool] | None = None
+        #: Transactions that still commit before the power is cut.
+        self.commits_left: int | None = None
         #: Undo logs of committed transactions, newest last, while somebody wants them.
         self.history: list[_Undo] | None = None
         self._writing = False
@@ -63,6 +73,11 @@ class SimEnvironment:
     def finish(self, undo: _Undo, commit: bool) -> None:
         """A write transaction ends."""
         self._writing = False
+        if commit and self.commits_left is not None:
+            self.commits_left -= 1
+            if self.commits_left < 0:
+                revert(undo)
+                raise PowerCutError
         failure, self.failure = self.failure, None
         if not commit or (failure is not None and not failure[1]):
             revert(undo)

@@ -163,10 +163,8 @@ class Nemesis:
         peer = self._rng.choice(tuple(self._world.peers.values()))
         if peer.lost or not self._may_lose(peer):
             return
-        if peer.process is None and self._rng.random() < 0.3:
-            what = peer.disk.lose_row(self._rng)
-        else:
-            what = peer.disk.flip(self._rng)
+        damage = self._rng.choice((peer.disk.flip, peer.disk.lose_row, peer.disk.lose_write))
+        what = damage(self._rng) or peer.disk.flip(self._rng)
         self._world.trace.note("the disk of %d is damaged: %s", peer.id, what)
         if self._rng.random() < 0.5:
             self._world.crash(peer)

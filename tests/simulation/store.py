@@ -17,7 +17,7 @@ from typing import Any
 import lmdb
 
 from ha_scheduler.raft import SnapshotMeta
-from ha_scheduler.storage import log_table, transactional
+from ha_scheduler.storage import log_table, staging, transactional
 from ha_scheduler.storage.environment import write_failure
 from ha_scheduler.storage.errors import CorruptData
 from ha_scheduler.storage.port import WriteBatch
@@ -27,6 +27,9 @@ from ha_scheduler.storage.writer import NO_BATCH
 
 from .clock import Timeline
 from .disk import SimDisk
+from .environment import PowerCutError
+
+STAGE_BYTES = 300  # a snapshot of a small ledger takes a few transactions
 
 OnDurable = Callable[[int, Exception | None], None]
 
@@ -59,6 +62,7 @@ class SimStore(TransactionalStore):
         self._queue: deque[WriteBatch] = deque()
         self._flying: list[WriteBatch] = []
         self._failure: Exception | None = None
+        self.forget_staged()
         self._scrub = verify(dbs, min(self.verified_from, self.last_index()), inf)
         timeline.after(rng.expovariate(1.0), self._verify_more)
 
@@ -76,8 +80,14 @@ class SimStore(TransactionalStore):
     def die(self) -> None:
         """The process is gone. A group in flight may have just made it."""
         self.alive = False
-        if self._flying and self._rng.random() < 0.5 and self._failure is None:
-            self._commit(self._flying)
+        if self._flying and self._failure is None:
+            env = self._disk.env
+            env.commits_left = self._rng.choice((0, 1, 1, 2, 99))  # a snapshot takes several
+            try:
+                self._commit(self._flying)
+            except PowerCutError:
+                pass
+            env.commits_left = None
 
     def on_damage(self, error: CorruptData) -> None:
         self._disk.directory.mark_damaged(error.where)
@@ -158,4 +168,5 @@ class SimStore(TransactionalStore):
 def shrink(tail_bytes: int, trim_rows: int) -> None:
     """Limits of the store that no small world would reach, for the worlds that follow."""
     transactional.TAIL_BYTES = tail_bytes
+    staging.STAGE_BYTES = STAGE_BYTES
     log_table.TRIM_ROWS = trim_rows
