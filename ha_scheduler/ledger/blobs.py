@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ha_scheduler.ledger.layout import blob_key, blob_part_key
-from ha_scheduler.ledger.records import BlobPart
+from ha_scheduler.ledger.records import BLOB_PART_BYTES, BlobPart
 from ha_scheduler.ledger.tables import BLOB_PARTS, LOOSE_BLOBS, Tables
 
 
@@ -20,6 +20,15 @@ def add_part(tables: Tables, part: BlobPart) -> None:
     """Keep one part; its blob is loose."""
     tables.put(BLOB_PARTS, blob_part_key(part.term, part.blob, part.number), part.data)
     tables.put(LOOSE_BLOBS, blob_key(part.term, part.blob), b"")
+
+
+def put(tables: Tables, term: int, blob: int, payload: bytes) -> int:
+    """Keep a payload in parts that a row owns from the beginning; how many parts."""
+    starts = range(0, len(payload), BLOB_PART_BYTES)
+    for number, start in enumerate(starts):
+        data = payload[start : start + BLOB_PART_BYTES]
+        tables.put(BLOB_PARTS, blob_part_key(term, blob, number), data)
+    return len(starts)
 
 
 def claim(tables: Tables, term: int, blob: int) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ha_scheduler.ledger import blobs, departures, desires, events, free_keys, sessions
+from ha_scheduler.ledger import blobs, calls, departures, desires, events, free_keys, sessions
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
@@ -35,6 +35,9 @@ from ha_scheduler.ledger.layout import (
 )
 from ha_scheduler.ledger.records import (
     BlobPart,
+    Called,
+    CallsEnded,
+    CallsOpened,
     ClientJoined,
     ClientLeft,
     Desired,
@@ -255,6 +258,22 @@ def _value_deleted(tables: Tables, index: int, record: ValueDeleted, data: bytes
     _answer(tables, record.session, record.sequence)
 
 
+def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
+    changes, answer = calls.load_payload(tables, record)
+    for change in changes:
+        changed = decode(change)
+        _APPLY[type(changed)](tables, index, changed, change)
+    calls.keep(tables, record, answer)
+
+
+def _calls_opened(tables: Tables, index: int, record: CallsOpened, data: bytes) -> None:
+    calls.open_session(tables, record.session)
+
+
+def _calls_ended(tables: Tables, index: int, record: CallsEnded, data: bytes) -> None:
+    calls.end_session(tables, record.session)
+
+
 def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
     row = tables.get(VALUES, value_key(space, name))
     if row is None:
@@ -309,5 +328,8 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     ValueSet: _value_set,
     ValueDeleted: _value_deleted,
     Restarted: _restarted,
+    Called: _called,
+    CallsOpened: _calls_opened,
+    CallsEnded: _calls_ended,
 }
 assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole

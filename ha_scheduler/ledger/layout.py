@@ -93,6 +93,10 @@ def value_key(space: str, name: bytes) -> bytes:
     return name_key(space) + name_key(name)
 
 
+def call_key(session: str, slot: int) -> bytes:
+    return name_key(session) + _U64.pack(slot)
+
+
 def pack(value: Any) -> bytes:
     """A row's value: one msgpack object."""
     return bytes(msgpack.packb(value, use_bin_type=True))

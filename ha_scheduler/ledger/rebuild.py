@@ -4,9 +4,9 @@ Guarantee: an engine or a ledger that applies ``rebuild(tables)`` stands where o
 applied the whole log, and two ledgers with the same log have the same ``digest``.
 
 Order: values come first (plugins, files: graphs need them), then workers, then every event in the
-order of the log (see ``events``), a blob's parts right before the record that names it. Sessions
-come after the events, for they overwrite what the replay of graphs and departures made of them.
-Loose blob parts are last: the record that names them is still in the log or to be written.
+log (see ``events``), a blob's parts right before the record that names it. Sessions and the answers
+to calls come after the events, for they overwrite what the replay of graphs and departures made of
+them. Loose blob parts are last: the record that names them is still in the log or to be written.
 
 What no longer matters is left out. A graph whose session has been dropped is shown without its
 session, or the replay would revive it.
@@ -21,9 +21,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ha_scheduler.ledger import blobs, events, sessions
+from ha_scheduler.ledger import blobs, calls, events, sessions
 from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
 from ha_scheduler.ledger.records import (
+    Called,
     Desired,
     GraphSubmitted,
     Released,
@@ -48,6 +49,7 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
     for index, group in groupby(events.scan(tables), key=itemgetter(0)):
         yield from _event(tables, index, (data for _, data in group))
     yield from _sessions(tables)
+    yield from _calls(tables)
     for term, blob in blobs.loose(tables):
         yield from _parts(tables, (term, blob))
 
@@ -78,6 +80,13 @@ def _values(tables: Tables) -> Iterator[bytes]:
 def _sessions(tables: Tables) -> Iterator[bytes]:
     for session, answers in sessions.scan_answers(tables):
         yield encode(SessionRestored(session, answers.floor, answers.bounds))
+
+
+def _calls(tables: Tables) -> Iterator[bytes]:
+    for record in calls.scan(tables):
+        if isinstance(record, Called) and record.blob_parts:
+            yield from _parts(tables, (record.term, record.blob))
+        yield encode(record)
 
 
 def _event(tables: Tables, index: int, parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -254,6 +254,41 @@ class SessionRestored:
     answered: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call took effect: what it changed and what it was answered, at once.
+
+    ``(session, slot, sequence)``: see ``calls``; an empty session is a caller that does not number
+    its calls, whose answer is not kept. ``payload`` is that of ``calls.pack_payload``; a larger one
+    travels as a blob of ``term``, like a graph's.
+    """
+
+    KIND: ClassVar[int] = 22
+    session: str
+    slot: int
+    sequence: int
+    payload: bytes
+    blob: int
+    blob_parts: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallsOpened:
+    """A caller's first numbered call arrived: its answers are kept from now on."""
+
+    KIND: ClassVar[int] = 23
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallsEnded:
+    """The caller is gone, or was silent for longer than it would repeat a call."""
+
+    KIND: ClassVar[int] = 24
+    session: str
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -275,6 +310,9 @@ Record = (
     | ValueDeleted
     | Restarted
     | SessionRestored
+    | Called
+    | CallsOpened
+    | CallsEnded
 )
 
 _BY_KIND: dict[int, type[Record]] = {
@@ -300,6 +338,9 @@ _BY_KIND: dict[int, type[Record]] = {
         ValueDeleted,
         Restarted,
         SessionRestored,
+        Called,
+        CallsOpened,
+        CallsEnded,
     )
 }
 

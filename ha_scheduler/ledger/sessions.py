@@ -21,6 +21,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ha_scheduler.ledger import calls
+from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.layout import name_key, pack, unpack
 from ha_scheduler.ledger.records import (
     ClientJoined,
@@ -99,10 +101,14 @@ def _normal(floor: int, bounds: tuple[int, ...]) -> Answers:
 
 @dataclass(slots=True)
 class Sessions:
-    """Every session, in memory: the engine's copy of what the fold keeps in the ledger."""
+    """Every session, in memory: the engine's copy of what the fold keeps in the ledger.
+
+    ``calls``: the answers to the numbered calls of the same sessions, and of those of workers.
+    """
 
     _answers: dict[str, Answers] = field(default_factory=dict)
     _clients: dict[str, str] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
 
     def answered(self, session: str, sequence: int) -> bool:
         """Whether the request has been answered: do not act, answer again."""
@@ -121,6 +127,7 @@ class Sessions:
     def drop(self, session: str) -> None:
         """The session is over: its numbers mean nothing any more."""
         self._answers.pop(session, None)
+        self.calls.end(session)
 
     def apply(self, record: Record) -> None:
         """What ``record`` does to sessions, exactly as the fold does it."""
@@ -141,18 +148,7 @@ class Sessions:
                 self._join(client, "")
                 self._clients.pop(client, None)
             case _:
-                pass
-
-    def encode(self) -> bytes:
-        """All of it as bytes."""
-        answers = {name: (a.floor, a.bounds) for name, a in sorted(self._answers.items())}
-        return pack((answers, dict(sorted(self._clients.items()))))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Sessions:
-        """The sessions of ``encode``."""
-        answers, clients = unpack(data)
-        return cls({name: Answers(*fields) for name, fields in answers.items()}, clients)
+                self.calls.apply(record)
 
     def _join(self, client: str, session: str) -> None:
         former = self._clients.get(client, "")
@@ -194,3 +190,4 @@ def drop_if_unused(tables: Tables, session: str) -> None:
         if unpack(row)[2] == session:
             return
     tables.delete(SESSIONS, name_key(session))
+    calls.end_session(tables, session)

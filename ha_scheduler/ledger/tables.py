@@ -31,6 +31,8 @@ WORKERS = "workers"  # address → WorkerJoined as it was logged
 CLIENTS = "clients"  # client → (index, client, session)
 SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
+CALL_SESSIONS = "call_sessions"  # session → session: answers of its calls are kept
+CALLS = "calls"  # (session, slot) → Called of the slot's latest call, without its changes
 
 TABLES = (
     META,
@@ -50,6 +52,8 @@ TABLES = (
     CLIENTS,
     SESSIONS,
     VALUES,
+    CALL_SESSIONS,
+    CALLS,
 )
 
 KEY_BYTES_MAX = 500  # bytes; LMDB takes 511

@@ -6,12 +6,14 @@ not judge the fold: what both lose, neither would miss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.calls import pack_payload, unpack_payload
 from ha_scheduler.ledger.sessions import Answers
 
 CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
@@ -20,6 +22,7 @@ IMPLIED = b"what the payload of the graph says its client wants"
 KEYS = (*tuple(f"key-{n}".encode() for n in range(5)), b"long" * 300)
 SPACES = ("plugins", "metadata")
 NAMES = (b"one", b"two")
+LONG_ANSWER = 100_000  # times the few bytes of a payload: more than is kept in a row
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Model:
     clients: dict[str, str] = field(default_factory=dict)
     answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
+    calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
 
     def apply(self, record: Any) -> None:
         getattr(self, "on_" + type(record).__name__)(record)
@@ -132,13 +136,16 @@ class Model:
     def on_ClientJoined(self, rec: r.ClientJoined) -> None:
         former = self.clients.get(rec.client, "")
         self.clients[rec.client] = rec.session
-        if former not in self.clients.values():
-            self.answers.pop(former, None)
+        self.drop_unused(former)
+
+    def drop_unused(self, session: str) -> None:
+        if session not in self.clients.values():
+            self.answers.pop(session, None)
+            self.calls.pop(session, None)
 
     def on_ClientLeft(self, rec: r.ClientLeft) -> None:
         session = self.clients.pop(rec.client, "")
-        if session not in self.clients.values():
-            self.answers.pop(session, None)
+        self.drop_unused(session)
         self.wants = {k: v for k, v in self.wants.items() if k[1] != rec.client}
 
     def on_SessionAdvanced(self, rec: r.SessionAdvanced) -> None:
@@ -166,6 +173,24 @@ class Model:
         self.drop_value(rec.space, rec.name)
         self.answer(rec.session, rec.sequence)
 
+    def on_Called(self, rec: r.Called) -> None:
+        payload = rec.payload
+        if rec.blob_parts:
+            parts = self.parts.pop((rec.term, rec.blob))
+            self.loose.discard((rec.term, rec.blob))
+            payload = b"".join(parts[n] for n in sorted(parts))
+        changes, answer = unpack_payload(payload)
+        for change in changes:
+            self.apply(r.decode(change))
+        if rec.session in self.calls:
+            self.calls[rec.session][rec.slot] = (rec.sequence, answer)
+
+    def on_CallsOpened(self, rec: r.CallsOpened) -> None:
+        self.calls.setdefault(rec.session, {})
+
+    def on_CallsEnded(self, rec: r.CallsEnded) -> None:
+        self.calls.pop(rec.session, None)
+
     def on_Restarted(self, rec: r.Restarted) -> None:
         for graph in list(self.graphs):
             self.drop_graph(graph)
@@ -188,6 +213,7 @@ class Model:
             "workers": self.workers,
             "clients": self.clients,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
+            "calls": self.calls,
             "values": {
                 at: (v.value, v.blob, v.blob_parts, v.term) for at, v in self.values.items()
             },
@@ -206,6 +232,18 @@ def model_of(history: list[Any]) -> Model:
     for record in history:
         model.apply(record)
     return model
+
+
+def whole(history: list[Any]) -> Iterator[Any]:
+    """The records as an engine applies them: a call's payload in one piece."""
+    parts: dict[tuple[int, int], list[bytes]] = {}
+    for record in history:
+        if isinstance(record, r.BlobPart):
+            parts.setdefault((record.term, record.blob), []).append(record.data)
+        if isinstance(record, r.Called) and record.blob_parts:
+            yield replace(record, payload=b"".join(parts.pop((record.term, record.blob))))
+        else:
+            yield record
 
 
 _keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True).map(tuple)
@@ -273,7 +311,31 @@ class _Writer:
             data = b"" if count else draw(_payload)
             asked = (draw(_session), draw(_sequence))
             return self.history.append(r.ValueSet(*where, data, blob, count, self.term, *asked))
+        if kind is r.Called:
+            return self.history.append(self.called())
         return self.history.append(self.plain(kind))
+
+    def called(self) -> r.Called:
+        """A call with some changes; now and then its payload is long, and travels as parts."""
+        draw = self.draw
+        changes: list[Any] = []
+        for _ in range(draw(st.integers(0, 2))):
+            where = (draw(st.sampled_from(SPACES)), draw(st.sampled_from(NAMES)))
+            if draw(st.booleans()):
+                blob, count = self.blob()
+                data = b"" if count else draw(_payload)
+                changes.append(r.ValueSet(*where, data, blob, count, self.term, "", 0))
+            else:
+                changes.append(r.ValueDeleted(*where, "", 0))
+        answer = draw(_payload) * draw(st.sampled_from((1, 1, LONG_ANSWER)))
+        payload = pack_payload(tuple(map(r.encode, changes)), answer)
+        who = (draw(_session), draw(st.integers(0, 2)), draw(_sequence))
+        if not draw(st.booleans()):
+            return r.Called(*who, payload, 0, 0, self.term)
+        blob = self.number()
+        halves = (payload[: len(payload) // 2], payload[len(payload) // 2 :])
+        self.history.extend(r.BlobPart(self.term, blob, n, half) for n, half in enumerate(halves))
+        return r.Called(*who, b"", blob, 2, self.term)
 
     def plain(self, kind: type[Any]) -> Any:
         draw = self.draw
@@ -297,6 +359,8 @@ class _Writer:
                 draw(_session),
                 draw(_sequence),
             ),
+            r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
+            r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.Restarted: lambda: (draw(_client),),
         }
         return kind(*build[kind]())
@@ -321,5 +385,9 @@ _KINDS = (
     r.ClientLeft,
     r.SessionAdvanced,
     r.ValueDeleted,
+    r.Called,
+    r.Called,
+    r.CallsOpened,
+    r.CallsEnded,
     r.Restarted,
 )

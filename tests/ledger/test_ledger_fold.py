@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from ledger_model import histories, model_of
+from ledger_model import NAMES, SPACES, histories, model_of, whole
+from ledger_model import SESSIONS as CLIENT_SESSIONS
 
 from ha_scheduler.ledger import desires
 from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.calls import INLINE_BYTES_MAX, pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
 from ha_scheduler.ledger.sessions import Sessions, load_answers
 from ha_scheduler.ledger.tables import (
     BLOB_PARTS,
+    CALLS,
     EVENTS,
     SESSIONS,
     TABLES,
@@ -102,10 +105,11 @@ def test_a_rebuilt_ledger_goes_on_like_the_original(first: list[Any], more: list
 def test_the_engines_sessions_equal_those_of_the_fold(history: list[Any]) -> None:
     tables = folded(history)
     live, replayed = Sessions(), Sessions()
-    for record in history:
+    for record in whole(history):
         live.apply(record)
-    for record in rebuilt(tables):
+    for record in whole(rebuilt(tables)):
         replayed.apply(record)
+    assert replayed.calls == live.calls
     for session in ("s1", "s2"):
         for sequence in range(11):
             known = load_answers(tables, session).answered(sequence)
@@ -119,7 +123,8 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     tables = folded(history)
     ends: list[Any] = [r.Restarted("x"), r.TermStarted(10_000, "p")]
     ends += [r.ClientLeft(rec.client) for rec in history if hasattr(rec, "client")]
-    ends += [r.ValueDeleted(v.space, v.name, "", 0) for v in history if isinstance(v, r.ValueSet)]
+    ends += [r.ValueDeleted(space, name, "", 0) for space in SPACES for name in NAMES]
+    ends += [r.CallsEnded(session) for session in CLIENT_SESSIONS]
     ends += [r.WorkerLeft(w.address) for w in history if isinstance(w, r.WorkerJoined)]
     for index, record in enumerate(ends, start=10_000):
         fold(tables, index, 1, r.encode(record))
@@ -240,6 +245,58 @@ def test_a_value_with_a_new_blob_drops_the_former_one() -> None:
     tables = folded([r.BlobPart(1, 1, 0, b"old"), value(1), r.BlobPart(1, 2, 0, b"new"), value(2)])
     assert [data for _, data in tables.scan(BLOB_PARTS)] == [b"new"]
     assert len(list(tables.scan(VALUES))) == 1
+
+
+def called(sequence: int, answer: bytes, *changes: Any, session: str = "s") -> r.Called:
+    payload = pack_payload(tuple(map(r.encode, changes)), answer)
+    return r.Called(session, 0, sequence, payload, 0, 0, 1)
+
+
+def live(history: list[Any]) -> Sessions:
+    sessions = Sessions()
+    for record in history:
+        sessions.apply(record)
+    return sessions
+
+
+def test_a_call_and_its_answer_are_one_and_the_next_call_of_the_slot_replaces_the_answer() -> None:
+    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
+    history = [r.CallsOpened("s"), called(1, b"first", set_one), called(2, b"second")]
+    tables = folded(history)
+    assert len(list(tables.scan(VALUES))) == 1
+    assert len(list(tables.scan(CALLS))) == 1
+    for sessions in (live(history), live(rebuilt(tables))):
+        answer = sessions.calls.answer("s", 0)
+        assert answer is not None
+        assert (answer.sequence, answer.data) == (2, b"second")
+
+
+def test_answers_go_with_the_client_whose_session_it_is() -> None:
+    history = [r.ClientJoined("alice", "s"), r.CallsOpened("s"), called(1, b"x")]
+    history += [r.ClientLeft("alice")]
+    tables = folded(history)
+    assert not any(rows(tables).values())
+    assert "s" not in live(history).calls
+
+
+def test_a_call_of_a_session_that_is_over_still_changes_what_it_changed() -> None:
+    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
+    tables = folded([r.CallsOpened("s"), r.CallsEnded("s"), called(1, b"x", set_one)])
+    assert len(list(tables.scan(VALUES))) == 1
+    assert not list(tables.scan(CALLS))
+
+
+def test_a_long_answer_is_kept_in_parts_and_goes_with_the_next_call() -> None:
+    answer = b"a" * (3 * INLINE_BYTES_MAX)
+    payload = pack_payload((), answer)
+    history = [r.CallsOpened("s")]
+    history += [r.BlobPart(1, 7, 0, payload[:400_000]), r.BlobPart(1, 7, 1, payload[400_000:])]
+    history += [r.Called("s", 0, 1, b"", 7, 2, 1)]
+    tables = folded(history)
+    assert max(len(data) for data in rebuild(tables)) <= r.RECORD_BYTES_MAX
+    assert model_of(rebuilt(folded(rebuilt(tables)))).calls == {"s": {0: (1, answer)}}
+    fold(tables, 9, 1, r.encode(called(2, b"short")))
+    assert not list(tables.scan(BLOB_PARTS))
 
 
 @pytest.mark.parametrize("damage", ["flip", "drop", "swap", "repeat", "cut"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.sessions import RANGES_MAX, Answers, Sessions
 
 _steps = st.lists(st.tuples(st.booleans(), st.integers(1, 30)), max_size=60)
@@ -46,14 +45,3 @@ def test_a_request_without_a_number_is_never_answered() -> None:
     sessions.record("s", 0)
     sessions.advance("s", 5)
     assert not sessions.answered("s", 0)
-
-
-def test_sessions_survive_encoding() -> None:
-    sessions = Sessions()
-    sessions.apply(r.ClientJoined("alice", "s"))
-    for number in (1, 2, 5, 9):
-        sessions.record("s", number)
-    again = Sessions.decode(sessions.encode())
-    assert again == sessions
-    again.apply(r.ClientLeft("alice"))
-    assert not again.answered("s", 1)

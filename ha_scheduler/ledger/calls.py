@@ -1,0 +1,146 @@
+"""Numbered calls: each takes effect at most once, and a repeated one is answered as before.
+
+A caller (one process) has a *session* and, in it, *slots*. A slot carries one call at a time, each
+with the next number; the next call of a slot says that the answer to the last one has arrived. So
+what is kept is one answer a slot, however many calls there are and however long some of them wait
+(thesis §6.3 keeps answers by session and number; the slots are those of NFSv4.1, RFC 8881 §2.10.6).
+
+Guarantee: from the record that says what a call changed, its answer is there too, until the slot's
+next call, or until the session is over. A session that is over is not opened again: its caller is
+told that it knows nothing of its calls, rather than that they are done twice.
+
+Order: the leader asks ``Calls`` before it acts. The fold records and filters nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ha_scheduler.ledger import blobs
+from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
+from ha_scheduler.ledger.records import Called, CallsEnded, CallsOpened, Record, decode, encode
+from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
+
+INLINE_BYTES_MAX = 256 * 1024  # bytes of an answer that are kept in its row
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the latest call of a slot was answered: the engine's bytes."""
+
+    sequence: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Calls:
+    """Every session's answers, in memory: the engine's copy of what the fold keeps."""
+
+    _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
+
+    def __contains__(self, session: str) -> bool:
+        return session in self._slots
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._slots))
+
+    def answer(self, session: str, slot: int) -> Answer | None:
+        """The answer kept for the slot."""
+        return self._slots.get(session, {}).get(slot)
+
+    def open(self, session: str) -> None:
+        """The session has begun."""
+        self._slots.setdefault(session, {})
+
+    def end(self, session: str) -> None:
+        """The session is over."""
+        self._slots.pop(session, None)
+
+    def called(self, record: Called, answer: bytes) -> None:
+        """A call took effect."""
+        slots = self._slots.get(record.session)
+        if slots is not None:
+            slots[record.slot] = Answer(record.sequence, answer)
+
+    def apply(self, record: Record) -> None:
+        """What ``record`` does to calls; the payload of a ``Called`` must be in it."""
+        match record:
+            case CallsOpened(session):
+                self.open(session)
+            case CallsEnded(session):
+                self.end(session)
+            case Called():
+                self.called(record, unpack_payload(record.payload)[1])
+            case _:
+                pass
+
+
+def pack_payload(changes: tuple[bytes, ...], answer: bytes) -> bytes:
+    """The payload of ``Called``: encoded ``ValueSet`` and ``ValueDeleted``, and the answer."""
+    return pack((changes, answer))
+
+
+def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
+    """The changes and the answer of ``pack_payload``."""
+    changes, answer = unpack(payload)
+    return changes, answer
+
+
+# The fold's side
+
+
+def open_session(tables: Tables, session: str) -> None:
+    """Answers of this session are kept from now on."""
+    tables.put(CALL_SESSIONS, name_key(session), session.encode())
+
+
+def end_session(tables: Tables, session: str) -> None:
+    """The session's answers go."""
+    if tables.delete(CALL_SESSIONS, name_key(session)):
+        for _, row in tables.scan(CALLS, name_key(session)):
+            _discard_blob(tables, row)
+        tables.delete_prefix(CALLS, name_key(session))
+
+
+def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], bytes]:
+    """The changes and the answer, which may have travelled as parts."""
+    payload = record.payload
+    if record.blob_parts:
+        payload = b"".join(part.data for part in blobs.parts(tables, record.term, record.blob))
+    return unpack_payload(payload)
+
+
+def keep(tables: Tables, record: Called, answer: bytes) -> None:
+    """Keep the answer alone: the changes are in rows of their own by now."""
+    if record.blob_parts:
+        blobs.claim(tables, record.term, record.blob)
+        blobs.discard(tables, record.term, record.blob)
+    if tables.get(CALL_SESSIONS, name_key(record.session)) is None:
+        return
+    key = call_key(record.session, record.slot)
+    former = tables.get(CALLS, key)
+    if former is not None:
+        _discard_blob(tables, former)
+    payload = pack_payload((), answer)
+    if len(payload) > INLINE_BYTES_MAX:
+        parts = blobs.put(tables, record.term, record.blob, payload)
+        kept = replace(record, payload=b"", blob_parts=parts)
+    else:
+        kept = replace(record, payload=payload, blob=0, blob_parts=0)
+    tables.put(CALLS, key, encode(kept))
+
+
+def scan(tables: Tables) -> Iterator[Record]:
+    """What an empty ledger must be told to know the same sessions and answers; blobs not."""
+    for _, name in tables.scan(CALL_SESSIONS):
+        yield CallsOpened(name.decode())
+    for _, row in tables.scan(CALLS):
+        yield decode(row)
+
+
+def _discard_blob(tables: Tables, row: bytes) -> None:
+    record = decode(row)
+    assert isinstance(record, Called)
+    if record.blob_parts:
+        blobs.discard(tables, record.term, record.blob)
