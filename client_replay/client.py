@@ -25,6 +25,7 @@ from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link
 
+from client_replay import giving_up
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
 from ha_scheduler.comm import address as addresses
@@ -36,6 +37,10 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 
 # Modules whose frames are not taken for the user's code (client.py:3270)
 NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
+GOODBYE_S_MAX = 2.0  # for what was said just before the client closed
+
+# Messages of the stream that are sent as numbered calls.
+CALLED = frozenset({"queue_release", "variable_delete"})
 
 UNKNOWN_KEYS = "unknown-after-failover"  # the reason in a leader's answer to ``ha-resume``
 
@@ -44,15 +49,18 @@ class Client(distributed.Client):
     """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
 
     _ha: Session
+    _calling: set[asyncio.Future[None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ha = Session(self)  # upstream's __init__ connects
         _hide_from_computations()
+        self._calling = set()
         super().__init__(*args, **kwargs)
 
     def _setup_replay(self: Any) -> None:
         """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
-        self.scheduler = SchedulerRPC.around(self.scheduler)
+        giving_up.install()
+        self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
             {
                 "ha-welcome": self._ha.welcomed,
@@ -196,6 +204,9 @@ class Client(distributed.Client):
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
 
     def _send_to_scheduler(self: Any, msg: dict[str, Any]) -> None:
+        if msg["op"] in CALLED and self.scheduler is not None and not self._ha.plain:
+            self.loop.add_callback(self._call_instead, msg)
+            return
         # In the thread of the caller, so that it hears of a full journal.
         if self.status in ("running", "connecting", "newly-created"):
             self._ha.keep(msg)
@@ -209,6 +220,29 @@ class Client(distributed.Client):
                 stream.send(msg)
         elif self.status != "closing" and not self._ha.holds(msg):
             self._pending_msg_buffer.append(msg)
+
+    def _call_instead(self: Any, msg: dict[str, Any]) -> None:
+        """What must happen once, and the stream could lose or repeat."""
+        call = asyncio.ensure_future(self._call_or_send(msg))
+        self._calling.add(call)
+        call.add_done_callback(self._calling.discard)
+
+    async def _call_or_send(self: Any, msg: dict[str, Any]) -> None:
+        try:
+            if await self.scheduler.is_of_a_cell():
+                await getattr(self.scheduler, msg["op"])(name=msg["name"])
+            else:
+                self._send_to_scheduler_safe(msg)
+        except OSError:
+            logger.warning("%r was perhaps not done: no leader answered", msg["op"], exc_info=True)
+
+    async def _publish_dataset(self: Any, *args: Any, **kwargs: Any) -> None:
+        with self._ha.publishing():
+            await super()._publish_dataset(*args, **kwargs)
+
+    async def _unpublish_dataset(self: Any, *args: Any, **kwargs: Any) -> None:
+        with self._ha.publishing():
+            await super()._unpublish_dataset(*args, **kwargs)
 
     # ---- the rest
 
@@ -226,6 +260,10 @@ class Client(distributed.Client):
         return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
 
     async def _close(self: Any, fast: bool = False) -> None:
+        if self.status == "running":
+            await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
+            if self._calling:
+                await asyncio.wait(self._calling, timeout=GOODBYE_S_MAX)
         if self.status != "closed":
             self.status = "closing"
             await self._ha.stop()
@@ -250,6 +288,7 @@ def upgrade(client: Any) -> None:
     )
     client._ha = Session(client)
     _hide_from_computations()
+    client._calling = set()
     client._setup_replay()
     if client.scheduler_comm is not None:
         client._ha.hello(client.scheduler_comm)

@@ -1,11 +1,13 @@
 """Calls to the scheduler that survive the loss of the leader.
 
 Guarantee: a call in ``REPEATABLE`` is repeated on the next leader until it is answered, at most
-``REPEATS_MAX`` times after having been sent; any other call is sent at most once, and if the leader
-is lost meanwhile the caller gets ``OutcomeUnknown``. Whatever was never sent may always be tried
-again: waiting for a leader is bounded by time alone.
+``REPEATS_MAX`` times after having been sent; so is one in ``NUMBERED``, and the cell does it once
+(``numbers.py``). Any other call is sent at most once, and if the leader is lost meanwhile the
+caller gets ``OutcomeUnknown``. Whatever was never sent may always be tried again: waiting for a
+leader is bounded by time alone. A call that waits on the leader for a time of its own has, on the
+next one, what is left of it.
 
-Repeatable is what ``reference/distributed.md`` §2.3 found to be read-only or idempotent.
+Repeatable is what is read-only or idempotent.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import asyncio
 import random
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,11 +25,15 @@ from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
 from client_replay.errors import NoLeader, OutcomeUnknown
+from client_replay.numbers import Number, Numbers
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
 REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills them
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 0.5
+
+#: The answer of a leader that knows nothing of a session any more (engine/coordination/calls.py).
+EXPIRED = {"status": "ha-call-expired"}
 
 
 def _names(text: str) -> frozenset[str]:
@@ -42,12 +49,23 @@ READ_ONLY = _names(
     queue_qsize semaphore_value versions who_has worker_logs"""
 )
 IDEMPOTENT = _names(
-    """amm_handler dump_cluster_state_to_url event_clear event_set event_wait log_event
+    """amm_handler dump_cluster_state_to_url log_event
     rebalance register_nanny_plugin register_scheduler_plugin register_worker_plugin replicate
-    retire_workers retry scatter semaphore_acquire semaphore_close semaphore_refresh_leases
-    semaphore_register semaphore_release set_metadata set_resources set_restrictions
+    retire_workers retry scatter semaphore_acquire semaphore_refresh_leases semaphore_release
+    set_resources set_restrictions
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
-    variable_get variable_set"""
+    variable_get"""
+)
+#: What a leader of ours does once, however often it arrives.
+NUMBERED = _names(
+    """event_clear event_set event_wait multi_lock_acquire multi_lock_release
+    publish_delete publish_put queue_create queue_get queue_put queue_release
+    semaphore_close semaphore_register set_metadata variable_delete variable_set"""
+)
+#: What waits on the leader, for as long as the caller says.
+WAITING = _names(
+    """event_wait multi_lock_acquire queue_get queue_put semaphore_acquire variable_get
+    variable_set"""
 )
 REPEATABLE = READ_ONLY | IDEMPOTENT
 
@@ -63,13 +81,18 @@ class SchedulerRPC(PooledRPCCall):
 
     addr: str
     pool: Any
+    numbers: Numbers
+    _of_a_cell: bool | None  # whether the scheduler is one of ours; None until it was asked
 
     @classmethod
-    def around(cls, call: Any) -> SchedulerRPC:
-        """``call`` itself if it is one already, else one like it."""
+    def around(cls, call: Any, session: str) -> SchedulerRPC:
+        """``call`` itself if it is one already, else one like it, whose calls are ``session``'s."""
         if isinstance(call, cls):
             return call
-        return cls(call.addr, call.pool, call.serializers, call.deserializers)
+        made = cls(call.addr, call.pool, call.serializers, call.deserializers)
+        made.numbers = Numbers(session)
+        made._of_a_cell = None
+        return made
 
     def __getattr__(self, op: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def call(**kwargs: Any) -> Any:
@@ -77,20 +100,50 @@ class SchedulerRPC(PooledRPCCall):
                 default = getattr(self, name)
                 if default is not None and kwargs.get(name) is None:
                     kwargs[name] = default
-            return await self._call(op, kwargs)
+            if op in NUMBERED and await self.is_of_a_cell():
+                return await self._call_once(op, kwargs)
+            return await self._call(op, kwargs, repeatable=op in REPEATABLE)
 
         return call
 
-    async def _call(self, op: str, kwargs: dict[str, Any]) -> Any:
-        deadline = time.monotonic() + reconnect_timeout_s()
+    async def is_of_a_cell(self) -> bool:
+        """Whether the scheduler knows numbers. Waits for one that answers."""
+        if self._of_a_cell is None:
+            identity = await self._call("identity", {"n_workers": 0}, repeatable=True)
+            self._of_a_cell = "ha" in identity
+        return self._of_a_cell
+
+    async def _call_once(self, op: str, kwargs: dict[str, Any]) -> Any:
+        """Repeat a call under one number. Raises ``OutcomeUnknown`` if the session is over."""
+        numbers = self.numbers
+        with numbers.take() as number:
+            answer = await self._call(op, kwargs, repeatable=True, number=number)
+        if answer != EXPIRED:
+            numbers.known = True
+            return answer
+        # The cell took this process for gone, and has forgotten what it answered.
+        if self.numbers is numbers:
+            self.numbers = Numbers(uuid.uuid4().hex)
+        if number.sent > 1:
+            raise OutcomeUnknown(op)
+        return await self._call_once(op, kwargs)
+
+    async def _call(
+        self, op: str, kwargs: dict[str, Any], repeatable: bool, number: Number | None = None
+    ) -> Any:
+        started = time.monotonic()
+        deadline = started + reconnect_timeout_s()
         for repeat in range(REPEATS_MAX + 1):
             comm = await self._comm(op, deadline)
+            arguments = _left(op, kwargs, started)
+            if number is not None:
+                arguments = {**arguments, "ha_call": number.to_send()}
             try:
-                return await self._send(comm, op, kwargs)
+                return await self._send(comm, op, arguments)
             except OSError as error:
                 if not comm.closed():
                     raise  # the scheduler's own answer
-                if op not in REPEATABLE:
+                if not repeatable:
                     raise OutcomeUnknown(op) from error
                 if repeat == REPEATS_MAX or self.pool.status != Status.running:
                     raise
@@ -119,6 +172,15 @@ class SchedulerRPC(PooledRPCCall):
                     raise NoLeader(f"no leader was found to ask for {op!r}: {error}") from error
             attempt += 1
             await _pause(attempt)
+
+
+def _left(op: str, kwargs: dict[str, Any], started: float) -> dict[str, Any]:
+    """The arguments with what is left of the call's own timeout."""
+    timeout = kwargs.get("timeout")
+    if op not in WAITING or timeout is None:
+        return kwargs
+    left = float(parse_timedelta(timeout)) - (time.monotonic() - started)
+    return {**kwargs, "timeout": max(0.0, left)}
 
 
 async def _pause(attempt: int) -> None:

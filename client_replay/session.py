@@ -19,7 +19,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
@@ -36,11 +36,18 @@ logger = logging.getLogger("distributed.client.ha")
 
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
 STUCK_S = 0.5  # an attempt older than this was made to the leader of before
+FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 FIRE_AND_FORGET = "fire-and-forget"
+
+FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (publish.py:54)
 
 # What ``ha-resume`` says anyway, or what is said again on each stream.
 SUPERSEDED = frozenset(
-    {"client-releases-keys", "client-desires-keys", "subscribe-topic", "unsubscribe-topic"}
+    {
+        *("client-releases-keys", "client-desires-keys"),
+        *("subscribe-topic", "unsubscribe-topic", FLUSH),
+        *("queue-future-release", "variable-future-received-confirm"),
+    }
 )
 
 
@@ -62,6 +69,8 @@ class Session:
         self._unwelcomed = 0
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
         self._in_submission: Counter[Any] = Counter()
+        self._publishing = 0
+        self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
         self._cell: Cell | None = None
         self._unsubscribe: Callable[[], None] = _nothing
         self._watch: Watch | None = None
@@ -88,6 +97,17 @@ class Session:
                 if not self._in_submission[key]:
                     del self._in_submission[key]
 
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """While a call may be waiting for this stream to catch up with it."""
+        self._publishing += 1
+        try:
+            yield
+        finally:
+            self._publishing -= 1
+            if not self._publishing:
+                self._flushes.clear()
+
     def keep(self, message: dict[str, Any]) -> None:
         """Put into the journal what must not be lost. Raises ``JournalFull``."""
         if self.plain or "ha_sequence" in message:
@@ -96,6 +116,8 @@ class Session:
             self.journal.append(message, _size(message))
         elif message["op"] == "client-desires-keys" and message.get("client") == FIRE_AND_FORGET:
             self.journal.desire(message, time.monotonic())
+        elif message["op"] == FLUSH:
+            self._flushes.append(message)
 
     def holds(self, message: dict[str, Any]) -> bool:
         """Whether the next stream will say ``message`` without anybody keeping it."""
@@ -140,6 +162,7 @@ class Session:
         stream.send(*self.journal.desires(time.monotonic()))
         if self._connection > 1 or self._client.futures:
             self._resume(stream, last)
+        stream.send(*self._flushes)  # after all that was said before them
 
     def _resume(self, stream: Any, last: int) -> None:
         futures = list(self._client.futures.items())
@@ -156,7 +179,7 @@ class Session:
         self.served_plainly = True
         for entry in self.journal.pending():
             stream.send({k: v for k, v in entry.message.items() if k != "ha_sequence"})
-        stream.send(*self.journal.desires(time.monotonic()))
+        stream.send(*self.journal.desires(time.monotonic()), *self._flushes)
         self.journal.forget()
 
     # ---- what the leader says

@@ -22,6 +22,7 @@ from distributed.protocol.serialize import Serialized
 
 from ha_scheduler.engine import collecting
 from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.failures import encode_error
 from ha_scheduler.engine.graphs import (
     INLINE_BYTES_MAX,
@@ -81,6 +82,7 @@ class Intents:
     _last_time: float
     _desires_implied = False
     _scatter_committed: asyncio.Event | None = None  # of the latest scattering
+    calls: NumberedCalls
     _touched: list[Any]
     _kept_for: dict[str, set[Key]]
     _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
@@ -285,7 +287,7 @@ class Intents:
             super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
         finally:
             self._desires_implied = False
-        self.session_of.pop(client, None)
+        self.calls.abandon(self.session_of.pop(client, ""))
         self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))
 

@@ -13,6 +13,7 @@ keys until then.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from dask._expr import LLGExpr
@@ -30,6 +31,7 @@ from ha_scheduler.engine.graphs import (
 )
 from ha_scheduler.engine.keys import Key, decode_key
 from ha_scheduler.ledger import records
+from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,10 @@ class Replay:
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
+        if isinstance(record, records.Called) and record.blob_parts:
+            record = replace(
+                record, payload=self._blob(record.term, record.blob, record.blob_parts)
+            )
         self._scheduler.sessions.apply(record)
         match record:
             case records.TermStarted():
@@ -94,6 +100,11 @@ class Replay:
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
             case records.SessionAdvanced() | records.SessionRestored():
                 pass  # applied above, as for every record
+            case records.CallsOpened() | records.CallsEnded():
+                pass  # likewise
+            case records.Called(payload=payload):
+                for change in unpack_payload(payload)[0]:
+                    self._of_the_cluster(records.decode(change))
             case records.Scattered(client, keys):
                 self._scattered(client, [decode_key(key) for key in keys])
             case records.ScatteredForgotten(keys):

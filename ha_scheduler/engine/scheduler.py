@@ -33,6 +33,10 @@ from ha_scheduler.engine import collecting, compat
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.attempts import Attempts
 from ha_scheduler.engine.clients import Clients
+from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
+from ha_scheduler.engine.coordination.book import Book
+from ha_scheduler.engine.coordination.calls import NumberedCalls
+from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.experience import Experience
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
 from ha_scheduler.engine.graphs import GraphTable
@@ -66,6 +70,7 @@ class Scheduler(
     Intents,
     SchedulerPlugins,
     ReplicatedValues,
+    Metadata,
     upstream.Scheduler,
 ):
     """A scheduler whose state survives it."""
@@ -92,6 +97,8 @@ class Scheduler(
         self.recorded_states = {}
         self._starting = set()
         self.values = Values(self)
+        self.book = Book(self)
+        self.calls = NumberedCalls(self, self.book)
         self.replay = Replay(self)
         self.adoption = Adoption(self)
         self.recovery = Recovery(self._open_recovery)
@@ -114,6 +121,8 @@ class Scheduler(
     def _add_handlers(self) -> None:
         self.handlers["ha-register-worker"] = self.ha_register_worker
         for op, handler in list(self.handlers.items()):
+            if op in OPERATIONS:
+                handler = self.calls.around(op, handler)
             if op not in UNGATED:
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)
         self.stream_handlers["ha-hello"] = self.ha_hello
@@ -209,6 +218,9 @@ class Scheduler(
         """What the ledger knows and no worker could report."""
         self.replay.settle(stimulus_id)
         self.extensions["shuffle"].restore(stimulus_id)
+        self.calls.restore()
+        for name in EXTENSIONS:
+            self.extensions[name].activated()
 
     def client_returned(self, client: str) -> None:
         """One of the clients that the ledger names has stated what it wants."""
@@ -258,12 +270,12 @@ class Scheduler(
 
 
 def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
-    """Upstream's choice of extensions (scheduler.py:4239), with ours in place of two of them."""
+    """Upstream's choice of extensions (scheduler.py:4239), with ours in place of some of them."""
     if chosen is None:
         chosen = dict(DEFAULT_EXTENSIONS)
         if not dask.config.get("distributed.scheduler.work-stealing"):
             chosen.pop("stealing", None)
-    return chosen | {"spans": Spans, "shuffle": Shuffles}
+    return chosen | {"spans": Spans, "shuffle": Shuffles} | EXTENSIONS
 
 
 def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:

@@ -5,13 +5,14 @@ a client was told is there is there after a failover. The value takes effect on 
 in the order of the records; a reader on this engine may therefore see a value a moment before its
 writer is told, and never one that a later leader takes back once a reply was given.
 
-A *space* names where its values live on the engine; more of them (variables, queues, locks,
-datasets) join by one line in ``_holder``.
+A *space* names where its values live on the engine: in a dict of ``_holder``, or with a keeper, as
+those of the coordination objects.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
@@ -30,6 +31,9 @@ METADATA = "metadata"
 ATTEMPTS = "attempts"
 EXPERIENCE = "experience"
 
+GONE: Any = object()  # what a keeper is given for a value that is gone
+Keeper = Callable[[Any, Any], None]
+
 
 class Values:
     """The engine's side of the ledger's named values."""
@@ -38,9 +42,18 @@ class Values:
         self._scheduler = scheduler
         self._pickled: dict[tuple[str, Any], bytes] = {}
         self._on_its_way: dict[tuple[str, Any], asyncio.Event] = {}
+        self._keepers: dict[str, Keeper] = {}
+
+    def keep(self, space: str, keeper: Keeper) -> None:
+        """``keeper`` applies the values of ``space``: it is given a name and a value, or GONE."""
+        self._keepers[space] = keeper
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
         """A follower learns of a value, or (None) that it is gone."""
+        keeper = self._keepers.get(space)
+        if keeper is not None:
+            keeper(decode_key(name), GONE if value is None else loads(value))
+            return
         holder = self._holder(space)
         key = decode_key(name)
         if value is None:
@@ -92,7 +105,7 @@ class Values:
             if self._pickled.get((space, key)) == data:
                 return False
             self._pickled[space, key] = data
-            record = _value_set(recorder, space, key, data)
+            record = value_set(recorder, space, key, data)
         else:
             self._pickled.pop((space, key), None)
             record = ValueDeleted(space, encode_key(key), "", 0)
@@ -100,7 +113,8 @@ class Values:
         return True
 
 
-def _value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet:
+def value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet:
+    """The record of a value; a long one is written ahead of it in parts."""
     blob = parts = 0
     if len(data) > INLINE_BYTES_MAX:
         blob, parts = recorder.append_blob(data)
@@ -144,8 +158,3 @@ class ReplicatedValues:
         result = await super().unregister_nanny_plugin(comm, name=name)  # type: ignore[misc]
         await self.values.write(NANNY_PLUGINS, name)
         return result
-
-    async def set_metadata(self, keys: list[Any], value: object = None) -> None:
-        """As upstream's, and then committed: the whole value under the first of ``keys``."""
-        super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
-        await self.values.write(METADATA, keys[0])

@@ -27,6 +27,7 @@ from distributed.utils import log_errors
 
 from ha_scheduler.engine.adoption import Adoption, Report
 from ha_scheduler.engine.calling import call, refuses
+from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.engine.recorder import Recorder
@@ -55,6 +56,7 @@ class Workers:
     adoption: Adoption
     validate: bool
     workers: dict[str, Any]
+    calls: NumberedCalls
     stream_comms: dict[str, Any]
     rpc: Any
     _reports: dict[str, tuple[Report, str]]
@@ -210,8 +212,10 @@ class Workers:
         self._reports.pop(address, None)
         self._following.discard(address)
         self.adoption.forget_worker(address)
-        if known and self.recorder is not None:
-            self.recorder.append(WorkerLeft(address))
+        if known:
+            self.calls.abandon(self.workers[address].server_id)
+            if self.recorder is not None:
+                self.recorder.append(WorkerLeft(address))
         return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
 
     async def call_workers(self, expected: list[str], address: str) -> None:

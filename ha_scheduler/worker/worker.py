@@ -49,7 +49,7 @@ class Worker(distributed.Worker):
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
         self._ha = SchedulerLink(self)
         self.plugin_digests = {}
-        self.scheduler = SchedulerRPC.around(self.scheduler)
+        self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers["ha-leader"] = self._ha.leader_called
         self.handlers["terminate"] = self.close
         self.handlers["plugin-add"] = self.plugin_add

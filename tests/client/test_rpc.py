@@ -26,7 +26,7 @@ async def calling(*ports: int) -> AsyncIterator[SchedulerRPC]:
     pool = await ConnectionPool(timeout=1)
     address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in ports)
     try:
-        yield SchedulerRPC.around(pool(address))
+        yield SchedulerRPC.around(pool(address), "session")
     finally:
         await pool.close()
 
@@ -134,7 +134,7 @@ def test_dropping_the_pool_frees_a_connection_that_is_being_made() -> None:
             port = deaf.getsockname()[1]
             pool = await ConnectionPool(timeout=30)
             address = f"tcp://127.0.0.1:{port}"
-            call = asyncio.ensure_future(SchedulerRPC.around(pool(address)).echo(x=1))
+            call = asyncio.ensure_future(SchedulerRPC.around(pool(address), "session").echo(x=1))
             await until(lambda: pool._connecting.get(address))
             (before,) = pool._connecting[address]
             drop_pooled(pool, address, "another leads")
@@ -152,8 +152,8 @@ def test_around_is_idempotent_and_keeps_what_upstream_reads() -> None:
     async def test() -> None:
         pool = await ConnectionPool()
         call = pool("tcp://127.0.0.1:1")
-        rpc = SchedulerRPC.around(call)
-        assert SchedulerRPC.around(rpc) is rpc
+        rpc = SchedulerRPC.around(call, "session")
+        assert SchedulerRPC.around(rpc, "another") is rpc
         assert isinstance(rpc, PooledRPCCall)
         assert (rpc.address, rpc.pool) == (call.address, pool)
         rpc.addr = "ha://127.0.0.1:2"

@@ -21,14 +21,26 @@ from ha_scheduler.worker.worker import Worker as HAWorker
 
 
 class KeptLog:
-    """Commits at once, and keeps what was committed."""
+    """Commits at once, and keeps what was committed; or, while stalled, commits nothing."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.stalled = 0  # records that were proposed since ``stall``
+        self._stalls = False
+
+    def stall(self) -> None:
+        """What is proposed from now on does not commit: a test keeps it or deletes it."""
+        self.stalled, self._stalls = 0, True
+
+    def resume(self) -> None:
+        """Commit again. What was proposed meanwhile is not told to anybody."""
+        self._stalls = False
 
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         self.records.append(decode(data))
-        if on_commit is not None:
+        if self._stalls:
+            self.stalled += 1
+        elif on_commit is not None:
             asyncio.get_running_loop().call_soon(on_commit)
 
 

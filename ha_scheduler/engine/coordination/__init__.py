@@ -1,0 +1,41 @@
+"""Coordination objects that survive the leader: upstream's scheduler extensions, recorded.
+
+Each module is one kind of object. Each of its changes takes effect here and enters the event stream
+in one event-loop step (``book.py``), and is told to nobody before it has committed (``calls.py``).
+A follower applies the rows as they commit; ``activated`` is called when it leads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ha_scheduler.engine.coordination.datasets import Datasets
+from ha_scheduler.engine.coordination.events import Events
+from ha_scheduler.engine.coordination.multi_locks import MultiLocks
+from ha_scheduler.engine.coordination.queues import Queues
+from ha_scheduler.engine.coordination.semaphores import Semaphores
+from ha_scheduler.engine.coordination.variables import Variables
+
+#: In place of the extensions of the same names (scheduler.py:189).
+EXTENSIONS: dict[str, Any] = {
+    "queues": Queues,
+    "variables": Variables,
+    "semaphores": Semaphores,
+    "multi_locks": MultiLocks,
+    "events": Events,
+    "publish": Datasets,
+}
+
+#: The calls that ``NumberedCalls`` is around: all that read or write what is in this package.
+OPERATIONS = frozenset(
+    {
+        *("queue_create", "queue_release", "queue_put", "queue_get", "queue_qsize"),
+        *("variable_set", "variable_get", "variable_delete"),
+        *("semaphore_register", "semaphore_acquire", "semaphore_release", "semaphore_close"),
+        *("semaphore_refresh_leases", "semaphore_value"),
+        *("multi_lock_acquire", "multi_lock_release"),
+        *("event_wait", "event_set", "event_clear", "event_is_set"),
+        *("publish_put", "publish_get", "publish_delete", "publish_list"),
+        *("set_metadata", "get_metadata"),
+    }
+)

@@ -1,0 +1,169 @@
+"""Calls of coordination objects: answered after the commit, and each done once.
+
+Guarantee: no answer leaves before everything that it tells of has committed. A numbered call that
+arrives again, here or at a later leader, gets the answer that is kept, joins the one that is being
+handled, or is handled for the first time; ``ledger/calls.py`` says what a number is. Its caller
+repeats it on the next leader, so a wait goes on there.
+
+A wait that nobody waits for any more (the caller is gone, or uses the slot for its next call) is
+ended before it takes what somebody else should have.
+
+Wire: ``ha_call = (session, slot, sequence, known)`` beside the call's own arguments; ``known``: the
+caller has had an answer in this session. The answer ``EXPIRED`` says that the session is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distributed.core import Status
+from distributed.protocol.pickle import loads
+
+from ha_scheduler import failpoints
+from ha_scheduler.engine.coordination.book import Book, Call, current_call
+from ha_scheduler.ledger.records import CallsEnded, CallsOpened
+
+logger = logging.getLogger(__name__)
+
+EXPIRED = {"status": "ha-call-expired"}
+
+#: A session of which nothing is heard for so long, and whose owner is not here, is over. No caller
+#: repeats a call for longer (``ha-scheduler.client.reconnect-timeout``, 1 h by default).
+SESSION_IDLE_SECONDS = 2 * 3600.0
+SWEEP_SECONDS = 600.0
+
+Handler = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class _Running:
+    sequence: int
+    task: asyncio.Task[Any]
+
+
+class NumberedCalls:
+    """The calls that are being handled, and what becomes of those that arrive again."""
+
+    def __init__(self, scheduler: Any, book: Book) -> None:
+        self._scheduler = scheduler
+        self._book = book
+        self._running: dict[tuple[str, int], _Running] = {}
+        self._heard: dict[str, float] = {}
+        #: How an answer that was kept becomes a reply, where the two differ.
+        self.present: dict[str, Callable[[Any], Any]] = {}
+
+    def around(self, op: str, handler: Handler) -> Handler:
+        """The handler as it is called over the wire."""
+
+        @functools.wraps(handler)
+        async def handle(*args: Any, ha_call: Any = None, **kwargs: Any) -> Any:
+            bound = functools.partial(handler, *args, **kwargs)
+            if ha_call is None:
+                return await self._perform(Call(op), bound)
+            session, slot, sequence, known = ha_call
+            return await self._once(Call(op, session, slot, sequence), known, bound)
+
+        return handle
+
+    async def _once(self, call: Call, known: bool, handler: Handler) -> Any:
+        calls = self._scheduler.sessions.calls
+        self._heard[call.session] = asyncio.get_running_loop().time()
+        if call.session not in calls:
+            if known:
+                return EXPIRED
+            self._open(call.session)
+        kept = calls.answer(call.session, call.slot)
+        if kept is not None and kept.sequence >= call.sequence:
+            if kept.sequence > call.sequence:
+                return await self._refuse(call)
+            await self._book.settled()
+            return self._reply(call.op, kept.data)
+        return await self._join_or_start(call, handler)
+
+    async def _join_or_start(self, call: Call, handler: Handler) -> Any:
+        at = (call.session, call.slot)
+        running = self._running.get(at)
+        if running is not None and running.sequence > call.sequence:
+            return await self._refuse(call)
+        if running is not None and running.sequence < call.sequence:
+            running.task.cancel()
+            running = None
+        if running is None:
+            task = asyncio.create_task(self._perform(call, handler))
+            self._running[at] = running = _Running(call.sequence, task)
+            task.add_done_callback(lambda _: self._ended(at, task))
+        # Shielded: the end of one connection must not end the call of another that joined it.
+        return await asyncio.shield(running.task)
+
+    def _ended(self, at: tuple[str, int], task: asyncio.Task[Any]) -> None:
+        running = self._running.get(at)
+        if running is not None and running.task is task:
+            del self._running[at]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it has it; perhaps nobody does
+
+    async def _perform(self, call: Call, handler: Handler) -> Any:
+        current_call.set(call)
+        failpoints.reach(f"{call.op}.arrived")
+        try:
+            result = handler()
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception:
+            await self._book.settled()  # an error tells of what was written, too
+            raise
+        await self._book.settled()
+        failpoints.reach(f"{call.op}.committed")
+        return result
+
+    def _open(self, session: str) -> None:
+        record = CallsOpened(session)
+        self._scheduler.sessions.apply(record)
+        self._scheduler.recorder.append(record, self._book.mark())
+
+    def _reply(self, op: str, data: bytes) -> Any:
+        answer = loads(data)
+        return self.present[op](answer) if op in self.present else answer
+
+    @staticmethod
+    async def _refuse(call: Call) -> Any:
+        """It was overtaken by a later call of its slot: nobody waits for its answer."""
+        logger.info("A late %s is not done again.", call.op, extra={"action": "late-call"})
+        return Status.dont_reply
+
+    def abandon(self, session: str) -> None:
+        """The caller is gone: what still waits on its behalf must not take anything."""
+        for at, running in list(self._running.items()):
+            if at[0] == session:
+                running.task.cancel()
+
+    def restore(self) -> None:
+        """This engine leads: sessions that nobody uses any more end from now on."""
+        now = asyncio.get_running_loop().time()
+        self._heard = dict.fromkeys(self._scheduler.sessions.calls, now)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        scheduler, now = self._scheduler, asyncio.get_running_loop().time()
+        owned = {*scheduler.session_of.values(), *(w.server_id for w in scheduler.workers.values())}
+        for session in scheduler.sessions.calls:
+            idle = now - self._heard.get(session, now)
+            if session not in owned and idle > SESSION_IDLE_SECONDS:
+                self._end(session)
+        self._sweep_later()
+
+    def _end(self, session: str) -> None:
+        record = CallsEnded(session)
+        self.abandon(session)
+        self._heard.pop(session, None)
+        self._scheduler.sessions.apply(record)
+        self._scheduler.recorder.append(record)

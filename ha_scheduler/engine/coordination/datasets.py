@@ -1,0 +1,101 @@
+"""Published datasets: ``Client.publish_dataset`` and what belongs to it.
+
+Guarantee: a dataset is a row of the ledger before it counts as published, and its keys are wanted
+by it before that. What one call publishes under several names comes into being altogether.
+
+The client asks to be waited for until its stream has caught up with the call
+(``publish_flush_batched_send``); after a failover it says so again on its new stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dask.utils import stringify
+from distributed.protocol.serialize import Serialized
+from distributed.publish import PublishExtension
+
+from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.values import GONE
+
+DATASETS = "dataset"  # name → (keys, header, frames), or (keys, None, data)
+
+Dataset = dict[str, Any]
+
+
+class Datasets(PublishExtension):
+    """The scheduler's extension for published datasets."""
+
+    datasets: dict[Key, Dataset]
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self._book: Book = scheduler.book
+        scheduler.values.keep(DATASETS, self._apply)
+
+    def _apply(self, name: Key, value: Any) -> None:
+        if value is GONE:
+            self.datasets.pop(name, None)
+            return
+        keys, header, data = value
+        if header is not None:
+            data = Serialized(header, data)
+        self.datasets[name] = {"data": data, "keys": keys}
+
+    def activated(self) -> None:
+        """This engine leads: let go of what a dataset wanted that never came into being."""
+        named = {_client(name): set(dataset["keys"]) for name, dataset in self.datasets.items()}
+        for client, cs in list(self.scheduler.clients.items()):
+            if client.startswith(_client("")):
+                excess = {ts.key for ts in cs.wants_what} - named.get(client, set())
+                self.scheduler.client_releases_keys(keys=excess, client=client)
+
+    async def put(
+        self,
+        names: tuple[Key, ...],
+        keys: tuple[tuple[Key, ...], ...],
+        data: tuple[Any, ...],
+        override: bool,
+        client: str,
+        uid: bytes,
+    ) -> None:
+        """Publish datasets. Raises ``KeyError`` if there is one already that must stay."""
+        await self._sync_batched_send(client, uid)
+        if not override:
+            for name in names:
+                if name in self.datasets:
+                    raise KeyError(f"Dataset {name} already exists")
+        for name, wanted in zip(names, keys, strict=True):
+            self.scheduler.client_desires_keys(wanted, _client(name))
+        rows = zip(names, keys, data, strict=True)
+        self._book.write(*((DATASETS, name, _row(wanted, each)) for name, wanted, each in rows))
+        for name, wanted, each in zip(names, keys, data, strict=True):
+            former = self.datasets.get(name)
+            self.datasets[name] = {"data": each, "keys": wanted}
+            self._release(name, former, kept=set(wanted))
+
+    async def delete(self, names: tuple[Key, ...], client: str, uid: bytes) -> None:
+        """Unpublish datasets; of one that is not there it does not matter."""
+        await self._sync_batched_send(client, uid)
+        gone = {name: self.datasets.pop(name) for name in names if name in self.datasets}
+        if gone:
+            self._book.write(*((DATASETS, name, DELETED) for name in gone))
+        for name, former in gone.items():
+            self._release(name, former, kept=set())
+
+    def _release(self, name: Key, former: Dataset | None, kept: set[Key]) -> None:
+        if former is not None:
+            keys = [key for key in former["keys"] if key not in kept]
+            self.scheduler.client_releases_keys(keys, _client(name))
+
+
+def _client(name: Key) -> str:
+    """The pseudo-client that wants a dataset's keys (publish.py:100)."""
+    return f"published-{stringify(name)}"
+
+
+def _row(keys: tuple[Key, ...], data: Any) -> tuple[Any, ...]:
+    if isinstance(data, Serialized):
+        return tuple(keys), data.header, [bytes(frame) for frame in data.frames]
+    return tuple(keys), None, data

@@ -1,0 +1,29 @@
+"""``Client.set_metadata`` and ``get_metadata``: one tree of values for everybody.
+
+Guarantee: the value under each first key is a row of the ledger, written whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.protocol.pickle import dumps
+
+from ha_scheduler.engine.coordination.book import Book
+from ha_scheduler.engine.values import METADATA
+
+
+class Metadata:
+    """The part of our Scheduler that keeps metadata; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    book: Book
+    task_metadata: dict[Any, Any]
+
+    def set_metadata(self, keys: list[Any], value: object = None) -> None:
+        """As upstream's, and recorded if it changed: a ``Cluster`` sets the same every second."""
+        first = keys[0]
+        before = dumps(self.task_metadata[first]) if first in self.task_metadata else None
+        super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
+        if dumps(self.task_metadata[first]) != before:
+            self.book.write((METADATA, first, self.task_metadata[first]))

@@ -1,0 +1,249 @@
+"""``distributed.Queue``: each item is got once, in the order in which it was put.
+
+Guarantee: an item is a row of the ledger from its ``put`` until the ``get`` that takes it; the
+record that removes the row holds the answer, so a repeated ``get`` has the same item. A future in a
+queue is wanted by the queue until whoever got it has confirmed that it wants it itself.
+
+A ``get`` of ``n`` items waits until it has them all, as upstream's, and takes them in one step:
+meanwhile they are in its hand here, and rows in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from distributed.queues import QueueExtension
+from distributed.utils import Deadline
+
+from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.coordination.futures import known, with_state
+from ha_scheduler.engine.coordination.key_holds import KeyHolds
+from ha_scheduler.engine.coordination.line import Line
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.values import GONE
+
+QUEUES = "queue"  # name → (maxsize, how many clients opened it)
+ITEMS = "queue-item"  # (name, number) → record
+
+Record = dict[str, Any]
+
+
+class LedgerQueue:
+    """One queue: its items by number, rising, and who waits for one or for room."""
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self.items: dict[int, Record] = {}
+        self.getters = Line()
+        self.putters = Line()
+        self._last = 0
+
+    def qsize(self) -> int:
+        return len(self.items)
+
+    def empty(self) -> bool:
+        return not self.items
+
+    def full(self) -> bool:
+        return 0 < self.maxsize <= len(self.items)
+
+    def add(self, record: Record) -> int:
+        """Put an item at the end; its number."""
+        self._last += 1
+        self.items[self._last] = record
+        return self._last
+
+    def restore(self, number: int, record: Record) -> None:
+        """An item of the ledger; a rebuild brings them in any order, so ``sort`` is due."""
+        self.items[number] = record
+        self._last = max(self._last, number)
+
+    def sort(self) -> None:
+        """Put the items in order."""
+        self.items = dict(sorted(self.items.items()))
+
+    def take(self) -> tuple[int, Record]:
+        """The first item, with its number."""
+        number = next(iter(self.items))
+        return number, self.items.pop(number)
+
+    def give_back(self, hand: list[tuple[int, Record]]) -> None:
+        """Items that were taken and not delivered go where they were."""
+        self.items = dict(sorted([*hand, *self.items.items()]))
+
+
+class Queues(QueueExtension):
+    """The scheduler's queue extension."""
+
+    queues: dict[str, LedgerQueue]
+    client_refcount: dict[str, int]
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self._book: Book = scheduler.book
+        self._holds = KeyHolds(scheduler, "queue")
+        scheduler.handlers["queue_release"] = self.release
+        scheduler.calls.present["queue_get"] = self._present
+        scheduler.values.keep(QUEUES, self._apply_queue)
+        scheduler.values.keep(ITEMS, self._apply_item)
+
+    # The ledger
+
+    def _apply_queue(self, name: Any, value: Any) -> None:
+        if value is GONE:
+            self.queues.pop(name, None)
+            self.client_refcount.pop(name, None)
+            return
+        maxsize, self.client_refcount[name] = value
+        self._queue(name).maxsize = maxsize
+
+    def _apply_item(self, at: Any, value: Any) -> None:
+        name, number = at
+        queue = self._queue(name)
+        if value is GONE:
+            for key in _keys([queue.items.pop(number)]):
+                self._holds.unname(name, key)
+        else:
+            queue.restore(number, value)
+            for key in _keys([value]):
+                self._holds.name(name, key)
+
+    def _queue(self, name: Any) -> LedgerQueue:
+        """In a rebuild an item may come before its queue."""
+        if name not in self.queues:
+            self.queues[name] = LedgerQueue(0)
+        return self.queues[name]
+
+    def activated(self) -> None:
+        """This engine leads."""
+        for queue in self.queues.values():
+            queue.sort()
+        self._holds.restore()
+
+    # Its clients
+
+    def create(self, name: Any = None, client: str | None = None, maxsize: int = 0) -> None:
+        """One more client has opened the queue, which is made if need be."""
+        if name not in self.queues:
+            self.queues[name] = LedgerQueue(maxsize)
+        self._count(name, 1)
+
+    def release(self, name: Any = None, client: str | None = None) -> None:
+        """One of the clients has closed the queue; with the last one it goes."""
+        if name not in self.queues:
+            return
+        if self.client_refcount[name] > 1:
+            self._count(name, -1)
+            return
+        del self.client_refcount[name]
+        queue = self.queues.pop(name)
+        gone = [(ITEMS, (name, number), DELETED) for number in queue.items]
+        self._book.write(*gone, (QUEUES, name, DELETED))
+        for key in _keys(queue.items.values()):
+            self._holds.unname(name, key)
+
+    def _count(self, name: Any, change: int) -> None:
+        self.client_refcount[name] = self.client_refcount.get(name, 0) + change
+        self._book.write((QUEUES, name, (self.queues[name].maxsize, self.client_refcount[name])))
+
+    # Items
+
+    async def put(
+        self,
+        name: Any = None,
+        key: Key | None = None,
+        data: Any = None,
+        client: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Put an item, when there is room. Raises ``TimeoutError``."""
+        deadline = Deadline.after(timeout)
+        if key is None:
+            record = {"type": "msgpack", "value": data}
+        else:
+            await known(self.scheduler, key, deadline)
+            record = {"type": "Future", "value": key}
+        queue = self.queues[name]
+        await queue.putters.turn(lambda: self._put(name, queue, record), deadline)
+
+    def _put(self, name: Any, queue: LedgerQueue, record: Record) -> bool | None:
+        if queue.full():
+            return None
+        for key in _keys([record]):
+            self._holds.name(name, key)
+        number = queue.add(record)
+        self._book.write((ITEMS, (name, number), record))
+        queue.getters.serve()
+        return True
+
+    async def get(
+        self,
+        name: Any = None,
+        client: str | None = None,
+        timeout: float | None = None,
+        batch: bool | int = False,
+    ) -> Any:
+        """Get an item, all that there are (``batch=True``), or so many. Raises ``TimeoutError``."""
+        queue = self.queues[name]
+        if batch is True:
+            return self._deliver(name, queue, [queue.take() for _ in range(queue.qsize())], True)
+        if batch and timeout is not None:
+            raise NotImplementedError(
+                "Dask queues don't support simultaneous use of integer batch sizes and timeouts"
+            )
+        return await self._get(name, queue, batch, Deadline.after(timeout))
+
+    async def _get(self, name: Any, queue: LedgerQueue, batch: int, deadline: Deadline) -> Any:
+        hand: list[tuple[int, Record]] = []
+
+        def attempt() -> list[Any] | None:
+            before = len(hand)
+            while queue.items and len(hand) < (batch or 1):
+                hand.append(queue.take())
+            if len(hand) > before:
+                queue.putters.serve()
+            if len(hand) < (batch or 1):
+                return None
+            taken = hand.copy()
+            hand.clear()
+            return [self._deliver(name, queue, taken, bool(batch))]
+
+        try:
+            return (await queue.getters.turn(attempt, deadline))[0]
+        finally:
+            if hand:
+                queue.give_back(hand)
+                queue.getters.serve()
+
+    def _deliver(
+        self, name: Any, queue: LedgerQueue, taken: list[tuple[int, Record]], as_list: bool
+    ) -> Any:
+        """These items leave the queue, as the answer to the call that is being handled."""
+        records = [record for _, record in taken]
+        answer = records if as_list else records[0]
+        if taken:
+            for key in _keys(records):
+                self._holds.hand_out(name, key)
+            gone = [(ITEMS, (name, number), DELETED) for number, _ in taken]
+            self._book.write(*gone, answer=answer)
+            for key in _keys(records):
+                self._holds.unname(name, key)
+            queue.putters.serve()
+        return self._present(answer)
+
+    def _present(self, answer: Any) -> Any:
+        if isinstance(answer, list):
+            return [with_state(self.scheduler, record) for record in answer]
+        return with_state(self.scheduler, answer)
+
+    def future_release(
+        self, name: Any = None, key: Key | None = None, client: str | None = None
+    ) -> None:
+        """Whoever got the future wants it itself now."""
+        self.scheduler.client_desires_keys(keys=[key], client=client)
+        self._holds.confirm(name, key)
+
+
+def _keys(records: Any) -> Iterator[Key]:
+    return (record["value"] for record in records if record["type"] == "Future")
