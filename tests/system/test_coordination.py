@@ -1,0 +1,281 @@
+"""Coordination through the death of leaders: real processes, killed at moments that a test names.
+
+A leader's engine ends itself with SIGKILL when a call has *arrived* (nothing is recorded), when its
+record is *appended* (whether it commits, it will not know), or when it has *committed* (and nobody
+was told). Whatever the moment, the call is answered, and has been done once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
+
+from client_replay import Client
+from ha_scheduler import LocalHACluster
+from ha_scheduler.failpoints import VARIABLE
+from tests.system.conftest import DEADLINE_S, wait_until
+
+pytestmark = pytest.mark.system
+
+every_moment = pytest.mark.parametrize(
+    "moment",
+    [
+        "appended",
+        pytest.param("arrived", marks=pytest.mark.slow),
+        pytest.param("committed", marks=pytest.mark.slow),
+    ],
+)
+
+
+class Cell:
+    """A cluster whose leaders can be told when to die."""
+
+    def __init__(self, cluster: LocalHACluster, client: Client, tokens: Path) -> None:
+        self.cluster = cluster
+        self.client = client
+        self._tokens = tokens
+
+    def arm(self, op: str, moment: str) -> Path:
+        """The engine that next reaches this moment of ``op`` dies."""
+        token = self._tokens / f"{op}.{moment}"
+        token.touch()
+        return token
+
+    def through_a_death(self, op: str, moment: str, call: Callable[[], Any]) -> Any:
+        """What ``call`` returns; the leader dies meanwhile, or else the test fails."""
+        token = self.arm(op, moment)
+        result = call()
+        assert not token.exists(), f"no leader reached {token.name}"
+        return result
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+    tokens = tmp_path_factory.mktemp("failpoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(tokens))
+        cluster = LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None)
+    with cluster, cluster.get_client() as client:
+        yield Cell(cluster, client, tokens)
+
+
+@pytest.fixture(autouse=True)
+def _steady(cell: Cell) -> None:
+    """Each test begins with a leader and with somebody to follow it."""
+    wait_until(lambda: all(peer.engine_pid for peer in cell.cluster.peers), "all have engines")
+    cell.client.submit(int, pure=False).result(timeout=DEADLINE_S)
+
+
+def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+    return thread, results
+
+
+def finished(background: tuple[threading.Thread, list[Any]]) -> Any:
+    thread, results = background
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive(), "it waits for ever"
+    return results[0]
+
+
+@every_moment
+def test_an_item_is_put_once(cell: Cell, moment: str) -> None:
+    queue = Queue(f"put-{moment}")
+    cell.through_a_death("queue_put", moment, lambda: queue.put("item"))
+    assert queue.qsize() == 1
+    assert queue.get(timeout=DEADLINE_S) == "item"
+
+
+@every_moment
+def test_an_item_is_got_once(cell: Cell, moment: str) -> None:
+    queue = Queue(f"get-{moment}")
+    for n in range(3):
+        queue.put(n)
+    assert cell.through_a_death("queue_get", moment, queue.get) == 0
+    assert queue.get(batch=True) == [1, 2]
+
+
+@every_moment
+def test_a_future_in_a_queue_is_kept(cell: Cell, moment: str) -> None:
+    queue = Queue(f"future-{moment}")
+    with Client(cell.cluster, set_as_default=False) as other:
+        future = other.submit(pow, 2, 10, key=f"future-{moment}")
+        future.result(timeout=DEADLINE_S)
+        Queue(queue.name, client=other).put(future)
+    got = cell.through_a_death("queue_get", moment, queue.get)
+    assert got.result(timeout=DEADLINE_S) == 1024
+
+
+@every_moment
+def test_a_queue_is_opened_once(cell: Cell, moment: str) -> None:
+    first = Queue(f"open-{moment}")
+    second = cell.through_a_death("queue_create", moment, lambda: Queue(first.name))
+    first.put(1)
+    cell.through_a_death("queue_release", moment, lambda: closed(cell, first, moment))
+    assert second.get(timeout=DEADLINE_S) == 1
+
+
+def closed(cell: Cell, queue: Queue, moment: str) -> None:
+    queue.close()
+    token = cell._tokens / f"queue_release.{moment}"
+    wait_until(lambda: not token.exists(), "the leader died")
+
+
+@every_moment
+def test_a_variable_is_set_once(cell: Cell, moment: str) -> None:
+    variable = Variable(f"v-{moment}")
+    variable.set("before")
+    cell.through_a_death("variable_set", moment, lambda: variable.set("after"))
+    assert cell.through_a_death("variable_get", "arrived", variable.get) == "after"
+
+
+@every_moment
+def test_a_lock_is_taken_and_given_back_once(cell: Cell, moment: str) -> None:
+    lock, other = Lock(f"lock-{moment}"), Lock(f"lock-{moment}")
+    assert cell.through_a_death("semaphore_acquire", moment, lock.acquire)
+    assert not other.acquire(blocking=False)
+    cell.through_a_death("semaphore_release", moment, lock.release)
+    assert other.acquire(timeout=DEADLINE_S)
+    other.release()
+
+
+@every_moment
+def test_a_semaphore_has_as_many_leases_as_it_had(cell: Cell, moment: str) -> None:
+    name = f"semaphore-{moment}"
+    semaphore = cell.through_a_death(
+        "semaphore_register", moment, lambda: registered(Semaphore(2, name))
+    )
+    assert semaphore.acquire()
+    assert cell.through_a_death("semaphore_acquire", moment, semaphore.acquire)
+    assert semaphore.get_value() == 2
+    assert not semaphore.acquire(timeout=0.1)
+    semaphore.release()
+    semaphore.release()
+    cell.through_a_death("semaphore_close", moment, semaphore.close)
+
+
+def registered(semaphore: Semaphore) -> Semaphore:
+    semaphore.register()
+    return semaphore
+
+
+@every_moment
+def test_several_locks_are_taken_and_given_back_together(cell: Cell, moment: str) -> None:
+    one = MultiLock([f"x-{moment}", f"y-{moment}"])
+    other = MultiLock([f"y-{moment}", f"z-{moment}"])
+    assert cell.through_a_death("multi_lock_acquire", moment, one.acquire)
+    assert not other.acquire(timeout=0.1)
+    cell.through_a_death("multi_lock_release", moment, one.release)
+    assert other.acquire(timeout=DEADLINE_S)
+    other.release()
+
+
+@every_moment
+def test_an_event_that_is_set_lets_go_who_waits(cell: Cell, moment: str) -> None:
+    event = Event(f"e-{moment}")
+    waiting = in_background(lambda: event.wait(DEADLINE_S))
+    wait_until(waiting[0].is_alive, "it waits")
+    cell.through_a_death("event_set", moment, event.set)
+    assert finished(waiting)
+    assert event.is_set()
+    cell.through_a_death("event_clear", moment, event.clear)
+    assert not event.is_set()
+
+
+@every_moment
+def test_a_dataset_is_published_once(cell: Cell, moment: str) -> None:
+    name = f"d-{moment}"
+    held = [cell.client.submit(pow, 2, 10, key=f"published-{moment}")]
+    cell.through_a_death(
+        "publish_put", moment, lambda: cell.client.publish_dataset(held[0], name=name)
+    )
+    held.clear()
+    assert cell.client.get_dataset(name).result(timeout=DEADLINE_S) == 1024
+    cell.through_a_death("publish_delete", moment, lambda: cell.client.unpublish_dataset(name))
+    assert name not in cell.client.list_datasets()
+
+
+@every_moment
+def test_metadata_is_set_once(cell: Cell, moment: str) -> None:
+    keys = [f"m-{moment}", "key"]
+    cell.through_a_death("set_metadata", moment, lambda: cell.client.set_metadata(keys, 1))
+    assert cell.client.get_metadata(keys) == 1
+
+
+def test_waits_go_on_and_end_in_time(cell: Cell) -> None:
+    empty, full = Queue("empty"), Queue("full", maxsize=1)
+    variable, event, lock = Variable("unset"), Event("clear"), Lock("held")
+    full.put(0)
+    lock.acquire()
+    mine = Lock("held")
+    waits = {
+        "get": in_background(lambda: empty.get(timeout=DEADLINE_S)),
+        "put": in_background(lambda: full.put(1, timeout=DEADLINE_S)),
+        "variable": in_background(lambda: variable.get(timeout=DEADLINE_S)),
+        "event": in_background(lambda: event.wait(timeout=DEADLINE_S)),
+        "lock": in_background(lambda: mine.acquire(timeout=DEADLINE_S)),
+        "late": in_background(lambda: Event("never").wait(timeout=5)),
+    }
+    for _ in range(2):
+        cell.cluster.leader.kill_engine()
+        cell.client.submit(int, pure=False).result(timeout=DEADLINE_S)
+    assert all(thread.is_alive() for name, (thread, _) in waits.items() if name != "late")
+    empty.put("item")
+    assert full.get() == 0
+    variable.set("value")
+    event.set()
+    lock.release()
+    results = {name: finished(wait) for name, wait in waits.items()}
+    mine.release()
+    assert results == {
+        "get": "item",
+        "put": None,
+        "variable": "value",
+        "event": True,
+        "lock": True,
+        "late": False,
+    }
+
+
+def coordinate(name: str) -> Any:
+    """Inside a task, with the worker's client and with the worker's own connection."""
+    Event(f"inside-{name}").set()
+    Event(f"go-{name}").wait()
+    with Lock(f"lock-{name}"), Semaphore(2, f"semaphore-{name}"):
+        item = Queue(f"in-{name}").get()
+        Variable(f"v-{name}").set(item)
+        Queue(f"out-{name}").put(item)
+    return item
+
+
+@every_moment
+@pytest.mark.parametrize(
+    "op", ["queue_get", "queue_put", "variable_set", "semaphore_acquire", "semaphore_release"]
+)
+def test_a_task_coordinates_through_the_death_of_the_leader(
+    cell: Cell, op: str, moment: str
+) -> None:
+    name = f"{op}-{moment}"
+    inbox, outbox = Queue(f"in-{name}"), Queue(f"out-{name}")
+    inbox.put("item")
+    task = cell.client.submit(coordinate, name, pure=False)
+    assert Event(f"inside-{name}").wait(DEADLINE_S)
+
+    def let_it_go_on() -> Any:
+        Event(f"go-{name}").set()
+        return task.result(timeout=DEADLINE_S)
+
+    assert cell.through_a_death(op, moment, let_it_go_on) == "item"
+    assert Variable(f"v-{name}").get(timeout=DEADLINE_S) == "item"
+    assert outbox.get(batch=True) == ["item"]
+    assert inbox.qsize() == 0
+    lock = Lock(f"lock-{name}")
+    assert lock.acquire(timeout=DEADLINE_S)
+    lock.release()
