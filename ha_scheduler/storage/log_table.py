@@ -202,7 +202,6 @@ class LogTable:
         txn.drop(self._dbs.log, delete=False)
         self._put_compacted(txn, Compacted(meta.index, meta.term, CHAIN_START))
         self._last_index, self._last_crc = meta.index, CHAIN_START
-        self._compact_to = meta.index
 
     def _cut(self, txn: Any, first: int) -> None:
         if first > self._last_index:

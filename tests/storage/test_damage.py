@@ -405,6 +405,19 @@ def test_damage_found_by_the_writer_ends_it_before_anything_is_built_on_it(tmp_p
         open_store(tmp_path)
 
 
+@pytest.mark.usefixtures("_no_scrub", "_short_tail")
+def test_damage_found_by_the_writer_bars_the_next_start(tmp_path: Path) -> None:
+    """In a row that opening does not read."""
+    caller = Caller()
+    store = fill(tmp_path, caller)
+    flip(tmp_path, marked(7))
+    with pytest.raises(CorruptLog, match="log entry 7 "):
+        caller.write(store, compact_to=7)
+    store.close()
+    with pytest.raises(CorruptData, match="log entry 7 "):
+        open_store(tmp_path)
+
+
 # -- anywhere
 
 

@@ -23,7 +23,7 @@ from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
-from ha_scheduler.raft import Membership, SnapshotMeta
+from ha_scheduler.raft import Entry, Membership, SnapshotMeta
 from ha_scheduler.storage import (
     DataDirectoryLocked,
     DiskFailed,
@@ -41,6 +41,7 @@ from ha_scheduler.storage import (
 )
 from ha_scheduler.storage.directory import DataDirectory
 from ha_scheduler.storage.lmdb_tables import LmdbTables
+from ha_scheduler.storage.log_view import LogView
 
 NO_LIMIT = 1 << 40
 ROUNDS_OF_KILLS = 5
@@ -251,6 +252,20 @@ def test_a_start_that_cannot_make_room_is_refused(
     monkeypatch.setattr(DataDirectory, "free_bytes", lambda self: 1_000_000)
     with pytest.raises(DiskFull, match="free space first"):
         open_store(tmp_path, reserve_bytes=1 << 60)
+
+
+def test_what_opening_left_on_the_disk_is_fetched_when_it_is_asked_for() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def fetch(lo: int, hi: int, max_bytes: int) -> tuple[Entry, ...]:
+        asked.append((lo, hi))
+        return entries(lo, hi - 1)
+
+    view = LogView(state(2), SnapshotMeta(0, 0, Membership(())), (0, 0), fetch)
+    view.skip(10, [(1, 1), (4, 2)])
+    assert (view.last_index(), view.term(3), view.term(10)) == (10, 1, 2)
+    assert list(view.entries(3, 11, NO_LIMIT)) == list(entries(3, 10))
+    assert asked == [(3, 11)]
 
 
 def test_opening_reads_the_end_of_a_long_log_and_knows_all_its_terms(
