@@ -134,6 +134,40 @@ def test_the_membership_of_the_log_is_in_force_after_a_restart() -> None:
     assert cell[1].applied == 1
 
 
+def test_a_change_truncated_after_a_restart_is_gone_for_good() -> None:
+    """4.1: and the peer campaigns by the membership that it fell back to."""
+    log = log_of([1], THREE, term=1, commit=1)
+    four = encode_membership(Membership((1, 2, 3, 4)))
+    log.append([Entry(1, 2, EntryKind.CONF_CHANGE, four)])
+    node = RawNode(Config(peer_id=1), log, random.Random(1))
+    assert node.membership.voters == (1, 2, 3, 4)
+    entry = Entry(2, 2, EntryKind.NORMAL, b"")
+    node.step(Message(MessageKind.APPEND, 1, 2, 2, log_term=1, index=1, entries=(entry,), round=1))
+    assert node.membership == THREE
+    ready = node.ready()
+    assert ready.hard_state is not None
+    log.set_hard_state(ready.hard_state)
+    log.append(ready.entries)
+    again = RawNode(Config(peer_id=1), log, random.Random(1))
+    again.campaign()
+    assert [m.to for m in again.ready().messages] == [2, 3]
+
+
+def test_the_lease_counts_by_the_newest_membership() -> None:
+    """6.4.1 with 4.1: three of four, from the append on, though the change is not committed."""
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.join(4)
+    cell.tick(3)
+    cell.isolate(3, 4)
+    leader.propose_membership(add(4))
+    cell.tick(9)
+    assert leader.role is Role.LEADER
+    assert not leader.lease_valid or leader.commit == leader.last_index
+    cell.tick(5)
+    assert leader.role is Role.FOLLOWER
+
+
 def test_a_new_server_joins_as_learner_catches_up_and_becomes_voter() -> None:
     """4.2.1."""
     cell = Cell(3)

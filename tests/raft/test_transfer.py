@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import MessageKind, ProposalDroppedError, Role, TransferError
+from ha_scheduler.raft import (
+    ChangeKind,
+    MembershipChange,
+    MessageKind,
+    ProposalDroppedError,
+    Role,
+    TransferError,
+)
 
 from .harness import Cell
 
@@ -58,11 +65,22 @@ def test_a_transfer_that_takes_an_election_timeout_is_given_up() -> None:
     leader.propose(b"x")
 
 
-@pytest.mark.parametrize("target", [1, 9])
+@pytest.mark.parametrize("target", [1, 4, 9], ids=["itself", "a learner", "a stranger"])
 def test_leadership_goes_only_to_another_voter(target: int) -> None:
-    leader = Cell(3).elect(1)
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.join(4)
     with pytest.raises(TransferError):
         leader.transfer_leadership(target)
+
+
+def test_the_membership_does_not_change_while_leadership_is_handed_over() -> None:
+    cell = Cell(3)
+    leader = cell.elect(1)
+    cell.isolate(3)
+    leader.transfer_leadership(3)
+    with pytest.raises(ProposalDroppedError, match="handed to peer 3"):
+        leader.propose_membership(MembershipChange(ChangeKind.REMOVE, 3))
 
 
 def test_a_target_whose_engine_is_not_ready_declines() -> None:
