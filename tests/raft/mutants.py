@@ -302,6 +302,30 @@ MUTANTS = (
         "self._disk_stuck_for + 1",
     ),
     Mutant(
+        "what the own disk has not taken is not counted",
+        "leader.py",
+        "done = min(self._log.commit, self._log.durable_index)",
+        "done = self._log.commit",
+    ),
+    Mutant(
+        "a change leaves no majority that answers",
+        "leader.py",
+        "if self.replication.quorum_age(after) > limit:",
+        "if False:",
+    ),
+    Mutant(
+        "answers to an earlier member count for one that joins",
+        "replication.py",
+        "self.round += 1  # answers",
+        "pass  # answers",
+    ),
+    Mutant(
+        "a commit index lost in a crash is not made up for",
+        "log.py",
+        "commit = max(commit, applied)",
+        "pass",
+    ),
+    Mutant(
         "no limit of uncommitted bytes",
         "leader.py",
         "if self._uncommitted and self._uncommitted_bytes + size > limit:",
