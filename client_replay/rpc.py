@@ -41,12 +41,12 @@ def _names(text: str) -> frozenset[str]:
 
 
 READ_ONLY = _names(
-    """adaptive_target workers_to_close benchmark_hardware call_stack check_idle echo event_is_set
-    events gather get_cluster_state get_error_cause
-    get_logs get_metadata get_runspec get_story get_task_prefix_states
-    get_task_status get_task_stream has_what identity logs nbytes ncores
-    ncores_running performance_report processing profile publish_get publish_list
-    queue_qsize semaphore_value versions who_has worker_logs"""
+    """adaptive_target workers_to_close benchmark_hardware call_stack check_idle dump_state echo
+    event_is_set events gather get_cluster_state get_error_cause get_logs get_metadata
+    get_runspec get_story get_task_prefix_states get_task_status get_task_stream
+    get_task_stream_index has_what identity logs nbytes ncores ncores_running performance_report
+    processing profile publish_get publish_list queue_qsize semaphore_value versions who_has
+    worker_logs"""
 )
 IDEMPOTENT = _names(
     """amm_handler dump_cluster_state_to_url log_event

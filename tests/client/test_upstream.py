@@ -1,0 +1,163 @@
+"""What our Client assumes of distributed beyond its public interface.
+
+Each test names the line of distributed 2026.8.0 that it is about. When one fails after an upgrade,
+the module that relies on it has to be looked at before anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import dask
+import distributed
+import pytest
+from distributed import client as upstream
+from distributed.core import ConnectionPool, PooledRPCCall
+from distributed.protocol import pickle
+
+from client_replay.rpc import IDEMPOTENT, READ_ONLY
+from client_replay.rpc import _names as names
+
+source = inspect.getsource
+
+#: Handlers that are sent once. A new one of upstream's has to be judged, and then stands here or
+#: in ``client_replay.rpc``.
+ONCE = names(
+    """add_keys broadcast close_worker connection_stream feed gather_on_worker get_task_metadata
+    heartbeat_worker memory_sampler_start memory_sampler_stop multi_lock_acquire multi_lock_release
+    proxy publish_delete publish_put queue_create queue_get queue_put queue_release register-client
+    register-worker register_nanny restart restart_workers run_function start_task_metadata
+    stop_task_metadata subscribe_worker_status terminate unregister unregister_nanny_plugin
+    unregister_scheduler_plugin unregister_worker_plugin worker_send"""
+)
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_send_to_scheduler_safe", ["self", "msg"]),  # client.py:1429
+        ("_send_to_scheduler", ["self", "msg"]),  # 1439
+        ("_reconnect", ["self"]),  # 1513
+        ("_ensure_connected", ["self", "timeout"]),  # 1550
+        ("_handle_report", ["self"]),  # 1735
+        ("_handle_cancelled_keys", ["self", "keys", "reason", "msg"]),  # 1810
+        ("_handle_restart", ["self"]),  # 1826
+        ("_close", ["self", "fast"]),  # 1862
+        ("_get_scheduler_info", ["self", "n_workers"]),  # 1351
+    ],
+)
+def test_a_method_of_the_client_takes_what_it_took(name: str, expected: list[str]) -> None:
+    assert parameters(getattr(distributed.Client, name)) == expected
+
+
+def test_graphs_are_submitted_in_one_place_after_their_futures_exist() -> None:
+    """client.py:3373: the keys come second, and a graph's message is made there only."""
+    assert parameters(distributed.Client._graph_to_futures)[:3] == ["self", "expr", "keys"]
+    text = source(distributed.Client._graph_to_futures)
+    assert text.index("Future(key, self)") < text.index('"op": "update-graph"')
+    assert source(upstream).count('"op": "update-graph"') == 1
+
+
+def test_what_is_sent_while_connecting_is_kept_and_flushed_through_the_loop() -> None:
+    """client.py:1437 and 1602: so a hello that is sent at once comes first."""
+    assert "self._pending_msg_buffer.append(msg)" in source(
+        distributed.Client._send_to_scheduler_safe
+    )
+    assert "self.loop.add_callback(self._send_to_scheduler_safe, msg)" in source(
+        distributed.Client._send_to_scheduler
+    )
+    text = source(distributed.Client._ensure_connected)
+    after = text[text.index("for msg in self._pending_msg_buffer") :]
+    assert "await " not in after
+
+
+def test_the_answer_to_a_registration_comes_alone() -> None:
+    """client.py:1589."""
+    text = source(distributed.Client._ensure_connected)
+    assert "assert len(msg) == 1" in text
+    assert 'msg[0]["op"] == "stream-start"' in text
+
+
+def test_the_report_loop_is_what_ours_does() -> None:
+    """client.py:1735."""
+    text = source(distributed.Client._handle_report)
+    for line in (
+        "await self.scheduler_comm.comm.read()",
+        'if "status" in msg and "error" in msg["status"]:',
+        'if op == "close" or op == "stream-closed":',
+        "handler = self._stream_handlers[op]",
+    ):
+        assert line in text
+
+
+def test_the_names_that_we_set_or_read_are_made_by_the_constructor() -> None:
+    """client.py:1097, 1111, 1208 and 1212."""
+    text = source(distributed.Client.__init__)
+    for name in ("_timeout", "_pending_msg_buffer", "_start_arg", "_event_handlers"):
+        assert f"self.{name} = " in text
+    assert "self._stream_handlers = {" in text
+    for op in ("cancelled-keys", "restart"):
+        assert f'"{op}": self._handle_' in text
+
+
+def test_preloads_run_when_the_client_has_connected() -> None:
+    """client.py:1503: there a plain client is made one of ours."""
+    text = source(distributed.Client._start)
+    assert text.index("self._ensure_connected(") < text.index("self.preloads.start()")
+
+
+def test_frames_of_ignored_modules_are_no_code_of_a_computation() -> None:
+    """client.py:3270."""
+    name = "distributed.diagnostics.computations.ignore-modules"
+    assert isinstance(dask.config.get(name), list)
+    assert name in source(distributed.Client._get_computation_code)
+
+
+def test_a_pooled_call_has_what_ours_takes_over() -> None:
+    """core.py:1209: the address is read at each call, so it may be exchanged."""
+    assert parameters(PooledRPCCall.__init__) == [
+        *("self", "addr", "pool", "serializers", "deserializers"),
+    ]
+    assert "await self.pool.connect(self.addr)" in source(PooledRPCCall.__getattr__)
+    assert "self.pool.reuse(self.addr, comm)" in source(PooledRPCCall.__getattr__)
+
+
+def test_a_pool_keeps_its_comms_by_address() -> None:
+    """core.py:1281: what ``drop_pooled`` aborts."""
+
+    async def test() -> None:
+        pool = ConnectionPool()
+        assert (pool.available, pool.occupied, pool._connecting) == ({}, {}, {})
+        await pool.close()
+
+    asyncio.run(test())
+    text = source(ConnectionPool.connect)
+    assert "self._connecting[addr].add(" in text
+
+
+def test_every_request_that_a_scheduler_serves_is_judged() -> None:
+    """scheduler.py:4119: whether it may be repeated on the next leader."""
+
+    async def handlers() -> set[str]:
+        scheduler = distributed.Scheduler(dashboard_address=":0")
+        names = set(scheduler.handlers)
+        await scheduler.close()
+        scheduler.stop()
+        return names
+
+    served = asyncio.run(handlers())
+    judged = READ_ONLY | IDEMPOTENT | ONCE
+    assert served - judged == set()
+    assert (READ_ONLY | IDEMPOTENT) - served == set()
+    assert not ONCE & (READ_ONLY | IDEMPOTENT)
+
+
+def test_exceptions_are_pickled_by_the_module_that_we_use() -> None:
+    """protocol/pickle.py."""
+    assert isinstance(pickle.loads(pickle.dumps(KeyError("x"))), KeyError)
