@@ -1,6 +1,7 @@
 # make demo         a cell of three peers loses two leaders in the middle of an analysis
 # make demo-serve   a cell to look at, until Ctrl-C
 # make test         all tests but the slow suites (docs/testing.md)
+# make test-versions   the tests with the oldest and the newest distributed that we allow
 # make lint         ruff and mypy
 # make docs         docs/cli.md, from the command line's own help
 # make clean        remove what these have made
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo demo-serve test lint docs clean
+.PHONY: demo demo-serve test test-versions lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +23,9 @@ demo-serve: $(VENV)/.demo
 test: $(VENV)/.demo $(VENV)/.test
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+test-versions:
+	scripts/test-versions $(PYTEST_ARGS)
+
 lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,7 +35,7 @@ docs: $(VENV)/.demo
 	$(BIN)/python docs/generate_cli.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml, so that the demo does not wait for the linters.

@@ -131,6 +131,17 @@ def compare(
     return Comparison(name, originals, ours, differences, unsteady)
 
 
+def in_cell(workshop: Workshop, name: str, options: list[str]) -> str:
+    """Run the tests of a file that take a cluster in a cell that loses its leader; a report."""
+    results = workshop.run("cell", [workshop.path_of(name), *options])
+    lines = [f"| {name} | {_counts(results)} |"]
+    for test, outcome in results.items():
+        if outcome.word == "failed":
+            lines.append(f"\n- `{test}`\n")
+            lines += [f"      {line}" for line in outcome.detail.splitlines()[-DETAIL_LINES:]]
+    return "\n".join(lines)
+
+
 def _run_alone(workshop: Workshop, classes: str, tests: list[str], options: list[str]) -> Results:
     slow = [option for option in options if option == "--runslow"]
     return workshop.run(classes, [*tests, *slow])
@@ -141,5 +152,6 @@ def _word(results: Results, test: str) -> str:
 
 
 def _differing(originals: Results, ours: Results) -> list[str]:
+    """Tests with other outcomes. One that fails with the originals says nothing of ours."""
     tests = dict.fromkeys([*originals, *ours])
-    return [test for test in tests if _word(originals, test) != _word(ours, test)]
+    return [test for test in tests if _word(originals, test) not in ("failed", _word(ours, test))]

@@ -13,7 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CLASSES = "HA_UPSTREAM_CLASSES"  # "originals" or "ours"
+import pytest
+
+from tests.upstream.cell import Cell
+
+CLASSES = "HA_UPSTREAM_CLASSES"  # "originals", "ours", or "cell": our Client, and a whole cell
+SEED = "HA_UPSTREAM_SEED"  # of the moments at which a cell loses its leader
 PACKAGE = "HA_UPSTREAM_PACKAGE"  # the directory with copies of distributed/tests and shuffle/tests
 OUTCOMES = "HA_UPSTREAM_OUTCOMES"  # the file to which outcomes go, a line each
 SEVERITY = ("passed", "skipped", "xfail", "failed")  # of setup, call and teardown the worst counts
@@ -31,7 +36,7 @@ def _find_tests(package: Path) -> None:
 if PACKAGE in os.environ:
     _find_tests(Path(os.environ[PACKAGE]))
 
-if os.environ.get(CLASSES) == "ours":
+if os.environ.get(CLASSES) in ("ours", "cell"):
     from tests.upstream.substitute import substitute
 
     substitute()
@@ -83,11 +88,46 @@ class Outcomes:
         return str(report.outcome)
 
 
+class InCell:
+    """A pytest plugin: tests that take upstream's cluster get a cell that loses its leader."""
+
+    def __init__(self, seed: int) -> None:
+        self._cell = Cell(seed)
+        self._test = ""
+
+    def pytest_configure(self) -> None:
+        from distributed import utils_test
+
+        utils_test.cluster = self._cluster
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if "cluster_fixture" in item.fixturenames]
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._test = nodeid
+
+    def _cluster(self, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            pytest.skip("wants a cluster of another kind than the cell is")
+        return self._cell.cluster(self._test)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Any:
+        report = yield
+        if report.when == "call" and self._cell.killed_after is None and report.passed:
+            report.outcome, report.longrepr = "skipped", "it was over before the blow"
+        return report
+
+    def pytest_unconfigure(self) -> None:
+        self._cell.close()
+
+
 def main() -> int:
     """Run pytest with the arguments of the command line."""
-    import pytest
-
-    return int(pytest.main(sys.argv[1:], plugins=[Outcomes(Path(os.environ[OUTCOMES]))]))
+    plugins: list[Any] = [Outcomes(Path(os.environ[OUTCOMES]))]
+    if os.environ[CLASSES] == "cell":
+        plugins.append(InCell(int(os.environ[SEED])))
+    return int(pytest.main(sys.argv[1:], plugins=plugins))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.upstream.run import CLASSES, OUTCOMES, PACKAGE
+from tests.upstream.run import CLASSES, OUTCOMES, PACKAGE, SEED
 
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS_MAX = 120  # of a test; upstream's own limit for most is 30 s
@@ -47,7 +47,8 @@ class Workshop:
     test starts would import the checkout's distributed from there.
     """
 
-    def __init__(self, checkout: Path, directory: Path) -> None:
+    def __init__(self, checkout: Path, directory: Path, seed: int = 0) -> None:
+        self._seed = seed
         self.directory = directory
         source = checkout / "distributed"
         for folder in FOLDERS:
@@ -88,6 +89,7 @@ class Workshop:
         environment = os.environ | {
             CLASSES: classes,
             OUTCOMES: str(outcomes),
+            SEED: str(self._seed),
             PACKAGE: str(self.directory / PACKAGE_FOLDER),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "PYTHONDONTWRITEBYTECODE": "1",
