@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ha_scheduler.ledger import blobs, calls, departures, desires, events, free_keys, sessions
+from ha_scheduler.ledger import blobs, book, calls, departures, desires, events, free_keys, sessions
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
@@ -45,6 +45,7 @@ from ha_scheduler.ledger.records import (
     Forgotten,
     GraphsRetired,
     GraphSubmitted,
+    PeerNamed,
     Record,
     Released,
     Restarted,
@@ -297,6 +298,10 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
         events.replace(tables, place, ClientJoined(client, session))
 
 
+def _peer_named(tables: Tables, index: int, record: PeerNamed, data: bytes) -> None:
+    book.put(tables, index, record, data)
+
+
 def _answer(tables: Tables, session: str, sequence: int) -> None:
     if session and sequence != sessions.UNNUMBERED:
         answers = sessions.load_answers(tables, session)
@@ -328,6 +333,7 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     ValueSet: _value_set,
     ValueDeleted: _value_deleted,
     Restarted: _restarted,
+    PeerNamed: _peer_named,
     Called: _called,
     CallsOpened: _calls_opened,
     CallsEnded: _calls_ended,

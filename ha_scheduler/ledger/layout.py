@@ -89,6 +89,10 @@ def wants_key(client_key: bytes, graph: int) -> bytes:
     return client_key + _U64.pack(graph)
 
 
+def peer_key(peer: int) -> bytes:
+    return _U64.pack(peer)
+
+
 def value_key(space: str, name: bytes) -> bytes:
     return name_key(space) + name_key(name)
 

@@ -3,10 +3,11 @@
 Guarantee: an engine or a ledger that applies ``rebuild(tables)`` stands where one stands that has
 applied the whole log, and two ledgers with the same log have the same ``digest``.
 
-Order: values come first (plugins, files: graphs need them), then workers, then every event in the
-log (see ``events``), a blob's parts right before the record that names it. Sessions and the answers
-to calls come after the events, for they overwrite what the replay of graphs and departures made of
-them. Loose blob parts are last: the record that names them is still in the log or to be written.
+Order: peers and values come first (plugins, files: graphs need them), then workers, then every
+event in the log (see ``events``), a blob's parts right before the record that names it. Sessions
+and the answers to calls come after the events, for they overwrite what the replay of graphs and
+departures made of them. Loose blob parts are last: the record that names them is still in the log
+or to be written.
 
 What no longer matters is left out. A graph whose session has been dropped is shown without its
 session, or the replay would revive it.
@@ -21,7 +22,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ha_scheduler.ledger import blobs, calls, events, sessions
+from ha_scheduler.ledger import blobs, book, calls, events, sessions
 from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
 from ha_scheduler.ledger.records import (
     Called,
@@ -43,6 +44,8 @@ KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record that a rebuild puts t
 def rebuild(tables: Tables) -> Iterator[bytes]:
     """Encoded records. ``tables`` must not change meanwhile: hold a read view."""
     yield from _term(tables)
+    for _, row in book.scan(tables):
+        yield row
     yield from _values(tables)
     for _, row in tables.scan(WORKERS):
         yield row

@@ -255,6 +255,28 @@ class SessionRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerNamed:
+    """Who is behind a Raft id, and where. For the daemons; no engine is told.
+
+    ``peer`` is the id, and stands for a disk: a peer that begins anew with an empty one gets
+    another id, and a second record under its name. The ids of founders follow from their names, so
+    ``disk`` is a number that was drawn when the disk was set up, and tells one from an impostor.
+    ``gone``: empty while this disk belongs to the cell, later the end of a sentence that says since
+    when it does not, and why.
+    """
+
+    KIND: ClassVar[int] = 21
+    peer: int
+    disk: int
+    name: str
+    host: str
+    peer_port: int
+    dask_port: int
+    witness: bool
+    gone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Called:
     """A call took effect: what it changed and what it was answered, at once.
 
@@ -310,6 +332,7 @@ Record = (
     | ValueDeleted
     | Restarted
     | SessionRestored
+    | PeerNamed
     | Called
     | CallsOpened
     | CallsEnded
@@ -338,6 +361,7 @@ _BY_KIND: dict[int, type[Record]] = {
         ValueDeleted,
         Restarted,
         SessionRestored,
+        PeerNamed,
         Called,
         CallsOpened,
         CallsEnded,
@@ -345,10 +369,18 @@ _BY_KIND: dict[int, type[Record]] = {
 }
 
 
+_PEER_NAMED = bytes((0x90 + 1 + len(PeerNamed.__slots__), PeerNamed.KIND))  # msgpack: array, int
+
+
 def encode(record: Record) -> bytes:
     """One record as bytes: a msgpack array of its kind and fields in declaration order."""
     fields = tuple(getattr(record, name) for name in record.__slots__)
     return bytes(msgpack.packb((record.KIND, *fields), use_bin_type=True))
+
+
+def is_peer_named(data: bytes) -> bool:
+    """Whether ``decode`` would give a ``PeerNamed``; cheap enough to ask of each record."""
+    return data[:2] == _PEER_NAMED
 
 
 def decode(data: bytes) -> Record:

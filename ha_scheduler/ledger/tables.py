@@ -31,6 +31,7 @@ WORKERS = "workers"  # address → WorkerJoined as it was logged
 CLIENTS = "clients"  # client → (index, client, session)
 SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
+PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → session: answers of its calls are kept
 CALLS = "calls"  # (session, slot) → Called of the slot's latest call, without its changes
 
@@ -52,6 +53,7 @@ TABLES = (
     CLIENTS,
     SESSIONS,
     VALUES,
+    PEERS,
     CALL_SESSIONS,
     CALLS,
 )

@@ -41,6 +41,7 @@ class Model:
     clients: dict[str, str] = field(default_factory=dict)
     answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
+    peers: dict[int, r.PeerNamed] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
 
     def apply(self, record: Any) -> None:
@@ -173,6 +174,10 @@ class Model:
         self.drop_value(rec.space, rec.name)
         self.answer(rec.session, rec.sequence)
 
+    def on_PeerNamed(self, rec: r.PeerNamed) -> None:
+        self.peers.pop(rec.peer, None)
+        self.peers[rec.peer] = rec
+
     def on_Called(self, rec: r.Called) -> None:
         payload = rec.payload
         if rec.blob_parts:
@@ -213,6 +218,7 @@ class Model:
             "workers": self.workers,
             "clients": self.clients,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
+            "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
             "values": {
                 at: (v.value, v.blob, v.blob_parts, v.term) for at, v in self.values.items()
@@ -362,6 +368,16 @@ class _Writer:
             r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.Restarted: lambda: (draw(_client),),
+            r.PeerNamed: lambda: (
+                draw(st.integers(1, 4)),
+                draw(st.integers(1, 2)),
+                draw(st.sampled_from("abc")),
+                "h",
+                1,
+                2,
+                draw(st.booleans()),
+                draw(st.sampled_from(("", "was removed"))),
+            ),
         }
         return kind(*build[kind]())
 
@@ -390,4 +406,5 @@ _KINDS = (
     r.CallsOpened,
     r.CallsEnded,
     r.Restarted,
+    r.PeerNamed,
 )

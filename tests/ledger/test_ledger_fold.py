@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from ledger_model import NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
-from ha_scheduler.ledger import desires
+from ha_scheduler.ledger import book, desires
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import INLINE_BYTES_MAX, pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
@@ -24,6 +24,7 @@ from ha_scheduler.ledger.tables import (
     BLOB_PARTS,
     CALLS,
     EVENTS,
+    PEERS,
     SESSIONS,
     TABLES,
     VALUES,
@@ -129,7 +130,25 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     for index, record in enumerate(ends, start=10_000):
         fold(tables, index, 1, r.encode(record))
     left = {table for table, found in rows(tables).items() if found}
-    assert left <= {"meta", SESSIONS}  # sessions that no ClientJoined ever named
+    # Peers stay for ever, as do sessions that no ClientJoined ever named.
+    assert left <= {"meta", SESSIONS, PEERS}
+
+
+def peer_named(peer: int, name: str = "c", gone: str = "") -> r.PeerNamed:
+    return r.PeerNamed(peer, peer, name, "h", 1, 2, False, gone)
+
+
+def test_of_the_disks_that_are_gone_only_the_last_are_remembered() -> None:
+    history = [peer_named(n, gone="was replaced") for n in range(1, book.GONE_MAX + 11)]
+    tables = folded([peer_named(9999), *history])
+    known = [record.peer for record in book.peers(tables)]
+    assert known == [9999, *range(11, book.GONE_MAX + 11)]
+
+
+def test_a_record_of_a_peer_is_told_from_others_by_its_first_bytes() -> None:
+    assert r.is_peer_named(r.encode(peer_named(7)))
+    assert not r.is_peer_named(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0, "", 0)))
+    assert not r.is_peer_named(b"")
 
 
 def test_the_empty_entry_of_raft_changes_nothing() -> None:
