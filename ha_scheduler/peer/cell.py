@@ -53,6 +53,13 @@ class Cell:
         return ",".join(f"{p.name}={join_address(p.host, p.peer_port)}" for p in self.peers)
 
     @property
+    def text(self) -> str:
+        """What to write after ``--peers``, with the Dask ports."""
+        return ",".join(
+            f"{p.name}={join_address(p.host, p.peer_port)}/{p.dask_port}" for p in self.peers
+        )
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the peers, sorted."""
         return tuple(peer.name for peer in self.peers)
@@ -102,8 +109,10 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT) -> Cell:
+def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT, *, any_count: bool = False) -> Cell:
     """The cell that ``--peers`` describes. Raises ``OperatorError``.
+
+    ``any_count``: an even number of peers will do, as a cell that has been changed may have.
 
     Each of the comma-separated peers is ``[NAME=]HOST[:PEER_PORT][/DASK_PORT]``; the name is the
     host's when none is given, and ``dask_port`` is meant where no Dask port is.
@@ -119,7 +128,9 @@ def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT) -> Cell:
         )
     peers = [_parse_peer(item, dask_port) for item in items]
     _check_unique(peers)
-    _check_count(len(peers))
+    _check_limit(len(peers))
+    if not any_count:
+        check_count(len(peers))
     _check_reach(peers)
     return Cell(tuple(peers))
 
@@ -279,12 +290,16 @@ def _same_port(peer: PeerAddress, kind: str, port: int, other_kind: str, other: 
     )
 
 
-def _check_count(count: int) -> None:
+def _check_limit(count: int) -> None:
     if count > PEERS_MAX:
         raise OperatorError(
             f"--peers names {count} peers, and a cell has at most {PEERS_MAX}; "
             f"use 3, or 5 where two must be able to fail at once."
         )
+
+
+def check_count(count: int) -> None:
+    """Whether a new cell may have ``count`` peers. Raises ``OperatorError``."""
     if count % 2 == 0:
         survives = (count - 1) // 2
         raise OperatorError(

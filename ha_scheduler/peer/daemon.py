@@ -23,16 +23,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from ha_scheduler.errors import EXIT_FAILED, CertificateRefused, OperatorError
+from ha_scheduler.peer import opening, wire
 from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.joining import Asker, Joining
 from ha_scheduler.peer.links import Channel, Dialer, Links, RefusedError, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.roster import Roster, from_wire
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
-from ha_scheduler.raft import Config, Membership, Message, RawNode
+from ha_scheduler.raft import Config, Message, RawNode
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
 
@@ -56,19 +59,15 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
     security = _security(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(_bind(settings))
+        asker = Asker(settings.name, security, _check_peer)
+        known = opening.found(settings, lambda: asyncio.run(asker.learn_cell(settings.cell)))
         bridge = _Durability()
-        store = LmdbStore.open(
-            settings.data_dir,
-            cell=settings.cell.identity,
-            peer=settings.name,
-            peer_id=settings.peer_id,
-            membership=_membership(settings),
-            create=True,
-            on_durable=bridge,
-        )
+        store = opening.open_store(settings, known, bridge)
         stack.callback(store.close)
+        roster = opening.call_roll(settings, known, store)
         stack.enter_context(_pid_file(settings))
-        return asyncio.run(_Daemon(settings, security, store, bridge, engine_module).main(sock))
+        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module)
+        return asyncio.run(daemon.main(sock))
 
 
 class _Durability:
@@ -95,12 +94,16 @@ class _Daemon:
         self,
         settings: PeerSettings,
         security: Security,
+        roster: Roster,
+        asker: Asker,
         store: LmdbStore,
         bridge: _Durability,
         engine_module: str,
     ) -> None:
         self._settings = settings
         self._security = security
+        self._roster = roster
+        self._asker = asker
         self._store = store
         self._bridge = bridge
         self._engine_module = engine_module
@@ -121,43 +124,37 @@ class _Daemon:
                     self._tick(),
                 )
             ]
+            joining = asyncio.create_task(self._join())
             logger.info(
                 "peer %s of cell %s is up",
                 self._settings.name,
-                self._settings.cell.identity,
+                self._roster.founding.identity,
                 extra={"action": "peer_up", "peer": self._settings.name},
             )
             try:
                 return await self._until_stopped(tasks)
             finally:
-                await self._end(tasks)
+                await self._end([*tasks, joining])
 
     def _build(self) -> None:
         settings, store = self._settings, self._store
-        timing, own_id = settings.timing, settings.peer_id
+        timing, own_id = settings.timing, store.peer_id
         lease_s = (timing.election_ticks - LEASE_MARGIN_TICKS) * timing.tick_s
         contact = Contact(own_id, max(lease_s, 0.0))
-        others = {
-            settings.cell.peer_id(peer.name): peer
-            for peer in settings.cell.peers
-            if peer.name != settings.name
-        }
-        dialer = Dialer(settings.cell.identity, settings.name, self._security, _check_peer)
-        node = RawNode(_config(settings), store, random.SystemRandom(), store.applied())
-        self._replica = Replica(settings, store, contact)
+        node = RawNode(_config(settings, own_id), store, random.SystemRandom(), store.applied())
+        self._replica = Replica(settings, self._roster, store, contact)
+        steward, identity = self._replica.steward, self._roster.founding.identity
+        dialer = Dialer(
+            identity, self._roster.own, self._security, _check_peer, lambda: steward.fresh
+        )
         call_soon = asyncio.get_running_loop().call_soon
         self._driver = Driver(
             node, store, self._replica, contact, timing.tick_s, call_soon=call_soon
         )
-        self._links = Links(
-            own_id,
-            others,
-            dialer,
-            self._driver.step,
-            self._replica.on_gossip,
-            self._driver.report_unreachable,
+        self._links = Links(own_id, dialer, self._replica)
+        self._sender = SnapshotSender(
+            store, self._links.address, dialer, self._driver.report_snapshot
         )
-        self._sender = SnapshotSender(store, others, dialer, self._driver.report_snapshot)
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver)
         self._bridge.attach(self._driver)
@@ -165,7 +162,8 @@ class _Daemon:
             self._engine_module, self._replica.engine, settings.engine_watchdog_s
         )
         self._listener = Listener(
-            settings.cell.identity,
+            identity,
+            self._roster.is_own_cell,
             self._security,
             self._refusal,
             {
@@ -177,36 +175,60 @@ class _Daemon:
 
     # -- the peer port
 
-    def _refusal(self, hello: dict[str, Any], shown: ssl.SSLObject | None) -> str | None:
+    def _refusal(self, hello: dict[str, Any], shown: ssl.SSLObject | None) -> dict[str, Any] | None:
         if hello["role"] != "peer":
             return None  # any certificate of the cell may watch and ask
-        name = hello.get("name")
-        if name not in self._settings.cell.names or name == self._settings.name:
-            return f"peer {name!r} is not another peer of this cell"
-        if hello.get("to") != self._settings.name:
-            return f"this is peer {self._settings.name}, not {hello.get('to')}"
+        own = self._roster.own
         try:
-            Channel(hello.get("channel"))
             if shown is not None:
-                _check_peer(shown, name)
-        except (RefusedError, ValueError) as error:
-            return str(error)
+                _check_peer(shown, str(hello.get("name")))
+            caller = from_wire(hello)
+            Channel(hello.get("channel"))
+        except RefusedError as error:
+            return wire.refusal(str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            return wire.refusal(f"this is no hello of a peer: {error!r}")
+        if (hello.get("to"), hello.get("to_id")) != (own.name, own.peer):
+            return wire.refusal(
+                f"this is peer {own.name} with disk {own.peer}, not {hello.get('to')} with "
+                f"{hello.get('to_id')}"
+            )
+        members = self._driver.node.membership.peers
+        reason = self._roster.gone(caller.peer, caller.disk, members)
+        if reason:
+            return wire.refusal(reason, gone=True)
+        self._replica.steward.on_hello(caller, fresh=bool(hello.get("fresh")))
         return None
 
     async def _serve_peer(
         self, hello: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        source, channel = self._settings.cell.peer_id(hello["name"]), Channel(hello["channel"])
+        caller, channel = from_wire(hello), Channel(hello["channel"])
         if channel is Channel.SNAPSHOT:
-            await self._receiver.serve(source, reader, writer)
+            await self._receiver.serve(caller.peer, reader, writer)
         else:
-            await self._links.serve(source, channel, reader)
+            await self._links.serve(caller, channel, reader)
 
     def _step_snapshot(self, message: Message) -> bool:
         self._driver.step(message)
         return self._driver.node.first_index > self._store.first_index()
 
     # -- life and end
+
+    async def _join(self) -> None:
+        """A disk that is no member asks to become one; one that the cell refuses ends the peer."""
+        joining = Joining(
+            self._asker,
+            self._roster.own,
+            self._roster.founding.identity,
+            self._settings.entry,
+            self._roster.current,
+            lambda: self._roster.own.peer in self._driver.node.membership.peers,
+        )
+        try:
+            await joining.run()
+        except OperatorError as error:
+            self._replica.on_fatal(error)
 
     async def _tick(self) -> None:
         while True:
@@ -219,12 +241,14 @@ class _Daemon:
             done, _ = await asyncio.wait(
                 {stop, self._replica.failed, *tasks}, return_when=asyncio.FIRST_COMPLETED
             )
-            failures = [future.exception() for future in done if future is not stop]
-            if failures:
+            ended = [future.exception() for future in done if future is not stop]
+            if ended:
+                # The driver stops when anything fails; the reason is what did.
+                failure = next((error for error in ended if error is not None), None)
                 logger.critical(
                     "this peer stops: %s",
-                    failures[0] or "a part of it ended",
-                    exc_info=failures[0],
+                    failure or "a part of it ended",
+                    exc_info=failure,
                     extra={"action": "peer_failed"},
                 )
                 return EXIT_FAILED
@@ -279,9 +303,9 @@ class _Daemon:
         self._stop.set()
 
 
-def _config(settings: PeerSettings) -> Config:
+def _config(settings: PeerSettings, own_id: int) -> Config:
     return Config(
-        peer_id=settings.peer_id,
+        peer_id=own_id,
         election_ticks=settings.timing.election_ticks,
         heartbeat_ticks=settings.timing.heartbeat_ticks,
         lease_margin_ticks=LEASE_MARGIN_TICKS,
@@ -296,11 +320,6 @@ def _config(settings: PeerSettings) -> Config:
         # A batch carries the entries and their effect in one transaction, in this order.
         apply_unpersisted=True,
     )
-
-
-def _membership(settings: PeerSettings) -> Membership:
-    cell = settings.cell
-    return Membership(tuple(sorted(cell.peer_id(peer.name) for peer in cell.peers)))
 
 
 def _security(settings: PeerSettings) -> Security:

@@ -30,6 +30,7 @@ from typing import Protocol
 
 from ha_scheduler.peer.contact import Contact
 from ha_scheduler.raft.errors import PeerError
+from ha_scheduler.raft.membership import MembershipChange
 from ha_scheduler.raft.messages import Entry, Message, Role, SnapshotMeta
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import Ready, SoftState
@@ -85,6 +86,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
+        self.muted = False  # see steward.py: no message is taken in, and no time passes
         self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
         self.leader_gap_s_max = 0.0  # the longest silence of one leader
         self._leader_heard: tuple[int, float] = (0, 0.0)  # term, CLOCK_MONOTONIC
@@ -103,7 +105,7 @@ class Driver:
 
     def step(self, message: Message) -> None:
         """A message of another peer. Raises ``PeerError`` for one no correct peer sends."""
-        if self._stopped:
+        if self._stopped or self.muted:
             return
         self._advance_clock()
         try:
@@ -129,6 +131,12 @@ class Driver:
         indices = self.node.propose_batch(batch)
         self._schedule()
         return indices
+
+    def propose_membership(self, change: MembershipChange) -> int:
+        """Append a change of the membership; its index. Raises ``CallerError``."""
+        index = self.node.propose_membership(change)
+        self._schedule()
+        return index
 
     def transfer_leadership(self, to: int) -> None:
         self.node.transfer_leadership(to)

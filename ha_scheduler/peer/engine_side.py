@@ -23,6 +23,7 @@ from ha_scheduler.channel.messages import (
 )
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.peer.proposals import ProposalError, Proposals
+from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.raft.messages import Entry
@@ -53,12 +54,14 @@ class EngineSide:
     def __init__(
         self,
         settings: PeerSettings,
+        roster: Roster,
         store: PeerStore,
         tail: CommittedTail,
         events: EngineSideEvents,
     ) -> None:
         self.dashboard = ""
         self._settings = settings
+        self._roster = roster
         self._store = store
         self._tail = tail
         self._events = events
@@ -117,10 +120,10 @@ class EngineSide:
     # -- events of the supervisor (EngineEvents)
 
     def on_spawn(self, engine: Engine) -> None:
-        settings = self._settings
         self._engine, self._proposals = engine, None
-        cell, options = settings.cell, dict(settings.engine_options)
-        engine.send(Welcome(cell.identity, settings.name, cell.peers, options))
+        name, options = self._settings.name, dict(self._settings.engine_options)
+        identity = self._roster.founding.identity
+        engine.send(Welcome(identity, name, self._roster.current(), options))
         self._feed = Feed(engine, self._store, self._tail, self._number_of)
         self._feeding = asyncio.create_task(self._feed.run())
         self._feeding.add_done_callback(self._feed_ended)

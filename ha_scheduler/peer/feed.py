@@ -2,7 +2,7 @@
 
 Guarantee: an engine gets the ledger as it stood at some applied index, then every record committed
 after that index, each once, in the order of the log. Raft's own entries (no-ops, changes of
-membership) are not records and are left out.
+membership) are not records and are left out, and so is the book of peers: it is the daemons' own.
 
 Order: the ledger is read from one consistent view of the store, so that nothing is missing or
 doubled at the seam: ``CaughtUp`` carries the view's index and the next record is the first after
@@ -22,6 +22,7 @@ from typing import Protocol
 
 from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
 from ha_scheduler.ledger.rebuild import rebuild
+from ha_scheduler.ledger.records import is_peer_named
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
@@ -158,6 +159,8 @@ class Feed:
     async def _replay(self) -> None:
         with self._store.view() as view:
             for data in rebuild(view.tables):
+                if is_peer_named(data):
+                    continue
                 self._engine.send(Committed(0, 0, data))
                 await self._breathe(len(data))
                 if not self._engine.alive:
@@ -171,7 +174,7 @@ class Feed:
         """What the engine is to know of these entries, in one write."""
         batch: list[ChannelMessage] = []
         for entry in entries:
-            if entry.kind is EntryKind.NORMAL and entry.data:
+            if entry.kind is EntryKind.NORMAL and entry.data and not is_peer_named(entry.data):
                 number = self._number_of(entry)
                 batch.append(Committed(entry.index, number, b"" if number else entry.data))
             self.cursor = entry.index

@@ -3,9 +3,10 @@
 Guarantee: a message arrives at most once per connection, in the order it was sent on its line, from
 the peer whose certificate the connection showed; or it does not arrive. The core needs no more.
 
-Each peer dials two lines to each other peer. The *control* line carries what is small and urgent
-(heartbeats, votes, acknowledgements, gossip), the *bulk* line appends: a large entry never stands
-before a heartbeat. A line is used in one direction only; the other peer dials its own.
+Each peer dials two lines to each other member, and to whoever calls it as a peer of the cell, as a
+leader does of whose election it has not heard (a *guest*). The *control* line carries what is small
+and urgent (heartbeats, votes, acknowledgements, gossip), the *bulk* line appends: a large entry
+never stands before a heartbeat. A line is used in one direction only; the other peer dials its own.
 
 Queues are bounded, and messages of the core are dropped when one is full, because the core repeats
 itself and memory does not. A line that breaks drops what it held: it would be stale by the time the
@@ -21,14 +22,15 @@ import logging
 import random
 import socket
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
+from ha_scheduler.peer.roster import address_of, to_wire
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
@@ -44,6 +46,7 @@ SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
 SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
 LINGER_S = 0.002  # news that a commit index moved waits so long for an append to take it along
 WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
+GUESTS_MAX = 16  # disks that call and that this peer knows nothing of; a cell has a few at most
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,14 @@ class Security:
 
 
 class RefusedError(Exception):
-    """Remote: the other peer does not let us in; its reason is for the operator."""
+    """Remote: the other peer does not let us in; its reason is for the operator.
+
+    ``gone``: our disk does not belong to the cell any more, and never will again.
+    """
+
+    def __init__(self, reason: str, *, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.gone = gone
 
 
 class Dialer:
@@ -74,19 +84,25 @@ class Dialer:
     def __init__(
         self,
         cell: str,
-        name: str,
+        own: PeerNamed,
         security: Security,
         check: Callable[[ssl.SSLObject, str], None],
+        fresh: Callable[[], bool],
     ) -> None:
+        """``fresh``: whether this disk holds no entry of the log."""
         self._cell = cell
-        self._name = name
+        self._own = own
+        self._fresh = fresh
         self._security = security
         self._check = check  # (certificate shown, expected peer) → raises when it is another's
 
     async def dial(
-        self, to: PeerAddress, channel: Channel
+        self, peer: int, to: PeerAddress, channel: Channel
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to ``to`` that has said hello. Raises ``OSError`` or ``RefusedError``."""
+        """A connection that has said hello to the disk ``peer`` at ``to``.
+
+        Raises ``OSError`` or ``RefusedError``.
+        """
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(
                 to.host,
@@ -97,7 +113,7 @@ class Dialer:
                 limit=STREAM_LIMIT_BYTES,
             )
             try:
-                await self._hello(reader, writer, to, channel)
+                await self._hello(reader, writer, peer, to, channel)
             except BaseException:
                 writer.close()
                 raise
@@ -108,6 +124,7 @@ class Dialer:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        peer: int,
         to: PeerAddress,
         channel: Channel,
     ) -> None:
@@ -118,28 +135,54 @@ class Dialer:
             "role": "peer",
             "version": wire.VERSION,
             "cell": self._cell,
-            "name": self._name,
             "to": to.name,
+            "to_id": peer,
             "channel": channel.value,
+            "fresh": self._fresh(),
+            **to_wire(self._own),
         }
         writer.write(wire.pack(hello))
         answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
         if not answer.get("ok"):
-            raise RefusedError(str(answer.get("reason")))
+            raise RefusedError(str(answer.get("reason")), gone=bool(answer.get("gone")))
+
+
+class LinkEvents(Protocol):
+    """What comes in, and what becomes of the lines."""
+
+    def on_message(self, message: Message) -> None: ...
+
+    def on_gossip(self, peer: int, news: dict[str, Any]) -> None: ...
+
+    def on_unreachable(self, peer: int) -> None: ...
+
+    def on_connected(self) -> None: ...
+
+    def on_gone(self, reason: str) -> None: ...
+
+    def admits(self, caller: PeerNamed) -> bool:
+        """Whether the caller may still act as a peer of the cell."""
+        ...
 
 
 class Line:
     """One direction of one channel to one peer: a bounded queue, a connection that comes back."""
 
     def __init__(
-        self, to: PeerAddress, channel: Channel, dialer: Dialer, on_lost: Callable[[], None]
+        self,
+        peer: int,
+        to: PeerAddress,
+        channel: Channel,
+        dialer: Dialer,
+        events: LinkEvents,
     ) -> None:
         self.connected = False
         self.dropped = 0
-        self._to = to
+        self.to = to
+        self._peer = peer
         self._channel = channel
         self._dialer = dialer
-        self._on_lost = on_lost
+        self._events = events
         self._queue: deque[tuple[Any, int]] = deque()
         self._queued_bytes = 0
         self._some = asyncio.Event()
@@ -180,18 +223,20 @@ class Line:
         refused = ""
         while True:
             try:
-                reader, writer = await self._dialer.dial(self._to, self._channel)
+                reader, writer = await self._dialer.dial(self._peer, self.to, self._channel)
             except (OSError, TimeoutError, EOFError, wire.WireError, ssl.SSLError) as error:
-                logger.debug("cannot reach peer %s: %s", self._to.name, error)
+                logger.debug("cannot reach peer %s: %s", self.to.name, error)
             except RefusedError as error:
                 if str(error) != refused:
                     refused = str(error)
                     logger.error(
                         "peer %s refuses us: %s",
-                        self._to.name,
+                        self.to.name,
                         error,
-                        extra={"action": "peer_refused_us", "peer": self._to.name},
+                        extra={"action": "peer_refused_us", "peer": self.to.name},
                     )
+                if error.gone:
+                    self._events.on_gone(str(error))
             else:
                 backoff_s, refused = BACKOFF_FIRST_S, ""
                 await self._use(reader, writer)
@@ -206,6 +251,7 @@ class Line:
 
     async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected = True
+        self._events.on_connected()
         end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a line
         sender = asyncio.ensure_future(self._send(writer))
         try:
@@ -218,7 +264,7 @@ class Line:
             self._queue.clear()
             self._queued_bytes = 0
             writer.transport.abort()
-            self._on_lost()
+            self._events.on_unreachable(self._peer)
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -244,24 +290,44 @@ class Line:
 class Links:
     """All lines of this peer, and what comes in on those of the others."""
 
-    def __init__(
-        self,
-        own_id: int,
-        others: Mapping[int, PeerAddress],
-        dialer: Dialer,
-        on_message: Callable[[Message], None],
-        on_gossip: Callable[[int, dict[str, Any]], None],
-        on_unreachable: Callable[[int], None],
-    ) -> None:
+    def __init__(self, own_id: int, dialer: Dialer, events: LinkEvents) -> None:
         self._own_id = own_id
-        self._on_message = on_message
-        self._on_gossip = on_gossip
-        self._on_unreachable = on_unreachable
-        self._lines = {
-            (peer, channel): Line(to, channel, dialer, partial(on_unreachable, peer))
-            for peer, to in others.items()
-            for channel in (Channel.CONTROL, Channel.BULK)
-        }
+        self._dialer = dialer
+        self._events = events
+        self._members: dict[int, PeerAddress] = {}
+        self._guests: dict[int, PeerAddress] = {}
+        self._calls: Counter[int] = Counter()  # connections from each peer
+        self._lines: dict[tuple[int, Channel], Line] = {}
+        self._tasks: dict[Line, asyncio.Task[None]] = {}
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def update(self, members: Mapping[int, PeerAddress]) -> None:
+        """These take part now, and there they are; the own id may be among them."""
+        self._members = dict(members)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Lines to whom there should be lines, and to nobody else."""
+        wanted = {**self._guests, **self._members}
+        wanted.pop(self._own_id, None)
+        for key, line in list(self._lines.items()):
+            if wanted.get(key[0]) != line.to:
+                del self._lines[key]
+                self._tasks.pop(line).cancel()
+        for peer, to in wanted.items():
+            for channel in (Channel.CONTROL, Channel.BULK):
+                if (peer, channel) not in self._lines:
+                    self._open(peer, to, channel)
+
+    def _open(self, peer: int, to: PeerAddress, channel: Channel) -> None:
+        line = Line(peer, to, channel, self._dialer, self._events)
+        self._lines[peer, channel] = line
+        self._tasks[line] = asyncio.create_task(line.run())
+        self._tasks[line].add_done_callback(self._line_ended)
+
+    def _line_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) and not self._ended.done():
+            self._ended.set_exception(error)  # a defect: a line keeps trying for ever
 
     def send(self, message: Message) -> None:
         """Send or drop. A dropped append is reported, so that the core probes again."""
@@ -270,7 +336,7 @@ class Links:
         size = sum(len(entry.data) for entry in message.entries)
         lingers = bulk and not message.entries
         if line is not None and not line.put("raft", message, size, lingers=lingers) and bulk:
-            self._on_unreachable(message.to)
+            self._events.on_unreachable(message.to)
 
     def gossip(self, news: dict[str, Any]) -> None:
         """Tell every other peer; lost when a line is down, so it is repeated."""
@@ -278,30 +344,68 @@ class Links:
             if channel is Channel.CONTROL:
                 line.put("gossip", news)
 
+    def address(self, peer: int) -> PeerAddress | None:
+        """Where we dial ``peer``, if we do."""
+        line = self._lines.get((peer, Channel.CONTROL))
+        return line.to if line is not None else None
+
     def connected(self, peer: int) -> bool:
         """Whether our control line to ``peer`` is up."""
         line = self._lines.get((peer, Channel.CONTROL))
         return line is not None and line.connected
 
+    def calls(self, peer: int) -> bool:
+        """Whether ``peer`` has a line to us."""
+        return self._calls[peer] > 0
+
     async def run(self) -> None:
         """Keep all lines until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for line in self._lines.values():
-                group.create_task(line.run())
-            await asyncio.Event().wait()  # a cell of one has no lines, and goes on too
+        try:
+            await self._ended
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def serve(self, source: int, channel: Channel, reader: asyncio.StreamReader) -> None:
-        """Take in what peer ``source`` sends until its line ends."""
+    async def serve(
+        self, caller: PeerNamed, channel: Channel, reader: asyncio.StreamReader
+    ) -> None:
+        """Take in what a peer sends until its line ends."""
+        self._welcome(caller)
+        try:
+            await self._take_in(caller, channel, reader)
+        finally:
+            self._calls[caller.peer] -= 1
+            if not self._calls[caller.peer]:
+                del self._calls[caller.peer]
+                if self._guests.pop(caller.peer, None) is not None:
+                    self._settle()
+
+    def _welcome(self, caller: PeerNamed) -> None:
+        if caller.peer not in self._members and caller.peer not in self._guests:
+            if len(self._guests) >= GUESTS_MAX:
+                raise PeerError(f"more than {GUESTS_MAX} unknown disks call as peers of this cell")
+            self._guests[caller.peer] = address_of(caller)
+            self._settle()
+        self._calls[caller.peer] += 1
         for (peer, _), line in self._lines.items():
-            if peer == source:
+            if peer == caller.peer:
                 line.nudge()
+
+    async def _take_in(
+        self, caller: PeerNamed, channel: Channel, reader: asyncio.StreamReader
+    ) -> None:
         frames, loop = wire.FrameReader(reader), asyncio.get_running_loop()
         silence_s = SILENCE_MAX_S if channel is Channel.CONTROL else None
         async with asyncio.timeout(silence_s) as silence:
             heard_at = loop.time()
             while True:
-                for frame in await frames.some():
-                    self._hand_on(source, frame)
+                some = await frames.some()
+                if not self._events.admits(caller):
+                    raise PeerError(f"disk {caller.peer} of peer {caller.name} has left the cell")
+                for frame in some:
+                    self._hand_on(caller.peer, frame)
                 if silence_s is not None and loop.time() - heard_at > SILENCE_STEP_S:
                     heard_at = loop.time()
                     silence.reschedule(heard_at + silence_s)
@@ -317,7 +421,7 @@ class Links:
 
     def _hear(self, source: int, news: Any) -> None:
         try:
-            self._on_gossip(source, news)
+            self._events.on_gossip(source, news)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise wire.WireError(f"peer {source} sent gossip of another kind: {error!r}") from error
 
@@ -327,7 +431,7 @@ class Links:
             raise PeerError(f"peer {source} sent a message from {message.source} to {message.to}")
         if message.kind is MessageKind.SNAPSHOT:
             raise PeerError(f"peer {source} sent a snapshot's message without the snapshot")
-        self._on_message(message)
+        self._events.on_message(message)
 
 
 def tune(writer: asyncio.StreamWriter) -> None:

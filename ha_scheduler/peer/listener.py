@@ -23,7 +23,7 @@ CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
 
 Serve = Callable[[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Authorize = Callable[[dict[str, Any], ssl.SSLObject | None], str | None]
+Authorize = Callable[[dict[str, Any], ssl.SSLObject | None], dict[str, Any] | None]
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,18 @@ class Listener:
     """Accepts connections, reads their hello, and hands them to the service of their role."""
 
     def __init__(
-        self, cell: str, security: Security, authorize: Authorize, services: dict[str, Serve]
+        self,
+        cell: str,
+        is_ours: Callable[[str], bool],
+        security: Security,
+        authorize: Authorize,
+        services: dict[str, Serve],
     ) -> None:
+        """``is_ours``: whether a list of peers stands for our cell, as operators name it."""
         self._cell = cell
+        self._is_ours = is_ours
         self._security = security
-        self._authorize = authorize  # returns the reason of a refusal, or None
+        self._authorize = authorize  # returns a refusal, or None
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -70,9 +77,9 @@ class Listener:
         try:
             async with asyncio.timeout(wire.HELLO_TIMEOUT_S):
                 hello = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
-            reason = self._refusal(hello, writer)
-            if reason is not None:
-                await self._refuse(writer, reason, hello)
+            refusal = self._refusal(hello, writer)
+            if refusal is not None:
+                await self._refuse(writer, refusal, hello)
                 return
             writer.write(wire.pack({"ok": True, "version": wire.VERSION}))
             await self._services[hello["role"]](hello, reader, writer)
@@ -89,34 +96,42 @@ class Listener:
         finally:
             writer.transport.abort()
 
-    def _refusal(self, hello: dict[str, Any], writer: asyncio.StreamWriter) -> str | None:
+    def _refusal(
+        self, hello: dict[str, Any], writer: asyncio.StreamWriter
+    ) -> dict[str, Any] | None:
+        role, cell = hello.get("role"), hello.get("cell")
         if hello.get("version", wire.VERSION) != wire.VERSION:
-            return f"this peer speaks version {wire.VERSION} of the peer protocol; upgrade together"
-        # A watcher that has just started knows addresses, and learns the cell's identity here.
-        newcomer = hello.get("role") == "watch" and not hello.get("cell")
-        if hello.get("cell") != self._cell and not newcomer:
-            return (
-                f"this peer belongs to cell {self._cell}, not to {hello.get('cell')}; "
+            return wire.refusal(
+                f"this peer speaks version {wire.VERSION} of the peer protocol; upgrade together"
+            )
+        # Who has just come knows addresses, and learns the cell's identity here.
+        newcomer = role in ("watch", "control") and not cell
+        known = cell == self._cell or (role == "control" and self._is_ours(str(cell)))
+        if not (known or newcomer):
+            return wire.refusal(
+                f"this peer belongs to cell {self._cell}, not to {cell}; "
                 "compare the --peers of both"
             )
-        if hello.get("role") not in self._services:
-            return f"there is no role {hello.get('role')!r} on the peer port"
-        if len(self._tasks) > CONNECTIONS_MAX and hello["role"] != "peer":
-            return f"this peer serves {CONNECTIONS_MAX} connections already; try another peer"
+        if role not in self._services:
+            return wire.refusal(f"there is no role {role!r} on the peer port")
+        if len(self._tasks) > CONNECTIONS_MAX and role != "peer":
+            return wire.refusal(
+                f"this peer serves {CONNECTIONS_MAX} connections already; try another peer"
+            )
         return self._authorize(hello, writer.get_extra_info("ssl_object"))
 
     async def _refuse(
-        self, writer: asyncio.StreamWriter, reason: str, hello: dict[str, Any]
+        self, writer: asyncio.StreamWriter, refusal: dict[str, Any], hello: dict[str, Any]
     ) -> None:
         address = writer.get_extra_info("peername")
         logger.warning(
             "refused role %s from %s: %s",
             hello.get("role"),
             address,
-            reason,
+            refusal["reason"],
             extra={"action": "connection_refused", "address": address},
         )
-        writer.write(wire.pack(wire.refusal(reason)))
+        writer.write(wire.pack(refusal))
         await writer.drain()
         writer.close()
         async with asyncio.timeout(wire.HELLO_TIMEOUT_S):

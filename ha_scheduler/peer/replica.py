@@ -16,8 +16,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ha_scheduler.channel.messages import Mark, PeerAddress
+from ha_scheduler.channel.messages import Mark
 from ha_scheduler.ledger import records
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.driver import Driver
@@ -38,8 +39,11 @@ from ha_scheduler.peer.leadership import (
     Transfer,
 )
 from ha_scheduler.peer.links import Links
+from ha_scheduler.peer.membership import Refused
+from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.steward import Steward
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
@@ -53,11 +57,26 @@ ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late; another may 
 logger = logging.getLogger(__name__)
 
 
+class LeftTheCellError(Exception):
+    """Operator: this disk was removed from the cell, or replaced; it must not act again."""
+
+
 class Replica:
     """The events of the core, the engine and the other peers, brought together."""
 
-    def __init__(self, settings: PeerSettings, store: PeerStore, contact: Contact) -> None:
+    def __init__(
+        self, settings: PeerSettings, roster: Roster, store: PeerStore, contact: Contact
+    ) -> None:
         self.settings = settings
+        self.roster = roster
+        self.steward = Steward(
+            roster,
+            store,
+            settings.timing.election_s[0],
+            self._heard_at,
+            lambda: self.transfer(None),
+            self._changed,
+        )
         self.leadership = Leadership()
         self.history = History()
         self.watchers = Watchers(self.watch_state)
@@ -69,11 +88,8 @@ class Replica:
         self._store = store
         self._contact = contact
         self._tail = CommittedTail(store, store.applied())
-        self.engine = EngineSide(settings, store, self._tail, self)
+        self.engine = EngineSide(settings, roster, store, self._tail, self)
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
-        self._peers: dict[int, PeerAddress] = {
-            settings.cell.peer_id(peer.name): peer for peer in settings.cell.peers
-        }
         self._others: dict[int, Other] = {}
         self._applied = store.applied()
         self._state = SoftState(Role.FOLLOWER, 0, 0)
@@ -93,6 +109,7 @@ class Replica:
         self.driver, self.links = driver, links
         self.snapshots, self.incoming = snapshots, incoming
         driver.node.electable = False
+        self.steward.connect(driver, links)
 
     # -- events of the core (DriverEvents)
 
@@ -153,6 +170,7 @@ class Replica:
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
+        self.steward.on_committed(entries)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -169,6 +187,7 @@ class Replica:
         self._applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
+        self.steward.on_snapshot_installed(meta.index)
         self.engine.kill("a snapshot replaced the log it was reading")
 
     def on_fatal(self, error: BaseException) -> None:
@@ -214,12 +233,33 @@ class Replica:
         ready, applied = bool(news["ready"]), int(news["applied"])
         self._others[peer] = Other(ready, applied, time.monotonic())
         self.history.merge(news.get("history", ()))
+        self.steward.on_admitted(news.get("disks", ()))
         serving = news.get("serving")
         if serving is not None:
             self._learn_serving((int(serving[0]), str(serving[1]), str(serving[2])))
         elif peer == self._state.leader and self._is_serving():
             self._serving = None  # its engine is gone, and it leads on until it has another
             self.watchers.changed()
+
+    # -- events of the links (LinkEvents)
+
+    def on_message(self, message: Message) -> None:
+        self.driver.step(message)
+
+    def on_unreachable(self, peer: int) -> None:
+        self.driver.report_unreachable(peer)
+
+    def on_connected(self) -> None:
+        """A line came up: what it missed is said again."""
+        self._gossip()
+
+    def on_gone(self, reason: str) -> None:
+        """Another peer says that this disk has left the cell."""
+        self.on_fatal(LeftTheCellError(reason))
+
+    def admits(self, caller: PeerNamed) -> bool:
+        members = self.driver.node.membership.peers
+        return not self.roster.gone(caller.peer, caller.disk, members)
 
     def _learn_serving(self, serving: tuple[int, str, str]) -> None:
         if serving != self._serving and serving[0] >= (self._serving or serving)[0]:
@@ -235,6 +275,7 @@ class Replica:
         """Called every tick of the cell."""
         now = time.monotonic()
         self._run(self.leadership.tick(now, self._candidates(), self._contact.closed))
+        self.steward.tick()
         self.engine.pump()
         self.on_contact()
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
@@ -242,8 +283,12 @@ class Replica:
 
     def readers(self) -> int:
         """All live peers and the own engine have read the log up to here."""
-        now = time.monotonic()
-        known = [o.applied for o in self._others.values() if now - o.heard_at < FRESH_S]
+        now, members = time.monotonic(), self.driver.node.membership.peers
+        known = [
+            other.applied
+            for peer, other in self._others.items()
+            if peer in members and now - other.heard_at < FRESH_S
+        ]
         if self.engine.fed is not None:
             known.append(self.engine.fed)
         return min(known, default=self._applied)
@@ -254,7 +299,7 @@ class Replica:
         serving = self._serving if self._is_serving() else None
         return {
             "kind": "view",
-            "cell": self.settings.cell.identity,
+            "cell": self.roster.founding.identity,
             "name": self.settings.name,
             "term": self._state.term,
             "leader": self._name(self._state.leader),
@@ -262,7 +307,7 @@ class Replica:
             "address": serving[2] if serving else "",
             "peers": [
                 (peer.name, peer.host, peer.peer_port, peer.dask_port)
-                for peer in self.settings.cell.peers
+                for peer in self.roster.current()
             ],
             "history_tail": self.history.tail(),
         }
@@ -285,7 +330,8 @@ class Replica:
                 "fed": self.engine.fed or 0,
                 "lag_s": self.engine.lag_s,
             },
-            "members": [self._member(peer, now) for peer in self._peers],
+            "members": [self._member(peer, now) for peer in node.membership.peers],
+            "change": self.steward.waiting,
             "watchers": self.watchers.count,
             "tick_gap_s_max": self.driver.tick_gap_s_max,
             "leader_gap_s_max": self.driver.leader_gap_s_max,
@@ -306,23 +352,33 @@ class Replica:
     def transfer(self, to: str | None) -> str | None:
         """Begin to hand leadership over; the reason why not, or None."""
         now = time.monotonic()
-        if to is not None and to not in self.settings.cell.names:
-            return f"there is no peer {to}"
-        target = self.settings.cell.peer_id(to) if to is not None else None
         if to == self.settings.name:
             return f"peer {to} leads already"
+        voters = self.driver.node.membership.voters
+        target = next((peer for peer in voters if self._name(peer) == to), None)
+        if to is not None and target is None:
+            return f"there is no peer {to} that votes"
         effects = self.leadership.transfer_requested(now, self._candidates(), target)
         if not effects:
             return f"peer {to} is not ready to lead" if to else "no other peer is ready to lead"
         self._run(effects)
         return None
 
+    def founding_list(self) -> str:
+        return self.roster.founding.text
+
+    def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
+        return self.steward.join(disk, replacing)
+
+    def remove(self, name: str) -> Refused | None:
+        return self.steward.remove(name)
+
     def _member(self, peer: int, now: float) -> dict[str, Any]:
-        other, own = self._others.get(peer), peer == self.settings.peer_id
+        other, own = self._others.get(peer), peer == self.roster.own.peer
         if own:
             other = Other(self._fit_to_lead(), self._applied, now)
         return {
-            "name": self._peers[peer].name,
+            **self.steward.member(peer),
             "connected": own or self.links.connected(peer),
             "engine_ready": other is not None and other.engine_ready,
             "applied": other.applied if other is not None else None,
@@ -341,7 +397,8 @@ class Replica:
 
         A peer that could not is still elected when nobody else stands (see ``RawNode.electable``).
         """
-        return self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
+        in_time = self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
+        return in_time and not self.steward.leaving()
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -383,8 +440,17 @@ class Replica:
     # -- small things
 
     def _candidates(self) -> dict[int, Other]:
-        """Peers that can be reached: one that just died may still look fresh."""
-        return {p: other for p, other in self._others.items() if self.links.connected(p)}
+        """Voters that can be reached: one that just died may still look fresh."""
+        voters = self.driver.node.membership.voters
+        return {
+            peer: other
+            for peer, other in self._others.items()
+            if peer in voters and self.links.connected(peer)
+        }
+
+    def _heard_at(self, peer: int) -> float:
+        other = self._others.get(peer)
+        return other.heard_at if other is not None else 0.0
 
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
         """The moment at which this peer takes the old leader for gone starts the history."""
@@ -406,9 +472,9 @@ class Replica:
                 "applied": self._applied,
                 "serving": self._serving if self.leading() and self._is_serving() else None,
                 "history": self.history.tail(),
+                "disks": self.roster.admitted(),
             }
         )
 
     def _name(self, peer: int) -> str | None:
-        address = self._peers.get(peer)
-        return address.name if address is not None else None
+        return self.roster.name(peer)

@@ -17,6 +17,7 @@ The arithmetic of the times, with the defaults in brackets. One tick is ``tick_m
 
 from __future__ import annotations
 
+import enum
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,12 +93,23 @@ class TlsFiles:
     key_file: Path
 
 
+class Entry(enum.Enum):
+    """Why an empty disk comes into a cell that runs."""
+
+    JOIN = "join"
+    REPLACE = "replace"
+
+
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
     """What ``ha_scheduler.peer.daemon.run`` is given.
 
     ``tls`` is None only when all peers are on loopback and plaintext was asked for. ``host`` is the
     address to listen at that the operator asked for, if any; see ``listen_host``.
+
+    ``cell`` is what the operator wrote after ``--peers``: the founding list of the cell, or its
+    peers of today. ``entry``: an empty disk comes into a cell that runs. ``witness``: this peer
+    votes and keeps no ledger.
 
     ``engine_options`` goes to the engine as it is; its values are strings, numbers, booleans, None
     and lists of strings. Its keys are those of ``ENGINE_OPTIONS``.
@@ -113,6 +125,8 @@ class PeerSettings:
     priority: int = PRIORITY_MAX  # who of the peers stands first when a leader is gone
     engine_options: dict[str, Any] = field(default_factory=dict)
     pid_file: Path | None = None
+    entry: Entry | None = None
+    witness: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in self.cell.names:
@@ -142,11 +156,6 @@ class PeerSettings:
     def address(self) -> PeerAddress:
         """This peer."""
         return self.cell.peer(self.name)
-
-    @property
-    def peer_id(self) -> int:
-        """The Raft id of this peer."""
-        return self.cell.peer_id(self.name)
 
     @property
     def listen_host(self) -> str:

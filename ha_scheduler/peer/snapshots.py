@@ -25,7 +25,7 @@ import logging
 import os
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,6 +63,7 @@ class _NotHeldError(Exception):
 class _Outgoing:
     """One stream on its way, over one connection after another."""
 
+    peer: int
     to: PeerAddress
     tables: Tables
     name: bytes
@@ -77,21 +78,22 @@ class SnapshotSender:
     def __init__(
         self,
         store: PeerStore,
-        peers: Mapping[int, PeerAddress],
+        address: Callable[[int], PeerAddress | None],
         dialer: Dialer,
         report: Callable[[int, bool], None],
     ) -> None:
         self._store = store
-        self._peers = peers
+        self._address = address
         self._dialer = dialer
         self._report = report
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def send(self, message: Message) -> None:
         """Begin to send what the core asked for; the core is told how it ended."""
-        if message.to in self._tasks or message.to not in self._peers:
+        to = self._address(message.to)
+        if message.to in self._tasks or to is None:
             return
-        task = asyncio.create_task(self._run(message))
+        task = asyncio.create_task(self._run(message, to))
         self._tasks[message.to] = task
         task.add_done_callback(lambda _: self._tasks.pop(message.to, None))
 
@@ -101,8 +103,8 @@ class SnapshotSender:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, message: Message) -> None:
-        to, ok = self._peers[message.to], False
+    async def _run(self, message: Message, to: PeerAddress) -> None:
+        ok = False
         try:
             ok = await self._stream(message, to)
         except (*_BROKEN, wire.WireError, RefusedError, _NotHeldError) as error:
@@ -118,7 +120,7 @@ class SnapshotSender:
     async def _stream(self, message: Message, to: PeerAddress) -> bool:
         with self._store.view() as view:
             meta = view.meta
-            outgoing = _Outgoing(to, view.tables, os.urandom(STREAM_NAME_BYTES))
+            outgoing = _Outgoing(message.to, to, view.tables, os.urandom(STREAM_NAME_BYTES))
             reader, writer = await self._send_chunks(outgoing)
         try:
             final = dataclasses.replace(message, snapshot=meta)
@@ -156,7 +158,7 @@ class SnapshotSender:
     async def _send_over_one(
         self, outgoing: _Outgoing
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await self._dialer.dial(outgoing.to, Channel.SNAPSHOT)
+        reader, writer = await self._dialer.dial(outgoing.peer, outgoing.to, Channel.SNAPSHOT)
         try:
             held = await _chunks_held(outgoing, reader, writer)
             # What is held is read once more: the end of a stream carries a digest of all of it.

@@ -20,7 +20,7 @@ HELLO_BYTES_MAX = 16 * 1024  # a hello is some names; a stranger gets no more me
 FRAME_BYTES_MAX = 32 * 1024 * 1024  # the largest append the core makes, with room
 REQUEST_BYTES_MAX = 64 * 1024  # what a watcher or an operator may send in one frame
 HELLO_TIMEOUT_S = 5.0  # seconds a caller has to say who it is, TLS included
-VERSION = 1  # of the frames; a peer refuses another one by name
+VERSION = 2  # of the frames; a peer refuses another one by name
 READ_BYTES = 256 * 1024  # taken from a connection in one go
 
 _LENGTH = struct.Struct(">I")
@@ -97,9 +97,9 @@ async def read_dict(reader: asyncio.StreamReader, bytes_max: int) -> dict[str, A
     return value
 
 
-def refusal(reason: str) -> dict[str, Any]:
+def refusal(reason: str, **more: Any) -> dict[str, Any]:
     """The answer to a caller that is not let in, or to a request that is not done."""
-    return {"ok": False, "reason": reason}
+    return {"ok": False, "reason": reason, **more}
 
 
 def _over(length: int, bytes_max: int) -> str:

@@ -224,9 +224,11 @@ def test_strangers_are_refused_with_a_reason(tmp_path: Path) -> None:
         wrong_cell = cell.connect("a", "control", cell="another")
         assert "another" in wrong_cell.answer["reason"]
         as_peer = {"name": "b", "to": "a", "channel": "control"}
+        half = cell.connect("a", "peer", name="a", as_peer="a")
+        assert "no hello of a peer" in half.answer["reason"]
         client = cell.connect("a", "peer", **as_peer)
         assert "for client" in client.answer["reason"]
-        impostor = cell.connect("b", "peer", **{**as_peer, "name": "c", "to": "b"}, as_peer=True)
+        impostor = cell.connect("b", "peer", **{**as_peer, "name": "c", "to": "b"}, as_peer="a")
         assert "not for peer c" in impostor.answer["reason"]
         assert "no role" in cell.connect("a", "king").answer["reason"]
 

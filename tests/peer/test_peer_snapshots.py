@@ -12,6 +12,7 @@ import pytest
 
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import load
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import VALUES, MemoryTables
 from ha_scheduler.peer import snapshots, wire
 from ha_scheduler.peer.links import Dialer, Security
@@ -115,10 +116,11 @@ def run(directory: Path, play: Callable[[Receiving, int], Awaitable[None]]) -> N
 async def send(port: int, tables: MemoryTables) -> bool:
     """Send one snapshot; what the core is told about it."""
     reports: asyncio.Queue[bool] = asyncio.Queue()
+    own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
     sender = SnapshotSender(
         Ledger(tables),  # type: ignore[arg-type]
-        {2: PeerAddress("b", "127.0.0.1", port, 0)},
-        Dialer("cell", "a", Security(None, None), lambda shown, name: None),
+        {2: PeerAddress("b", "127.0.0.1", port, 0)}.get,
+        Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False),
         lambda peer, ok: reports.put_nowait(ok),
     )
     sender.send(Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import (
     BULK_BYTES_MAX,
@@ -19,6 +20,7 @@ from ha_scheduler.peer.links import (
     Line,
     Security,
 )
+from ha_scheduler.raft.messages import Message
 
 
 def read(data: bytes, bytes_max: int = 1000) -> Any:
@@ -52,11 +54,32 @@ def test_a_frame_that_breaks_off_is_the_end_of_the_stream() -> None:
         read(wire.pack({"a": 1})[:-1])
 
 
+class NoEvents:
+    """Nobody listens."""
+
+    def on_message(self, message: Message) -> None: ...
+
+    def on_gossip(self, peer: int, news: dict[str, Any]) -> None: ...
+
+    def on_unreachable(self, peer: int) -> None: ...
+
+    def on_connected(self) -> None: ...
+
+    def on_gone(self, reason: str) -> None: ...
+
+    def admits(self, caller: PeerNamed) -> bool:
+        return True
+
+
 @pytest.fixture
 def line() -> Line:
-    dialer = Dialer("cell", "a", Security(None, None), lambda shown, name: None)
-    address = PeerAddress("b", "127.0.0.1", 1, 2)
-    return Line(address, Channel.BULK, dialer, lambda: None)
+    return line_to_b(Channel.BULK)
+
+
+def line_to_b(channel: Channel) -> Line:
+    own = PeerNamed(1, 1, "a", "127.0.0.1", 3, 4, False, "")
+    dialer = Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False)
+    return Line(2, PeerAddress("b", "127.0.0.1", 1, 2), channel, dialer, NoEvents())
 
 
 def test_a_line_that_is_down_drops_instead_of_queueing(line: Line) -> None:
@@ -69,12 +92,7 @@ def test_a_line_is_bounded_in_frames_and_in_bytes(line: Line) -> None:
     assert line.put("raft", (), BULK_BYTES_MAX + 1), "one frame always fits"
     assert not line.put("raft", (), 1)
     line.connected = False
-    small = Line(
-        PeerAddress("b", "127.0.0.1", 1, 2),
-        Channel.CONTROL,
-        Dialer("cell", "a", Security(None, None), lambda shown, name: None),
-        lambda: None,
-    )
+    small = line_to_b(Channel.CONTROL)
     small.connected = True
     assert all(small.put("raft", ()) for _ in range(CONTROL_FRAMES_MAX))
     assert not small.put("raft", ())

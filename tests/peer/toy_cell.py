@@ -116,16 +116,56 @@ class ToyCell:
             for name in self.names:
                 sys.stderr.write(f"--- {name}\n{self.log(name)[-6000:]}\n")
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, **more: Any) -> None:
         given = {"name": name, "dir": str(self.base), "peers": self.peers, "tls": self.tls}
+        arguments = json.dumps({**given, **self.given, **more})
         with (self.base / f"{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
-                [sys.executable, str(HERE / "toy_daemon.py"), json.dumps({**given, **self.given})],
+                [sys.executable, str(HERE / "toy_daemon.py"), arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
                 cwd=self.base,
             )
+
+    def prepare(self, name: str) -> str:
+        """Port, certificate and directory of a peer that is to join; the list with it."""
+        port, dask = free_ports("127.0.0.1", 2)
+        self.names, self.ports[name] = (*self.names, name), port
+        listed = f"{self.peers},{name}=127.0.0.1:{port}/{dask}"
+        ensure_certificates(self.base / "certs", parse_peers(listed, any_count=True))
+        self.data(name).mkdir(parents=True)
+        return listed
+
+    def data(self, name: str) -> Path:
+        return self.base / "data" / name
+
+    def lose_disk(self, name: str) -> Path:
+        """Kill the peer and give it an empty directory; where its old one is kept."""
+        self.kill(name)
+        kept = self.base / f"lost-{name}-{len(list(self.base.glob('lost-*')))}"
+        self.data(name).rename(kept)
+        self.data(name).mkdir()
+        return kept
+
+    def member(self, asked: str, name: str) -> dict[str, Any] | None:
+        """What ``asked`` says of the newest disk of ``name`` in the membership."""
+        status = self.status(asked)
+        found = [m for m in status["members"] if m["name"] == name] if status else []
+        return found[-1] if found else None
+
+    def votes(self, name: str, peer_id: int | None = None) -> bool:
+        """Whether every daemon that runs counts one disk of ``name`` (that one) as a voter."""
+        for asked in self.daemons:
+            status = self.status(asked)
+            if status is None:
+                return False
+            disks = [m for m in status["members"] if m["name"] == name]
+            if [m["role"] for m in disks] not in (["voter"], ["witness"]):
+                return False
+            if peer_id is not None and disks[0]["id"] != peer_id:
+                return False
+        return True
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         daemon = self.daemons.pop(name)
@@ -137,15 +177,16 @@ class ToyCell:
 
     def connect(self, name: str, role: str, /, **hello: Any) -> Connection:
         context = client_context(client_files(self.base / "certs")) if self.tls else None
-        if hello.pop("as_peer", None):
-            context = client_context(peer_files(self.base / "certs", "a"))
+        peer = hello.pop("as_peer", None)
+        if peer:
+            context = client_context(peer_files(self.base / "certs", peer))
         first = {"role": role, "cell": self.cell.identity, **hello}
         connection = Connection(self.ports[name], context, first)
         self.connections.append(connection)
         return connection
 
-    def ask(self, name: str, /, **request: Any) -> dict[str, Any]:
-        connection = self.connect(name, "control")
+    def ask(self, name: str, /, as_peer: str | None = None, **request: Any) -> dict[str, Any]:
+        connection = self.connect(name, "control", as_peer=as_peer)
         try:
             connection.send(request)
             return dict(connection.receive())

@@ -11,7 +11,7 @@ from pathlib import Path
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import compaction, daemon
 from ha_scheduler.peer.cell import parse_peers
-from ha_scheduler.peer.settings import PeerSettings, Timing
+from ha_scheduler.peer.settings import Entry, PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
 from ha_scheduler.storage import DiskFailed, LmdbStore, StorageError, WriteBatch
 
@@ -38,7 +38,7 @@ def main() -> int:
     name, base = given["name"], Path(given["dir"])
     fail_disk_when_told(base / f"{name}.disk-fails")
     settings = PeerSettings(
-        cell=parse_peers(given["peers"]),
+        cell=parse_peers(given["peers"], any_count=True),
         name=name,
         data_dir=base / "data" / name,
         tls=peer_files(base / "certs", name) if given["tls"] else None,
@@ -46,6 +46,8 @@ def main() -> int:
         engine_watchdog_s=given.get("watchdog_s", 30.0),
         engine_options={"toy_dir": str(base)},
         pid_file=base / f"{name}.pid",
+        entry=Entry(given["entry"]) if "entry" in given else None,
+        witness=given.get("witness", False),
     )
     try:
         return daemon.run(settings, engine_module=given.get("engine", "toy_engine"))

@@ -1,0 +1,147 @@
+"""How a new disk gets into a cell that runs: it learns which cell it is, then asks until it is in.
+
+Guarantee: nothing is asked before the disk holds its number and its id, and the wish is repeated
+until the log says that this disk is a member. So whoever dies meanwhile, this peer or the leader,
+the wish is neither lost nor doubled.
+
+Each question is a connection of its own to the peer port of one of the others, which must show that
+peer's certificate; this peer shows its own, because only peer c may ask for a new disk of peer c.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer import wire
+from ha_scheduler.peer.cell import Cell, parse_peers
+from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, RefusedError, Security
+from ha_scheduler.peer.roster import to_wire
+from ha_scheduler.peer.settings import Entry
+
+ASK_TIMEOUT_S = 3.0  # one question, TLS included
+ASK_EVERY_S = 0.5
+LEARN_ATTEMPTS_MAX = 40  # … of all peers, while a new disk does not know its cell
+
+_FAILURES = (OSError, TimeoutError, EOFError, wire.WireError, RefusedError)
+
+logger = logging.getLogger(__name__)
+
+
+class Asker:
+    """Asks other peers as peer ``own``."""
+
+    def __init__(
+        self, own: str, security: Security, check: Callable[[ssl.SSLObject, str], None]
+    ) -> None:
+        self._own = own
+        self._security = security
+        self._check = check
+
+    async def ask(self, to: PeerAddress, cell: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request. Raises ``OSError``, ``WireError`` and ``RefusedError``."""
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                to.host,
+                to.peer_port,
+                ssl=self._security.client,
+                server_hostname="" if self._security.client is not None else None,
+                limit=STREAM_LIMIT_BYTES,
+            )
+            try:
+                shown = writer.get_extra_info("ssl_object")
+                if shown is not None:
+                    self._check(shown, to.name)
+                hello = {"role": "control", "version": wire.VERSION, "cell": cell}
+                writer.write(wire.pack(hello))
+                answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+                if not answer.get("ok"):
+                    raise RefusedError(str(answer.get("reason")))
+                writer.write(wire.pack(request))
+                return await wire.read_dict(reader, wire.REQUEST_BYTES_MAX)
+            finally:
+                writer.transport.abort()
+
+    async def learn_cell(self, listed: Cell) -> Cell:
+        """The founding list of the cell of which ``listed`` are peers. Raises ``OperatorError``."""
+        others = [peer for peer in listed.peers if peer.name != self._own]
+        reasons: dict[str, str] = {}
+        for _ in range(LEARN_ATTEMPTS_MAX):
+            for peer in others:
+                try:
+                    answer = await self.ask(peer, "", {"op": "cell"})
+                    return parse_peers(str(answer["founding"]), any_count=True)
+                except (*_FAILURES, KeyError) as error:
+                    reasons[peer.name] = f"peer {peer.name}: {error or type(error).__name__}"
+            await asyncio.sleep(ASK_EVERY_S)
+        raise OperatorError(
+            f"None of the other peers said which cell this is ({'; '.join(reasons.values())}); "
+            f"compare --peers with the cell, and see to it that it runs."
+        )
+
+
+class Joining:
+    """Asks to be let in until this disk is a member."""
+
+    def __init__(
+        self,
+        asker: Asker,
+        own: PeerNamed,
+        cell: str,
+        entry: Entry | None,
+        peers: Callable[[], Iterable[PeerAddress]],
+        is_member: Callable[[], bool],
+    ) -> None:
+        self._asker = asker
+        self._own = own
+        self._cell = cell
+        self._entry = entry
+        self._peers = peers
+        self._is_member = is_member
+        self._said = ""
+
+    async def run(self) -> None:
+        """Until this disk is a member. Raises ``OperatorError`` when the cell will not have it."""
+        if self._is_member():
+            return
+        leader = ""
+        while not self._is_member():
+            for peer in self._order(leader):
+                leader = await self._ask(peer)
+                if self._is_member() or leader == peer.name:
+                    break
+            await asyncio.sleep(ASK_EVERY_S)
+        logger.info("this disk is a member of the cell", extra={"action": "joined"})
+
+    def _order(self, leader: str) -> list[PeerAddress]:
+        others = [peer for peer in self._peers() if peer.name != self._own.name]
+        return sorted(others, key=lambda peer: peer.name != leader)
+
+    async def _ask(self, peer: PeerAddress) -> str:
+        """Who leads, as far as ``peer`` says: ``peer`` itself when it has taken the wish."""
+        try:
+            answer = await self._asker.ask(peer, self._cell, self._wish())
+        except _FAILURES as error:
+            self._say(f"peer {peer.name}: {error or type(error).__name__}")
+            return ""
+        if answer.get("ok"):
+            return peer.name
+        self._say(str(answer.get("reason")))
+        if "leader" not in answer and not answer.get("passing"):
+            raise OperatorError(f"The cell does not let this disk in: {answer.get('reason')}.")
+        return str(answer.get("leader") or "")
+
+    def _wish(self) -> dict[str, Any]:
+        replacing = self._entry is Entry.REPLACE if self._entry is not None else None
+        return {"op": "join", "replacing": replacing, **to_wire(self._own)}
+
+    def _say(self, reason: str) -> None:
+        if reason != self._said:
+            self._said = reason
+            logger.warning("not in the cell yet: %s", reason, extra={"action": "join_waits"})

@@ -1,0 +1,294 @@
+"""How a running cell changes: disks come in as learners, are promoted, and go. Pure.
+
+Guarantee: no two voters of one peer. A disk votes only after it has caught up, after every earlier
+disk of the same peer was removed, and only where the cell can still commit with who is live.
+
+There is nothing to remember: each step follows from what the ledger's book and the membership say,
+so a new leader goes on where the last one stopped. The order, with a commit between any two steps:
+
+    the book names the new disk → ADD_LEARNER → it catches up → the book says that the old disk is
+    gone → REMOVE the old one → ADD_VOTER the new one
+
+To remove a peer the book says that its disk is gone, and REMOVE follows; a leader that is to go
+hands over first, and its successor goes on.
+
+Caught up (thesis 4.2.1): a round replicates what the log held when the round began. A learner that
+ends a round within ``round_s`` (an election timeout) would hold up commits for no longer than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer.cell import PEERS_MAX
+from ha_scheduler.raft.errors import InvariantViolationError
+from ha_scheduler.raft.membership import ChangeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the leader knows at one moment.
+
+    ``disks``: every disk that the cell knows of, in the order of the log, the founders first;
+    ``recorded``: those of them that have a record. ``said``: how peers that are connected describe
+    themselves. ``live``: those heard of a moment ago, this leader included. ``now`` in seconds;
+    ``date`` the same moment for people.
+    """
+
+    now: float
+    date: str
+    own: int
+    voters: Collection[int]
+    learners: Collection[int]
+    last_index: int
+    match: Mapping[int, int]
+    live: Collection[int]
+    disks: tuple[PeerNamed, ...]
+    recorded: Collection[int]
+    said: Mapping[int, PeerNamed]
+
+    @property
+    def members(self) -> list[int]:
+        return [*self.voters, *self.learners]
+
+    def current(self, name: str) -> PeerNamed | None:
+        """The newest disk of ``name`` that belongs to the cell."""
+        found = [disk for disk in self.disks if disk.name == name and not disk.gone]
+        return found[-1] if found else None
+
+    def disk(self, peer: int) -> PeerNamed | None:
+        """What is known of an id."""
+        return next((disk for disk in self.disks if disk.peer == peer), None)
+
+    def can_commit(self, voters: Collection[int]) -> bool:
+        """Whether a majority of ``voters`` is live."""
+        return 2 * len(set(voters) & set(self.live)) > len(voters)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """Propose this record."""
+
+    record: PeerNamed
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Propose this change of the membership."""
+
+    kind: ChangeKind
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Let another peer lead: this one is to go."""
+
+
+Effect = Name | Change | HandOver
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was asked for is not done. ``passing``: it may be possible in a moment."""
+
+    reason: str
+    passing: bool = False
+
+
+class Changes:
+    """The decisions of one leader. Ask it only when all that it asked for before has committed."""
+
+    def __init__(self, round_s: float) -> None:
+        self.waiting = ""  # what the change in progress waits for; empty: nothing is in progress
+        self._round_s = round_s
+        self._rounds: dict[int, tuple[int, float]] = {}  # learner → index to reach, since when
+
+    # -- what is to be done next
+
+    def step(self, seen: Seen) -> Effect | None:
+        """The next thing to do, or None. ``waiting`` then says why, if there is more to come."""
+        self.waiting = ""
+        for effect in (
+            *self._introductions(seen),
+            *self._departures(seen, replaced=True),
+            *self._arrivals(seen),
+            *self._departures(seen, replaced=False),
+        ):
+            if not isinstance(effect, str):
+                return effect
+            self.waiting = self.waiting or effect
+        return None
+
+    def _introductions(self, seen: Seen) -> Iterator[Effect | str]:
+        """A member that takes part is in the book, so that its id can never begin anew."""
+        for peer in sorted(set(seen.said) & set(seen.members)):
+            said, known = seen.said[peer], seen.disk(peer)
+            if peer not in seen.recorded or (
+                known is not None
+                and known == seen.current(known.name)
+                and known.dask_port != said.dask_port
+            ):
+                yield Name(said)
+
+    def _departures(self, seen: Seen, *, replaced: bool) -> Iterator[Effect | str]:
+        for peer in sorted(seen.members):
+            disk = seen.disk(peer)
+            if disk is None or not disk.gone or (seen.current(disk.name) is not None) != replaced:
+                continue
+            left = set(seen.voters) - {peer}
+            if peer in seen.voters and not seen.can_commit(left):
+                yield f"without peer {disk.name} no majority of voters would be live"
+            elif peer == seen.own:
+                yield HandOver()
+            else:
+                yield Change(ChangeKind.REMOVE, peer)
+
+    def _arrivals(self, seen: Seen) -> Iterator[Effect | str]:
+        self._rounds = {p: r for p, r in self._rounds.items() if p in seen.learners}
+        for name in sorted({disk.name for disk in seen.disks if not disk.gone}):
+            newest = seen.current(name)
+            if newest is None or newest.peer not in seen.recorded:
+                continue
+            older = [d for d in seen.disks if d.name == name and not d.gone and d != newest]
+            if newest.peer in seen.voters:
+                yield from (self._retire(disk, seen) for disk in older)
+            elif newest.peer in seen.learners:
+                yield from self._promotion(newest, older, seen)
+            else:
+                yield Change(ChangeKind.ADD_LEARNER, newest.peer)
+
+    def _promotion(
+        self, newest: PeerNamed, older: list[PeerNamed], seen: Seen
+    ) -> Iterator[Effect | str]:
+        yield from (self._retire(d, seen) for d in older if d.peer not in seen.voters)
+        if not self._caught_up(newest.peer, seen):
+            behind = seen.last_index - seen.match.get(newest.peer, 0)
+            yield f"peer {newest.name} catches up; it is {behind} entries behind"
+        elif any(disk.peer in seen.live for disk in older):
+            yield f"the disk that peer {newest.name} is to replace is in use; stop that process"
+        elif older:
+            yield self._retire(older[0], seen)
+        elif self._former(newest, seen):
+            yield f"the former disk of peer {newest.name} is still a voter"
+        elif not seen.can_commit([*seen.voters, newest.peer]):
+            yield f"with peer {newest.name} no majority of voters would be live"
+        else:
+            yield Change(ChangeKind.ADD_VOTER, newest.peer)
+
+    def _former(self, newest: PeerNamed, seen: Seen) -> list[PeerNamed]:
+        """Other disks of the same peer that vote, gone as the book may call them."""
+        return [d for d in seen.disks if d.name == newest.name and d.peer in seen.voters]
+
+    def _retire(self, disk: PeerNamed, seen: Seen) -> Effect:
+        return Name(replace(disk, gone=f"was replaced on {seen.date}"))
+
+    def _caught_up(self, peer: int, seen: Seen) -> bool:
+        if peer not in seen.live:
+            self._rounds.pop(peer, None)
+            return False
+        target, began = self._rounds.setdefault(peer, (seen.last_index, seen.now))
+        if seen.match.get(peer, 0) < target:
+            return False
+        self._rounds[peer] = (seen.last_index, seen.now)
+        return seen.now - began <= self._round_s
+
+    # -- what operators ask for
+
+    def join(self, disk: PeerNamed, replacing: bool | None, seen: Seen) -> Name | Refused | None:
+        """``disk`` wants to belong to the cell; None: it does already, or will.
+
+        ``replacing``: whether as the new disk of a peer that there is; None: it does not say, as
+        one that was let in before need not.
+        """
+        known, former = seen.disk(disk.peer), seen.current(disk.name)
+        if known is not None and known.gone:
+            return Refused(gone_reason(known))
+        if known is not None and known.peer in seen.recorded:
+            return None
+        if replacing is None:
+            return Refused(f"this disk of peer {disk.name} is unknown; say --join or --replace")
+        reason = self._misfit(disk, former, replacing, seen)
+        if reason:
+            return Refused(reason)
+        if former is not None and former.peer in seen.live:
+            return Refused(
+                f"the disk of peer {disk.name} that it is to replace is in use; stop that process "
+                f"first",
+                passing=True,
+            )
+        # A lost disk may be what another change waits for; a new peer can wait.
+        for name in () if replacing else self._unfinished(seen):
+            return Refused(f"peer {name} is being added or removed; one at a time", passing=True)
+        if not seen.can_commit(seen.voters):
+            return Refused("no majority of voters is live", passing=True)
+        return Name(disk)
+
+    def _misfit(
+        self, disk: PeerNamed, former: PeerNamed | None, replacing: bool, seen: Seen
+    ) -> str:
+        here = {d.name: d for d in seen.disks if not d.gone}
+        if replacing and former is None:
+            return f"there is no peer {disk.name} in the cell to replace; use --join to add it"
+        if not replacing and former is not None:
+            return f"there is a peer {disk.name} in the cell; use --replace for its new disk"
+        if disk.name not in here and len(here) >= PEERS_MAX:
+            return f"the cell has {PEERS_MAX} peers, which is the limit; remove one first"
+        ports = {disk.peer_port, disk.dask_port}
+        for other in here.values():
+            same = other.host == disk.host and ports & {other.peer_port, other.dask_port}
+            if same and other.name != disk.name:
+                return f"peer {other.name} has port {min(same)} of {disk.host}; choose another"
+        return ""
+
+    def remove(self, name: str, seen: Seen) -> Name | Refused | None:
+        """The peer ``name`` is to leave the cell; None: it is leaving already."""
+        disk = seen.current(name)
+        if disk is None:
+            leaving = any(d.name == name and d.peer in seen.members for d in seen.disks)
+            return None if leaving else Refused(f"there is no peer {name} in the cell")
+        for other in self._unfinished(seen) - {name}:
+            return Refused(f"peer {other} is being added or removed; one at a time", passing=True)
+        of_name = {d.peer for d in seen.disks if d.name == name}
+        left = set(seen.voters) - of_name
+        if not left:
+            return Refused(f"peer {name} is the last voter; stop it instead")
+        if not seen.can_commit(left):
+            live = len(left & set(seen.live))
+            return Refused(
+                f"without peer {name}, {live} of {len(left)} voters would be live, which is no "
+                f"majority; bring the others back first"
+            )
+        return Name(replace(disk, gone=f"was removed on {seen.date}"))
+
+    def _unfinished(self, seen: Seen) -> set[str]:
+        """Peers of whom a disk is still on its way in or out."""
+        on_the_way = set()
+        for disk in seen.disks:
+            if disk.gone:
+                moving = disk.peer in seen.members
+            else:
+                moving = disk.peer in seen.recorded and disk.peer not in seen.voters
+            if moving:
+                on_the_way.add(disk.name)
+        return on_the_way
+
+
+def gone_reason(disk: PeerNamed) -> str:
+    """What the operator of a disk that is gone is told."""
+    way = "--replace" if "replaced" in disk.gone else "--join"
+    return (
+        f"this disk of peer {disk.name} {disk.gone} and may not act again; delete the data and "
+        f"start with {way} if the peer shall take part"
+    )
+
+
+def check_invariants(seen: Seen) -> None:
+    """No two voters of one peer. Raises ``InvariantViolationError``."""
+    names = [disk.name for disk in seen.disks if disk.peer in seen.voters]
+    if len(names) != len(set(names)):
+        raise InvariantViolationError(f"two voters of one peer: {sorted(names)}")
+    if set(seen.voters) & set(seen.learners):
+        raise InvariantViolationError(f"a voter is a learner: {seen.voters}, {seen.learners}")

@@ -1,0 +1,139 @@
+"""Who belongs to the cell, and where: the founding list, and over it what the ledger's book says.
+
+Guarantee: every answer follows from committed records, so two peers that have applied as much give
+the same ones; and a disk that the book calls gone, or another disk under a founder's id, is refused
+with what its operator can do. An id that nobody has heard of is let in when its certificate is that
+of the peer it names: it may be the leader, of whose election this peer has not heard yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer.cell import Cell
+from ha_scheduler.peer.membership import gone_reason
+
+UNKNOWN_DISK = 0  # of a founder that has no record yet
+
+
+class Roster:
+    """The book in memory."""
+
+    def __init__(self, founding: Cell, listed: Cell, own: PeerNamed) -> None:
+        """``listed``: what the operator wrote after ``--peers``; it may know newer Dask ports."""
+        self.founding = founding
+        self.own = own
+        self._founders: dict[int, PeerNamed] = {}
+        for peer in founding.peers:
+            address = listed.peer(peer.name) if peer.name in listed.names else peer
+            if (address.host, address.peer_port) != (peer.host, peer.peer_port):
+                address = peer
+            identifier = founding.peer_id(peer.name)
+            self._founders[identifier] = _named(identifier, UNKNOWN_DISK, address)
+        self._rows: dict[int, PeerNamed] = {}  # the newest last
+
+    def learn(self, record: PeerNamed) -> None:
+        """It was committed."""
+        self._rows.pop(record.peer, None)
+        self._rows[record.peer] = record
+
+    def restart(self, rows: Iterable[PeerNamed]) -> None:
+        """A snapshot replaced the ledger."""
+        self._rows = {record.peer: record for record in rows}
+
+    # -- questions
+
+    @property
+    def recorded(self) -> Collection[int]:
+        """Ids that the book knows."""
+        return self._rows.keys()
+
+    def disks(self) -> tuple[PeerNamed, ...]:
+        """Every disk there is or was: founders without a record, then the book."""
+        unrecorded = [f for peer, f in self._founders.items() if peer not in self._rows]
+        return (*unrecorded, *self._rows.values())
+
+    def disk(self, peer: int) -> PeerNamed | None:
+        """What is known of an id."""
+        return self._rows.get(peer) or self._founders.get(peer)
+
+    def name(self, peer: int) -> str | None:
+        disk = self.disk(peer)
+        return disk.name if disk is not None else None
+
+    def addresses(self, members: Iterable[int]) -> dict[int, PeerAddress]:
+        """Where the members are that anything is known of."""
+        found = {peer: self.disk(peer) for peer in members}
+        return {peer: address_of(disk) for peer, disk in found.items() if disk is not None}
+
+    def current(self) -> tuple[PeerAddress, ...]:
+        """The peers of today, by name, this one included; of each the newest disk."""
+        newest = {d.name: d for d in self.disks() if not d.gone}
+        newest.setdefault(self.own.name, self.own)
+        return tuple(address_of(newest[name]) for name in sorted(newest))
+
+    def is_own_cell(self, identity: str) -> bool:
+        """Whether ``identity`` is the cell's: the founding list, or the peers of today."""
+        return identity in (self.founding.identity, Cell(self.current()).identity)
+
+    def admitted(self) -> list[tuple[int, int]]:
+        """The ids that belong to the cell, and the disk that has each."""
+        return [(row.peer, row.disk) for row in self._rows.values() if not row.gone]
+
+    def gone(self, peer: int, disk: int, members: Collection[int]) -> str:
+        """Why ``disk`` may not act under the id ``peer``; empty if it may, for all we know."""
+        row = self._rows.get(peer)
+        if row is None:
+            return ""
+        if row.gone and peer not in members:
+            return gone_reason(row)
+        if row.disk != disk:
+            return (
+                f"another disk took part in this cell as peer {row.name}, and this one may not "
+                f"vote in its place; delete the data and start with --replace"
+            )
+        return ""
+
+
+def address_of(disk: PeerNamed) -> PeerAddress:
+    """Where the peer with that disk is reached."""
+    return PeerAddress(disk.name, disk.host, disk.peer_port, disk.dask_port)
+
+
+def to_wire(own: PeerNamed) -> dict[str, Any]:
+    """How a peer describes itself in a hello and in a wish to join."""
+    return {
+        "id": own.peer,
+        "disk": own.disk,
+        "name": own.name,
+        "host": own.host,
+        "peer_port": own.peer_port,
+        "dask_port": own.dask_port,
+        "witness": own.witness,
+    }
+
+
+def from_wire(said: dict[str, Any]) -> PeerNamed:
+    """The inverse of ``to_wire``. Raises ``KeyError``, ``TypeError`` and ``ValueError``."""
+    own = PeerNamed(
+        peer=int(said["id"]),
+        disk=int(said["disk"]),
+        name=str(said["name"]),
+        host=str(said["host"]),
+        peer_port=int(said["peer_port"]),
+        dask_port=int(said["dask_port"]),
+        witness=bool(said["witness"]),
+        gone="",
+    )
+    if not (own.peer > 0 and 0 < own.peer_port < 65536 and 0 < own.dask_port < 65536):
+        raise ValueError(f"{own} is no peer")
+    return own
+
+
+def _named(peer: int, disk: int, address: PeerAddress) -> PeerNamed:
+    return PeerNamed(
+        peer, disk, address.name, address.host, address.peer_port, address.dask_port, False, ""
+    )
