@@ -54,6 +54,11 @@ class Choice:
     files: TlsFiles | None
     create_in: Path | None = None
 
+    @property
+    def needs_authority(self) -> bool:
+        """Whether even the authority would have to be created."""
+        return self.create_in is not None and not _present(self.create_in / CA_FILE)
+
     def create(self, cell: Cell, name: str) -> list[Path]:
         """Create what is missing. Returns the files written. Raises ``OperatorError``."""
         if self.create_in is None or self.files is None:

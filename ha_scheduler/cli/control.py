@@ -26,7 +26,7 @@ from ha_scheduler.security.tls import Role, client_context, name_of, role_of
 TIMEOUT_S = 5.0  # for one request; a transfer is over in less than three
 FRAME_BYTES_MAX = 32 * 1024 * 1024  # as peers have it; a history is some kilobytes
 _LENGTH = struct.Struct(">I")
-_VERSION = 1  # of the frames; a peer of another one refuses us and says so
+_VERSION = 2  # of the frames; a peer of another one refuses us and says so
 _T = TypeVar("_T")
 
 
@@ -35,6 +35,7 @@ class ControlClient:
 
     def __init__(self, cell: Cell, tls: TlsFiles | None, timeout_s: float = TIMEOUT_S) -> None:
         self.cell = cell
+        self.identity = cell.identity  # what peers know the cell by
         self._context = client_context(tls) if tls is not None else None
         self._timeout_s = timeout_s
 
@@ -63,7 +64,7 @@ class ControlClient:
         peer = self.cell.peer(name)
         link = _Link(peer, time.monotonic() + self._timeout_s)
         try:
-            return link.ask(self._context, self.cell.identity, {"op": op, **fields})
+            return link.ask(self._context, self.identity, {"op": op, **fields})
         except ControlError:
             raise
         except TimeoutError as error:

@@ -21,11 +21,11 @@ from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 @click.option(
     "--reissue",
     is_flag=True,
-    help="Renew all certificates with the authority that is in the directory.",
+    help="Renew all certificates with the authority in the directory; new peers get theirs.",
 )
 def init(peers: str | None, port: int | None, dir: Path | None, reissue: bool) -> None:
     """Make a certificate authority, and certificates for all peers, clients and workers."""
-    cell = the_cell(peers, port)
+    cell = the_cell(peers, port, any_count=reissue)
     if dir is None:
         raise OperatorError("--dir is missing; name the directory to create, as in --dir ./tls.")
     directory = dir.absolute()

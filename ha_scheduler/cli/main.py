@@ -21,7 +21,7 @@ from ha_scheduler.cli.daemon_options import engine_options, listen_host
 from ha_scheduler.cli.host import local_addresses, local_names
 from ha_scheduler.cli.init import init
 from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
-from ha_scheduler.cli.operate import history, status, transfer
+from ha_scheduler.cli.operate import history, remove, status, transfer
 from ha_scheduler.cli.options import (
     OneSentenceGroup,
     as_sentence,
@@ -35,10 +35,12 @@ from ha_scheduler.cli.options import (
 )
 from ha_scheduler.cli.preflight import check_start
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
-from ha_scheduler.peer.cell import Cell, own_name
+from ha_scheduler.peer import founding
+from ha_scheduler.peer.cell import Cell, check_count, own_name
 from ha_scheduler.peer.settings import (
     ENGINE_WATCHDOG_S,
     PRIORITY_MAX,
+    Entry,
     PeerSettings,
     Timing,
 )
@@ -59,6 +61,12 @@ _TIMING = Timing()
 @peers_option
 @click.option("--name", default=None, help="Which of the peers this is.  [default: found]")
 @path_option("--data-dir", "Where this peer keeps its log and ledger.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="This peer has lost its disk: join the running cell with an empty one, as a new voter.",
+)
+@click.option("--join", is_flag=True, help="This is a new peer: add it to the running cell.")
 @click.option("--host", default=None, help="Address to listen at.  [default: all of this host]")
 @port_option
 @click.option("--interface", default=None, help="Network interface to listen at, like 'eth0'.")
@@ -164,10 +172,14 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
     timing = Timing(
         values.pop("tick_ms"), values.pop("heartbeat_ticks"), values.pop("election_ticks")
     )
+    entry = _entry(join=values.pop("join"), replace=values.pop("replace"))
     port: int | None = values.pop("port")
     cell = the_cell(values.pop("peers"), port)
     name = _name(cell, values.pop("name"))
     data_dir: Path = values.pop("data_dir") or state_directory() / name
+    known = founding.load(data_dir)
+    if known is None and entry is None:
+        check_count(len(cell.peers))
     own = cell.peer(name)
     if port is not None and port != own.dask_port:
         raise OperatorError(
@@ -176,7 +188,12 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         )
     tls = the_tls(values, data_dir)
     host = listen_host(values.pop("host"), values.pop("interface"), tls.protocol, own.dask_port)
-    certificates = choose_peer_files(tls, cell, name)
+    certificates = choose_peer_files(tls, known.cell if known is not None else cell, name)
+    if entry is Entry.JOIN and certificates.needs_authority:
+        raise OperatorError(
+            "--join needs a certificate of the cell that this peer joins; name the directory that "
+            "`dask-ha-scheduler init` made for it with --tls-dir."
+        )
     pid_file: Path | None = values.pop("pid_file")
     settings = PeerSettings(
         cell=cell,
@@ -188,9 +205,21 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         engine_watchdog_s=values.pop("engine_watchdog"),
         priority=values.pop("priority"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
+        entry=entry,
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates
+
+
+def _entry(*, join: bool, replace: bool) -> Entry | None:
+    if join and replace:
+        raise OperatorError(
+            "--join is for a peer that the cell does not know, --replace for the new disk of one "
+            "that it knows; leave one of them out."
+        )
+    if join:
+        return Entry.JOIN
+    return Entry.REPLACE if replace else None
 
 
 def _name(cell: Cell, name: str | None) -> str:
@@ -226,6 +255,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
 main.add_command(init)
 main.add_command(status)
 main.add_command(transfer)
+main.add_command(remove)
 main.add_command(history)
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""``status``, ``history`` and ``transfer``: what an operator asks of a running cell.
+"""``status``, ``history``, ``transfer`` and ``remove``: what an operator asks of a running cell.
+
+``--peers`` may be an old list: as soon as one peer has answered, the peers of today are asked.
 
 Exit statuses: 0 when the cell has a leader and did what was asked, 1 when not.
 """
@@ -14,17 +16,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.cell import join_address
+from ha_scheduler.peer.cell import Cell, join_address
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Answers = Mapping[str, dict[str, Any] | ControlError]
+
+REMOVE_TIMEOUT_S = 30.0  # a transfer, and two entries of the log
+REMOVE_POLL_S = 0.1
 
 _UNKNOWN = "-"
 _PIPE_COLUMNS = 200  # nobody's window limits what goes to a file or to grep
@@ -63,7 +69,7 @@ _format_option = click.option(
 def status(output: str, **values: Any) -> int:
     """Show what each peer says of itself."""
     client = _client(values)
-    answers = client.of_all(client.status)
+    answers = _statuses(client)
     if output == "json":
         click.echo(json.dumps(_status_json(client, answers), indent=2, default=str))
     else:
@@ -77,6 +83,7 @@ def status(output: str, **values: Any) -> int:
 def history(output: str, **values: Any) -> int:
     """Show the changes of leader with their phases (seconds after the loss was detected)."""
     client = _client(values)
+    _statuses(client)
     answers = client.of_all(client.history)
     known: dict[int, dict[str, Any]] = {}
     for answer in answers.values():
@@ -102,18 +109,13 @@ def history(output: str, **values: Any) -> int:
 def transfer(to: str | None, **values: Any) -> int:
     """Let another peer lead, without a failure. Waits until it does."""
     client = _client(values)
+    answers = _statuses(client)
     if to is not None and to not in client.cell.names:
         raise OperatorError(
             f"--to {to} is not one of the peers ({', '.join(client.cell.names)}); "
             f"use one of these names."
         )
-    answers = client.of_all(client.status)
-    leader = _leader(answers)
-    if leader is None:
-        reason = "no peer leads at the moment"
-        if all(isinstance(answer, ControlError) for answer in answers.values()):
-            reason = _nobody(answers)
-        raise ControlError(f"Leadership was not transferred: {reason}.")
+    leader = _leader_or_fail(answers, "Leadership was not transferred")
     if to == leader:
         click.echo(f"{to} leads already.")
         return 0
@@ -125,6 +127,61 @@ def transfer(to: str | None, **values: Any) -> int:
         raise ControlError(f"Leadership went to {new} in term {term}, not to {to or 'another'}.")
     click.echo(f"{new} leads in term {term}, after {took_ms:.0f} ms; before it was {leader}.")
     return 0
+
+
+@click.command()
+@_cell_options
+@click.argument("name")
+def remove(name: str, **values: Any) -> int:
+    """Remove the peer NAME from the cell. Waits until it is done.
+
+    A leader hands over first. The disk of a removed peer never acts again; add the peer anew with
+    an empty one and --join.
+    """
+    client = _client(values)
+    answers = _statuses(client)
+    leader = _leader_or_fail(answers, f"Peer {name} was not removed")
+    client.request(leader, "remove", peer=name)
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        answers = client.of_all(client.status)
+        leader = _leader(answers) or ""
+        answer = answers.get(leader)
+        if isinstance(answer, dict) and name not in _members(answer):
+            click.echo(f"{name} was removed; the cell is {', '.join(sorted(_members(answer)))}.")
+            return 0
+        time.sleep(REMOVE_POLL_S)
+    change = answer.get("change") if isinstance(answer, dict) else "no peer leads"
+    raise ControlError(
+        f"Peer {name} is not removed after {REMOVE_TIMEOUT_S:g} s: {change or 'it is under way'}; "
+        f"the cell goes on with it, see the status."
+    )
+
+
+def _members(answer: dict[str, Any]) -> set[str]:
+    return {member["name"] for member in answer.get("members", ())}
+
+
+def _statuses(client: ControlClient) -> dict[str, dict[str, Any] | ControlError]:
+    """What each peer says of itself; ``client`` knows the peers of today from then on."""
+    answers = client.of_all(client.status)
+    known = [answer for answer in answers.values() if isinstance(answer, dict)]
+    newest = max(known, key=lambda answer: answer.get("commit", 0), default={})
+    today = tuple(PeerAddress(*peer) for peer in newest.get("peers", ()))
+    if not today or {peer.name for peer in today} == set(client.cell.names):
+        return answers
+    client.cell, client.identity = Cell(today), newest["cell"]
+    return client.of_all(client.status)
+
+
+def _leader_or_fail(answers: _Answers, failure: str) -> str:
+    leader = _leader(answers)
+    if leader is not None:
+        return leader
+    reason = "no peer leads at the moment"
+    if all(isinstance(answer, ControlError) for answer in answers.values()):
+        reason = _nobody(answers)
+    raise ControlError(f"{failure}: {reason}.")
 
 
 def _client(values: dict[str, Any]) -> ControlClient:
@@ -178,23 +235,43 @@ def _print(table: Table) -> None:
 
 
 def _print_status(client: ControlClient, answers: _Answers) -> None:
-    table = _table("peer", "address", "role", "term", "leader", "commit/applied", "engine")
+    columns = ("peer", "address", "role", "term", "leader", "commit/applied", "engine", "member")
+    table = _table(*columns)
+    members = _member_column(answers)
     for name, answer in answers.items():
         peer = client.cell.peer(name)
         address = join_address(peer.host, peer.peer_port)
         if isinstance(answer, ControlError):
-            table.add_row(name, address, "unreachable", *[_UNKNOWN] * 4, style="red")
+            member = members.get(name, _UNKNOWN)
+            table.add_row(name, address, "unreachable", *[_UNKNOWN] * 4, member, style="red")
             continue
         commit, applied = (answer.get(key, _UNKNOWN) for key in ("commit", "applied"))
         row = [str(answer.get(key) or _UNKNOWN) for key in ("role", "term", "leader")]
         leads = answer.get("role") == "leader"
         engine = str((answer.get("engine") or {}).get("state", _UNKNOWN))
         style = "bold green" if leads else None
-        table.add_row(name, address, *row, f"{commit}/{applied}", engine, style=style)
+        row += [f"{commit}/{applied}", engine, members.get(name, _UNKNOWN)]
+        table.add_row(name, address, *row, style=style)
     _print(table)
+    for answer in answers.values():
+        if isinstance(answer, dict) and answer.get("change"):
+            click.echo(f"A change is under way: {answer['change']}.")
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
+
+
+def _member_column(answers: _Answers) -> dict[str, str]:
+    """What each peer is to the leader: voter, learner or witness, and how far behind."""
+    leading = answers.get(_leader(answers) or "")
+    column: dict[str, str] = {}
+    for member in leading.get("members", ()) if isinstance(leading, dict) else ():
+        text = str(member.get("role", _UNKNOWN)) + (", leaving" if member.get("leaving") else "")
+        if member.get("lag"):
+            text += f", {member['lag']} behind"
+        former = column.get(member["name"])
+        column[member["name"]] = f"{former}; {text}" if former else text
+    return column
 
 
 def _print_history(entries: list[dict[str, Any]]) -> None:

@@ -87,7 +87,8 @@ def peers_option(command: _F) -> _F:
         "--peers",
         default=None,
         metavar="LIST",
-        help="All peers of the cell: [NAME=]HOST[:PEER_PORT][/DASK_PORT],…  An odd number of them.",
+        help="All peers of the cell: [NAME=]HOST[:PEER_PORT][/DASK_PORT],…  A new cell has an odd "
+        "number of them; one that was changed may be named by its first list or by today's.",
     )(command)
 
 
@@ -101,14 +102,18 @@ def port_option(command: _F) -> _F:
     )(command)
 
 
-def the_cell(peers: str | None, port: int | None = None) -> Cell:
-    """The cell of ``--peers`` and ``--port``. Raises ``OperatorError``."""
+def the_cell(peers: str | None, port: int | None = None, *, any_count: bool = True) -> Cell:
+    """The cell of ``--peers`` and ``--port``. Raises ``OperatorError``.
+
+    ``any_count``: one that was changed, which may have an even number of peers.
+    """
     if peers is None:
         raise OperatorError(
             "--peers is missing; list all peers of the cell, as in "
             "--peers a=10.0.0.1,b=10.0.0.2,c=10.0.0.3."
         )
-    return parse_peers(peers, dask_port=port if port is not None else DEFAULT_DASK_PORT)
+    dask_port = port if port is not None else DEFAULT_DASK_PORT
+    return parse_peers(peers, dask_port, any_count=any_count)
 
 
 def the_tls(values: dict[str, Any], data_dir: Path | None) -> TlsOptions:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.peer import founding
 from ha_scheduler.peer.cell import join_address
 from ha_scheduler.peer.settings import PeerSettings
 
@@ -55,7 +56,9 @@ def check_data(settings: PeerSettings) -> None:
     from ha_scheduler.storage import check_identity  # LMDB takes its time to load
 
     if os.access(settings.data_dir, os.R_OK | os.X_OK, effective_ids=True):
-        check_identity(settings.data_dir, settings.cell.identity, settings.name)
+        known = founding.load(settings.data_dir)
+        cell = known.cell if known is not None else settings.cell
+        check_identity(settings.data_dir, cell.identity, settings.name)
 
 
 def check_pid_file(path: Path) -> None:

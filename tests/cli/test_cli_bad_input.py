@@ -114,7 +114,9 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
     ("arguments", "sentence"),
     [
         ([], "--peers is missing"),
-        (["--peers", "a,b"], "odd number"),
+        (["--peers", "a,b", "--name", "a"], "odd number"),
+        (["--peers", "a=127.0.0.1", "--join", "--replace"], "leave one of them out"),
+        (["--peers", "a=127.0.0.1", "--join"], "--join needs a certificate of the cell"),
         (["--peers", "a=127.0.0.1", "--name", "z"], "--name z is not one of the peers (a)"),
         (["--peers", "a=127.0.0.1", "--tick-ms", "1"], "--tick-ms 1 is out of range"),
         (["--peers", "a=127.0.0.1", "--election-ticks", "2"], "--election-ticks 2"),
@@ -146,7 +148,8 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
         (["--peers", "a=127.0.0.1", "status"], "--peers stands before the command status"),
         (["status"], "--peers is missing"),
         (["status", "--peers", "a=10.0.0.1"], "No certificate to ask the peers with"),
-        (["status", "--peers", "a,b"], "odd number"),
+        (["status", "--peers", "a,b,c,d,e,f,g,h"], "at most 7"),
+        (["remove", "--peers", "a=127.0.0.1"], "Missing argument 'NAME'"),
         (["transfer", "--peers", "a=127.0.0.1", "--protocol", "tcp", "--to", "z"], "--to z is not"),
         (["init"], "--peers is missing"),
         (["init", "--peers", "a"], "--dir is missing"),
@@ -432,7 +435,7 @@ def process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_real_process_exits_with_2_and_one_line() -> None:
-    done = process("--peers", "a,b,c,d")
+    done = process("--peers", "a,b,c,d", "--name", "a")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("Error: --peers names 4 peers")

@@ -87,6 +87,17 @@ def test_odd_numbers_of_peers_are_accepted(count: int) -> None:
     assert len(parse_peers(",".join(f"h{i}" for i in range(count))).peers) == count
 
 
+def test_a_cell_that_was_changed_may_have_an_even_number_of_peers() -> None:
+    assert parse_peers("a=h1,b=h2", any_count=True).names == ("a", "b")
+    with pytest.raises(OperatorError, match="at most 7"):
+        parse_peers(",".join(f"h{i}" for i in range(8)), any_count=True)
+
+
+def test_the_text_of_a_cell_is_what_it_was_parsed_from() -> None:
+    cell = parse_peers("a=[fd00::1]:1/2,b=h2:3/4,c=h3/5")
+    assert parse_peers(cell.text) == cell
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -222,7 +233,6 @@ def test_settings_listen_on_loopback_only_when_the_peer_is_there(tmp_path) -> No
     local = PeerSettings(parse_peers("a=127.0.0.3"), "a", tmp_path)
     assert local.listen_host == "127.0.0.3"
     assert local.address.dask_port == DEFAULT_DASK_PORT
-    assert local.peer_id == local.cell.peer_id("a")
     assert PeerSettings(parse_peers("a=127.0.0.3"), "a", tmp_path, host="::1").listen_host == "::1"
 
 
