@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def past_seeds() -> list[int]:
     """Seeds that once failed; what each had found stands beside it."""
     lines = PAST_SEEDS.read_text().splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+    return [int(line.split()[0]) for line in lines if line and line[0].isdigit()]
 
 
 def _one(seed: int, seconds: float, control: Control | None, *, trace: bool) -> int:

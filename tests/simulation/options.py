@@ -232,6 +232,8 @@ def _about_leases(rng: random.Random, options: Options, beyond: float = 0.0) -> 
 def _about_logs(rng: random.Random, options: Options) -> Options:
     """Leaders come and go with entries that nobody else has, and disks that lag behind."""
     every = {"cut": 0.7, "crash": 1.5}
+    if rng.random() < 0.25:
+        every["flip"] = 3.0
     every.update({kind: 4.0 for kind in ("transfer", "pause", "step_down") if rng.random() < 0.3})
     return replace(
         options,
@@ -260,11 +262,11 @@ def _about_members(rng: random.Random, options: Options) -> Options:
     """Small cells that never stay the same, cut into halves."""
     return replace(
         options,
-        voters=rng.choice((1, 2, 2, 3)),
+        voters=rng.choice((1, 2, 3, 4, 4)),
         election_ticks=6,
         heartbeat_ticks=1,
         promotion_lag_ticks=50,
-        members_max=5,
+        members_max=6,
         loss=0.0,
         sync_s=0.005,
         snapshot_s=0.05,
@@ -282,9 +284,10 @@ def _about_snapshots(rng: random.Random, options: Options) -> Options:
         voters=rng.choice((2, 3, 3, 5)),
         compact=0.7,
         trim_rows=rng.choice((5, 1024)),
-        late=rng.choice((0.05, 0.2)),
+        loss=rng.choice((0.0, 0.1)),
+        late=rng.choice((0.05, 0.4)),
         late_s=1.0,
-        snapshot_s=rng.choice((0.1, 1.0)),
+        snapshot_s=rng.choice((0.1, 2.0)),
         snapshot_loss=rng.choice((0.2, 0.6)),
         propose_every_s=0.06,
         cut_s=0.5,

@@ -13,7 +13,7 @@ from .options import Control, draw
 from .trace import Show
 from .world import World
 
-SAFETY_S = 40.0  # simulated seconds of the safety phase
+SAFETY_S = 30.0  # simulated seconds of the safety phase
 TAIL_LINES = 60
 
 

