@@ -2,7 +2,8 @@
 
 Guarantee: what one ``WriteBatch`` asks for becomes durable in one transaction, batches in the order
 of their numbers, and ``on_durable(number, None)`` is called only after it is. The ledger's rows and
-the applied index move in one transaction, so a restart replays nothing.
+the applied index move in one transaction, so a restart replays nothing. What a snapshot brings may
+be written before; it counts from the batch's transaction on.
 
 Order, on the loop's thread: ``submit`` (returns at once); later ``on_durable`` comes *from the
 writer's thread* and is posted to the loop; there ``settle(number)`` and then the core's
