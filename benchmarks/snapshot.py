@@ -132,7 +132,7 @@ def report(result: dict[str, Any], megabytes: int) -> None:
     print("|---|---|")
     print(f"| from its start until its engine has read all of it | {result['took']:.1f} s |")
     print(f"| rate of all of that | {megabytes / result['took']:.0f} MB/s |")
-    print(f"| of it the installation in one transaction | {install} |")
+    print(f"| of it the installation | {install} |")
     for name, (before, after) in result["gaps"].items():
         role = result["roles"][name]
         if role != "leader":
