@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ..raft.mutants import Mutant
-from .judge import MUTANTS, ROOT, judge, source
+from .judge import MUTANTS, ROOT, failing_without_mutant, judge, source
 
 
 def _name(mutant: Mutant) -> str:
@@ -20,6 +20,12 @@ def test_the_names_of_the_mutants_are_unique() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=_name)
 def test_the_text_of_every_mutant_is_still_in_the_source(mutant: Mutant) -> None:
     assert (ROOT / source(mutant)).read_text().count(mutant.before) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nothing_fails_without_a_mutant() -> None:
+    assert failing_without_mutant() == ""
 
 
 @pytest.mark.slow
