@@ -446,10 +446,4 @@ MUTANTS = (
         "if self.role is Role.CANDIDATE and self.term == term:",
         "if self.role is Role.CANDIDATE:",
     ),
-    Mutant(
-        "an old grant of a pre-vote counts",
-        "core.py",
-        "return self.role is Role.PRE_CANDIDATE and message.term == self.term + 1",
-        "return self.role is Role.PRE_CANDIDATE",
-    ),
 )
