@@ -68,6 +68,7 @@ class Client(distributed.Client):
                 "ha-committed": self._ha.acknowledged,
                 "cancelled-keys": self._handle_cancelled_keys,
                 "restart": self._handle_restart,
+                "event": self._handle_event,
             }
         )
 
@@ -192,6 +193,10 @@ class Client(distributed.Client):
         if reason == UNKNOWN_KEYS:
             keys = [key for key in keys if not self._ha.is_new(key)]
         super()._handle_cancelled_keys(keys, reason, msg)
+
+    async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
+        self._ha.heard(topic, event)
+        await super()._handle_event(topic, event)
 
     def _handle_restart(self: Any) -> None:
         self._ha.journal.forget()

@@ -49,18 +49,19 @@ READ_ONLY = _names(
     worker_logs"""
 )
 IDEMPOTENT = _names(
-    """amm_handler dump_cluster_state_to_url log_event
+    """amm_handler dump_cluster_state_to_url
     rebalance register_nanny_plugin register_scheduler_plugin register_worker_plugin replicate
     retire_workers retry scatter semaphore_acquire semaphore_refresh_leases semaphore_release
-    set_resources set_restrictions
+    set_resources
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
     variable_get"""
 )
 #: What a leader of ours does once, however often it arrives.
 NUMBERED = _names(
-    """event_clear event_set event_wait multi_lock_acquire multi_lock_release
+    """event_clear event_set event_wait log_event multi_lock_acquire multi_lock_release
     publish_delete publish_put queue_create queue_get queue_put queue_release
-    semaphore_close semaphore_register set_metadata variable_delete variable_set"""
+    semaphore_close semaphore_register set_metadata set_restrictions start_task_metadata
+    stop_task_metadata variable_delete variable_set"""
 )
 #: What waits on the leader, for as long as the caller says.
 WAITING = _names(

@@ -69,6 +69,8 @@ class Session:
         self._unwelcomed = 0
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
         self._in_submission: Counter[Any] = Counter()
+        self._heard: dict[str, float] = {}  # topic → the time of its last event
+        self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
         self._cell: Cell | None = None
@@ -118,6 +120,10 @@ class Session:
             self.journal.desire(message, time.monotonic())
         elif message["op"] == FLUSH:
             self._flushes.append(message)
+        elif message["op"] == "unsubscribe-topic":
+            self._left_topics.add(message["topic"])
+        elif message["op"] == "subscribe-topic":
+            self._left_topics.discard(message["topic"])
 
     def holds(self, message: dict[str, Any]) -> bool:
         """Whether the next stream will say ``message`` without anybody keeping it."""
@@ -170,9 +176,20 @@ class Session:
         finished = [key for key, state in futures if state.status == "finished"]
         self._resumed_at = last
         stream.send({"op": "ha-resume", "keys": wanted, "finished": finished})
-        stream.send(
-            *({"op": "subscribe-topic", "topic": topic} for topic in self._client._event_handlers)
-        )
+        stream.send(*map(self._subscription, self._subscribed()))
+
+    def _subscribed(self) -> list[str]:
+        # Upstream keeps the handler of a topic that was unsubscribed (client.py:4827).
+        return [topic for topic in self._client._event_handlers if topic not in self._left_topics]
+
+    def _subscription(self, topic: str) -> dict[str, Any]:
+        """Subscribe to the topic again, and hear of what happened meanwhile."""
+        message = {"op": "subscribe-topic", "topic": topic}
+        return message | ({"after": self._heard[topic]} if topic in self._heard else {})
+
+    def heard(self, topic: str, event: tuple[float, Any]) -> None:
+        """An event of a topic has come."""
+        self._heard[topic] = event[0]
 
     def _submit_plainly(self, stream: Any) -> None:
         """What gathered until it became clear that the scheduler is an unmodified one."""

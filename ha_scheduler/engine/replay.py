@@ -128,6 +128,7 @@ class Replay:
             keys = [ts.key for ts in keeper.wants_what]
             scheduler.client_releases_keys(keys=keys, client=_KEEPER, stimulus_id=_STIMULUS)
             del scheduler.clients[_KEEPER]
+        scheduler.restore_restrictions()
 
     # Graphs
 

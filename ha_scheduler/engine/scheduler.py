@@ -37,6 +37,9 @@ from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.book import Book
 from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.coordination.metadata import Metadata
+from ha_scheduler.engine.coordination.restrictions import Restrictions
+from ha_scheduler.engine.coordination.task_metadata import TaskMetadata
+from ha_scheduler.engine.coordination.topics import Logs, Topics
 from ha_scheduler.engine.experience import Experience
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
 from ha_scheduler.engine.graphs import GraphTable
@@ -71,6 +74,9 @@ class Scheduler(
     SchedulerPlugins,
     ReplicatedValues,
     Metadata,
+    Restrictions,
+    TaskMetadata,
+    Logs,
     upstream.Scheduler,
 ):
     """A scheduler whose state survives it."""
@@ -99,6 +105,8 @@ class Scheduler(
         self.values = Values(self)
         self.book = Book(self)
         self.calls = NumberedCalls(self, self.book)
+        self.keep_restrictions()
+        self.keep_task_metadata()
         self.replay = Replay(self)
         self.adoption = Adoption(self)
         self.recovery = Recovery(self._open_recovery)
@@ -119,6 +127,8 @@ class Scheduler(
         self._add_handlers()
 
     def _add_handlers(self) -> None:
+        self._broker = Topics(dask.config.get("distributed.admin.low-level-log-length"), self)
+        self.handlers["log_event"] = self.log_asked
         self.handlers["ha-register-worker"] = self.ha_register_worker
         for op, handler in list(self.handlers.items()):
             if op in OPERATIONS:
@@ -221,6 +231,8 @@ class Scheduler(
         self.calls.restore()
         for name in EXTENSIONS:
             self.extensions[name].activated()
+        self._broker.activated()
+        self.restore_task_metadata()
 
     def client_returned(self, client: str) -> None:
         """One of the clients that the ledger names has stated what it wants."""

@@ -13,12 +13,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from dask._expr import LLGExpr
+from dask._task_spec import convert_legacy_graph
 from distributed.core import Status
+from distributed.protocol import serialize
+from distributed.protocol.serialize import Serialized
+from distributed.scheduler import ClientState
 
-from ha_scheduler.engine.coordination import OPERATIONS
+from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
+from client_replay.rpc import NUMBERED
+from ha_scheduler.engine.coordination import OPERATIONS, topics
 from ha_scheduler.engine.coordination.calls import EXPIRED, SESSION_IDLE_SECONDS
 from ha_scheduler.engine.scheduler import Scheduler
-from ha_scheduler.ledger.records import Called, CallsEnded, ClientLeft
+from ha_scheduler.ledger.records import Called, CallsEnded, ClientJoined, ClientLeft
 from tests.engine.conftest import KeptLog, end, eventually, follow, rebuild, run
 
 Takeover = Callable[[list[Any]], Scheduler]
@@ -74,6 +81,23 @@ class Cell:
         self.log.resume()
         await self.lead()
 
+    async def submit(self, dsk: dict[str, Any]) -> None:
+        """A graph of a client that has a session, and so may come back."""
+        self.leader.clients["Client-test"] = ClientState("Client-test")
+        record = ClientJoined("Client-test", "session")
+        self.leader.session_of["Client-test"] = "session"
+        self.leader.recorder.append(record)
+        expr = LLGExpr(convert_legacy_graph(dsk))
+        header, frames = serialize(expr)
+        await self.leader.update_graph(
+            "Client-test",
+            Serialized(header, frames),
+            keys=set(dsk),
+            span_metadata={},
+            internal_priority=None,
+            submitting_task=None,
+        )
+
     async def close(self) -> None:
         for scheduler in (self.leader, *self._former):
             await end(scheduler)
@@ -87,6 +111,10 @@ async def cell(successor: Takeover = follow) -> AsyncIterator[Cell]:
         yield made
     finally:
         await made.close()
+
+
+def increment(number: int) -> int:
+    return number + 1
 
 
 def value(name: str, data: Any) -> dict[str, Any]:
@@ -406,6 +434,62 @@ def test_a_dataset_stays_published_and_is_published_once(successor: Takeover) ->
     run(test)
 
 
+@every_takeover
+def test_events_of_a_topic_are_kept_and_logged_once(successor: Takeover) -> None:
+    async def test() -> None:
+        async with cell(successor) as own:
+            caller = Caller(own)
+            for n in range(topics.EVENTS_PER_TOPIC_MAX + 5):
+                await caller.call("log_event", topic="t", msg=n)
+            before = await caller.call("events", slot=1, topic="t")
+            await own.fail_over()
+            await caller.repeat(0)
+            after = await caller.call("events", slot=1, topic="t")
+            assert after == before[-topics.EVENTS_PER_TOPIC_MAX :]
+            await caller.call("log_event", topic="t", msg="next")
+            times = [when for when, _ in await caller.call("events", slot=1, topic="t")]
+            assert times == sorted(set(times))
+
+    run(test)
+
+
+@every_takeover
+def test_what_was_gathered_of_tasks_is_handed_over_once(successor: Takeover) -> None:
+    async def test() -> None:
+        async with cell(successor) as own:
+            caller = Caller(own)
+            await caller.call("start_task_metadata", name="m")
+            await own.submit({"x": (increment, 1)})
+            await own.fail_over()
+            await caller.repeat()
+            found = await caller.call("stop_task_metadata", name="m")
+            assert found == {"metadata": {}, "state": {}}
+            await own.fail_over()
+            assert await caller.repeat() == found
+            with pytest.raises(ValueError, match="found 0"):
+                await caller.call("stop_task_metadata", name="m")
+
+    run(test)
+
+
+@every_takeover
+def test_a_restriction_is_kept_while_its_task_is_known(successor: Takeover) -> None:
+    async def test() -> None:
+        async with cell(successor) as own:
+            caller = Caller(own)
+            await own.submit({"x": (increment, 1), "y": (increment, 2)})
+            await caller.call("set_restrictions", worker={"x": "tcp://a:1", "y": None})
+            await own.fail_over()
+            assert own.leader.tasks["x"].worker_restrictions == {"tcp://a:1"}
+            assert own.leader.tasks["y"].worker_restrictions is None
+            own.leader.remove_client("Client-test")
+            assert "x" not in own.leader.tasks
+            await own.fail_over()
+            assert not own.leader.restrictions
+
+    run(test)
+
+
 def test_a_call_that_arrives_twice_at_one_leader_is_handled_once() -> None:
     async def test() -> None:
         async with cell() as own:
@@ -483,7 +567,7 @@ def test_a_session_ends_with_its_client_and_a_silent_one_in_time() -> None:
             assert [type(r) for r in own.log.records].count(CallsEnded) == 1
             late = Caller(own, "workers")
             late.known = True
-            assert await late.call("event_set", name="e") == EXPIRED
+            assert await late.call("event_set", name="e") == EXPIRED == EXPIRED_TO_THE_CLIENT
 
     run(test)
 
@@ -542,6 +626,7 @@ def test_every_operation_is_one_of_the_scheduler() -> None:
     async def test() -> None:
         async with cell() as own:
             assert sorted(OPERATIONS - set(own.leader.handlers)) == []
+            assert sorted(NUMBERED - OPERATIONS) == []
             assert not [r for r in own.log.records if isinstance(r, (Called, ClientLeft))]
 
     run(test)

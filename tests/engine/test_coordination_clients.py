@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
+from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable, get_worker
 
 from client_replay import Client as HAClient
 from ha_scheduler.engine.coordination import key_holds
@@ -343,6 +343,85 @@ def test_a_queue_and_a_variable_that_are_given_up_while_the_leader_dies_are_gone
             leader = await both.take_over()
             await eventually(lambda: "q" not in leader.extensions["queues"].queues)
             await eventually(lambda: "v" not in leader.extensions["variables"].variables)
+
+    run(test)
+
+
+def test_a_subscriber_hears_of_every_event_once() -> None:
+    async def test() -> None:
+        async with pair() as both, another_client(both) as other:
+            heard: list[int] = []
+            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
+            left: list[int] = []
+            both.client.subscribe_topic("left", lambda event: left.append(event[1]))
+            both.client.unsubscribe_topic("left")
+            await both.client.get_metadata(["x"], default=None)
+            await eventually(lambda: bool(both.leader._broker._topics["t"].subscribers))
+            await other.log_event(["t", "left"], 1)
+            await eventually(lambda: heard == [1])
+            await interrupted(both, lambda: other.log_event("t", 2), lost=False)
+            await other.log_event(["t", "left"], 3)
+            await eventually(lambda: len(heard) == 3)
+            assert heard == [1, 2, 3]
+            assert [message for _, message in await both.client.get_events("t")] == heard
+            assert not left
+
+    run(test)
+
+
+def test_what_a_task_logs_is_kept() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await both.client.submit(log_from_a_task)
+            await eventually(lambda: bool(both.leader._broker._topics["task"].events))
+            await both.kill_leader()
+            await both.take_over()
+            ((_, message),) = await both.client.get_events("task")
+            assert message["said"] == "hello"
+
+    run(test)
+
+
+def log_from_a_task() -> None:
+    get_worker().log_event("task", {"said": "hello"})
+
+
+@every_moment
+def test_task_metadata_is_gathered_through_the_death_of_the_leader(lost: bool) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await both.client.scheduler.start_task_metadata(name="m")
+            before = both.client.submit(increment, 1, key="before")
+            await before
+            await interrupted(
+                both, lambda: both.client.scheduler.start_task_metadata(name="n"), lost
+            )
+            after = both.client.submit(increment, before, key="after")
+            assert await after == 3
+            first = await both.client.scheduler.stop_task_metadata(name="m")
+            assert first["state"] == {"before": "memory", "after": "memory"}
+            second = await both.client.scheduler.stop_task_metadata(name="n")
+            assert second["state"] == {"after": "memory"}
+
+    run(test)
+
+
+@every_moment
+def test_a_task_is_restricted_through_the_death_of_the_leader(lost: bool) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            address = both.workers[1].address
+            blocked = both.client.submit(increment, 1, workers=["tcp://127.0.0.1:1"], key="x")
+            await eventually(lambda: "x" in both.leader.tasks)
+            await interrupted(
+                both,
+                lambda: both.client.scheduler.set_restrictions(worker={"x": address}),
+                lost,
+            )
+            assert both.leader.tasks["x"].worker_restrictions == {address}
+            if not lost:  # it waited for a worker when the new leader began to place tasks
+                assert await blocked == 2
+                assert "x" in both.workers[1].data
 
     run(test)
 

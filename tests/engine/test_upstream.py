@@ -11,6 +11,7 @@ from typing import Any
 import distributed.scheduler as upstream
 import pytest
 from distributed.batched import BatchedSend
+from distributed.broker import Broker
 from distributed.core import Server, _expects_comm
 from distributed.shuffle._core import ShuffleRunSpec
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
@@ -105,6 +106,54 @@ def test_the_default_extensions_that_we_replace_exist() -> None:
     assert parameters(ShuffleSchedulerPlugin._clean_on_scheduler) == ["self", "id", "stimulus_id"]
     assert "run_id" in ShuffleRunSpec.__dataclass_fields__
     assert "_ensure_default_span" in vars(SpansSchedulerExtension)
+
+
+@pytest.mark.parametrize(
+    ("extension", "name", "method", "expected"),
+    [
+        ("queues", "queue_create", "create", ["name", "client", "maxsize"]),
+        ("queues", "queue_put", "put", ["name", "key", "data", "client", "timeout"]),
+        ("queues", "queue_get", "get", ["name", "client", "timeout", "batch"]),
+        ("variables", "variable_set", "set", ["name", "key", "data", "client", "timeout"]),
+        ("variables", "variable_get", "get", ["name", "client", "timeout"]),
+        ("semaphores", "semaphore_register", "create", ["name", "max_leases", "lease_timeout"]),
+        ("semaphores", None, "_get_lease", ["name", "lease_id"]),
+        ("semaphores", None, "_release_value", ["name", "lease_id"]),
+        ("multi_locks", "multi_lock_acquire", "acquire", ["locks", "id", "timeout", "num_locks"]),
+        ("multi_locks", None, "_retain_locks", ["locks", "id"]),
+        ("events", "event_wait", "event_wait", ["name", "timeout"]),
+        ("publish", "publish_put", "put", ["names", "keys", "data", "override", "client", "uid"]),
+    ],
+)
+def test_a_coordination_extension_takes_what_it_took(
+    extension: str, name: str | None, method: str, expected: list[str]
+) -> None:
+    """scheduler.py:189, and the ``__init__`` of each."""
+    kind = upstream.DEFAULT_EXTENSIONS[extension]
+    assert parameters(getattr(kind, method))[1:] == expected
+    if name is not None:
+        assert f'"{name}": self.{method}' in inspect.getsource(kind.__init__)
+
+
+def test_a_lease_is_given_and_taken_by_the_two_methods_that_record_it() -> None:
+    """semaphore.py:103: everything else in the extension goes through them."""
+    kind = upstream.DEFAULT_EXTENSIONS["semaphores"]
+    source = inspect.getsource(kind)
+    assert source.count("[lease_id] = now") == 1
+    assert source.count("del self.leases[name][lease_id]") == 1
+    assert source.count("self.leases[name][id_] = now") == 1  # refresh_leases
+
+
+def test_an_event_is_published_through_the_broker() -> None:
+    """scheduler.py:4110 and broker.py:38."""
+    assert "self._broker = Broker(maxlen, self)" in inspect.getsource(upstream.Scheduler.__init__)
+    assert parameters(Broker._send_to_subscribers) == ["self", "topic", "event"]
+
+
+def test_a_datasets_keys_are_wanted_by_a_client_of_its_name() -> None:
+    """publish.py:100."""
+    source = inspect.getsource(upstream.DEFAULT_EXTENSIONS["publish"].put)
+    assert 'f"published-{stringify(name)}"' in source
 
 
 def test_fire_and_forget_is_a_client_of_that_name() -> None:

@@ -36,6 +36,7 @@ OPERATIONS = frozenset(
         *("multi_lock_acquire", "multi_lock_release"),
         *("event_wait", "event_set", "event_clear", "event_is_set"),
         *("publish_put", "publish_get", "publish_delete", "publish_list"),
-        *("set_metadata", "get_metadata"),
+        *("set_metadata", "get_metadata", "start_task_metadata", "stop_task_metadata"),
+        *("set_restrictions", "log_event", "events"),
     }
 )

@@ -1,0 +1,68 @@
+"""Where a client wants tasks to run, asked for after their graph (``set_restrictions``).
+
+Guarantee: a restriction is a row of the ledger as long as its task is known, and holds on a new
+leader before it places the first task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.values import GONE, Values
+
+RESTRICTIONS = "restrictions"  # key → workers, or none for no restriction
+
+
+class Restrictions:
+    """The part of our Scheduler that restricts tasks; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    book: Book
+    values: Values
+    tasks: dict[Key, Any]
+    transitions: Any
+    restrictions: dict[Key, tuple[str, ...]]
+
+    def keep_restrictions(self) -> None:
+        """Follow what the ledger has."""
+        self.restrictions = {}
+        self.values.keep(RESTRICTIONS, self._apply_restriction)
+
+    def _apply_restriction(self, key: Key, value: Any) -> None:
+        if value is GONE:
+            self.restrictions.pop(key, None)
+        else:
+            self.restrictions[key] = value
+            self._restrict(key)  # in a rebuild its graph is still to come
+
+    def restore_restrictions(self) -> None:
+        """Every task of the ledger is known."""
+        for key in self.restrictions:
+            self._restrict(key)
+
+    def _restrict(self, key: Key) -> None:
+        ts = self.tasks.get(key)
+        if ts is not None:
+            ts.worker_restrictions = set(self.restrictions[key]) or None
+            self._place_anew(ts)
+
+    def _place_anew(self, ts: Any) -> None:
+        """A restricted task is not among the queued ones, which go anywhere (scheduler.py:3635)."""
+        if ts.state == "queued" and ts.worker_restrictions:
+            self.transitions({ts.key: "released"}, "ha-restrict")
+
+    def set_restrictions(self, worker: dict[Key, Collection[str] | str | None]) -> None:
+        """As upstream's, and recorded. Raises ``KeyError`` if a task is not known."""
+        super().set_restrictions(worker)  # type: ignore[misc]
+        for key in worker:
+            self.restrictions[key] = tuple(sorted(self.tasks[key].worker_restrictions or ()))
+            self._place_anew(self.tasks[key])
+        self.book.write(*((RESTRICTIONS, key, self.restrictions[key]) for key in worker))
+
+    def _remove_key(self, key: Key) -> None:
+        super()._remove_key(key)  # type: ignore[misc]
+        if self.restrictions.pop(key, None) is not None:
+            self.book.note((RESTRICTIONS, key, DELETED))

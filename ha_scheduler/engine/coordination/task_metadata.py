@@ -1,0 +1,114 @@
+"""``get_task_metadata``: what is gathered about tasks while a client asks for it.
+
+Guarantee: a collector is a row of the ledger, and so is what it waits for and what it has gathered.
+Of a task that finished while nobody led, its state is gathered when a new leader begins.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from distributed.scheduler import CollectTaskMetaDataPlugin
+
+from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.values import GONE, Values
+
+COLLECTORS = "task-metadata"  # name → True
+AWAITED = "task-metadata-keys"  # (name, number) → keys
+COLLECTED = "task-metadata-item"  # (name, key) → (metadata, state)
+
+Rows = dict[tuple[str, Any], Any]
+
+
+class Collector(CollectTaskMetaDataPlugin):
+    """Upstream's plugin, whose findings are rows."""
+
+    def __init__(self, scheduler: Any, name: str) -> None:
+        super().__init__(scheduler, name)
+        self.rows: Rows = {}
+        self._graphs = 0
+
+    def update_graph(self, scheduler: Any, *, keys: set[Key], **kwargs: Any) -> None:
+        """A graph was submitted: its keys are awaited."""
+        super().update_graph(scheduler, keys=keys, **kwargs)
+        self._graphs += 1
+        self._note((AWAITED, self._graphs), tuple(keys))
+
+    def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """A task changed its state."""
+        super().transition(key, start, finish, *args, **kwargs)
+        if key in self.state and (COLLECTED, key) not in self.rows:
+            self._note((COLLECTED, key), (self.metadata[key], self.state[key]))
+
+    def _note(self, row: tuple[str, Any], value: Any) -> None:
+        self.rows[row] = value
+        self.scheduler.book.note((row[0], (self.name, row[1]), value))
+
+    def restore(self, rows: Rows) -> None:
+        """Go on where an earlier leader was."""
+        self.rows = rows
+        for (space, at), value in rows.items():
+            if space == AWAITED:
+                self.keys.update(value)
+                self._graphs = max(self._graphs, at)
+            else:
+                self.metadata[at], self.state[at] = value
+        self.keys -= self.state.keys()
+        for key in list(self.keys):
+            ts = self.scheduler.tasks.get(key)
+            if ts is not None:
+                self.transition(key, "released", ts.state)
+
+
+class TaskMetadata:
+    """The part of our Scheduler that gathers task metadata; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    book: Book
+    values: Values
+    plugins: dict[str, Any]
+    _collectors: dict[str, Rows]  # of the ledger, until this engine leads
+
+    def keep_task_metadata(self) -> None:
+        """Follow what the ledger has."""
+        self._collectors = {}
+        self.values.keep(COLLECTORS, self._apply_collector)
+        for space in (AWAITED, COLLECTED):
+            self.values.keep(space, partial(self._apply, space))
+
+    def _apply_collector(self, name: str, value: Any) -> None:
+        if value is GONE:
+            self._collectors.pop(name, None)
+        else:
+            self._collectors.setdefault(name, {})
+
+    def _apply(self, space: str, at: tuple[str, Any], value: Any) -> None:
+        rows = self._collectors.setdefault(at[0], {})
+        if value is GONE:
+            rows.pop((space, at[1]), None)
+        else:
+            rows[space, at[1]] = value
+
+    def restore_task_metadata(self) -> None:
+        """This engine leads, and knows what workers hold."""
+        for name, rows in self._collectors.items():
+            collector = Collector(self, name)
+            self.add_plugin(collector)  # type: ignore[attr-defined]
+            collector.restore(rows)
+        self._collectors.clear()
+
+    def start_task_metadata(self, name: str) -> None:
+        """As upstream's, and recorded."""
+        self.add_plugin(Collector(self, name))  # type: ignore[attr-defined]
+        self.book.write((COLLECTORS, name, True))
+
+    def stop_task_metadata(self, name: str | None = None) -> Any:
+        """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""
+        collector = self.plugins.get(name or "")
+        result = super().stop_task_metadata(name)  # type: ignore[misc]
+        rows = collector.rows if isinstance(collector, Collector) else {}
+        gone = [(space, (name, at), DELETED) for space, at in rows]
+        self.book.write(*gone, (COLLECTORS, name, DELETED), answer=result)
+        return result
