@@ -16,7 +16,13 @@ def test_the_command_line_reference_is_that_of_the_commands() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == page, "run `make docs`"
 
 
-PAGES = ("README.md", "docs/architecture.md", "docs/figures.md", "docs/testing.md")
+PAGES = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/figures.md",
+    "docs/testing.md",
+    "docs/what-survives.md",
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -31,3 +37,13 @@ def test_every_make_target_that_is_named_exists() -> None:
     for page in PAGES:
         named = set(re.findall(r"\bmake ([a-z][a-z-]*)`", (ROOT / page).read_text()))
         assert named <= targets
+
+
+def test_what_survives_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "what-survives.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    existing = set(re.findall(r"^(?:async )?def (test_\w+)\(", tests, re.MULTILINE))
+    assert set(re.findall(r"`(test_\w+)`", page)) <= existing
+    features = [row for row in rows if not row.startswith("| feature |")]
+    assert [row for row in features if "`test_" not in row.split("|")[3]] == []
