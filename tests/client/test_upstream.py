@@ -17,7 +17,8 @@ from distributed import client as upstream
 from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol import pickle
 
-from client_replay.rpc import IDEMPOTENT, READ_ONLY
+from client_replay import giving_up
+from client_replay.rpc import NUMBERED, REPEATABLE
 from client_replay.rpc import _names as names
 
 source = inspect.getsource
@@ -26,10 +27,9 @@ source = inspect.getsource
 #: in ``client_replay.rpc``.
 ONCE = names(
     """add_keys broadcast close_worker connection_stream feed gather_on_worker get_task_metadata
-    heartbeat_worker memory_sampler_start memory_sampler_stop multi_lock_acquire multi_lock_release
-    proxy publish_delete publish_put queue_create queue_get queue_put queue_release register-client
-    register-worker register_nanny restart restart_workers run_function start_task_metadata
-    stop_task_metadata subscribe_worker_status terminate unregister unregister_nanny_plugin
+    heartbeat_worker memory_sampler_start memory_sampler_stop proxy register-client
+    register-worker register_nanny restart restart_workers run_function
+    subscribe_worker_status terminate unregister unregister_nanny_plugin
     unregister_scheduler_plugin unregister_worker_plugin worker_send"""
 )
 
@@ -152,10 +152,17 @@ def test_every_request_that_a_scheduler_serves_is_judged() -> None:
         return names
 
     served = asyncio.run(handlers())
-    judged = READ_ONLY | IDEMPOTENT | ONCE
+    judged = REPEATABLE | NUMBERED | ONCE
     assert served - judged == set()
-    assert (READ_ONLY | IDEMPOTENT) - served == set()
-    assert not ONCE & (READ_ONLY | IDEMPOTENT)
+    assert (REPEATABLE | NUMBERED) - served == {"queue_release", "variable_delete"}
+    assert not ONCE & (REPEATABLE | NUMBERED)
+
+
+def test_a_queue_and_a_variable_are_given_up_by_a_connected_client_only() -> None:
+    """queues.py:299 and variable.py:256: messages of the stream, which ours sends as calls."""
+    for method, op in ((giving_up._close, "queue_release"), (giving_up._delete, "variable_delete")):
+        assert 'if self.client.status == "running":' in source(method)
+        assert f'{{"op": "{op}", "name": self.name}}' in source(method)
 
 
 def test_exceptions_are_pickled_by_the_module_that_we_use() -> None:
