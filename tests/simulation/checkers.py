@@ -8,6 +8,8 @@ Checked at every event, for what figure 3 of the paper and our store promise:
 * log matching, and state-machine safety for what is committed and for what is applied;
 * leader completeness: a leader holds what was committed in earlier terms. The term that counts is
   the one in which the entry was *committed*, not the one it carries;
+* membership: a peer goes by the newest one in its log, a leader changes it only after a commit of
+  its own term, and leads no more once it has committed its removal;
 * reads: a ReadIndex, or a read under the lease, is at least what was committed when it was asked;
 * the lease: when a peer is elected no other peer's lease is valid on its own clock, even if that
   peer is frozen, and no other peer's count of ticks says so either;
@@ -79,6 +81,7 @@ class Checker:
             if difference:
                 raise SafetyViolationError(f"after a restart of {process.id}: {difference}")
         process.known_commit = process.node.commit
+        self._check_membership(process)
 
     def observe(self, process: Process) -> None:
         """Something happened on it."""
@@ -104,7 +107,10 @@ class Checker:
                 raise SafetyViolationError(f"two entries at {entry.index} of term {entry.term}")
             if entry.kind is EntryKind.CONF_CHANGE:
                 place = entry.index, entry.term
+                self._check_change(process, entry)
                 self.changes.setdefault(place, decode_membership(entry.data)[0])
+        if ready.entries:
+            self._check_membership(process)
         for state in ready.read_states:
             self.reads_answered += 1
             self._check_read(state.context, state.index)
@@ -234,6 +240,30 @@ class Checker:
                 f"{holders} of {voters} hold it"
             )
         self.max_committed = node.commit
+
+    def _check_membership(self, process: Process) -> None:
+        """A peer goes by the newest membership in its log, committed or not (thesis 4.1)."""
+        node = process.node
+        newest, membership = 0, node.membership
+        for (index, term), after in self.changes.items():
+            in_log = max(node.first_index, newest + 1) <= index <= node.last_index
+            if in_log and node.entry_term(index) == term:
+                newest, membership = index, after
+        if node.membership != membership:
+            raise SafetyViolationError(
+                f"{process.id} goes by {node.membership}, but its log has {membership} at {newest}"
+            )
+
+    def _check_change(self, process: Process, entry: Entry) -> None:
+        """Its leader has committed in its term before it changes the membership (4.1, erratum)."""
+        node = process.node
+        if node.role is not Role.LEADER or entry.term != node.term:
+            return
+        if node.commit == 0 or self.committed[node.commit][0].term != node.term:
+            raise SafetyViolationError(
+                f"{process.id} changes the membership at {entry.index} before it has committed "
+                f"in term {node.term}"
+            )
 
     def _check_removal(self, process: Process) -> None:
         """A leader that has committed its own removal leads no more (thesis 4.2.2)."""

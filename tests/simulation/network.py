@@ -24,9 +24,9 @@ Link = tuple[int, int]
 """From one peer to another."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Cut:
-    """Some links do not work for a while."""
+    """Some links do not work for a while. Two cuts of the same links are still two."""
 
     links: frozenset[Link]
     holds: bool
