@@ -66,6 +66,11 @@ _TIMING = Timing()
     is_flag=True,
     help="This peer has lost its disk: join the running cell with an empty one, as a new voter.",
 )
+@click.option(
+    "--witness",
+    is_flag=True,
+    help="This peer votes and keeps the log, but no ledger, and never runs a Dask scheduler.",
+)
 @click.option("--join", is_flag=True, help="This is a new peer: add it to the running cell.")
 @click.option("--host", default=None, help="Address to listen at.  [default: all of this host]")
 @port_option
@@ -206,6 +211,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         priority=values.pop("priority"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         entry=entry,
+        witness=values.pop("witness"),
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates

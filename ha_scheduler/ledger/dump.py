@@ -12,7 +12,7 @@ the transaction that also moves the applied index and is aborted by its error.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
@@ -34,11 +34,11 @@ class SnapshotDamagedError(Exception):
     """Peer or network: the stream of a ledger is not what was sent; ask for it again."""
 
 
-def dump(tables: Tables) -> Iterator[bytes]:
-    """The chunks. ``tables`` must not change meanwhile: hold a read view."""
+def dump(tables: Tables, only: Sequence[str] = TABLES) -> Iterator[bytes]:
+    """The chunks of the tables ``only``. ``tables`` must not change meanwhile: hold a read view."""
     total = blake2b(digest_size=16)
     number = rows = 0
-    for count, body in _bodies(tables):
+    for count, body in _bodies(tables, only):
         total.update(body)
         rows += count
         yield _chunk(number, _ROWS, body)
@@ -103,11 +103,11 @@ def _chunk(number: int, kind: int, body: bytes) -> bytes:
     return chunk
 
 
-def _bodies(tables: Tables) -> Iterator[tuple[int, bytes]]:
+def _bodies(tables: Tables, only: Sequence[str]) -> Iterator[tuple[int, bytes]]:
     """Row counts and packed rows, table after table, in bodies of about ``_ROWS_BYTES``."""
     body = bytearray()
     count = 0
-    for table in TABLES:
+    for table in only:
         for key, value in tables.scan(table):
             row = pack((table, key, value))
             if body and len(body) + len(row) > _ROWS_BYTES:

@@ -35,6 +35,7 @@ from ha_scheduler.peer.roster import Roster, from_wire
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
+from ha_scheduler.peer.witness import WitnessLog
 from ha_scheduler.raft import Config, Message, RawNode
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
@@ -120,7 +121,7 @@ class _Daemon:
                 for part in (
                     self._driver.run(),
                     self._links.run(),
-                    self._supervisor.run(),
+                    self._run_engines(),
                     self._tick(),
                 )
             ]
@@ -141,7 +142,8 @@ class _Daemon:
         timing, own_id = settings.timing, store.peer_id
         lease_s = (timing.election_ticks - LEASE_MARGIN_TICKS) * timing.tick_s
         contact = Contact(own_id, max(lease_s, 0.0))
-        node = RawNode(_config(settings, own_id), store, random.SystemRandom(), store.applied())
+        log = WitnessLog(store) if self._roster.own.witness else store
+        node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
         self._replica = Replica(settings, self._roster, store, contact)
         steward, identity = self._replica.steward, self._roster.founding.identity
         dialer = Dialer(
@@ -153,7 +155,11 @@ class _Daemon:
         )
         self._links = Links(own_id, dialer, self._replica)
         self._sender = SnapshotSender(
-            store, self._links.address, dialer, self._driver.report_snapshot
+            store,
+            self._links.address,
+            dialer,
+            self._driver.report_snapshot,
+            self._roster.tables_of,
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver)
@@ -214,6 +220,11 @@ class _Daemon:
         return self._driver.node.first_index > self._store.first_index()
 
     # -- life and end
+
+    async def _run_engines(self) -> None:
+        if not self._roster.own.witness:
+            await self._supervisor.run()
+        await asyncio.Event().wait()  # a witness has none, and goes on
 
     async def _join(self) -> None:
         """A disk that is no member asks to become one; one that the cell refuses ends the peer."""

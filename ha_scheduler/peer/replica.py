@@ -45,6 +45,7 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.steward import Steward
 from ha_scheduler.peer.watchers import Watchers
+from ha_scheduler.peer.witness import without_ledger
 from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta
@@ -85,6 +86,7 @@ class Replica:
         self.links: Links
         self.snapshots: SnapshotSender
         self.incoming: SnapshotReceiver
+        self._witness = roster.own.witness
         self._store = store
         self._contact = contact
         self._tail = CommittedTail(store, store.applied())
@@ -157,7 +159,7 @@ class Replica:
             snapshot=install,
             hard_state=ready.hard_state,
             entries=ready.entries,
-            apply=ready.committed,
+            apply=without_ledger(ready.committed) if self._witness else ready.committed,
             applied_index=applied,
             compact_to=compact_to,
             must_sync=ready.must_sync,
@@ -318,6 +320,7 @@ class Replica:
         return {
             **self.watch_state(),
             "role": self._state.role.value,
+            "witness": self._witness,
             "commit": node.commit,
             "applied": self._applied,
             "first_index": node.first_index,

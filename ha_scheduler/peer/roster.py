@@ -8,11 +8,13 @@ of the peer it names: it may be the leader, of whose election this peer has not 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.ledger.tables import TABLES
+from ha_scheduler.peer import witness
 from ha_scheduler.peer.cell import Cell
 from ha_scheduler.peer.membership import gone_reason
 
@@ -63,6 +65,11 @@ class Roster:
     def name(self, peer: int) -> str | None:
         disk = self.disk(peer)
         return disk.name if disk is not None else None
+
+    def tables_of(self, peer: int) -> Sequence[str]:
+        """What a snapshot for that disk must hold."""
+        disk = self.disk(peer)
+        return witness.TABLES if disk is not None and disk.witness else TABLES
 
     def addresses(self, members: Iterable[int]) -> dict[int, PeerAddress]:
         """Where the members are that anything is known of."""

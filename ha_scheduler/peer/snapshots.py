@@ -25,14 +25,14 @@ import logging
 import os
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk, dump
-from ha_scheduler.ledger.tables import Tables
+from ha_scheduler.ledger.tables import TABLES, Tables
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import Channel, Dialer, RefusedError
 from ha_scheduler.raft.messages import Message, SnapshotMeta
@@ -66,6 +66,7 @@ class _Outgoing:
     peer: int
     to: PeerAddress
     tables: Tables
+    only: Sequence[str]
     name: bytes
     began: bool = False  # the receiver knows its name
     resumes: int = 0
@@ -81,7 +82,10 @@ class SnapshotSender:
         address: Callable[[int], PeerAddress | None],
         dialer: Dialer,
         report: Callable[[int, bool], None],
+        tables_for: Callable[[int], Sequence[str]] = lambda peer: TABLES,
     ) -> None:
+        """``tables_for``: what a peer keeps; a witness keeps little."""
+        self._tables_for = tables_for
         self._store = store
         self._address = address
         self._dialer = dialer
@@ -118,9 +122,10 @@ class SnapshotSender:
             self._report(message.to, ok)
 
     async def _stream(self, message: Message, to: PeerAddress) -> bool:
+        only, name = self._tables_for(message.to), os.urandom(STREAM_NAME_BYTES)
         with self._store.view() as view:
             meta = view.meta
-            outgoing = _Outgoing(message.to, to, view.tables, os.urandom(STREAM_NAME_BYTES))
+            outgoing = _Outgoing(message.to, to, view.tables, only, name)
             reader, writer = await self._send_chunks(outgoing)
         try:
             final = dataclasses.replace(message, snapshot=meta)
@@ -162,7 +167,7 @@ class SnapshotSender:
         try:
             held = await _chunks_held(outgoing, reader, writer)
             # What is held is read once more: the end of a stream carries a digest of all of it.
-            for number, chunk in enumerate(dump(outgoing.tables)):
+            for number, chunk in enumerate(dump(outgoing.tables, outgoing.only)):
                 if number >= held:
                     writer.write(wire.pack(("chunk", chunk)))
                     async with asyncio.timeout(CHUNK_TIMEOUT_S):

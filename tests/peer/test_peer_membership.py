@@ -227,3 +227,72 @@ def test_a_peer_joins_and_leaves_again_and_the_leader_may_be_the_one_that_leaves
         cell.start(leader)
         assert ends(cell, leader) == 1
         assert cell.status(successor)["term"] == status["term"], "it disturbed nobody"
+
+
+def test_a_cell_with_a_witness_survives_the_death_of_a_full_peer(tmp_path: Path) -> None:
+    limits = {"ENTRIES_MAX": 400, "KEEP_ENTRIES": 50, "KEEP_BYTES": 1 << 20, "BUCKET_ENTRIES": 20}
+    cell = ToyCell(tmp_path, limits=limits)
+    try:
+        for name in cell.names:
+            cell.start(name, witness=name == "c")
+        leader = cell.settled()
+        assert leader != "c"
+        other = next(n for n in "ab" if n != leader)
+        assert cell.member(leader, "c")["role"] == "witness"
+        cell.propose(leader, "x", 300)
+        cell.fed(leader, "x", 300)
+        assert not cell.diary("c"), "a witness runs no engine"
+        assert "not ready" in cell.ask(leader, op="transfer", to="c")["reason"]
+
+        cell.kill(leader)
+        assert within(20, lambda: cell.leader(but=leader), every=0.05) == other
+        cell.propose(other, "y", 1500, size=1000)
+        cell.fed(other, "y", 1500, seconds=20)
+        values = acknowledged(cell, leader) | acknowledged(cell, other)
+        cell.start(leader)
+        assert cell.settled() in "ab"
+        within(10, partial(holds, cell, leader, values), every=0.05)
+
+        # A witness that lost its disk is brought up by a snapshot that holds no ledger.
+        leader = cell.settled()
+        cell.lose_disk("c")
+        cell.start("c", witness=True, entry="replace")
+        within(20, lambda: cell.votes("c"), every=0.05)
+        size = sum(f.stat().st_blocks * 512 for f in cell.data("c").glob("data.mdb"))
+        assert size < sum(f.stat().st_blocks * 512 for f in cell.data("a").glob("data.mdb"))
+        cell.kill("c")
+        cell.start("c")
+        assert ends(cell, "c") == 2
+        assert "holds the disk of a witness, and this is a full peer" in cell.log("c")
+    finally:
+        for connection in cell.connections:
+            connection.close()
+        for name in list(cell.daemons):
+            cell.kill(name)
+
+
+def test_a_witness_alone_brings_up_a_full_peer_that_was_behind_and_lets_it_lead(
+    tmp_path: Path,
+) -> None:
+    cell = ToyCell(tmp_path)
+    try:
+        for name in cell.names:
+            cell.start(name, witness=name == "c")
+        leader = cell.settled()
+        behind = next(n for n in "ab" if n != leader)
+        cell.kill(behind)
+        cell.propose(leader, "x", 500)
+        cell.fed(leader, "x", 500)
+        values = acknowledged(cell, leader)
+        cell.kill(leader)
+        cell.start(behind)
+        assert within(30, lambda: cell.leader(but=leader), every=0.05) == behind
+        within(10, partial(holds, cell, behind, values), every=0.05)
+        assert "c leads term" in cell.log("c"), "nobody else had the whole log"
+        cell.propose(behind, "y", 50)
+        cell.fed(behind, "y", 50)
+    finally:
+        for connection in cell.connections:
+            connection.close()
+        for name in list(cell.daemons):
+            cell.kill(name)

@@ -213,7 +213,8 @@ class ToyCell:
         def probe() -> str | None:
             leader = self.leader()
             states = [self.status(name) for name in self.daemons]
-            good = all(s and s["engine"]["state"] in ("ready", "active") for s in states)
+            fit = ("ready", "active")
+            good = all(s and (s["witness"] or s["engine"]["state"] in fit) for s in states)
             return leader if good and leader and self._knows_heirs(leader) else None
 
         return within(seconds, probe, every=0.05)
@@ -221,7 +222,9 @@ class ToyCell:
     def _knows_heirs(self, leader: str) -> bool:
         """Whether the leader has heard from every other peer that it could take over."""
         members = (self.status(leader) or {"members": []})["members"]
-        return bool(members) and all(m["engine_ready"] or m["name"] == leader for m in members)
+        return bool(members) and all(
+            m["engine_ready"] or m["role"] == "witness" or m["name"] == leader for m in members
+        )
 
     def order(self, name: str, **order: Any) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -1,0 +1,54 @@
+"""What is different about a witness: it votes and keeps the log, and has no ledger and no engine.
+
+Guarantee: of everything that commits a witness folds the book of peers alone, so that it knows
+where the others are; and it offers nobody a snapshot, for it has none. One that comes to lead,
+because nobody else stood, can bring others up from its log only, and hands over as soon as one of
+them is ready: a leader without engine always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ha_scheduler.ledger.records import is_peer_named
+from ha_scheduler.ledger.tables import PEERS
+from ha_scheduler.raft import Entry, EntryKind, HardState, LogReader, Membership
+
+TABLES = (PEERS,)  # what a snapshot for a witness holds
+
+
+def without_ledger(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Committed entries as a witness applies them; its log holds them whole."""
+    return tuple(
+        replace(entry, data=b"")
+        if entry.kind is EntryKind.NORMAL and not is_peer_named(entry.data)
+        else entry
+        for entry in entries
+    )
+
+
+class WitnessLog:
+    """The log of a witness, as its core reads it."""
+
+    def __init__(self, log: LogReader) -> None:
+        self._log = log
+
+    def initial_state(self) -> tuple[HardState, Membership]:
+        return self._log.initial_state()
+
+    def first_index(self) -> int:
+        return self._log.first_index()
+
+    def last_index(self) -> int:
+        return self._log.last_index()
+
+    def term(self, index: int) -> int:
+        return self._log.term(index)
+
+    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
+        return self._log.entries(lo, hi, max_bytes)
+
+    def snapshot(self) -> None:
+        """There is no ledger to take one of."""
+        return
