@@ -144,18 +144,24 @@ class Cell:
 
     def _merge(self, view: View) -> bool:
         """Peers and addresses, which are worth keeping whatever else a view says."""
-        changed = bool(view.peers) and view.peers != self._peers and not self._poorer(view.peers)
+        poorer = self._poorer(view.peers)
+        known = {peer.name for peer in self._peers}
+        new = tuple(peer for peer in view.peers if peer.name not in known)
+        peers = self._peers + new if poorer else view.peers
+        changed = bool(view.peers) and peers != self._peers
         if changed:
-            self._peers = view.peers
+            self._peers = peers
         if view.addresses:
-            self._learnt = view.addresses
+            kept = self._learnt if poorer else ()
+            self._learnt = tuple(dict.fromkeys(kept + view.addresses))
         return changed
 
     def _poorer(self, peers: tuple[Peer, ...]) -> bool:
-        """The same peers without their Dask ports, as a welcome names them."""
-        return [p.name for p in peers] == [p.name for p in self._peers] and any(
-            p.dask_port for p in self._peers
-        )
+        """Peers without their Dask ports, as a welcome names them.
+
+        The engine that welcomes may have begun before a peer joined: what the watch said is newer.
+        """
+        return any(p.dask_port for p in self._peers) and not any(p.dask_port for p in peers)
 
     def subscribe(self, callback: Callable[[View], None]) -> Callable[[], None]:
         """Call ``callback`` with every new view, until the returned function is called."""

@@ -146,8 +146,22 @@ class StandInCell:
                 return {"ok": True, "leader": request["to"] or "b", "term": term + 1}
         return {"ok": False, "reason": "no such request"}
 
-    def run(self, command: str, *arguments: str) -> Result:
-        peers = ",".join(f"{p.name}={p.host}:{p.peer_port}/{p.dask_port}" for p in self.cell.peers)
+    def today(self, role: str) -> dict[str, Any]:
+        """A status of a cell whose peer b has left, or has not been there yet."""
+        left = [peer for peer in self.cell.peers if peer.name != "b"]
+        return {
+            "name": "a",
+            "role": role,
+            "term": 4,
+            "leader": "a",
+            "commit": 9,
+            "cell": self.cell.identity,
+            "peers": [(p.name, p.host, p.peer_port, p.dask_port) for p in left],
+            "members": [{"name": p.name, "role": "voter", "lag": 0} for p in left],
+        }
+
+    def run(self, command: str, *arguments: str, peers: str = "") -> Result:
+        peers = peers or self.cell.text
         tls = ["--tls-dir", str(self.directory), "--timeout", "5"]
         return CliRunner().invoke(main, [command, "--peers", peers, *tls, *arguments])
 
@@ -187,6 +201,60 @@ def test_status_as_a_table_names_an_unreachable_peer(standin: StandInCell) -> No
     assert any({"c", "unreachable"} <= set(row) for row in rows)
     assert "Peer c (127.0.0.1:" in result.stderr
     assert "cannot be reached: Connection refused" in result.stderr
+
+
+def test_status_shows_what_the_leader_knows_of_members_and_of_a_change(
+    standin: StandInCell,
+) -> None:
+    status = standin.today("leader")
+    status["members"] = [
+        {"name": "a", "role": "voter", "lag": 0},
+        {"name": "c", "role": "voter", "lag": 7, "leaving": True},
+        {"name": "c", "role": "learner", "lag": 400},
+    ]
+    status["change"] = "peer c catches up; it is 400 entries behind"
+    standin.peers["a"].answer = lambda request: {"ok": True, "status": status}
+    standin.peers["c"].close()
+    result = standin.run("status")
+    assert "voter, leaving, 7 behind; learner, 400 behind" in result.stdout
+    assert "A change is under way: peer c catches up; it is 400 entries behind." in result.stdout
+
+
+def test_an_old_list_leads_to_the_peers_of_today(standin: StandInCell) -> None:
+    status = standin.today("leader")
+    standin.peers["a"].answer = lambda request: {"ok": True, "status": status}
+    standin.peers["c"].answer = lambda request: {"ok": True, "status": {**status, "name": "c"}}
+    # The founders were a, b and c, and b has left; it is not even asked in the end.
+    answer = json.loads(standin.run("status", "--format", "json").stdout)
+    assert [peer["name"] for peer in answer["peers"]] == ["a", "c"]
+
+
+def test_remove_asks_the_leader_and_waits_until_the_peer_is_no_member(standin: StandInCell) -> None:
+    full = {**standin.today("leader"), "members": [{"name": n} for n in "abc"]}
+    full["peers"] = [(p.name, p.host, p.peer_port, p.dask_port) for p in standin.cell.peers]
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if request["op"] == "remove":
+            asked.append(request["peer"])
+            return {"ok": True}
+        return {"ok": True, "status": standin.today("leader") if asked else full}
+
+    standin.peers["a"].answer = answer
+    result = standin.run("remove", "b")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "b was removed; the cell is a, c.\n"
+    assert asked == ["b"]
+    assert standin.peers["a"].seen[-1][0] == "peer", "it showed a peer's certificate"
+
+
+def test_a_refused_removal_says_why(standin: StandInCell) -> None:
+    refusal = {"ok": False, "reason": "there is no peer z in the cell"}
+    status = {"ok": True, "status": standin.today("leader")}
+    standin.peers["a"].answer = lambda r: status if r["op"] == "status" else refusal
+    result = standin.run("remove", "z")
+    assert result.exit_code == 1
+    assert "refused: there is no peer z in the cell" in result.stderr
 
 
 def test_status_of_a_cell_without_a_leader_fails(standin: StandInCell) -> None:

@@ -54,6 +54,23 @@ def test_a_welcome_does_not_take_the_dask_ports_away() -> None:
     assert cell.peers == PEERS
 
 
+def test_a_welcome_of_before_a_peer_joined_does_not_take_it_away() -> None:
+    cell = Cell([A])
+    d = Endpoint("d", 8786)
+    cell.observe(replace(VIEW, peers=(*PEERS, Peer("d", "d", 8785, 8786)), addresses=(A, B, C, d)))
+    old = {
+        "term": 3,
+        "cell": "cell",
+        "watch": [[p.name, p.host, 8785] for p in PEERS],
+        "addresses": [f"tls://{host}:8786" for host in "abc"],
+    }
+    cell.observe(View.from_welcome(old))
+    assert [peer.name for peer in cell.peers] == ["a", "b", "c", "d"]
+    assert d in cell.candidates()
+    cell.observe(VIEW)
+    assert cell.peers == PEERS, "the watch says who has left"
+
+
 def test_a_cell_built_anew_on_the_same_ports_is_another_one() -> None:
     cell = Cell([A])
     cell.observe(VIEW)
