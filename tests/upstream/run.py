@@ -115,7 +115,8 @@ class InCell:
     def pytest_runtest_makereport(self) -> Any:
         report = yield
         if report.when == "call" and self._cell.killed_after is None and report.passed:
-            report.outcome, report.longrepr = "skipped", "it was over before the blow"
+            reason = "Skipped: it was over before the blow"
+            report.outcome, report.longrepr = "skipped", (*report.location[:2], reason)
         return report
 
     def pytest_unconfigure(self) -> None:
