@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ha_scheduler import LocalHACluster
-from tests.system.conftest import DEADLINE_S, Scene, recorded_error, wait_until
+from tests.system.conftest import DEADLINE_S, SCALE, Scene, recorded_error, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -98,18 +99,29 @@ def test_work_submitted_while_nobody_leads_goes_through(scene: Scene, blow: Blow
     assert set(scene.executions().values()) == {1}
 
 
-def test_a_graph_that_was_never_committed_is_resubmitted_and_runs_once(scene: Scene) -> None:
-    """With its followers frozen a leader commits nothing, but it does let the task run."""
-    leader, followers = scene.cluster.leader, scene.others()
-    for follower in followers:
-        follower.pause()
-    future = scene.submit("in-flight", 1.0)
-    wait_until(lambda: scene.executions()["in-flight"], "the task runs, of an uncommitted graph")
-    leader.kill()
-    for follower in followers:
-        follower.resume()
-    assert future.result(timeout=DEADLINE_S) == "in-flight"
-    assert scene.executions() == {"in-flight": 1}
+def test_a_graph_that_was_never_committed_is_resubmitted_and_runs_once(tmp_path: Path) -> None:
+    """With its followers frozen a leader commits nothing, but it does let the task run.
+
+    It does so until its lease ends, which is made long here: the task must begin before.
+    """
+    patient = (f"--election-ticks={int(40 * SCALE)}",)
+    with (
+        LocalHACluster(dashboard_address=None, peer_options=patient) as cluster,
+        cluster.get_client() as client,
+    ):
+        scene = Scene(cluster, client, tmp_path)
+        leader, followers = cluster.leader, scene.others()
+        for follower in followers:
+            follower.pause()
+        future = scene.submit("in-flight", 1.0)
+        wait_until(
+            lambda: scene.executions()["in-flight"], "the task runs, of an uncommitted graph"
+        )
+        leader.kill()
+        for follower in followers:
+            follower.resume()
+        assert future.result(timeout=DEADLINE_S) == "in-flight"
+        assert scene.executions() == {"in-flight": 1}
 
 
 def test_a_frozen_leader_that_wakes_up_changes_nothing(scene: Scene) -> None:
