@@ -393,6 +393,25 @@ def test_who_waited_when_an_event_was_set_is_let_go_though_it_is_clear_again(
     run(test)
 
 
+def test_a_leader_that_set_an_event_and_told_nobody_is_made_up_for() -> None:
+    """The record of the flag committed, and that of the waiter's answer did not."""
+
+    async def test() -> None:
+        async with cell() as own:
+            waiter, other = Caller(own, "waiter"), Caller(own, "other")
+            waiter.call("event_wait", name="e")
+            await eventually(lambda: bool(own.leader.extensions["events"]._waiters))
+            await other.call("event_clear", name="e")
+            own.log.stall()
+            other.call("event_set", name="e")
+            await eventually(lambda: own.log.stalled == 2)
+            await own.fail_over(lose=1)
+            await other.call("event_clear", name="e")
+            assert await waiter.repeat() is True
+
+    run(test)
+
+
 def test_an_event_that_stays_clear_lets_nobody_go() -> None:
     async def test() -> None:
         async with cell() as own:

@@ -28,8 +28,8 @@ EVENTS_PER_TOPIC_MAX = 1000  # in the ledger; as distributed.admin.low-level-log
 TOPICS_MAX = 10_000  # in the ledger; events of further topics end with their leader
 TICK_S = 1e-6  # between two events that the clock does not tell apart
 
-# What workers log about themselves (worker.py:2508, 1453 and 217)
-_DIARY = ("worker-", "tcp://", "tls://", "all")
+# What workers log about themselves (worker.py:1453, 2508 and 217), besides under their addresses
+_DIARY = frozenset({"all", "worker-get-client", "worker-fail-hard"})
 
 Event = tuple[float, Any]
 
@@ -78,7 +78,7 @@ class Topics(Broker):
             self.publish([name for name in names if name not in events], message)
 
     def _is_kept(self, name: str) -> bool:
-        if name.startswith(_DIARY):
+        if name in _DIARY or "://" in name:
             return False
         return name in self._numbers or len(self._numbers) < TOPICS_MAX
 
