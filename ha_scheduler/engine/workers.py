@@ -203,6 +203,18 @@ class Workers:
         if self.recorder is not None:
             self.recorder.append(WorkerJoined(address, encode_key(ws.name), ws.nanny or ""))
 
+    def bulk_schedule_unrunnable_after_adding_worker(self, ws: Any) -> dict[Key, str]:
+        """As upstream's, and tasks whose restriction is a wish that nobody here can fulfil.
+
+        Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
+        which has no workers, none does, and the worker that was wished for may never come back.
+        """
+        recommendations: dict[Key, str] = super().bulk_schedule_unrunnable_after_adding_worker(ws)  # type: ignore[misc]
+        for ts in self.unrunnable:  # type: ignore[attr-defined]
+            if ts.loose_restrictions and not self.valid_workers(ts):  # type: ignore[attr-defined]
+                recommendations[ts.key] = "processing"
+        return recommendations
+
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         """Remove a worker, and stop expecting it."""
         known = address in self.workers

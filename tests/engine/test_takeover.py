@@ -523,3 +523,18 @@ def test_a_worker_that_died_with_the_leader_is_not_awaited() -> None:
             assert await future == 2
 
     run(test)
+
+
+def test_a_task_that_wished_for_a_worker_that_is_gone_runs_elsewhere() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            wished, _ = both.workers
+            future = both.client.submit(work, 1, workers=[wished.name], allow_other_workers=True)
+            await future
+            await both.kill_leader()
+            await wished.close()
+            await both.take_over()
+            assert await future.result() == 2
+            assert runs == {1: 2}
+
+    run(test)
