@@ -132,8 +132,14 @@ def compare(
 
 
 def in_cell(workshop: Workshop, name: str, options: list[str]) -> str:
-    """Run the tests of a file that take a cluster in a cell that loses its leader; a report."""
+    """Run the tests of a file that take a cluster in a cell that loses its leader; a report.
+
+    What fails runs again, each test alone and in a new cell: one that leaves a client behind makes
+    all after it fail, for they find its connections.
+    """
     results = workshop.run("cell", [workshop.path_of(name), *options])
+    for test in [test for test, outcome in results.items() if outcome.word == "failed"]:
+        results |= _run_alone(workshop, "cell", [test], options)
     lines = [f"| {name} | {_counts(results)} |"]
     for test, outcome in results.items():
         if outcome.word == "failed":
