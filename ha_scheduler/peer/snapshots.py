@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import logging
 import os
 import ssl
@@ -37,15 +38,15 @@ from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import Channel, Dialer, RefusedError
 from ha_scheduler.raft.messages import Message, SnapshotMeta
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
+from ha_scheduler.storage.directory import INCOMING_FILE as SPOOL_NAME
 from ha_scheduler.storage.port import PeerStore
 
 CHUNK_TIMEOUT_S = 10.0  # without progress: the other side is gone or hopelessly slow
-INSTALL_TIMEOUT_S = 120.0  # one large transaction on a slow disk
+INSTALL_TIMEOUT_S = 120.0  # then the sender is told nothing; what was begun is installed anyway
 RESUME_WITHIN_S = 30.0  # after a break; an open view makes the sender's file grow
 RESUME_EVERY_S = 0.25
 RESUMES_MAX = 100  # of one stream: a line that breaks more often carries no ledger
 SPOOL_KEEP_S = 2 * RESUME_WITHIN_S  # what nobody goes on with takes room on the disk
-SPOOL_NAME = "snapshot.incoming"
 STREAM_NAME_BYTES = 16
 
 _LENGTH = struct.Struct(">I")
@@ -242,8 +243,9 @@ class SnapshotReceiver:
         try:
             try:
                 message = await self._receive(source, reader, writer)
-            except _BROKEN:
-                interrupted = True
+            except _BROKEN as error:
+                # A full disk cannot wait for the rest: our own log is on it.
+                interrupted = getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT)
                 raise
             if message.source != source or message.to != self._own_id or not message.snapshot:
                 raise wire.WireError("the snapshot's message is not of this sender, or not to us")
@@ -269,7 +271,8 @@ class SnapshotReceiver:
         """What was received under ``meta``; read by the store's writer thread."""
         assert self._waiting is not None, "the core installs only what was received"
         assert self._waiting[0] == meta
-        return _read_spool(self._spool)
+        # Opened now: by the time the writer comes to it we may have given up, and its name is gone.
+        return _read_spool(self._spool.open("rb"))
 
     def installed(self, meta: SnapshotMeta) -> None:
         """The store holds it."""
@@ -342,8 +345,8 @@ def _write_chunk(spool: BinaryIO, chunk: bytes) -> int:
     return spool.write(_LENGTH.pack(len(chunk))) + spool.write(chunk)
 
 
-def _read_spool(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as spool:
+def _read_spool(spool: BinaryIO) -> Iterator[bytes]:
+    with spool:
         while header := spool.read(_LENGTH.size):
             (length,) = _LENGTH.unpack(header)
             yield spool.read(length)

@@ -32,6 +32,7 @@ from ha_scheduler.storage.errors import (
 
 RESERVE_BYTES = 64 * 1024 * 1024  # bytes; some hundred transactions of compaction
 DATA_FILE = "data.mdb"  # LMDB's name for it
+INCOMING_FILE = "snapshot.incoming"  # what has come of another peer's ledger
 _LOCK_FILE = "lock"
 _RESERVE_FILE = "reserve"
 _DAMAGED_FILE = "damaged"
@@ -91,6 +92,11 @@ class DataDirectory:
         """The disk is full: the next start needs the room more than we do."""
         with contextlib.suppress(OSError):
             self.reserve.unlink(missing_ok=True)
+
+    def forget_incoming(self) -> None:
+        """Delete what an earlier run had received of a ledger: nobody goes on with it."""
+        with contextlib.suppress(OSError):
+            (self.path / INCOMING_FILE).unlink(missing_ok=True)
 
     def _check_not_lost(self) -> None:
         data = self.path / DATA_FILE

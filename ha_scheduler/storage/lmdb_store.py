@@ -135,6 +135,7 @@ class LmdbStore(TransactionalStore):
     def _prepare(self) -> None:
         """What must be so before anything is written or voted. Raises ``StorageError``."""
         self._directory.mark_created()
+        self._directory.forget_incoming()  # first of all: it may be what fills the disk
         if self._dbs.cut_short:
             for _ in verify(self._dbs, self.last_index(), inf):
                 pass

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -226,5 +228,56 @@ def test_what_nobody_goes_on_with_is_deleted(
         assert not await send(port, ledger())
         while receiving.spool.exists():  # noqa: ASYNC110 - the run has a deadline
             await asyncio.sleep(0.01)
+
+    run(tmp_path, play)
+
+
+def test_what_is_to_be_installed_can_be_read_after_the_receiver_gave_up_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may be busy with an earlier ledger for longer than that."""
+    monkeypatch.setattr(snapshots, "INSTALL_TIMEOUT_S", 0.2)
+
+    async def play(receiving: Receiving, port: int) -> None:
+        queued: list[Iterator[bytes]] = []
+
+        def step(message: Message) -> bool:
+            assert message.snapshot is not None
+            queued.append(receiving.receiver.chunks(message.snapshot))
+            return True
+
+        receiving.receiver = SnapshotReceiver(tmp_path, 2, step)
+        assert not await send(port, ledger())
+        while receiving.spool.exists():  # noqa: ASYNC110 - the run has a deadline
+            await asyncio.sleep(0.01)
+        load(queued[0], receiving.installed)
+        assert rows(receiving.installed) == rows(ledger())
+
+    run(tmp_path, play)
+
+
+def test_what_has_filled_the_disk_is_deleted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is on the same disk, and cannot wait until the stream goes on."""
+    monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.0)
+
+    async def play(receiving: Receiving, port: int) -> None:
+        write = snapshots._write_chunk
+        took = 0
+
+        def write_some(spool: BinaryIO, chunk: bytes) -> int:
+            nonlocal took
+            took += len(chunk)
+            if took > LEDGER_BYTES // 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(spool, chunk)
+
+        monkeypatch.setattr(snapshots, "_write_chunk", write_some)
+        assert not await send(port, ledger())
+        assert took > LEDGER_BYTES // 2
+        while receiving.receiver._busy:  # noqa: ASYNC110 - the run has a deadline
+            await asyncio.sleep(0.01)
+        assert not receiving.spool.exists()
 
     run(tmp_path, play)

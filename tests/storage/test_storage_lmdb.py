@@ -7,6 +7,7 @@ small map, a held lock), not with mocks.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from ha_scheduler.storage import (
     transactional,
     writer,
 )
-from ha_scheduler.storage.directory import DataDirectory
+from ha_scheduler.storage.directory import INCOMING_FILE, DataDirectory
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_view import LogView
 
@@ -252,6 +253,25 @@ def test_a_start_that_cannot_make_room_is_refused(
     monkeypatch.setattr(DataDirectory, "free_bytes", lambda self: 1_000_000)
     with pytest.raises(DiskFull, match="free space first"):
         open_store(tmp_path, reserve_bytes=1 << 60)
+
+
+def test_a_start_makes_room_of_what_had_come_of_a_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be what has filled the disk, and the log need not go for it."""
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    new = entries(1, 10)
+    caller.write(store, entries=new, apply=new, hard_state=state(1, 0, 10))
+    store.close()
+    incoming = tmp_path / INCOMING_FILE
+    incoming.write_bytes(b"x")
+    (tmp_path / "reserve").unlink()  # given up when the disk was full
+    room = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(DataDirectory, "free_bytes", lambda self: 0 if incoming.exists() else room)
+    store = open_store(tmp_path, reserve_bytes=1 << 20)
+    assert (store.first_index(), store.last_index()) == (1, 10)
+    store.close()
 
 
 def test_what_opening_left_on_the_disk_is_fetched_when_it_is_asked_for() -> None:
