@@ -285,6 +285,26 @@ def test_a_queue_goes_with_the_last_of_its_clients_and_not_before(successor: Tak
     run(test)
 
 
+@every_takeover
+def test_a_queue_that_goes_while_somebody_gathers_a_batch_leaves_no_item_behind(
+    successor: Takeover,
+) -> None:
+    async def test() -> None:
+        async with cell(successor) as own:
+            caller, other = Caller(own), Caller(own, "other")
+            await caller.call("queue_create", name="q")
+            for n in range(2):
+                await caller.call("queue_put", **value("q", n))
+            caller.call("queue_get", name="q", batch=3)
+            await eventually(lambda: own.leader.extensions["queues"].queues["q"].empty())
+            await other.call("queue_release", name="q")
+            await other.call("queue_create", name="q")
+            await own.fail_over()
+            assert await own.leader.handlers["queue_qsize"](name="q") == 0
+
+    run(test)
+
+
 def lease(name: str, lease_id: str, **kwargs: Any) -> dict[str, Any]:
     return {"name": name, "lease_id": lease_id, **kwargs}
 

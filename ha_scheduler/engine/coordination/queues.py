@@ -35,6 +35,7 @@ class LedgerQueue:
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
         self.items: dict[int, Record] = {}
+        self.in_hand: dict[int, Record] = {}  # of calls that gather a batch; rows still
         self.getters = Line()
         self.putters = Line()
         self._last = 0
@@ -66,10 +67,17 @@ class LedgerQueue:
     def take(self) -> tuple[int, Record]:
         """The first item, with its number."""
         number = next(iter(self.items))
-        return number, self.items.pop(number)
+        record = self.in_hand[number] = self.items.pop(number)
+        return number, record
+
+    def deliver(self, hand: list[tuple[int, Record]]) -> None:
+        """Items that were taken leave the queue."""
+        for number, _ in hand:
+            del self.in_hand[number]
 
     def give_back(self, hand: list[tuple[int, Record]]) -> None:
         """Items that were taken and not delivered go where they were."""
+        self.deliver(hand)
         self.items = dict(sorted([*hand, *self.items.items()]))
 
 
@@ -138,9 +146,10 @@ class Queues(QueueExtension):
             return
         del self.client_refcount[name]
         queue = self.queues.pop(name)
-        gone = [(ITEMS, (name, number), DELETED) for number in queue.items]
+        rows = {**queue.in_hand, **queue.items}
+        gone = [(ITEMS, (name, number), DELETED) for number in rows]
         self._book.write(*gone, (QUEUES, name, DELETED))
-        for key in _keys(queue.items.values()):
+        for key in _keys(rows.values()):
             self._holds.unname(name, key)
 
     def _count(self, name: Any, change: int) -> None:
@@ -222,6 +231,7 @@ class Queues(QueueExtension):
         """These items leave the queue, as the answer to the call that is being handled."""
         records = [record for _, record in taken]
         answer = records if as_list else records[0]
+        queue.deliver(taken)
         if taken:
             for key in _keys(records):
                 self._holds.hand_out(name, key)
