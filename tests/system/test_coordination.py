@@ -286,6 +286,27 @@ def test_a_task_coordinates_through_the_death_of_the_leader(
     lock.release()
 
 
+def test_everything_is_there_after_the_whole_cell_was_down(cell: Cell) -> None:
+    queue, lock = Queue("down"), Lock("down")
+    long = b"x" * 2_000_000
+    queue.put("item")
+    queue.put(long)
+    assert lock.acquire()
+    Variable("down").set(1)
+    Event("down").set()
+    cell.client.set_metadata(["down"], 2)
+    for peer in cell.cluster.peers:
+        peer.kill()
+    for peer in cell.cluster.peers:
+        peer.start()
+    assert [queue.get(timeout=DEADLINE_S), queue.get(timeout=DEADLINE_S)] == ["item", long]
+    assert not Lock("down").acquire(timeout=0.1)
+    lock.release()
+    assert Variable("down").get(timeout=DEADLINE_S) == 1
+    assert Event("down").is_set()
+    assert cell.client.get_metadata(["down"]) == 2
+
+
 N_FAILOVERS = 3
 N_ITEMS = 60  # of each producer
 
