@@ -94,13 +94,17 @@ class SnapshotSender:
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def send(self, message: Message) -> None:
-        """Begin to send what the core asked for; the core is told how it ended."""
+        """Begin to send what the core asked for; the core is told how it ended.
+
+        It must be: until then it sends that peer nothing.
+        """
+        if message.to in self._tasks:
+            return  # the end of that one will be told
         to = self._address(message.to)
-        if message.to in self._tasks or to is None:
+        if to is None:
+            self._report(message.to, False)
             return
-        task = asyncio.create_task(self._run(message, to))
-        self._tasks[message.to] = task
-        task.add_done_callback(lambda _: self._tasks.pop(message.to, None))
+        self._tasks[message.to] = asyncio.create_task(self._run(message, to))
 
     async def stop(self) -> None:
         tasks = list(self._tasks.values())
@@ -120,6 +124,7 @@ class SnapshotSender:
                 extra={"action": "snapshot_send_failed", "peer": to.name},
             )
         finally:
+            del self._tasks[message.to]  # before the report: the core may ask for the next at once
             self._report(message.to, ok)
 
     async def _stream(self, message: Message, to: PeerAddress) -> bool:

@@ -281,3 +281,37 @@ def test_what_has_filled_the_disk_is_deleted_at_once(
         assert not receiving.spool.exists()
 
     run(tmp_path, play)
+
+
+@pytest.mark.parametrize("address", [None, PeerAddress("b", "127.0.0.1", 1, 0)])
+def test_a_core_that_asks_again_when_it_is_told_of_a_failure_is_told_again(
+    address: PeerAddress | None,
+) -> None:
+    """Until it is told, it sends that peer nothing."""
+    asked = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
+
+    async def main() -> None:
+        reports: list[bool] = []
+        done = asyncio.Event()
+
+        def report(peer: int, ok: bool) -> None:
+            reports.append(ok)
+            if len(reports) < 3:
+                sender.send(asked)
+            else:
+                done.set()
+
+        own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
+        sender = SnapshotSender(
+            Ledger(ledger()),  # type: ignore[arg-type]
+            lambda peer: address,
+            Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False),
+            report,
+        )
+        sender.send(asked)
+        async with asyncio.timeout(DEADLINE_S):
+            await done.wait()
+        await sender.stop()
+        assert reports == [False, False, False]
+
+    asyncio.run(main())
