@@ -604,6 +604,10 @@ def test_a_session_ends_with_its_client_and_a_silent_one_in_time() -> None:
             own.leader.calls._sweep()
             assert list(own.leader.sessions.calls) == ["clients"]
             assert [type(r) for r in own.log.records].count(CallsEnded) == 1
+            own.leader.sessions.apply(ClientJoined("Client-1", "clients"))
+            own.leader.remove_client("Client-1")
+            own.leader.calls._sweep()
+            assert not own.leader.calls._heard, "nor is it remembered when they were heard"
             late = Caller(own, "workers")
             late.known = True
             assert await late.call("event_set", name="e") == EXPIRED == EXPIRED_TO_THE_CLIENT

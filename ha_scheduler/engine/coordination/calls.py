@@ -159,6 +159,8 @@ class NumberedCalls:
             idle = now - self._heard.get(session, now)
             if session not in owned and idle > SESSION_IDLE_SECONDS:
                 self._end(session)
+        live = scheduler.sessions.calls  # others ended with their clients
+        self._heard = {session: at for session, at in self._heard.items() if session in live}
         self._sweep_later()
 
     def _end(self, session: str) -> None:
