@@ -188,6 +188,7 @@ class Workers:
             self.handle_worker_status_change(  # type: ignore[attr-defined]
                 status, address, stimulus_id
             )
+        self._place_loose(stimulus_id)
         if self.adoption.orphans:
             self._expire_orphans_later()
 
@@ -196,6 +197,31 @@ class Workers:
             self._orphan_expiry.cancel()
         self._orphan_expiry = asyncio.get_running_loop().call_later(
             ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
+        )
+
+    def _place_loose(self, stimulus_id: str) -> None:
+        """Tasks that would rather run on a worker that is not there run elsewhere.
+
+        Upstream's have a worker from the start, so it never looks for tasks of this kind among the
+        unrunnable. A follower has no workers, and there they become so.
+        """
+        loose = [
+            ts
+            for ts in self.unrunnable  # type: ignore[attr-defined]
+            if ts.loose_restrictions and not self.valid_workers(ts)  # type: ignore[attr-defined]
+        ]
+        loose.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
+        self.transitions({ts.key: "processing" for ts in loose}, stimulus_id)  # type: ignore[attr-defined]
+
+    async def _track_retire_worker(self, ws: Any, policy: Any, prev_status: Any, **how: Any) -> Any:
+        """As upstream's, which gives a worker that cannot retire the status that it had before.
+
+        One that was retiring under an earlier leader works again then, rather than never more.
+        """
+        if prev_status == Status.closing_gracefully:
+            prev_status = Status.running
+        return await super()._track_retire_worker(  # type: ignore[misc]
+            ws, policy, prev_status=prev_status, **how
         )
 
     def _record_join(self, address: str) -> None:
