@@ -268,15 +268,17 @@ class Adoption:
     ) -> None:
         """Outcomes that the former leader had not written down yet, or not even heard of.
 
-        A task with retries left is not settled: the error was not its outcome.
+        A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
+        that of one that a client had retried: its worker may not have heard of it.
         """
+        retried = self._scheduler.replay.retried
         recommendations: dict[Key, str] = {}
         for address, report in reports.items():
             for key, payload in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is not None and ts.state == "processing":
                     self._fail_processing(ts, address, loads(payload), recommendations)
-                elif ts is not None and not ts.retries:
+                elif ts is not None and not ts.retries and key not in retried:
                     error = {**loads(payload), "erred_on": [address]}
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)

@@ -266,6 +266,7 @@ class Intents:
         """A key is forgotten: its graph may be retired."""
         super()._remove_key(key)  # type: ignore[misc]
         self.replay.errors.pop(key, None)
+        self.replay.retried.discard(key)
         recorder = self.recorder
         retired, living = self.graphs.forget(key)
         if recorder is not None:

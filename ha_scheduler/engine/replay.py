@@ -49,6 +49,7 @@ class Replay:
         self._rebuilding = True
         self.workers: dict[str, records.WorkerJoined] = {}
         self.errors: dict[Key, dict[str, Any]] = {}
+        self.retried: set[Key] = set()  # what a worker says of their failure may be from before
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
@@ -76,9 +77,11 @@ class Replay:
                     self._forgotten(decode_key(key))
             case records.Erred(_, key, payload):
                 self.errors[decode_key(key)] = decode_error(payload)
+                self.retried.discard(decode_key(key))
             case records.Retried(_, keys):
                 for key in keys:
                     self.errors.pop(decode_key(key), None)
+                    self.retried.add(decode_key(key))
             case _:
                 self._of_the_cluster(record)
 
