@@ -21,16 +21,15 @@ SLOTS_MAX = 10_000  # calls of one process under way at once; each costs the cel
 class Number:
     """One call's."""
 
-    session: str
+    numbers: Numbers
     slot: int
     sequence: int
-    known: bool  # the cell has answered a call of this session before
     sent: int = 0
 
     def to_send(self) -> tuple[str, int, int, bool]:
         """What goes over the wire, as it is about to."""
         self.sent += 1
-        return self.session, self.slot, self.sequence, self.known
+        return self.numbers.session, self.slot, self.sequence, self.numbers.known
 
 
 class Numbers:
@@ -38,7 +37,7 @@ class Numbers:
 
     def __init__(self, session: str) -> None:
         self.session = session
-        self.known = False
+        self.known = False  # whether the cell has answered a call of this session
         self._sequences: list[int] = []
         self._free: list[int] = []
 
@@ -48,7 +47,7 @@ class Numbers:
         slot = self._free.pop() if self._free else self._new_slot()
         self._sequences[slot] += 1
         try:
-            yield Number(self.session, slot, self._sequences[slot], self.known)
+            yield Number(self, slot, self._sequences[slot])
         finally:
             self._free.append(slot)
 

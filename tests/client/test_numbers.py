@@ -106,6 +106,15 @@ def test_calls_under_way_at_once_have_slots_of_their_own() -> None:
         assert {third.sequence, fourth.sequence} == {2}
 
 
+def test_a_repeated_call_says_what_is_known_by_then() -> None:
+    """Else it would open a session again that had ended, and be done twice."""
+    made = Numbers("s")
+    with made.take() as number:
+        assert number.to_send() == ("s", 0, 1, False)
+        made.known = True  # another call was answered meanwhile
+        assert number.to_send() == ("s", 0, 1, True)
+
+
 def test_there_is_an_end_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numbers, "SLOTS_MAX", 1)
     made = Numbers("s")
