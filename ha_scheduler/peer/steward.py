@@ -1,7 +1,8 @@
 """The membership of the running cell, between the core, the ledger's book and the links.
 
-Guarantee: a change of the membership is proposed only after what was proposed before it committed,
-and only by the leader of the term. ``membership.py`` decides; this is its only interpreter.
+Guarantee: a change of the membership is proposed only after all that was proposed before it, in
+this term or an earlier one, has committed and is known, and only by the leader of the term.
+``membership.py`` decides; this is its only interpreter.
 
 **A disk that may have had a past.** A founder's id follows from its name, so an empty disk might
 stand in for one that was lost, and vote and acknowledge twice under one id. Such a disk is *mute*:
@@ -62,7 +63,7 @@ class Steward:
         self._said: dict[int, PeerNamed] = {roster.own.peer: roster.own}
         self._fresh: set[int] = set()  # founders who said that their disk is empty
         self._term = 0  # that we lead; 0: none
-        self._asked = 0  # everything up to this index was asked for by us; it must commit first
+        self._asked = 0  # everything up to this index must commit before more is asked for
         self._committed = store.applied()
         self._membership: Membership | None = None  # for which the links were set
         self.driver: Driver
@@ -146,11 +147,17 @@ class Steward:
         if node.membership is not self._membership:
             self._set_links()
             self._on_change()
+        self._note_term()
+        if self._term and self._committed >= self._asked:
+            self._do(self._changes.step(self._seen()))
+
+    def _note_term(self) -> None:
+        """In a new term what earlier leaders wrote down comes first, as if we had asked for it."""
+        node = self.driver.node
         term = node.term if node.role is Role.LEADER else 0
         if term != self._term:
-            self._term, self._asked, self._changes = term, 0, Changes(self._round_s)
-        if term and self._committed >= self._asked:
-            self._do(self._changes.step(self._seen()))
+            self._term, self._changes = term, Changes(self._round_s)
+            self._asked = node.last_index
 
     def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
         """A disk wants to belong to the cell; None: it will."""
@@ -161,6 +168,7 @@ class Steward:
         return self._wish(lambda seen: self._changes.remove(name, seen))
 
     def _wish(self, ask: Callable[[Seen], Name | Refused | None]) -> Refused | None:
+        self._note_term()
         if self._committed < self._asked:
             return Refused("another change has not committed yet", passing=True)
         answer = ask(self._seen())
