@@ -1,7 +1,8 @@
 """How a running cell changes: disks come in as learners, are promoted, and go. Pure.
 
 Guarantee: no two voters of one peer. A disk votes only after it has caught up, after every earlier
-disk of the same peer was removed, and only where the cell can still commit with who is live.
+disk of the same peer was removed, and only where the cell can still commit with who is live. And
+no full peer goes unless another that is live keeps the ledger: witnesses can commit, and have none.
 
 There is nothing to remember: each step follows from what the ledger's book and the membership say,
 so a new leader goes on where the last one stopped. The order, with a commit between any two steps:
@@ -66,6 +67,13 @@ class Seen:
         """Whether a majority of ``voters`` is live."""
         return 2 * len(set(voters) & set(self.live)) > len(voters)
 
+    def keeps_ledger_without(self, left: PeerNamed, among: Collection[int]) -> bool:
+        """Whether one of ``among`` that is live keeps a ledger, or ``left`` kept none anyway."""
+        others = set(among) & set(self.live) - {left.peer}
+        return left.witness or any(
+            disk.peer in others and not disk.witness and not disk.gone for disk in self.disks
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -129,6 +137,7 @@ class Changes:
             if peer not in seen.recorded or (
                 known is not None
                 and known == seen.current(known.name)
+                and known.disk == said.disk
                 and known.dask_port != said.dask_port
             ):
                 yield Name(said)
@@ -141,6 +150,8 @@ class Changes:
             left = set(seen.voters) - {peer}
             if peer in seen.voters and not seen.can_commit(left):
                 yield f"without peer {disk.name} no majority of voters would be live"
+            elif peer in seen.voters and not seen.keeps_ledger_without(disk, seen.members):
+                yield _last_ledger(disk)
             elif peer == seen.own:
                 yield HandOver()
             else:
@@ -213,6 +224,8 @@ class Changes:
         reason = self._misfit(disk, former, replacing, seen)
         if reason:
             return Refused(reason)
+        if disk.witness and former and not seen.keeps_ledger_without(former, seen.voters):
+            return Refused(_last_ledger(former))
         if former is not None and former.peer in seen.live:
             return Refused(
                 f"the disk of peer {disk.name} that it is to replace is in use; stop that process "
@@ -261,6 +274,8 @@ class Changes:
                 f"without peer {name}, {live} of {len(left)} voters would be live, which is no "
                 f"majority; bring the others back first"
             )
+        if disk.peer in seen.voters and not seen.keeps_ledger_without(disk, seen.voters):
+            return Refused(_last_ledger(disk))
         return Name(replace(disk, gone=f"was removed on {seen.date}"))
 
     def _unfinished(self, seen: Seen) -> set[str]:
@@ -274,6 +289,13 @@ class Changes:
             if moving:
                 on_the_way.add(disk.name)
         return on_the_way
+
+
+def _last_ledger(disk: PeerNamed) -> str:
+    return (
+        f"no other peer that keeps the ledger is up than {disk.name}; bring another one back, or "
+        f"add one, first"
+    )
 
 
 def gone_reason(disk: PeerNamed) -> str:

@@ -351,6 +351,46 @@ def test_a_lost_disk_is_replaced_though_a_removal_waits_for_it(stage: Stage) -> 
     assert stage.membership == Membership((3, 9))
 
 
+def test_the_last_peer_that_keeps_the_ledger_stays() -> None:
+    stage = Stage(membership=Membership((2, 3)), leader=3, live={2, 3})
+    stage.founders = (disk(2, "b"), disk(3, "c", witness=True))
+    refused = stage.remove("b")
+    assert refused is not None
+    assert "keeps the ledger" in refused.reason
+    assert not refused.passing
+    assert stage.remove("c") is None
+
+    # Nor does a witness take its place.
+    founders = (disk(1, "a"), *(disk(n, f"w{n}", witness=True) for n in (2, 3)))
+    stage = Stage(founders=founders, live={2, 3}, leader=2)
+    refused = stage.join(disk(9, "a", witness=True), replacing=True)
+    assert refused is not None
+    assert "keeps the ledger" in refused.reason
+    assert stage.join(disk(9, "a"), replacing=True) is None
+
+    # Another one that keeps it, and is down, is not enough: what it lacks may be nowhere else.
+    founders = (disk(1, "a"), disk(2, "b"), *(disk(n, f"w{n}", witness=True) for n in (3, 4)))
+    stage = Stage(Membership((1, 2, 3, 4)), founders=founders, live={1, 3, 4}, leader=3)
+    refused = stage.remove("a")
+    assert refused is not None
+    assert "keeps the ledger" in refused.reason
+    stage.live.add(2)
+    assert stage.remove("a") is None
+    stage.live = {1, 3, 4}
+    stage.run()
+    assert 1 in stage.membership.voters
+    assert "keeps the ledger" in stage.changes.waiting
+
+
+def test_what_another_disk_says_under_the_same_id_is_not_written_down(stage: Stage) -> None:
+    for founder in stage.founders:
+        stage.begins(founder)
+    stage.run()
+    stage.begins(replace(stage.rows[3], disk=31, dask_port=7))
+    stage.run()
+    assert stage.rows[3].disk == 30
+
+
 def test_members_that_call_are_written_down_once(stage: Stage) -> None:
     for founder in stage.founders:
         stage.begins(founder)
