@@ -233,7 +233,8 @@ class _Daemon:
             self._roster.own,
             self._roster.founding.identity,
             self._settings.entry,
-            self._roster.current,
+            # The disk may know the founders only, and they may all have been followed by others.
+            lambda: (*self._roster.current(), *self._settings.cell.peers),
             lambda: self._roster.own.peer in self._driver.node.membership.peers,
         )
         try:

@@ -107,6 +107,12 @@ class Listener:
         # Who has just come knows addresses, and learns the cell's identity here.
         newcomer = role in ("watch", "control") and not cell
         known = cell == self._cell or (role == "control" and self._is_ours(str(cell)))
+        if role == "peer" and not known and self._is_ours(str(cell)):
+            return wire.refusal(
+                f"this disk began as that of a founder of {cell}, and these are the peers of cell "
+                f"{self._cell} today; delete the data and start with --replace",
+                gone=True,
+            )
         if not (known or newcomer):
             return wire.refusal(
                 f"this peer belongs to cell {self._cell}, not to {cell}; "

@@ -233,6 +233,28 @@ def test_a_peer_joins_and_leaves_again_and_the_leader_may_be_the_one_that_leaves
         assert cell.status(successor)["term"] == status["term"], "it disturbed nobody"
 
 
+def test_a_peer_joins_though_one_leads_that_joined_and_its_lost_disk_is_no_founder(
+    tmp_path: Path,
+) -> None:
+    with ToyCell(tmp_path) as cell:
+        cell.settled()
+        for name in "de":
+            cell.peers = cell.prepare(name)
+            cell.start(name, entry="join")
+            within(20, partial(cell.votes, name), every=0.05)
+            leader = cell.settled()
+            if leader != name:
+                assert cell.ask(leader, op="transfer", to=name)["ok"]
+            assert cell.settled() == name
+
+        # Without --replace it would be a founder of another cell: that of the peers of today.
+        for name in "da":
+            cell.lose_disk(name)
+            cell.start(name)
+            assert ends(cell, name) == 1
+            assert "start with --replace" in cell.log(name)
+
+
 def test_a_cell_with_a_witness_survives_the_death_of_a_full_peer(tmp_path: Path) -> None:
     limits = {"ENTRIES_MAX": 400, "KEEP_ENTRIES": 50, "KEEP_BYTES": 1 << 20, "BUCKET_ENTRIES": 20}
     cell = ToyCell(tmp_path, limits=limits)
