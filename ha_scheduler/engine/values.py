@@ -12,6 +12,7 @@ those of the coordination objects.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from ha_scheduler.engine.keys import decode_key, encode_key
 from ha_scheduler.engine.recorder import OnCommit, Recorder
 from ha_scheduler.engine.shuffles import SHUFFLES
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
+
+logger = logging.getLogger(__name__)
 
 WORKER_PLUGINS = "worker-plugin"
 NANNY_PLUGINS = "nanny-plugin"
@@ -50,18 +53,19 @@ class Values:
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
         """A follower learns of a value, or (None) that it is gone."""
+        key = decode_key(name)
+        known = GONE if value is None else _read(space, key, value)
         keeper = self._keepers.get(space)
         if keeper is not None:
-            keeper(decode_key(name), GONE if value is None else loads(value))
+            keeper(key, known)
             return
         holder = self._holder(space)
-        key = decode_key(name)
-        if value is None:
+        if known is GONE:
             holder.pop(key, None)
             self._pickled.pop((space, key), None)
         else:
-            holder[key] = loads(value)
-            self._pickled[space, key] = value
+            holder[key] = known
+            self._pickled[space, key] = value or b""
             if space == SCHEDULER_PLUGINS:
                 self._scheduler.follow_plugin(key)
 
@@ -111,6 +115,24 @@ class Values:
             record = ValueDeleted(space, encode_key(key), "", 0)
         recorder.append(record, on_commit)
         return True
+
+
+def _read(space: str, key: Any, value: bytes) -> Any:
+    """The value, or GONE for one that needs a module which this engine lacks.
+
+    Such a value must not end the engine: the next one would end of it as well.
+    """
+    try:
+        return loads(value)
+    except Exception:
+        logger.exception(
+            "The value of %r in %s cannot be read here, and is lost if this peer leads; install on "
+            "all peers what its client uses.",
+            key,
+            space,
+            extra={"action": "value-unreadable"},
+        )
+        return GONE
 
 
 def value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet:

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from distributed import SchedulerPlugin
+from distributed.protocol.pickle import dumps
 
-from tests.engine.conftest import KeptLog, eventually, follow, leading, pair, rebuild, run
+from ha_scheduler.engine.keys import encode_key
+from ha_scheduler.engine.values import METADATA
+from tests.engine.conftest import (
+    KeptLog,
+    eventually,
+    follow,
+    leading,
+    new_scheduler,
+    pair,
+    rebuild,
+    run,
+)
 
 
 class Counting(SchedulerPlugin):
@@ -122,5 +134,17 @@ def test_what_a_plugin_holds_is_recorded_once_while_it_stays_the_same() -> None:
             written = len(log.records)
             scheduler.record_plugin_states()
             assert len(log.records) == written
+
+    run(test)
+
+
+def test_a_value_that_cannot_be_read_here_does_not_end_the_engine() -> None:
+    async def test() -> None:
+        engine = new_scheduler()
+        missing = b"cno_such_module_anywhere\nThing\n."
+        engine.values.apply(METADATA, encode_key("key"), missing)
+        assert "key" not in engine.task_metadata
+        engine.values.apply(METADATA, encode_key("key"), dumps(1))
+        assert engine.task_metadata["key"] == 1
 
     run(test)
