@@ -216,6 +216,19 @@ def test_a_driver_that_was_frozen_hears_its_leader_before_it_stands(desk: Desk) 
     assert MessageKind.VOTE not in desk.kinds()
 
 
+def test_no_time_passes_for_a_driver_that_is_muted(desk: Desk) -> None:
+    desk.driver.muted = True
+    for _ in range(100):
+        desk.now += TICK_S
+        desk.driver.wake()
+        desk.turn()
+    assert desk.driver.node.term == 0
+    desk.driver.muted = False
+    desk.driver.wake()
+    desk.turn()
+    assert desk.driver.node.role is Role.FOLLOWER
+
+
 def test_no_more_batches_are_in_flight_than_the_limit(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
