@@ -226,6 +226,9 @@ class Changes:
             return Refused(reason)
         if disk.witness and former and not seen.keeps_ledger_without(former, seen.voters):
             return Refused(_last_ledger(former))
+        reason = _too_many_witnesses(disk, seen) if disk.witness else ""
+        if reason:
+            return Refused(reason)
         if former is not None and former.peer in seen.live:
             return Refused(
                 f"the disk of peer {disk.name} that it is to replace is in use; stop that process "
@@ -289,6 +292,17 @@ class Changes:
             if moving:
                 on_the_way.add(disk.name)
         return on_the_way
+
+
+def _too_many_witnesses(disk: PeerNamed, seen: Seen) -> str:
+    peers = {d.name: d for d in seen.disks if not d.gone} | {disk.name: disk}
+    witnesses = sum(peer.witness for peer in peers.values())
+    if 2 * witnesses < len(peers):
+        return ""
+    return (
+        f"{witnesses} of {len(peers)} peers would be witnesses, which together could commit what "
+        f"no ledger holds; add full peers first"
+    )
 
 
 def _last_ledger(disk: PeerNamed) -> str:

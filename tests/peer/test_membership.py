@@ -382,6 +382,17 @@ def test_the_last_peer_that_keeps_the_ledger_stays() -> None:
     assert "keeps the ledger" in stage.changes.waiting
 
 
+def test_witnesses_stay_fewer_than_half() -> None:
+    founders = (disk(1, "a"), disk(2, "b"), disk(3, "w", witness=True))
+    stage = Stage(founders=founders)
+    refused = stage.join(disk(9, "v", witness=True), replacing=False)
+    assert refused is not None
+    assert "2 of 4 peers would be witnesses" in refused.reason
+    assert stage.join(stage.begins(disk(9, "c")), replacing=False) is None
+    stage.run()
+    assert stage.join(disk(8, "v", witness=True), replacing=False) is None
+
+
 def test_what_another_disk_says_under_the_same_id_is_not_written_down(stage: Stage) -> None:
     for founder in stage.founders:
         stage.begins(founder)
