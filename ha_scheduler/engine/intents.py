@@ -82,6 +82,7 @@ class Intents:
     _last_time: float
     _desires_implied = False
     _scatter_committed: asyncio.Event | None = None  # of the latest scattering
+    _retry_committed: asyncio.Event | None = None  # of the latest retry
     calls: NumberedCalls
     _touched: list[Any]
     _kept_for: dict[str, set[Key]]
@@ -305,10 +306,25 @@ class Intents:
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
         """Errors are withdrawn."""
         retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
-        if self.recorder is not None:
-            for key in retried:
-                for graph in self.graphs.graphs_of(key):  # the error is filed under one of them
-                    self.recorder.append(Retried(graph, (encode_key(key),)))
+        recorder = self.recorder
+        if recorder is not None:
+            records = [
+                Retried(graph, (encode_key(key),))
+                for key in retried
+                for graph in self.graphs.graphs_of(key)  # the error is filed under one of them
+            ]
+            for record in records[:-1]:
+                recorder.append(record)
+            if records:
+                committed = self._retry_committed = asyncio.Event()
+                recorder.append(records[-1], on_commit=committed.set)
+        return retried
+
+    async def retry_asked(self, keys: Collection[Key], client: str | None = None) -> Any:
+        """A client's request: errors are withdrawn, and that has committed."""
+        retried = self.stimulus_retry(keys=keys, client=client)
+        if self._retry_committed is not None:
+            await self._retry_committed.wait()
         return retried
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:

@@ -129,6 +129,7 @@ class Scheduler(
     def _add_handlers(self) -> None:
         self._broker = Topics(dask.config.get("distributed.admin.low-level-log-length"), self)
         self.handlers["log_event"] = self.log_asked
+        self.handlers["retry"] = self.retry_asked
         self.handlers["ha-register-worker"] = self.ha_register_worker
         for op, handler in list(self.handlers.items()):
             if op in OPERATIONS:

@@ -335,6 +335,26 @@ def test_a_retry_that_was_answered_is_not_taken_back() -> None:
     run(test)
 
 
+def test_a_retry_is_answered_when_it_has_committed() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            future = both.client.submit(fail_until_mended, 1)
+            assert isinstance(await future.exception(), KeyError)
+            both.log.stall()
+            retry = asyncio.ensure_future(both.client.retry([future]))
+            await eventually(lambda: both.log.stalled > 0)
+            await asyncio.sleep(0.1)  # an answer that came too early would be there by then
+            assert not retry.done()
+            await both.kill_leader()
+            both.log.resume()
+            open_once.set()
+            await both.take_over()
+            await retry
+            assert await future == 1
+
+    run(test)
+
+
 def test_a_retry_while_nobody_leads_waits_for_the_next_leader() -> None:
     async def test() -> None:
         async with pair(1) as both:
