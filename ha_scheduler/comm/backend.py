@@ -85,7 +85,13 @@ class HAConnector(Connector):
 
         async def attempt(endpoint: Endpoint) -> Comm:
             connector = get_backend(scheme).get_connector()
-            comm = await connector.connect(str(endpoint), deserialize, **connection_args)
+            try:
+                comm = await connector.connect(str(endpoint), deserialize, **connection_args)
+            except ValueError as error:
+                if "not idle" not in str(error):
+                    raise
+                # It hung up between TCP and TLS (tornado, iostream.py:1307).
+                raise ConnectionAbortedError(f"{endpoint} hung up before TLS began") from error
             try:
                 if scheme == "tcp":
                     await _alive(comm)

@@ -15,6 +15,7 @@ import pytest
 from distributed import Security
 from distributed.comm import connect, listen
 from distributed.comm.registry import get_backend
+from tornado.iostream import IOStream
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.backend import HABackend, TLSNotConfigured
@@ -156,6 +157,30 @@ def test_tls_is_used_when_it_is_configured() -> None:
             (refusing,) = free_ports(1)
             comm, _ = await reach(refusing, port, **security.get_connection_args("client"))
             assert comm.peer_address == f"tls://127.0.0.1:{port}"
+            comm.abort()
+
+    asyncio.run(test())
+
+
+def test_a_peer_that_hangs_up_before_tls_began_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """tornado's iostream.py:1307 calls a stream that was closed meanwhile "not idle"."""
+    security = Security.temporary()
+    start_tls, hung_up = IOStream.start_tls, []
+
+    def hang_up_first(stream: IOStream, server_side: bool, *args: Any, **kwargs: Any) -> Any:
+        if not server_side and not hung_up:
+            hung_up.append(stream)
+            stream.close()
+        return start_tls(stream, server_side, *args, **kwargs)
+
+    monkeypatch.setattr(IOStream, "start_tls", hang_up_first)
+
+    async def test() -> None:
+        async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
+            comm, _ = await reach(port, **security.get_connection_args("client"))
+            assert hung_up
             comm.abort()
 
     asyncio.run(test())
