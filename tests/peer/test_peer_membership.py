@@ -77,6 +77,8 @@ def test_an_empty_disk_never_takes_the_place_of_the_one_that_was_lost(tmp_path: 
         lost = next(n for n in cell.names if n != leader)
         cell.propose(leader, "x", 50)
         cell.fed(lost, "x", 50)
+        written_down = f"of peer {lost} belongs to the cell"
+        within(5, lambda: written_down in cell.log(leader), every=0.05)
         cell.lose_disk(lost)
         match = cell.member(leader, lost)["match"]
         cell.start(lost)  # as if nothing had happened
