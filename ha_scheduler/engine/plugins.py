@@ -69,15 +69,19 @@ class SchedulerPlugins:
                 plugin, name=name, idempotent=idempotent
             )
             self.recorded_plugins[name] = pickled
+            self._forget_state(name)  # of a plugin that had this name before
         await self.values.write(SCHEDULER_PLUGINS, name)
 
     async def unregister_scheduler_plugin(self, name: str) -> None:
         """As upstream's, and then committed."""
         await super().unregister_scheduler_plugin(name=name)  # type: ignore[misc]
         self.recorded_plugins.pop(name, None)
+        self._forget_state(name)
+        await self.values.write(SCHEDULER_PLUGINS, name)
+
+    def _forget_state(self, name: str) -> None:
         if self.recorded_states.pop(name, None) is not None:
             self.values.write_soon(PLUGIN_STATES, name)
-        await self.values.write(SCHEDULER_PLUGINS, name)
 
     def record_plugin_states(self) -> None:
         """Write the state of each plugin that has any, if it changed."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from distributed import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
@@ -98,6 +99,21 @@ def test_an_unregistered_plugin_is_gone_for_every_later_leader() -> None:
             for engine in (rebuild(log.records), follow(log.records)):
                 assert not engine.recorded_plugins
                 assert not engine.recorded_states
+
+    run(test)
+
+
+@pytest.mark.filterwarnings("ignore:Scheduler already contains a plugin")
+def test_a_plugin_does_not_get_the_state_of_one_that_had_its_name_before() -> None:
+    log = KeptLog()
+
+    async def test() -> None:
+        async with leading(log, workers=1) as (scheduler, client, _):
+            await client.register_plugin(Counting(), name="counting")
+            scheduler.record_plugin_states()
+            assert follow(log.records).recorded_states
+            await scheduler.register_scheduler_plugin(Counting(), "counting", idempotent=False)
+            assert not follow(log.records).recorded_states
 
     run(test)
 
