@@ -185,3 +185,28 @@ async def pair(workers: int = 2) -> AsyncIterator[Pair]:
         yield both
     finally:
         await both.close()
+
+
+def keep_away(worker: Any) -> asyncio.Event:
+    """The worker finds no leader until the event is set."""
+    free = asyncio.Event()
+    register = worker._ha._register
+
+    async def late() -> Any:
+        await free.wait()
+        return await register()
+
+    worker._ha._register = late
+    return free
+
+
+async def start_worker(*args: Any, **kwargs: Any) -> HAWorker:
+    """One that follows the leader, with one thread."""
+    return await HAWorker(*args, nthreads=1, **kwargs)
+
+
+def replay(follower: Any, both: Pair) -> None:
+    """The follower learns all that has committed."""
+    follower.replay.caught_up()
+    for record in both.log.records:
+        follower.replay.apply(record)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 import threading
-import time
 from collections import Counter
 from typing import Any
 
 import pytest
-from distributed import fire_and_forget, get_client, worker_client
+from distributed import get_client, worker_client
 from distributed.comm import connect
 
 from ha_scheduler.deploy.ports import free_ports
@@ -179,24 +178,6 @@ def test_work_submitted_during_the_outage_goes_through() -> None:
     run(test)
 
 
-def test_an_intermediate_result_that_nobody_needs_any_more_is_freed() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            futures = both.client.map(work, range(10))
-            total = both.client.submit(sum, futures)
-            await total
-            futures.clear()
-            await eventually(lambda: sum(len(worker.data) for worker in both.workers) == 1)
-            await both.kill_leader()
-            leader = await both.take_over()
-            assert await total == 55
-            assert await both.client.submit(operator.add, total, 1) == 56
-            assert set(runs.values()) == {1}
-            leader.validate_state()
-
-    run(test)
-
-
 def test_a_worker_that_died_with_the_leader_has_its_results_computed_again() -> None:
     async def test() -> None:
         async with pair() as both:
@@ -286,136 +267,6 @@ def test_a_worker_that_only_lost_its_connection_keeps_its_results_and_its_runs()
     run(test)
 
 
-class Counter_:
-    """An actor."""
-
-    def __init__(self) -> None:
-        runs["actor"] += 1
-        self.value = 0
-
-    def increment(self) -> int:
-        self.value += 1
-        return self.value
-
-
-def test_an_actor_keeps_its_state() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            with both.client.as_current():
-                actor = await both.client.submit(Counter_, actor=True)
-                assert await actor.increment() == 1
-                await both.kill_leader()
-                leader = await both.take_over()
-                assert await actor.increment() == 2
-            assert runs["actor"] == 1
-            leader.validate_state()
-
-    run(test)
-
-
-def test_scattered_data_stays_and_is_given_up_with_its_only_holder() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            first, second = both.workers
-            kept = await both.client.scatter([1, 2], workers=[first.address])
-            lost = await both.client.scatter([3], workers=[second.address])
-            total = both.client.submit(sum, kept)
-            assert await total == 3
-            await both.kill_leader()
-            both.workers.remove(second)
-            await second.close()
-            leader = await both.take_over()
-            assert await both.client.gather(kept) == [1, 2]
-            await eventually(lambda: lost[0].status == "cancelled")
-            leader.validate_state()
-
-    run(test)
-
-
-def test_a_completed_fire_and_forget_task_is_never_run_again() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            fire_and_forget(both.client.submit(work, 1))
-            await eventually(lambda: runs[1] == 1 and not both.leader.tasks)
-            fire_and_forget(both.client.submit(blocked, 2))
-            await eventually(lambda: runs[2] == 1)
-            await both.kill_leader()
-            leader = await both.take_over()
-            gate.set()
-            await eventually(lambda: not leader.tasks)
-            assert runs == {1: 1, 2: 1}
-
-    run(test)
-
-
-def test_a_released_future_is_not_computed_by_the_next_leader() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            first = both.client.submit(blocked, 1)
-            await eventually(lambda: runs[1] == 1)
-            unwanted = both.client.submit(work, 2)
-            await eventually(lambda: unwanted.key in both.leader.tasks)
-            unwanted.release()
-            await eventually(lambda: unwanted.key not in both.leader.tasks)
-            # A worker that was not told yet would report it, and be let go on for a while.
-            await eventually(lambda: unwanted.key not in both.workers[0].state.tasks)
-            await both.kill_leader()
-            leader = await both.take_over()
-            gate.set()
-            assert await first == 2
-            assert runs == {1: 1}
-            leader.validate_state()
-
-    run(test)
-
-
-def test_a_p2p_shuffle_goes_on_where_it_was() -> None:
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    dd = pytest.importorskip("dask.dataframe")
-
-    async def test() -> None:
-        async with pair() as both:
-            frame = pd.DataFrame({"a": range(4000), "b": [i % 17 for i in range(4000)]})
-            parts = dd.from_pandas(frame, npartitions=20)
-            slowed = parts.map_partitions(slow_identity, meta=frame.iloc[:0])
-            shuffled = slowed.shuffle("b", npartitions=10, shuffle_method="p2p")
-            future = both.client.compute(shuffled.groupby("b").a.sum())
-            await eventually(lambda: len(both.leader.extensions["shuffle"].active_shuffles) == 1)
-            await eventually(lambda: runs["part"] > 4)
-            await both.kill_leader()
-            await both.take_over()
-            result = (await future).sort_index()
-            assert result.to_dict() == frame.groupby("b").a.sum().to_dict()
-            assert runs["part"] == 20
-
-    run(test)
-
-
-def slow_identity(frame: Any) -> Any:
-    runs["part"] += 1
-    time.sleep(0.05)
-    return frame
-
-
-def test_a_result_outlives_the_scattered_data_that_it_was_made_of() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            data = await both.client.scatter(5)
-            result = both.client.submit(work, data)
-            await result
-            data.release()
-            await eventually(lambda: len(both.leader.tasks) == 1)
-            await both.kill_leader()
-            leader = await both.take_over()
-            assert await result == 6
-            assert runs == {5: 1}
-            leader.validate_state()
-            await end(rebuild(both.log.records))
-
-    run(test)
-
-
 def test_a_graph_that_cannot_be_made_into_tasks_does_not_stop_its_followers() -> None:
     async def test() -> None:
         async with pair() as both:
@@ -427,20 +278,6 @@ def test_a_graph_that_cannot_be_made_into_tasks_does_not_stop_its_followers() ->
             await both.take_over()
             assert await good == 3
             await end(rebuild(both.log.records))
-
-    run(test)
-
-
-def test_a_graph_on_lost_data_is_cancelled_and_does_not_hang() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            second = both.workers[1]
-            lost = await both.client.scatter(3, workers=[second.address])
-            both.workers.remove(second)
-            await second.close()
-            await eventually(lambda: second.address not in both.leader.workers)
-            future = both.client.submit(work, lost)
-            await eventually(lambda: future.status == "cancelled")
 
     run(test)
 

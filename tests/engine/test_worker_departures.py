@@ -1,0 +1,172 @@
+"""Workers that were about to leave, or to rest, when their leader died."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from distributed.core import Status
+
+from tests.engine.conftest import eventually, pair, run
+from tests.engine.counted import begin, holders, on_each_worker, runs, work
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    begin()
+
+
+def never_retire(leader: Any) -> asyncio.Event:
+    """A retirement that began does not end; the event says that it began."""
+    began = asyncio.Event()
+
+    async def wait(ws: Any, *args: Any, **kwargs: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    leader._track_retire_worker = wait
+    return began
+
+
+def test_a_retirement_that_lost_its_leader_is_finished_by_the_next() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            leaving, staying = both.workers
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(
+                both.client.retire_workers([leaving.address], close_workers=True)
+            )
+            await began.wait()
+            await eventually(lambda: leaving.status == Status.closing_gracefully)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert list(await retire) == [leaving.address]
+            await leaving.finished()
+            assert holders(leader, "on0") == {staying.address}
+            assert await both.client.gather(futures) == ["on0", "on1"]
+            assert set(runs.values()) == {1}
+            leader.validate_state()
+
+    run(test)
+
+
+def test_a_worker_whose_retirement_nobody_repeats_keeps_its_data_and_can_be_retired() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            leaving, staying = both.workers
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(both.leader.retire_workers([leaving.address]))
+            await began.wait()
+            await eventually(lambda: leaving.status == Status.closing_gracefully)
+            await both.kill_leader()
+            retire.cancel()
+            leader = await both.take_over()
+            assert leader.workers[leaving.address].status == Status.closing_gracefully
+            assert await both.client.gather(futures) == ["on0", "on1"]
+            more = both.client.map(work, range(6))
+            await both.client.gather(more)
+            assert {a for f in more for a in holders(leader, f.key)} == {staying.address}
+            assert list(await both.client.retire_workers([leaving.address])) == [leaving.address]
+            assert holders(leader, "on0") == {staying.address}
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_a_retirement_repeated_in_vain_lets_the_worker_work_again() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            futures = await on_each_worker(both)
+            (only,) = both.workers
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(both.client.retire_workers([only.address]))
+            await began.wait()
+            await eventually(lambda: only.status == Status.closing_gracefully)
+            await both.kill_leader()
+            await both.take_over()
+            assert await retire == {}  # nobody could take its data
+            await eventually(lambda: only.status == Status.running)
+            assert await both.client.submit(work, 1) == 1
+            assert await futures[0] == "on0"
+
+    run(test)
+
+
+def test_a_worker_whose_life_ends_without_a_leader_leaves_its_data_to_the_others() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            leaving, staying = both.workers
+            await both.kill_leader()
+            ending = asyncio.ensure_future(
+                leaving.close_gracefully(reason="worker-lifetime-reached")
+            )
+            leader = await both.take_over()
+            await ending
+            assert leaving.status == Status.closed
+            await eventually(lambda: leaving.address not in leader.workers)
+            assert holders(leader, "on0") == {staying.address}
+            assert await both.client.gather(futures) == ["on0", "on1"]
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def test_a_worker_whose_life_was_ending_when_the_leader_died_leaves_under_the_next() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            leaving, staying = both.workers
+            began = never_retire(both.leader)
+            ending = asyncio.ensure_future(
+                leaving.close_gracefully(reason="worker-lifetime-reached")
+            )
+            await began.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            await ending
+            assert leaving.status == Status.closed
+            assert holders(leader, "on0") == {staying.address}
+            assert await both.client.gather(futures) == ["on0", "on1"]
+            assert set(runs.values()) == {1}
+
+    run(test)
+
+
+def pause(worker: Any) -> None:
+    worker.memory_manager.memory_pause_fraction = False  # else it would find that it need not
+    worker.status = Status.paused
+
+
+def test_a_paused_worker_stays_paused_and_gets_no_work() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            paused, other = both.workers
+            pause(paused)
+            await eventually(lambda: both.leader.workers[paused.address].status == Status.paused)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert leader.workers[paused.address].status == Status.paused
+            assert leader.workers[paused.address] not in leader.running
+            futures = both.client.map(work, range(6))
+            await both.client.gather(futures)
+            assert {a for f in futures for a in holders(leader, f.key)} == {other.address}
+            paused.status = Status.running
+            await eventually(lambda: leader.workers[paused.address] in leader.running)
+
+    run(test)
+
+
+def test_a_worker_that_paused_while_nobody_led_is_known_to_be_paused() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await both.kill_leader()
+            pause(both.workers[0])
+            leader = await both.take_over()
+            assert leader.workers[both.workers[0].address].status == Status.paused
+            assert leader.workers[both.workers[1].address].status == Status.running
+
+    run(test)
