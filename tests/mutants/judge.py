@@ -38,7 +38,9 @@ CORE_LAYERS: dict[str, tuple[str, ...]] = {
     "tests": (
         "tests/raft/test_parts.py",
         "tests/raft/test_elections.py",
+        "tests/raft/test_disruption.py",
         "tests/raft/test_replication.py",
+        "tests/raft/test_flow_control.py",
         "tests/raft/test_membership.py",
         "tests/raft/test_transfer.py",
         "tests/raft/test_reads.py",

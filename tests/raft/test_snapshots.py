@@ -12,7 +12,7 @@ from ha_scheduler.raft import (
 )
 
 from .harness import Cell, log_of
-from .test_replication import follower
+from .nodes import follower
 
 THREE = Membership((1, 2, 3))
 
