@@ -167,7 +167,7 @@ def test_every_repeatable_operation_is_one_of_the_scheduler() -> None:
     """scheduler.py:4124. A handler that upstream renames must be looked at again."""
 
     async def test() -> None:
-        scheduler = distributed.Scheduler(port=0, dashboard=False)
+        scheduler = distributed.Scheduler(port=0, dashboard_address=":0")
         assert sorted(REPEATABLE - set(scheduler.handlers)) == []
         await scheduler.close()
 

@@ -16,7 +16,7 @@ import pytest
 
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import follow, rebuild, run
-from tests.engine.test_coordination_calls import Caller, Cell, cell
+from tests.engine.coordination import Caller, Cell, cell
 
 SEEDS = int(os.environ.get("DASK_HA_TEST_SEEDS", "20"))
 N_CALLS = 120
