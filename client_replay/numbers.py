@@ -26,10 +26,10 @@ class Number:
     sequence: int
     sent: int = 0
 
-    def to_send(self) -> tuple[str, int, int, bool]:
+    def to_send(self) -> tuple[str, int, int]:
         """What goes over the wire, as it is about to."""
         self.sent += 1
-        return self.numbers.session, self.slot, self.sequence, self.numbers.known
+        return self.numbers.session, self.slot, self.sequence
 
 
 class Numbers:
@@ -37,7 +37,6 @@ class Numbers:
 
     def __init__(self, session: str) -> None:
         self.session = session
-        self.known = False  # whether the cell has answered a call of this session
         self._sequences: list[int] = []
         self._free: list[int] = []
 

@@ -7,6 +7,9 @@ caller gets ``OutcomeUnknown``. Whatever was never sent may always be tried agai
 leader is bounded by time alone. A call that waits on the leader for a time of its own has, on the
 next one, what is left of it.
 
+Order: the session of numbered calls is opened, and the cell has said so, before the first of them
+is sent. A cell that does not know the session has therefore forgotten it, with what it answered.
+
 Repeatable is what is read-only or idempotent.
 """
 
@@ -32,7 +35,11 @@ RECONNECT_TIMEOUT_DEFAULT = "1h"
 REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills them
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 0.5
 
-#: The answer of a leader that knows nothing of a session any more (engine/coordination/calls.py).
+SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
+
+#: What opens a session, and the answer of a leader that does not know one any more
+#: (engine/coordination/calls.py).
+OPEN = "ha-open-calls"
 EXPIRED = {"status": "ha-call-expired"}
 
 
@@ -82,16 +89,18 @@ class SchedulerRPC(PooledRPCCall):
 
     addr: str
     pool: Any
-    numbers: Numbers
+    _owner: str
+    _numbers: Numbers | None  # None until they are needed, and when the cell forgot them
+    _opening: asyncio.Lock
     _of_a_cell: bool | None  # whether the scheduler is one of ours; None until it was asked
 
     @classmethod
-    def around(cls, call: Any, session: str) -> SchedulerRPC:
-        """``call`` itself if it is one already, else one like it, whose calls are ``session``'s."""
+    def around(cls, call: Any, owner: str) -> SchedulerRPC:
+        """``call`` itself if it is one already, else one like it, whose calls are ``owner``'s."""
         if isinstance(call, cls):
             return call
         made = cls(call.addr, call.pool, call.serializers, call.deserializers)
-        made.numbers = Numbers(session)
+        made._owner, made._numbers, made._opening = owner, None, asyncio.Lock()
         made._of_a_cell = None
         return made
 
@@ -116,18 +125,28 @@ class SchedulerRPC(PooledRPCCall):
 
     async def _call_once(self, op: str, kwargs: dict[str, Any]) -> Any:
         """Repeat a call under one number. Raises ``OutcomeUnknown`` if the session is over."""
-        numbers = self.numbers
-        with numbers.take() as number:
-            answer = await self._call(op, kwargs, repeatable=True, number=number)
-        if answer != EXPIRED:
-            numbers.known = True
-            return answer
-        # The cell took this process for gone, and has forgotten what it answered.
-        if self.numbers is numbers:
-            self.numbers = Numbers(uuid.uuid4().hex)
-        if number.sent > 1:
-            raise OutcomeUnknown(op)
-        return await self._call_once(op, kwargs)
+        for _ in range(SESSIONS_MAX):
+            numbers = await self._opened()
+            with numbers.take() as number:
+                answer = await self._call(op, kwargs, repeatable=True, number=number)
+            if answer != EXPIRED:
+                return answer
+            # The cell took this process for gone, and has forgotten what it answered.
+            if self._numbers is numbers:
+                self._numbers = None
+            if number.sent > 1:
+                break
+        raise OutcomeUnknown(op)
+
+    async def _opened(self) -> Numbers:
+        """The numbers of a session that the cell knows."""
+        async with self._opening:
+            if self._numbers is None:
+                numbers = Numbers(uuid.uuid4().hex)
+                asked = {"session": numbers.session, "owner": self._owner}
+                await self._call(OPEN, asked, repeatable=True)
+                self._numbers = numbers
+            return self._numbers
 
     async def _call(
         self, op: str, kwargs: dict[str, Any], repeatable: bool, number: Number | None = None

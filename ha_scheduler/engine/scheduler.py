@@ -35,7 +35,7 @@ from ha_scheduler.engine.attempts import Attempts
 from ha_scheduler.engine.clients import Clients
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.book import Book
-from ha_scheduler.engine.coordination.calls import NumberedCalls
+from ha_scheduler.engine.coordination.calls import OPEN, NumberedCalls
 from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
 from ha_scheduler.engine.coordination.task_metadata import TaskMetadata
@@ -131,6 +131,7 @@ class Scheduler(
         self.handlers["log_event"] = self.log_asked
         self.handlers["retry"] = self.retry_asked
         self.handlers["ha-register-worker"] = self.ha_register_worker
+        self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):
             if op in OPERATIONS:
                 handler = self.calls.around(op, handler)

@@ -6,8 +6,9 @@ what is kept is one answer a slot, however many calls there are and however long
 (thesis §6.3 keeps answers by session and number; the slots are those of NFSv4.1, RFC 8881 §2.10.6).
 
 Guarantee: from the record that says what a call changed, its answer is there too, until the slot's
-next call, or until the session is over. A session that is over is not opened again: its caller is
-told that it knows nothing of its calls, rather than that they are done twice.
+next call, or until the session is over. A session is opened before its first call is sent, under a
+name that was never used before, and never again. So a session that is not known is over: its caller
+is told that nothing is known of its calls, rather than that they are done twice.
 
 Order: the leader asks ``Calls`` before it acts. The fold records and filters nothing.
 """
@@ -38,6 +39,7 @@ class Calls:
     """Every session's answers, in memory: the engine's copy of what the fold keeps."""
 
     _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)
 
     def __contains__(self, session: str) -> bool:
         return session in self._slots
@@ -49,13 +51,23 @@ class Calls:
         """The answer kept for the slot."""
         return self._slots.get(session, {}).get(slot)
 
-    def open(self, session: str) -> None:
+    def owner(self, session: str) -> str:
+        """Whose session it is; empty if it is over."""
+        return self._owners.get(session, "")
+
+    def owned_by(self, owner: str) -> list[str]:
+        """The sessions of one owner. Looks at all: an owner that leaves is rare."""
+        return [session for session, of in self._owners.items() if of == owner]
+
+    def open(self, session: str, owner: str) -> None:
         """The session has begun."""
         self._slots.setdefault(session, {})
+        self._owners[session] = owner
 
     def end(self, session: str) -> None:
         """The session is over."""
         self._slots.pop(session, None)
+        self._owners.pop(session, None)
 
     def called(self, record: Called, answer: bytes) -> None:
         """A call took effect."""
@@ -66,8 +78,8 @@ class Calls:
     def apply(self, record: Record) -> None:
         """What ``record`` does to calls; the payload of a ``Called`` must be in it."""
         match record:
-            case CallsOpened(session):
-                self.open(session)
+            case CallsOpened(session, owner):
+                self.open(session, owner)
             case CallsEnded(session):
                 self.end(session)
             case Called():
@@ -90,9 +102,9 @@ def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
 # The fold's side
 
 
-def open_session(tables: Tables, session: str) -> None:
+def open_session(tables: Tables, session: str, owner: str) -> None:
     """Answers of this session are kept from now on."""
-    tables.put(CALL_SESSIONS, name_key(session), session.encode())
+    tables.put(CALL_SESSIONS, name_key(session), pack((session, owner)))
 
 
 def end_session(tables: Tables, session: str) -> None:
@@ -101,6 +113,14 @@ def end_session(tables: Tables, session: str) -> None:
         for _, row in tables.scan(CALLS, name_key(session)):
             _discard_blob(tables, row)
         tables.delete_prefix(CALLS, name_key(session))
+
+
+def end_owned(tables: Tables, owner: str) -> None:
+    """The owner is gone. Looks at every session: that is rare."""
+    for _, row in tables.scan(CALL_SESSIONS):
+        session, of = unpack(row)
+        if of == owner:
+            end_session(tables, session)
 
 
 def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], bytes]:
@@ -133,8 +153,8 @@ def keep(tables: Tables, record: Called, answer: bytes) -> None:
 
 def scan(tables: Tables) -> Iterator[Record]:
     """What an empty ledger must be told to know the same sessions and answers; blobs not."""
-    for _, name in tables.scan(CALL_SESSIONS):
-        yield CallsOpened(name.decode())
+    for _, row in tables.scan(CALL_SESSIONS):
+        yield CallsOpened(*unpack(row))
     for _, row in tables.scan(CALLS):
         yield decode(row)
 

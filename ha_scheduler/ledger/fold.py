@@ -268,7 +268,7 @@ def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
 
 
 def _calls_opened(tables: Tables, index: int, record: CallsOpened, data: bytes) -> None:
-    calls.open_session(tables, record.session)
+    calls.open_session(tables, record.session, record.owner)
 
 
 def _calls_ended(tables: Tables, index: int, record: CallsEnded, data: bytes) -> None:

@@ -297,10 +297,14 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class CallsOpened:
-    """A caller's first numbered call arrived: its answers are kept from now on."""
+    """A caller is about to make numbered calls: their answers are kept from now on.
+
+    ``owner``: the session of a client, or a worker's id. What it owns ends with a client's session.
+    """
 
     KIND: ClassVar[int] = 23
     session: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)

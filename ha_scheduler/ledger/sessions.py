@@ -127,7 +127,8 @@ class Sessions:
     def drop(self, session: str) -> None:
         """The session is over: its numbers mean nothing any more."""
         self._answers.pop(session, None)
-        self.calls.end(session)
+        for owned in self.calls.owned_by(session):
+            self.calls.end(owned)
 
     def apply(self, record: Record) -> None:
         """What ``record`` does to sessions, exactly as the fold does it."""
@@ -153,7 +154,7 @@ class Sessions:
     def _join(self, client: str, session: str) -> None:
         former = self._clients.get(client, "")
         self._clients[client] = session
-        if former != session and former not in self._clients.values():
+        if former and former != session and former not in self._clients.values():
             self.drop(former)
 
 
@@ -190,4 +191,4 @@ def drop_if_unused(tables: Tables, session: str) -> None:
         if unpack(row)[2] == session:
             return
     tables.delete(SESSIONS, name_key(session))
-    calls.end_session(tables, session)
+    calls.end_owned(tables, session)

@@ -32,7 +32,7 @@ CLIENTS = "clients"  # client → (index, client, session)
 SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
-CALL_SESSIONS = "call_sessions"  # session → session: answers of its calls are kept
+CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
 CALLS = "calls"  # (session, slot) → Called of the slot's latest call, without its changes
 
 TABLES = (

@@ -20,6 +20,7 @@ from distributed.protocol import serialize
 from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState
 
+from ha_scheduler.engine.coordination.calls import OPEN
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.records import ClientJoined
 from tests.engine.conftest import KeptLog, end, follow, rebuild, run
@@ -30,24 +31,39 @@ Takeover = Callable[[list[Any]], Scheduler]
 class Caller:
     """One process: its session and its slots. The same call again is ``repeat``."""
 
-    def __init__(self, cell: Cell, session: str = "s") -> None:
+    def __init__(self, cell: Cell, session: str = "s", owner: str = "") -> None:
         self.cell = cell
         self.session = session
-        self.known = False
+        self.owner = owner or session
+        self._opened = False
         self._sequences: dict[int, int] = {}
         self._last: dict[int, tuple[str, dict[str, Any]]] = {}
 
     def call(self, op: str, slot: int = 0, **kwargs: Any) -> asyncio.Task[Any]:
+        self.note(op, slot, **kwargs)
+        return self.repeat(slot)
+
+    def note(self, op: str, slot: int = 0, **kwargs: Any) -> None:
+        """A call that never arrives, unless it is repeated."""
         self._sequences[slot] = self._sequences.get(slot, 0) + 1
         self._last[slot] = (op, kwargs)
-        return self.repeat(slot)
 
     def repeat(self, slot: int = 0, **instead: Any) -> asyncio.Task[Any]:
         """The same call; ``instead``: arguments that are others by now, as what is left of time."""
         op, kwargs = self._last[slot]
-        number = (self.session, slot, self._sequences[slot], self.known)
-        handler = self.cell.leader.handlers[op]
-        return asyncio.ensure_future(handler(**{**kwargs, **instead}, ha_call=number))
+        number = (self.session, slot, self._sequences[slot])
+        arguments = {**kwargs, **instead, "ha_call": number}
+        return asyncio.ensure_future(self._call(self.cell.leader, op, arguments))
+
+    async def _call(self, leader: Scheduler, op: str, arguments: dict[str, Any]) -> Any:
+        if not self._opened:
+            await self.open()
+        return await leader.handlers[op](**arguments)
+
+    async def open(self) -> None:
+        """Open the session, again if need be."""
+        await self.cell.leader.handlers[OPEN](session=self.session, owner=self.owner)
+        self._opened = True
 
 
 class Cell:

@@ -7,11 +7,9 @@ import asyncio
 import pytest
 from distributed.core import Status
 
-from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
 from client_replay.rpc import NUMBERED
 from ha_scheduler.engine.coordination import OPERATIONS
-from ha_scheduler.engine.coordination.calls import EXPIRED, SESSION_IDLE_SECONDS
-from ha_scheduler.ledger.records import Called, CallsEnded, ClientJoined, ClientLeft
+from ha_scheduler.ledger.records import Called, ClientLeft
 from tests.engine.conftest import eventually, rebuild
 from tests.engine.coordination import (
     Caller,
@@ -68,7 +66,7 @@ async def test_a_get_that_was_given_up_takes_nothing(own: Cell) -> None:
 async def test_a_call_that_was_overtaken_in_its_slot_is_not_done(own: Cell) -> None:
     caller = Caller(own)
     await queue(caller, 1)
-    late = own.ask("queue_put", **value("q", 0), ha_call=("s", 0, 1, True))
+    late = own.ask("queue_put", **value("q", 0), ha_call=("s", 0, 1))
     assert await late is Status.dont_reply
     assert await own.ask("queue_qsize", name="q") == 1
 
@@ -85,25 +83,6 @@ async def test_one_answer_is_kept_for_each_call_under_way(own: Cell) -> None:
         await waiting
     assert len(own.leader.sessions.calls._slots["s"]) == 1
     assert rebuild(own.log.records).sessions.calls == own.leader.sessions.calls
-
-
-@in_a_cell
-async def test_a_session_ends_with_its_client_and_a_silent_one_in_time(own: Cell) -> None:
-    for session in ("clients", "workers"):
-        await Caller(own, session).call("event_set", name="e")
-    own.leader.session_of["Client-1"] = "clients"
-    own.leader.calls._heard["workers"] -= SESSION_IDLE_SECONDS + 1
-    own.leader.calls._heard["clients"] -= SESSION_IDLE_SECONDS + 1
-    own.leader.calls._sweep()
-    assert list(own.leader.sessions.calls) == ["clients"]
-    assert [type(r) for r in own.log.records].count(CallsEnded) == 1
-    own.leader.sessions.apply(ClientJoined("Client-1", "clients"))
-    own.leader.remove_client("Client-1")
-    own.leader.calls._sweep()
-    assert not own.leader.calls._heard, "nor is it remembered when they were heard"
-    late = Caller(own, "workers")
-    late.known = True
-    assert await late.call("event_set", name="e") == EXPIRED == EXPIRED_TO_THE_CLIENT
 
 
 @in_a_cell

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable, get_worker
+from distributed import Client, Event, Lock, MultiLock, Queue, Semaphore, Variable, get_worker
 
 from client_replay import Client as HAClient
 from ha_scheduler.engine.coordination import key_holds
@@ -43,8 +43,16 @@ def _short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_holds, "HOLD_SECONDS", 0.5)
 
 
+async def open_sessions(both: Pair) -> None:
+    """Else the leader would die before the call, when the client opens its session."""
+    present = set(both.leader.client_comms)
+    for client in [each for each in Client._instances if each.id in present]:
+        await client.set_metadata(["opens", client.id], True)
+
+
 async def interrupted(both: Pair, call: Callable[[], Awaitable[Any]], lost: bool) -> Any:
     """What ``call`` returns when its leader dies after it has recorded it, and tells nobody."""
+    await open_sessions(both)
     both.leader.recorder.flush()
     both.log.stall()
     pending = asyncio.ensure_future(call())

@@ -21,6 +21,13 @@ from tests.engine.coordination import Caller, Cell, cell
 SEEDS = int(os.environ.get("DASK_HA_TEST_SEEDS", "20"))
 N_CALLS = 120
 NAMES = ("a", "b")
+WAITS = ("queue_put", "queue_get", "event_wait", "multi_lock_acquire")  # perhaps
+STEPS = 50  # of the event loop, in which whatever does not wait has been answered
+
+
+async def settle_loop() -> None:
+    for _ in range(STEPS):
+        await asyncio.sleep(0)
 
 
 def state_of(scheduler: Scheduler) -> dict[str, Any]:
@@ -65,7 +72,10 @@ class Crowd:
             flush = self._own.leader.stream_handlers["publish_flush_batched_send"]
             flush(client="c", uid=kwargs["uid"])
         task = caller.call(op, slot, **kwargs)
-        await asyncio.wait([task], timeout=0.01)
+        if op in WAITS:
+            await settle_loop()
+        else:
+            await asyncio.wait([task])
         if not task.done():
             self.waiting[caller, slot] = task
         elif task.exception() is None and op == "multi_lock_acquire":
@@ -121,7 +131,7 @@ def test_a_new_leader_has_the_objects_of_the_old_one(successor: Any, seed: int) 
             await own.fail_over()
             assert state_of(own.leader) == expected
             again = [caller.repeat(slot) for caller, slot in crowd.waiting]
-            await asyncio.sleep(0.02)
+            await settle_loop()
             assert not any(call.done() for call in again)
             assert state_of(own.leader) == expected
 

@@ -43,6 +43,7 @@ class Model:
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
     peers: dict[int, r.PeerNamed] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
+    call_owners: dict[str, str] = field(default_factory=dict)
 
     def apply(self, record: Any) -> None:
         getattr(self, "on_" + type(record).__name__)(record)
@@ -140,9 +141,10 @@ class Model:
         self.drop_unused(former)
 
     def drop_unused(self, session: str) -> None:
-        if session not in self.clients.values():
+        if session and session not in self.clients.values():
             self.answers.pop(session, None)
-            self.calls.pop(session, None)
+            for owned in [each for each, of in self.call_owners.items() if of == session]:
+                self.end_calls(owned)
 
     def on_ClientLeft(self, rec: r.ClientLeft) -> None:
         session = self.clients.pop(rec.client, "")
@@ -192,9 +194,14 @@ class Model:
 
     def on_CallsOpened(self, rec: r.CallsOpened) -> None:
         self.calls.setdefault(rec.session, {})
+        self.call_owners[rec.session] = rec.owner
 
     def on_CallsEnded(self, rec: r.CallsEnded) -> None:
-        self.calls.pop(rec.session, None)
+        self.end_calls(rec.session)
+
+    def end_calls(self, session: str) -> None:
+        self.calls.pop(session, None)
+        self.call_owners.pop(session, None)
 
     def on_Restarted(self, rec: r.Restarted) -> None:
         for graph in list(self.graphs):
@@ -220,6 +227,7 @@ class Model:
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
+            "call owners": self.call_owners,
             "values": {
                 at: (v.value, v.blob, v.blob_parts, v.term) for at, v in self.values.items()
             },
@@ -365,7 +373,7 @@ class _Writer:
                 draw(_session),
                 draw(_sequence),
             ),
-            r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
+            r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_session)),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.Restarted: lambda: (draw(_client),),
             r.PeerNamed: lambda: (

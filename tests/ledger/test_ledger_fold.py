@@ -280,7 +280,7 @@ def live(history: list[Any]) -> Sessions:
 
 def test_a_call_and_its_answer_are_one_and_the_next_call_of_the_slot_replaces_the_answer() -> None:
     set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
-    history = [r.CallsOpened("s"), called(1, b"first", set_one), called(2, b"second")]
+    history = [r.CallsOpened("s", "owner"), called(1, b"first", set_one), called(2, b"second")]
     tables = folded(history)
     assert len(list(tables.scan(VALUES))) == 1
     assert len(list(tables.scan(CALLS))) == 1
@@ -291,7 +291,7 @@ def test_a_call_and_its_answer_are_one_and_the_next_call_of_the_slot_replaces_th
 
 
 def test_answers_go_with_the_client_whose_session_it_is() -> None:
-    history = [r.ClientJoined("alice", "s"), r.CallsOpened("s"), called(1, b"x")]
+    history = [r.ClientJoined("alice", "owner"), r.CallsOpened("s", "owner"), called(1, b"x")]
     history += [r.ClientLeft("alice")]
     tables = folded(history)
     assert not any(rows(tables).values())
@@ -300,7 +300,7 @@ def test_answers_go_with_the_client_whose_session_it_is() -> None:
 
 def test_a_call_of_a_session_that_is_over_still_changes_what_it_changed() -> None:
     set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
-    tables = folded([r.CallsOpened("s"), r.CallsEnded("s"), called(1, b"x", set_one)])
+    tables = folded([r.CallsOpened("s", "owner"), r.CallsEnded("s"), called(1, b"x", set_one)])
     assert len(list(tables.scan(VALUES))) == 1
     assert not list(tables.scan(CALLS))
 
@@ -308,7 +308,7 @@ def test_a_call_of_a_session_that_is_over_still_changes_what_it_changed() -> Non
 def test_a_long_answer_is_kept_in_parts_and_goes_with_the_next_call() -> None:
     answer = b"a" * (3 * INLINE_BYTES_MAX)
     payload = pack_payload((), answer)
-    history = [r.CallsOpened("s")]
+    history = [r.CallsOpened("s", "owner")]
     history += [r.BlobPart(1, 7, 0, payload[:400_000]), r.BlobPart(1, 7, 1, payload[400_000:])]
     history += [r.Called("s", 0, 1, b"", 7, 2, 1)]
     tables = folded(history)

@@ -214,6 +214,15 @@ def test_metadata_is_set_once(cell: Cell, moment: str) -> None:
     assert cell.client.get_metadata(keys) == 1
 
 
+@every_moment
+@pytest.mark.parametrize("op", ["ha-open-calls", "log_event"])
+def test_the_first_call_of_a_process_is_done_once(cell: Cell, op: str, moment: str) -> None:
+    topic = f"first-{op}-{moment}"
+    with Client(cell.cluster, set_as_default=False) as fresh:
+        cell.through_a_death(op, moment, lambda: fresh.log_event(topic, "once"))
+    assert [message for _, message in cell.client.get_events(topic)] == ["once"]
+
+
 def test_waits_go_on_and_end_in_time(cell: Cell) -> None:
     empty, full = Queue("empty"), Queue("full", maxsize=1)
     variable, event, lock = Variable("unset"), Event("clear"), Lock("held")

@@ -3,13 +3,19 @@
 Guarantee: no answer leaves before everything that it tells of has committed. A numbered call that
 arrives again, here or at a later leader, gets the answer that is kept, joins the one that is being
 handled, or is handled for the first time; ``ledger/calls.py`` says what a number is. Its caller
-repeats it on the next leader, so a wait goes on there.
+repeats it on the next leader, so a wait goes on there. A caller that was forgotten (its session is
+over) gets ``EXPIRED``, however it came to that: nothing of it is done again.
+
+Order: a session is opened, and that has committed, before the caller sends its first call. Without
+that, a call that arrives at a leader which does not know the session might be the repetition of one
+that was done before the session ended, and would be done twice.
 
 A wait that nobody waits for any more (the caller is gone, or uses the slot for its next call) is
 ended before it takes what somebody else should have.
 
-Wire: ``ha_call = (session, slot, sequence, known)`` beside the call's own arguments; ``known``: the
-caller has had an answer in this session. The answer ``EXPIRED`` says that the session is over.
+Wire: ``ha-open-calls`` with ``session``, a new name, and ``owner``, the client's session or the
+worker's id; it may be repeated. Then ``ha_call = (session, slot, sequence)`` beside each call's own
+arguments.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from ha_scheduler.ledger.records import CallsEnded, CallsOpened
 
 logger = logging.getLogger(__name__)
 
+OPEN = "ha-open-calls"
 EXPIRED = {"status": "ha-call-expired"}
 
 #: A session of which nothing is heard for so long, and whose owner is not here, is over. No caller
@@ -66,18 +73,28 @@ class NumberedCalls:
             bound = functools.partial(handler, *args, **kwargs)
             if ha_call is None:
                 return await self._perform(Call(op), bound)
-            session, slot, sequence, known = ha_call
-            return await self._once(Call(op, session, slot, sequence), known, bound)
+            return await self._once(Call(op, *ha_call), bound)
 
         return handle
 
-    async def _once(self, call: Call, known: bool, handler: Handler) -> Any:
+    async def open(self, session: str, owner: str) -> str:
+        """A caller is about to make numbered calls. Returns when every later leader will know."""
+        failpoints.reach(f"{OPEN}.arrived")
+        self._heard[session] = asyncio.get_running_loop().time()
+        if session not in self._scheduler.sessions.calls:
+            record = CallsOpened(session, owner)
+            self._scheduler.sessions.apply(record)
+            self._scheduler.recorder.append(record, self._book.mark())
+        failpoints.reach(f"{OPEN}.appended")
+        await self._book.settled()
+        failpoints.reach(f"{OPEN}.committed")
+        return "OK"
+
+    async def _once(self, call: Call, handler: Handler) -> Any:
         calls = self._scheduler.sessions.calls
-        self._heard[call.session] = asyncio.get_running_loop().time()
         if call.session not in calls:
-            if known:
-                return EXPIRED
-            self._open(call.session)
+            return EXPIRED
+        self._heard[call.session] = asyncio.get_running_loop().time()
         kept = calls.answer(call.session, call.slot)
         if kept is not None and kept.sequence >= call.sequence:
             if kept.sequence > call.sequence:
@@ -122,11 +139,6 @@ class NumberedCalls:
         failpoints.reach(f"{call.op}.committed")
         return result
 
-    def _open(self, session: str) -> None:
-        record = CallsOpened(session)
-        self._scheduler.sessions.apply(record)
-        self._scheduler.recorder.append(record, self._book.mark())
-
     def _reply(self, op: str, data: bytes) -> Any:
         answer = loads(data)
         return self.present[op](answer) if op in self.present else answer
@@ -137,10 +149,13 @@ class NumberedCalls:
         logger.info("A late %s is not done again.", call.op, extra={"action": "late-call"})
         return Status.dont_reply
 
-    def abandon(self, session: str) -> None:
+    def abandon(self, owner: str) -> None:
         """The caller is gone: what still waits on its behalf must not take anything."""
+        self._cancel(self._scheduler.sessions.calls.owned_by(owner))
+
+    def _cancel(self, sessions: list[str]) -> None:
         for at, running in list(self._running.items()):
-            if at[0] == session:
+            if at[0] in sessions:
                 running.task.cancel()
 
     def restore(self) -> None:
@@ -157,7 +172,7 @@ class NumberedCalls:
         owned = {*scheduler.session_of.values(), *(w.server_id for w in scheduler.workers.values())}
         for session in scheduler.sessions.calls:
             idle = now - self._heard.get(session, now)
-            if session not in owned and idle > SESSION_IDLE_SECONDS:
+            if scheduler.sessions.calls.owner(session) not in owned and idle > SESSION_IDLE_SECONDS:
                 self._end(session)
         live = scheduler.sessions.calls  # others ended with their clients
         self._heard = {session: at for session, at in self._heard.items() if session in live}
@@ -165,7 +180,7 @@ class NumberedCalls:
 
     def _end(self, session: str) -> None:
         record = CallsEnded(session)
-        self.abandon(session)
+        self._cancel([session])
         self._heard.pop(session, None)
         self._scheduler.sessions.apply(record)
         self._scheduler.recorder.append(record)

@@ -1,0 +1,122 @@
+"""Sessions of numbered calls: when they begin and end, and that nothing is done twice by that."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
+from client_replay.rpc import OPEN as OPEN_TO_THE_CLIENT
+from ha_scheduler.engine.coordination.calls import EXPIRED, OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.ledger.records import CallsEnded, ClientJoined
+from tests.engine.conftest import eventually
+from tests.engine.coordination import Caller, Cell, in_a_cell, in_every_cell, queue, value
+
+
+def forget_client(own: Cell, owner: str) -> None:
+    """It stayed away longer than a client may."""
+    own.leader.session_of["Client-1"] = owner
+    own.leader._restore_or_add("Client-1", {})
+    own.leader._record_session(ClientJoined("Client-1", owner))
+    own.leader.remove_client("Client-1")
+
+
+def forget_silent(own: Cell, owner: str) -> None:
+    """Nothing was heard of it for longer than a caller repeats a call."""
+    calls = own.leader.calls
+    calls._heard = {session: at - SESSION_IDLE_SECONDS - 1 for session, at in calls._heard.items()}
+    calls._sweep()
+
+
+MOMENTS = ["arrived", "lost", "appended", "answered"]
+
+
+@pytest.mark.parametrize("forget", [forget_client, forget_silent])
+@pytest.mark.parametrize("forgotten_by", ["the same leader", "the next leader"])
+@pytest.mark.parametrize("moment", MOMENTS)
+@in_every_cell
+async def test_a_first_call_is_not_done_twice_though_its_caller_was_forgotten(
+    own: Cell, moment: str, forgotten_by: str, forget: object
+) -> None:
+    assert callable(forget)
+    await queue(Caller(own, "other"))
+    caller = Caller(own)
+    await caller.open()
+    if moment in ("lost", "appended"):
+        own.log.stall()
+    if moment == "arrived":
+        caller.note("queue_put", **value("q", 1))
+    else:
+        put = caller.call("queue_put", **value("q", 1))
+        if moment == "answered":
+            await put
+        else:
+            await eventually(lambda: own.log.stalled == 1)
+    if forgotten_by == "the same leader" and moment not in ("lost", "appended"):
+        forget(own, "s")
+    await own.fail_over(lose=own.log.stalled if moment == "lost" else 0)
+    if forgotten_by == "the next leader":
+        forget(own, "s")
+    known = "s" in own.leader.sessions.calls
+    answer = await caller.repeat()
+    done = moment in ("appended", "answered")
+    assert answer is None if known else answer == EXPIRED
+    assert await own.ask("queue_qsize", name="q") == (1 if done or known else 0)
+    await own.fail_over()
+    assert (await caller.repeat()) == answer
+    assert await own.ask("queue_qsize", name="q") == (1 if done or known else 0)
+
+
+@in_every_cell
+async def test_a_session_whose_opening_was_told_is_known_to_every_later_leader(own: Cell) -> None:
+    own.log.stall()
+    caller = Caller(own)
+    opening = asyncio.ensure_future(caller.open())
+    await eventually(lambda: own.log.stalled == 1)
+    await asyncio.sleep(0.01)
+    assert not opening.done(), "a caller that believes it were open would send a call"
+    await own.fail_over(lose=1)
+    assert "s" not in own.leader.sessions.calls
+    await caller.open()
+    await own.fail_over()
+    await caller.open()  # the answer was lost
+    await queue(caller, 1)
+    assert await own.ask("queue_qsize", name="q") == 1
+
+
+@in_every_cell
+async def test_all_sessions_of_a_client_end_with_it(own: Cell) -> None:
+    for session in ("one", "two"):
+        await Caller(own, session, owner="journal").call("event_set", name="e")
+    await Caller(own, "another").call("event_set", name="e")
+    forget_client(own, "journal")
+    assert list(own.leader.sessions.calls) == ["another"]
+    await own.fail_over()
+    assert list(own.leader.sessions.calls) == ["another"]
+
+
+@in_a_cell
+async def test_a_silent_session_ends_unless_its_owner_is_there(own: Cell) -> None:
+    for session in ("present", "gone"):
+        await Caller(own, session).call("event_set", name="e")
+    own.leader.session_of["Client-1"] = "present"
+    forget_silent(own, "gone")
+    assert list(own.leader.sessions.calls) == ["present"]
+    assert [type(r) for r in own.log.records].count(CallsEnded) == 1
+    assert list(own.leader.calls._heard) == ["present"], "nor is it remembered when it was heard"
+
+
+@in_a_cell
+async def test_a_failover_gives_silent_sessions_their_whole_time_again(own: Cell) -> None:
+    """Time without a leader must not count, and how long that was nobody knows."""
+    await Caller(own).call("event_set", name="e")
+    own.leader.calls._heard["s"] -= SESSION_IDLE_SECONDS + 1
+    await own.fail_over()
+    own.leader.calls._sweep()
+    assert "s" in own.leader.sessions.calls
+
+
+def test_client_and_leader_mean_the_same() -> None:
+    assert EXPIRED == EXPIRED_TO_THE_CLIENT
+    assert OPEN == OPEN_TO_THE_CLIENT
