@@ -27,7 +27,7 @@ _ROWS_BYTES = 256 * 1024  # bytes of rows after which a chunk is closed; one row
 
 _HEADER = struct.Struct(">IIB")  # crc32c of what follows it, number from 0, kind
 _ROWS = 0
-_END = 1
+END = 1
 
 
 class SnapshotDamagedError(Exception):
@@ -43,7 +43,7 @@ def dump(tables: Tables, only: Sequence[str] = TABLES) -> Iterator[bytes]:
         rows += count
         yield _chunk(number, _ROWS, body)
         number += 1
-    yield _chunk(number, _END, pack((rows, total.digest())))
+    yield _chunk(number, END, pack((rows, total.digest())))
 
 
 class Rows(Protocol):
@@ -67,7 +67,7 @@ def load(chunks: Iterable[bytes], tables: Rows) -> int:
                 "the ledger's stream goes on after its end; ask for it again"
             )
         kind, body = check_chunk(chunk, number)
-        if kind == _END:
+        if kind == END:
             _check_end(body, rows, total.digest())
             ended = True
         else:

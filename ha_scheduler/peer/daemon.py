@@ -147,7 +147,12 @@ class _Daemon:
         self._replica = Replica(settings, self._roster, store, contact)
         steward, identity = self._replica.steward, self._roster.founding.identity
         dialer = Dialer(
-            identity, self._roster.own, self._security, _check_peer, lambda: steward.fresh
+            identity,
+            self._roster.own,
+            timing.promise_ms,
+            self._security,
+            _check_peer,
+            lambda: steward.fresh,
         )
         call_soon = asyncio.get_running_loop().call_soon
         self._driver = Driver(
@@ -198,6 +203,14 @@ class _Daemon:
             return wire.refusal(
                 f"this is peer {own.name} with disk {own.peer}, not {hello.get('to')} with "
                 f"{hello.get('to_id')}"
+            )
+        promise_ms = self._settings.timing.promise_ms
+        if hello.get("promise_ms") != promise_ms:
+            # A leader trusts its lease for as long as its own settings say that others keep still.
+            return wire.refusal(
+                f"peer {own.name} elects nobody for {promise_ms} ms after it heard a leader, and "
+                f"peer {caller.name} for {hello.get('promise_ms')} ms; give all peers the same "
+                "--tick-ms and --election-ticks"
             )
         members = self._driver.node.membership.peers
         reason = self._roster.gone(caller.peer, caller.disk, members)

@@ -85,13 +85,15 @@ class Dialer:
         self,
         cell: str,
         own: PeerNamed,
+        promise_ms: int,
         security: Security,
         check: Callable[[ssl.SSLObject, str], None],
         fresh: Callable[[], bool],
     ) -> None:
-        """``fresh``: whether this disk holds no entry of the log."""
+        """``promise_ms`` is that of ``Timing``; ``fresh`` says whether our disk holds no entry."""
         self._cell = cell
         self._own = own
+        self._promise_ms = promise_ms
         self._fresh = fresh
         self._security = security
         self._check = check  # (certificate shown, expected peer) → raises when it is another's
@@ -139,6 +141,7 @@ class Dialer:
             "to_id": peer,
             "channel": channel.value,
             "fresh": self._fresh(),
+            "promise_ms": self._promise_ms,
             **to_wire(self._own),
         }
         writer.write(wire.pack(hello))

@@ -79,6 +79,11 @@ class Timing:
         return self.tick_s * self.heartbeat_ticks
 
     @property
+    def promise_ms(self) -> int:
+        """Milliseconds for which who hears a leader elects no other; its lease relies on them."""
+        return self.tick_ms * self.election_ticks
+
+    @property
     def election_s(self) -> tuple[float, float]:
         """The shortest and the longest silence after which a follower stands for election."""
         return self.tick_s * self.election_ticks, self.tick_s * self.election_ticks * 2

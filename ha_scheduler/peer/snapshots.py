@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ha_scheduler.channel.messages import PeerAddress
-from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk, dump
+from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.tables import TABLES, Tables
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import Channel, Dialer, RefusedError
@@ -220,6 +220,7 @@ class _Incoming:
     name: bytes
     chunks: int = 0
     size: int = 0  # bytes of the file
+    ended: bool = False  # the last chunk is there
 
 
 class SnapshotReceiver:
@@ -295,9 +296,11 @@ class SnapshotReceiver:
             spool.seek(incoming.size)
             while True:
                 kind, body = await _frame(reader)
-                if kind == "end":
+                if kind == "end" and incoming.ended:
                     return message_from_wire(body)
-                check_chunk(body, incoming.chunks)
+                if kind == "end" or incoming.ended:
+                    raise SnapshotDamagedError("the chunks do not end where the stream does")
+                incoming.ended = check_chunk(body, incoming.chunks)[0] == END
                 incoming.size += _write_chunk(spool, body)
                 incoming.chunks += 1
 

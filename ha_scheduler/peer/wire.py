@@ -20,7 +20,7 @@ HELLO_BYTES_MAX = 16 * 1024  # a hello is some names; a stranger gets no more me
 FRAME_BYTES_MAX = 32 * 1024 * 1024  # the largest append the core makes, with room
 REQUEST_BYTES_MAX = 64 * 1024  # what a watcher or an operator may send in one frame
 HELLO_TIMEOUT_S = 5.0  # seconds a caller has to say who it is, TLS included
-VERSION = 2  # of the frames; a peer refuses another one by name
+VERSION = 3  # of the frames; a peer refuses another one by name
 READ_BYTES = 256 * 1024  # taken from a connection in one go
 
 _LENGTH = struct.Struct(">I")

@@ -232,6 +232,17 @@ def test_strangers_are_refused_with_a_reason(tmp_path: Path) -> None:
         assert "no role" in cell.connect("a", "king").answer["reason"]
 
 
+def test_a_peer_with_other_election_timeouts_is_refused_with_a_reason(tmp_path: Path) -> None:
+    """A lease is worth as much as the shortest promise among those it relies on."""
+    with ToyCell(tmp_path) as cell:
+        cell.settled()
+        cell.kill("c")
+        cell.start("c", timing={"election_ticks": 6})
+        within(10, lambda: "--election-ticks" in cell.log("c"))
+        within(10, lambda: cell.leader(but="c"))
+        assert cell.member("c", "c") is not None, "it runs, and its operator reads why it is alone"
+
+
 def test_an_engine_that_hangs_is_ended_by_the_watchdog(tmp_path: Path) -> None:
     with ToyCell(tmp_path, watchdog_s=5.0) as cell:
         leader = cell.settled()

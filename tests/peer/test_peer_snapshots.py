@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from ha_scheduler.channel.messages import PeerAddress
-from ha_scheduler.ledger.dump import load
+from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import VALUES, MemoryTables
 from ha_scheduler.peer import snapshots, wire
@@ -21,6 +22,7 @@ from ha_scheduler.peer.links import Dialer, Security
 from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
 from ha_scheduler.raft import Membership, Message, SnapshotMeta
 from ha_scheduler.raft.messages import MessageKind
+from ha_scheduler.raft.wire import message_to_wire
 from ha_scheduler.storage.port import LedgerView
 
 ROWS = 40
@@ -79,7 +81,7 @@ class Receiving:
         try:
             await wire.read_dict(limited, wire.HELLO_BYTES_MAX)
             writer.write(wire.pack({"ok": True}))
-            with contextlib.suppress(OSError, EOFError):
+            with contextlib.suppress(OSError, EOFError, wire.WireError):
                 await self.receiver.serve(1, limited, writer)
         finally:
             pump.cancel()
@@ -122,7 +124,7 @@ async def send(port: int, tables: MemoryTables) -> bool:
     sender = SnapshotSender(
         Ledger(tables),  # type: ignore[arg-type]
         {2: PeerAddress("b", "127.0.0.1", port, 0)}.get,
-        Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False),
+        Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False),
         lambda peer, ok: reports.put_nowait(ok),
     )
     sender.send(Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META))
@@ -256,6 +258,28 @@ def test_what_is_to_be_installed_can_be_read_after_the_receiver_gave_up_waiting(
     run(tmp_path, play)
 
 
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
+    tmp_path: Path, sent: int
+) -> None:
+    async def play(receiving: Receiving, port: int) -> None:
+        message = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(wire.pack({"hello": "receiver"}))
+        writer.write(wire.pack(("begin", b"n" * snapshots.STREAM_NAME_BYTES)))
+        for chunk in itertools.islice(dump(ledger()), sent):
+            writer.write(wire.pack(("chunk", chunk)))
+        writer.write(wire.pack(("end", message_to_wire(message))))
+        assert (await wire.read_dict(reader, wire.HELLO_BYTES_MAX))["ok"]
+        assert (await wire.read_dict(reader, wire.HELLO_BYTES_MAX))["held"] == 0
+        with pytest.raises(asyncio.IncompleteReadError):
+            await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+        assert not rows(receiving.installed)
+        writer.close()
+
+    run(tmp_path, play)
+
+
 def test_what_has_filled_the_disk_is_deleted_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,7 +329,7 @@ def test_a_core_that_asks_again_when_it_is_told_of_a_failure_is_told_again(
         sender = SnapshotSender(
             Ledger(ledger()),  # type: ignore[arg-type]
             lambda peer: address,
-            Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False),
+            Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False),
             report,
         )
         sender.send(asked)

@@ -78,7 +78,7 @@ def line() -> Line:
 
 def line_to_b(channel: Channel) -> Line:
     own = PeerNamed(1, 1, "a", "127.0.0.1", 3, 4, False, "")
-    dialer = Dialer("cell", own, Security(None, None), lambda shown, name: None, lambda: False)
+    dialer = Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False)
     return Line(2, PeerAddress("b", "127.0.0.1", 1, 2), channel, dialer, NoEvents())
 
 
