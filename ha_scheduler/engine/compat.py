@@ -6,6 +6,7 @@ that an upgrade fails there and says why.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import distributed.scheduler as upstream
@@ -16,6 +17,10 @@ from ha_scheduler.engine.graphs import current_request
 
 materialize_graph = upstream._materialize_graph
 cull = upstream._cull
+rpc = upstream.rpc
+
+#: The pool over which ``restart_workers`` is to call nannies: a fenced one.
+nanny_pool: ContextVar[Any] = ContextVar("nanny_pool", default=None)
 
 
 def _materialize_and_keep(expr: Any, validate: bool) -> Any:
@@ -27,6 +32,16 @@ def _materialize_and_keep(expr: Any, validate: bool) -> Any:
     return dsk, annotations_by_type
 
 
+def _rpc(address: str, **kwargs: Any) -> Any:
+    """``rpc``, over the pool if one was named."""
+    pool = nanny_pool.get()
+    return rpc(address, **kwargs) if pool is None else pool(address)
+
+
 def install() -> None:
-    """Make ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs."""
+    """Make ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs.
+
+    And ``restart_workers`` (6556) tell nannies to kill over a pool, not over comms of its own.
+    """
     upstream._materialize_graph = _materialize_and_keep
+    upstream.rpc = _rpc

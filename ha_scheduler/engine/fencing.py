@@ -4,6 +4,9 @@ Guarantee: not a byte of a message leaves after the moment at which another lead
 elected. An engine that was frozen and wakes up finds its lease over before it writes; its daemon
 then ends it, so what it held back is never sent. Nothing is dropped: if the lease is renewed (the
 daemon was late), the write goes on.
+
+So it is for answers and streams, and (``fence_pool``) for the calls that the engine itself makes to
+workers and nannies: what deletes data (``free_keys``), runs functions, or kills a worker.
 """
 
 from __future__ import annotations
@@ -72,3 +75,19 @@ class FencedComm:
 
     def __repr__(self) -> str:
         return f"<Fenced {self._comm!r}>"
+
+
+def fence_pool(pool: Any, lease: LeaseLike) -> None:
+    """Have each call over ``pool``, a ``ConnectionPool``, wait for the lease before it is sent.
+
+    The pool keeps its comms as they are; whoever borrows one gets it fenced.
+    """
+    connect, reuse = pool.connect, pool.reuse
+
+    async def connect_fenced(addr: str, timeout: float | None = None) -> FencedComm:
+        return FencedComm(await connect(addr, timeout), lease)
+
+    def reuse_fenced(addr: str, comm: Any) -> None:
+        reuse(addr, comm._comm if isinstance(comm, FencedComm) else comm)
+
+    pool.connect, pool.reuse = connect_fenced, reuse_fenced

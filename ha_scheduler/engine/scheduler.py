@@ -41,7 +41,7 @@ from ha_scheduler.engine.coordination.restrictions import Restrictions
 from ha_scheduler.engine.coordination.task_metadata import TaskMetadata
 from ha_scheduler.engine.coordination.topics import Logs, Topics
 from ha_scheduler.engine.experience import Experience
-from ha_scheduler.engine.fencing import LeaseLike, Unfenced, hold
+from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
@@ -122,6 +122,7 @@ class Scheduler(
         self._keep_state = True
         self._first_finished = False
         super().__init__(extensions=_extensions(extensions), **kwargs)
+        fence_pool(self.rpc, self.lease)
         self.experience = Experience(self)
         self.keep_plugin_states()
         self._add_handlers()

@@ -27,6 +27,7 @@ from distributed.utils import log_errors
 
 from ha_scheduler.engine.adoption import Adoption, Report
 from ha_scheduler.engine.calling import call, refuses
+from ha_scheduler.engine.compat import nanny_pool
 from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key, encode_key
@@ -255,6 +256,14 @@ class Workers:
             if self.recorder is not None:
                 self.recorder.append(WorkerLeft(address))
         return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+
+    async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, with nannies called over our pool, which waits for the lease."""
+        token = nanny_pool.set(self.rpc)
+        try:
+            return await super().restart_workers(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            nanny_pool.reset(token)
 
     async def call_workers(self, expected: list[str], address: str) -> None:
         """Tell the workers that the ledger names who leads, rather than wait for them.

@@ -6,13 +6,14 @@ Each test names the line of distributed 2026.8.0 that the assumption was read fr
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import distributed.scheduler as upstream
 import pytest
 from distributed.batched import BatchedSend
 from distributed.broker import Broker
-from distributed.core import Server, _expects_comm
+from distributed.core import ConnectionPool, Server, _expects_comm
 from distributed.shuffle._core import ShuffleRunSpec
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 from distributed.spans import SpansSchedulerExtension
@@ -159,3 +160,12 @@ def test_a_datasets_keys_are_wanted_by_a_client_of_its_name() -> None:
 def test_fire_and_forget_is_a_client_of_that_name() -> None:
     """scheduler.py:1739 and client.py:6022."""
     assert '"fire-and-forget"' in inspect.getsource(upstream.SchedulerState.__init__)
+
+
+def test_calls_to_nannies_are_the_only_ones_that_go_past_the_pool() -> None:
+    """scheduler.py:6556: ``restart_workers``; what it calls ``rpc`` we replace (compat.py)."""
+    source = inspect.getsource(upstream)
+    assert len(re.findall(r"(?<![\w.])rpc\(", source)) == 1
+    assert "rpc(nanny_address" in inspect.getsource(upstream.Scheduler.restart_workers)
+    assert parameters(ConnectionPool.connect) == ["self", "addr", "timeout"]  # core.py:1391
+    assert parameters(ConnectionPool.reuse) == ["self", "addr", "comm"]
