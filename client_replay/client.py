@@ -92,7 +92,7 @@ class Client(distributed.Client):
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         while True:
             try:
-                left = max(0.1, deadline - time.monotonic())
+                left = max(0.0, deadline - time.monotonic())
                 await super()._ensure_connected(timeout=left)
                 return
             except CommClosedError:

@@ -22,7 +22,7 @@ class Spans(SpansSchedulerExtension):
 
     def choose_default(self) -> str:
         """The id of the default span that the next graph will use; decided by the leader."""
-        defaults = self.spans_search_by_name["default",]
+        defaults = self.spans_search_by_name.get(("default",))  # to look must not make an entry
         if defaults and not defaults[-1].done:
             return str(defaults[-1].id)
         return str(uuid.uuid4())

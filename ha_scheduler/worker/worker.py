@@ -135,7 +135,9 @@ class Worker(distributed.Worker):
 
     def _get_client(self: Any, timeout: float | None = None) -> Any:
         """worker.py:2450, which would make a Client that loses its futures with the leader."""
-        timeout = parse_timedelta(timeout or dask.config.get("distributed.comm.timeouts.connect"))
+        if timeout is None:
+            timeout = dask.config.get("distributed.comm.timeouts.connect")
+        timeout = parse_timedelta(timeout)
         if not self._client:
             self._client = self._suitable_default_client() or self._make_client(timeout)
         self.log_event("worker-get-client", {"client": self._client.id, "timeout": timeout})

@@ -7,7 +7,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import versions
+from distributed import span, versions, worker_client
 from distributed.comm import CommClosedError
 from distributed.comm.tcp import TCP
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -49,6 +49,40 @@ def test_it_has_the_extensions_that_upstream_would_choose_with_some_of_ours() ->
         assert not {"amm", "stealing"} & set(chosen.extensions)
         assert isinstance(usual.extensions["spans"], Spans)
         assert isinstance(usual.extensions["shuffle"], Shuffles)
+
+    run(test)
+
+
+def test_a_default_span_is_there_only_if_a_task_has_no_other() -> None:
+    async def test() -> None:
+        async with (
+            Scheduler(**QUIET) as scheduler,
+            Worker(scheduler.address, nthreads=1, dashboard_address=":0"),
+            Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
+        ):
+            names = scheduler.extensions["spans"].spans_search_by_name
+            with span("mine"):
+                await client.submit(operator.neg, 1)
+            assert set(names) == {("mine",)}
+            await client.submit(operator.neg, 2)
+            assert set(names) == {("mine",), ("default",)}
+
+    run(test)
+
+
+def test_a_task_that_has_no_time_to_wait_for_a_client_gets_none() -> None:
+    def impatient() -> None:
+        with worker_client(timeout=0):
+            pass
+
+    async def test() -> None:
+        async with (
+            Scheduler(**QUIET) as scheduler,
+            Worker(scheduler.address, nthreads=1, dashboard_address=":0"),
+            Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
+        ):
+            with pytest.raises(OSError, match=r"[Tt]imed out"):
+                await client.submit(impatient)
 
     run(test)
 
