@@ -64,7 +64,7 @@ def test_a_default_span_is_there_only_if_a_task_has_no_other() -> None:
             with span("mine"):
                 await client.submit(operator.neg, 1)
             assert set(names) == {("mine",)}
-            await client.submit(operator.neg, 2)
+            await client.submit(operator.pos, 2)
             assert set(names) == {("mine",), ("default",)}
 
     run(test)
