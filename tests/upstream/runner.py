@@ -20,7 +20,13 @@ ROOT = Path(__file__).parents[2]
 TEST_SECONDS_MAX = 120  # of a test; upstream's own limit for most is 30 s
 PROCESS_SECONDS_MAX = 1800.0  # of a file; the longest takes 4 minutes
 PROCESSES_PER_FILE_MAX = 20  # of them, one less may be ended by a test
-FOLDERS = ("tests", "shuffle/tests")
+FOLDERS = (
+    "tests",
+    "shuffle/tests",
+    "deploy/tests",
+    "diagnostics/tests",
+    "http/scheduler/tests",
+)
 PACKAGE_FOLDER = "package"
 IGNORED_WARNINGS = (
     ":pytest.PytestAssertRewriteWarning",  # utils_test loads pytest_timeout before pytest does
