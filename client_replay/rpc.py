@@ -27,7 +27,7 @@ import dask
 from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
-from client_replay.errors import NoLeader, OutcomeUnknown
+from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from client_replay.numbers import Number, Numbers
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
@@ -37,10 +37,11 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 0.5
 
 SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
 
-#: What opens a session, and the answer of a leader that does not know one any more
-#: (engine/coordination/calls.py).
+#: What opens a session; the answer of a leader that does not know one any more, and the answer in
+#: place of one that is not kept (engine/coordination/calls.py).
 OPEN = "ha-open-calls"
 EXPIRED = {"status": "ha-call-expired"}
+LOST = {"status": "ha-answer-lost"}
 
 
 def _names(text: str) -> frozenset[str]:
@@ -124,11 +125,16 @@ class SchedulerRPC(PooledRPCCall):
         return self._of_a_cell
 
     async def _call_once(self, op: str, kwargs: dict[str, Any]) -> Any:
-        """Repeat a call under one number. Raises ``OutcomeUnknown`` if the session is over."""
+        """Repeat a call under one number.
+
+        Raises ``OutcomeUnknown`` if the session is over, ``AnswerLost`` if the answer is gone.
+        """
         for _ in range(SESSIONS_MAX):
             numbers = await self._opened()
             with numbers.take() as number:
                 answer = await self._call(op, kwargs, repeatable=True, number=number)
+            if answer == LOST:
+                raise AnswerLost(op)
             if answer != EXPIRED:
                 return answer
             # The cell took this process for gone, and has forgotten what it answered.

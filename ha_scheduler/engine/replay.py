@@ -103,7 +103,7 @@ class Replay:
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
             case records.SessionAdvanced() | records.SessionRestored():
                 pass  # applied above, as for every record
-            case records.CallsOpened() | records.CallsEnded():
+            case records.CallsOpened() | records.CallsEnded() | records.AnswerDropped():
                 pass  # likewise
             case records.Called(payload=payload):
                 for change in unpack_payload(payload)[0]:

@@ -10,6 +10,11 @@ next call, or until the session is over. A session is opened before its first ca
 name that was never used before, and never again. So a session that is not known is over: its caller
 is told that nothing is known of its calls, rather than that they are done twice.
 
+Answers that are larger than ``LIGHT_BYTES_MAX`` may have ``HEAVY_BYTES_MAX`` together. Beyond that
+the oldest of them are dropped, never the latest, and it is kept that they were given: whoever
+repeats such a call hears that it was done, and that the answer is lost. Light answers are bounded
+by the number of slots.
+
 Order: the leader asks ``Calls`` before it acts. The fold records and filters nothing.
 """
 
@@ -20,15 +25,27 @@ from dataclasses import dataclass, field, replace
 
 from ha_scheduler.ledger import blobs
 from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
-from ha_scheduler.ledger.records import Called, CallsEnded, CallsOpened, Record, decode, encode
+from ha_scheduler.ledger.records import (
+    AnswerDropped,
+    Called,
+    CallsEnded,
+    CallsOpened,
+    Record,
+    decode,
+    encode,
+)
 from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
 
 INLINE_BYTES_MAX = 256 * 1024  # bytes of an answer that are kept in its row
+LIGHT_BYTES_MAX = 4 * 1024  # bytes; to drop a smaller answer would not free much
+HEAVY_BYTES_MAX = 256 * 1024 * 1024  # bytes of larger answers, in memory and ledger of each peer
+
+DROPPED = b""  # in place of an answer that is no longer kept; no answer is as short
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the latest call of a slot was answered: the engine's bytes."""
+    """What the latest call of a slot was answered: the engine's bytes, or ``DROPPED``."""
 
     sequence: int
     data: bytes
@@ -40,6 +57,8 @@ class Calls:
 
     _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
+    _heavy: dict[tuple[str, int], int] = field(default_factory=dict)  # bytes; the oldest first
+    heavy_bytes: int = 0
 
     def __contains__(self, session: str) -> bool:
         return session in self._slots
@@ -66,7 +85,8 @@ class Calls:
 
     def end(self, session: str) -> None:
         """The session is over."""
-        self._slots.pop(session, None)
+        for slot in self._slots.pop(session, ()):
+            self._weigh((session, slot), 0)
         self._owners.pop(session, None)
 
     def called(self, record: Called, answer: bytes) -> None:
@@ -74,6 +94,29 @@ class Calls:
         slots = self._slots.get(record.session)
         if slots is not None:
             slots[record.slot] = Answer(record.sequence, answer)
+            self._weigh((record.session, record.slot), len(answer))
+
+    def drop(self, session: str, slot: int) -> None:
+        """Keep of an answer only that it was given."""
+        kept = self.answer(session, slot)
+        if kept is not None:
+            self._slots[session][slot] = Answer(kept.sequence, DROPPED)
+            self._weigh((session, slot), 0)
+
+    def excess(self, bytes_max: int = HEAVY_BYTES_MAX) -> Iterator[AnswerDropped]:
+        """What is to be dropped, the oldest first, until no more is left than may be."""
+        left = self.heavy_bytes
+        if left > bytes_max:
+            for (session, slot), size in list(self._heavy.items())[:-1]:
+                if left > bytes_max:
+                    left -= size
+                    yield AnswerDropped(session, slot)
+
+    def _weigh(self, at: tuple[str, int], size: int) -> None:
+        self.heavy_bytes -= self._heavy.pop(at, 0)
+        if size > LIGHT_BYTES_MAX:
+            self._heavy[at] = size
+            self.heavy_bytes += size
 
     def apply(self, record: Record) -> None:
         """What ``record`` does to calls; the payload of a ``Called`` must be in it."""
@@ -84,6 +127,8 @@ class Calls:
                 self.end(session)
             case Called():
                 self.called(record, unpack_payload(record.payload)[1])
+            case AnswerDropped(session, slot):
+                self.drop(session, slot)
             case _:
                 pass
 
@@ -131,8 +176,11 @@ def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], byt
     return unpack_payload(payload)
 
 
-def keep(tables: Tables, record: Called, answer: bytes) -> None:
-    """Keep the answer alone: the changes are in rows of their own by now."""
+def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
+    """Keep the answer alone: the changes are in rows of their own by now.
+
+    ``index``: of the record in the log, for answers are dropped by age.
+    """
     if record.blob_parts:
         blobs.claim(tables, record.term, record.blob)
         blobs.discard(tables, record.term, record.blob)
@@ -148,19 +196,42 @@ def keep(tables: Tables, record: Called, answer: bytes) -> None:
         kept = replace(record, payload=b"", blob_parts=parts)
     else:
         kept = replace(record, payload=payload, blob=0, blob_parts=0)
-    tables.put(CALLS, key, encode(kept))
+    tables.put(CALLS, key, pack((index, encode(kept))))
+
+
+def drop_answer(tables: Tables, session: str, slot: int) -> None:
+    """Keep of an answer only that it was given."""
+    key = call_key(session, slot)
+    row = tables.get(CALLS, key)
+    if row is not None:
+        _discard_blob(tables, row)
+        index, record = _read(row)
+        kept = replace(record, payload=pack_payload((), DROPPED), blob=0, blob_parts=0)
+        tables.put(CALLS, key, pack((index, encode(kept))))
 
 
 def scan(tables: Tables) -> Iterator[Record]:
-    """What an empty ledger must be told to know the same sessions and answers; blobs not."""
+    """What an empty ledger must be told to know the same sessions and answers; blobs not.
+
+    The answers come by age, of which no two are alike: a record answers one call.
+    """
     for _, row in tables.scan(CALL_SESSIONS):
         yield CallsOpened(*unpack(row))
-    for _, row in tables.scan(CALLS):
-        yield decode(row)
+    ages = sorted((unpack(row)[0], key) for key, row in tables.scan(CALLS))
+    for _, key in ages:
+        kept = tables.get(CALLS, key)
+        assert kept is not None
+        yield _read(kept)[1]
+
+
+def _read(row: bytes) -> tuple[int, Called]:
+    index, data = unpack(row)
+    record = decode(data)
+    assert isinstance(record, Called)
+    return index, record
 
 
 def _discard_blob(tables: Tables, row: bytes) -> None:
-    record = decode(row)
-    assert isinstance(record, Called)
+    _, record = _read(row)
     if record.blob_parts:
         blobs.discard(tables, record.term, record.blob)

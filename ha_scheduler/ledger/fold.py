@@ -34,6 +34,7 @@ from ha_scheduler.ledger.layout import (
     value_key,
 )
 from ha_scheduler.ledger.records import (
+    AnswerDropped,
     BlobPart,
     Called,
     CallsEnded,
@@ -264,7 +265,7 @@ def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
     for change in changes:
         changed = decode(change)
         _APPLY[type(changed)](tables, index, changed, change)
-    calls.keep(tables, record, answer)
+    calls.keep(tables, index, record, answer)
 
 
 def _calls_opened(tables: Tables, index: int, record: CallsOpened, data: bytes) -> None:
@@ -273,6 +274,10 @@ def _calls_opened(tables: Tables, index: int, record: CallsOpened, data: bytes) 
 
 def _calls_ended(tables: Tables, index: int, record: CallsEnded, data: bytes) -> None:
     calls.end_session(tables, record.session)
+
+
+def _answer_dropped(tables: Tables, index: int, record: AnswerDropped, data: bytes) -> None:
+    calls.drop_answer(tables, record.session, record.slot)
 
 
 def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
@@ -337,5 +342,6 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     Called: _called,
     CallsOpened: _calls_opened,
     CallsEnded: _calls_ended,
+    AnswerDropped: _answer_dropped,
 }
 assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole

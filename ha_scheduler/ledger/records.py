@@ -315,6 +315,15 @@ class CallsEnded:
     session: str
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerDropped:
+    """The answer to the slot's latest call is no longer kept, only that it was answered."""
+
+    KIND: ClassVar[int] = 25
+    session: str
+    slot: int
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -340,6 +349,7 @@ Record = (
     | Called
     | CallsOpened
     | CallsEnded
+    | AnswerDropped
 )
 
 _BY_KIND: dict[int, type[Record]] = {
@@ -369,6 +379,7 @@ _BY_KIND: dict[int, type[Record]] = {
         Called,
         CallsOpened,
         CallsEnded,
+        AnswerDropped,
     )
 }
 

@@ -33,7 +33,7 @@ SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
-CALLS = "calls"  # (session, slot) → Called of the slot's latest call, without its changes
+CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
 
 TABLES = (
     META,

@@ -9,10 +9,11 @@ import pytest
 from distributed.core import ConnectionPool
 
 from client_replay import numbers
-from client_replay.errors import OutcomeUnknown
+from client_replay.errors import AnswerLost, OutcomeUnknown
 from client_replay.numbers import Numbers
 from client_replay.rpc import (
     EXPIRED,
+    LOST,
     NUMBERED,
     OPEN,
     REPEATABLE,
@@ -135,6 +136,12 @@ def test_and_has_an_unknown_outcome_if_it_was_sent_before() -> None:
     first, second = asyncio.run(asked(leader, {}, {}))
     assert isinstance(first, OutcomeUnknown), "the first call of a session as well"
     assert second == 1
+
+
+def test_an_answer_that_the_cell_does_not_keep_is_said_to_be_lost() -> None:
+    (error,) = asyncio.run(asked(OfACell("die", LOST), {}))
+    assert isinstance(error, AnswerLost)
+    assert "was done" in str(error)
 
 
 def test_a_scheduler_that_is_not_of_a_cell_is_sent_no_number() -> None:

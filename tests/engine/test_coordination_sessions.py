@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
+from client_replay.rpc import LOST as LOST_TO_THE_CLIENT
 from client_replay.rpc import OPEN as OPEN_TO_THE_CLIENT
-from ha_scheduler.engine.coordination.calls import EXPIRED, OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.coordination.calls import EXPIRED, LOST, OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.records import CallsEnded, ClientJoined
 from tests.engine.conftest import eventually
 from tests.engine.coordination import Caller, Cell, in_a_cell, in_every_cell, queue, value
@@ -117,6 +119,38 @@ async def test_a_failover_gives_silent_sessions_their_whole_time_again(own: Cell
     assert "s" in own.leader.sessions.calls
 
 
+@in_every_cell
+async def test_of_large_answers_the_oldest_are_dropped_and_whoever_repeats_such_a_call_hears_so(
+    own: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Calls.excess, "__defaults__", (250_000,))
+    caller = Caller(own)
+    await queue(caller, *(bytes([n]) * 100_000 for n in range(4)))
+    for slot in range(3):
+        await caller.call("queue_get", slot, name="q")
+    assert own.leader.sessions.calls.heavy_bytes < 250_000
+    await own.fail_over()
+    assert await caller.repeat(0) == LOST
+    for slot in (1, 2):
+        assert (await caller.repeat(slot))["value"] == bytes([slot]) * 100_000
+    assert await own.ask("queue_qsize", name="q") == 1
+    assert (await caller.call("queue_get", 0, name="q"))["value"] == bytes([3]) * 100_000
+
+
+@in_a_cell
+async def test_the_latest_answer_is_kept_however_large_it_is(
+    own: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Calls.excess, "__defaults__", (1,))
+    caller = Caller(own)
+    item = b"x" * 1_000_000
+    await queue(caller, item)
+    await caller.call("queue_get", 1, name="q")
+    await own.fail_over()
+    assert (await caller.repeat(1))["value"] == item
+
+
 def test_client_and_leader_mean_the_same() -> None:
     assert EXPIRED == EXPIRED_TO_THE_CLIENT
+    assert LOST == LOST_TO_THE_CLIENT
     assert OPEN == OPEN_TO_THE_CLIENT

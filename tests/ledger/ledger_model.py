@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ha_scheduler.ledger import records as r
-from ha_scheduler.ledger.calls import pack_payload, unpack_payload
+from ha_scheduler.ledger.calls import DROPPED, pack_payload, unpack_payload
 from ha_scheduler.ledger.sessions import Answers
 
 CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
@@ -203,6 +203,11 @@ class Model:
         self.calls.pop(session, None)
         self.call_owners.pop(session, None)
 
+    def on_AnswerDropped(self, rec: r.AnswerDropped) -> None:
+        slots = self.calls.get(rec.session, {})
+        if rec.slot in slots:
+            slots[rec.slot] = (slots[rec.slot][0], DROPPED)
+
     def on_Restarted(self, rec: r.Restarted) -> None:
         for graph in list(self.graphs):
             self.drop_graph(graph)
@@ -375,6 +380,7 @@ class _Writer:
             ),
             r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_session)),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
+            r.AnswerDropped: lambda: (draw(_session), draw(st.integers(0, 2))),
             r.Restarted: lambda: (draw(_client),),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
@@ -413,6 +419,7 @@ _KINDS = (
     r.Called,
     r.CallsOpened,
     r.CallsEnded,
+    r.AnswerDropped,
     r.Restarted,
     r.PeerNamed,
 )

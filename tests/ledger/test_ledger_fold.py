@@ -15,7 +15,7 @@ from ledger_model import SESSIONS as CLIENT_SESSIONS
 
 from ha_scheduler.ledger import book, desires
 from ha_scheduler.ledger import records as r
-from ha_scheduler.ledger.calls import INLINE_BYTES_MAX, pack_payload
+from ha_scheduler.ledger.calls import DROPPED, INLINE_BYTES_MAX, Calls, pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
@@ -316,6 +316,28 @@ def test_a_long_answer_is_kept_in_parts_and_goes_with_the_next_call() -> None:
     assert model_of(rebuilt(folded(rebuilt(tables)))).calls == {"s": {0: (1, answer)}}
     fold(tables, 9, 1, r.encode(called(2, b"short")))
     assert not list(tables.scan(BLOB_PARTS))
+
+
+def test_the_oldest_large_answers_are_dropped_by_age_however_an_engine_learned_of_them() -> None:
+    def answered(slot: int, size: int) -> r.Called:
+        return r.Called("s", slot, 1, pack_payload((), b"x" * size), 0, 0, 1)
+
+    sizes = [10_000, 10_000, 10, 10_000]
+    history = [r.CallsOpened("s", "owner")]
+    history += [answered(slot, size) for slot, size in zip((7, 1, 2, 3), sizes, strict=True)]
+    tables = folded(history)
+    for sessions in (live(history), live(rebuilt(tables))):
+        assert sessions.calls.heavy_bytes == 30_000
+        dropped = list(sessions.calls.excess(20_000))
+        assert dropped == [r.AnswerDropped("s", 7)]
+        assert list(sessions.calls.excess(0)) == [*dropped, r.AnswerDropped("s", 1)]
+        sessions.apply(dropped[0])
+        answer = sessions.calls.answer("s", 7)
+        assert answer is not None
+        assert (answer.sequence, answer.data) == (1, DROPPED)
+        assert sessions.calls.heavy_bytes == 20_000
+        sessions.apply(r.CallsEnded("s"))
+        assert sessions.calls == Calls()
 
 
 @pytest.mark.parametrize("damage", ["flip", "drop", "swap", "repeat", "cut"])

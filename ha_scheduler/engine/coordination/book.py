@@ -83,8 +83,12 @@ class Book:
             blob, parts = recorder.append_blob(payload)
             payload = b""
         record = Called(call.session, call.slot, call.sequence, payload, blob, parts, recorder.term)
-        self._scheduler.sessions.calls.called(record, data)
+        calls = self._scheduler.sessions.calls
+        calls.called(record, data)
         recorder.append(record, self.mark())
+        for dropped in calls.excess():
+            calls.apply(dropped)
+            recorder.append(dropped, self.mark())
         failpoints.reach(f"{(current_call.get() or call).op}.appended")
 
     def mark(self) -> Callable[[], None]:

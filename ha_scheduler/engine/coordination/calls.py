@@ -4,7 +4,8 @@ Guarantee: no answer leaves before everything that it tells of has committed. A 
 arrives again, here or at a later leader, gets the answer that is kept, joins the one that is being
 handled, or is handled for the first time; ``ledger/calls.py`` says what a number is. Its caller
 repeats it on the next leader, so a wait goes on there. A caller that was forgotten (its session is
-over) gets ``EXPIRED``, however it came to that: nothing of it is done again.
+over) gets ``EXPIRED``, however it came to that: nothing of it is done again. One whose answer is no
+longer kept (``ledger/calls.py`` has the limit) gets ``LOST``.
 
 Order: a session is opened, and that has committed, before the caller sends its first call. Without
 that, a call that arrives at a leader which does not know the session might be the repetition of one
@@ -33,12 +34,14 @@ from distributed.protocol.pickle import loads
 
 from ha_scheduler import failpoints
 from ha_scheduler.engine.coordination.book import Book, Call, current_call
+from ha_scheduler.ledger.calls import DROPPED
 from ha_scheduler.ledger.records import CallsEnded, CallsOpened
 
 logger = logging.getLogger(__name__)
 
 OPEN = "ha-open-calls"
 EXPIRED = {"status": "ha-call-expired"}
+LOST = {"status": "ha-answer-lost"}
 
 #: A session of which nothing is heard for so long, and whose owner is not here, is over. No caller
 #: repeats a call for longer (``ha-scheduler.client.reconnect-timeout``, 1 h by default).
@@ -140,6 +143,8 @@ class NumberedCalls:
         return result
 
     def _reply(self, op: str, data: bytes) -> Any:
+        if data == DROPPED:
+            return LOST
         answer = loads(data)
         return self.present[op](answer) if op in self.present else answer
 
