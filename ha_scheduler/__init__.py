@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ha_scheduler.deploy.attached import HACluster
     from ha_scheduler.deploy.local import LocalHACluster
 
-__all__ = ["LocalHACluster"]
+__all__ = ["HACluster", "LocalHACluster"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "HACluster":
+        from ha_scheduler.deploy.attached import HACluster
+
+        return HACluster
     if name == "LocalHACluster":
         from ha_scheduler.deploy.local import LocalHACluster
 

@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "client_replay",
         "ha_scheduler.channel",
         "ha_scheduler.cli",
+        "ha_scheduler.comm",
         "ha_scheduler.errors",
         "ha_scheduler.peer",
         "ha_scheduler.security",

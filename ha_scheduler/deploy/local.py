@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import itertools
 import logging
 import os
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from dask.utils import parse_timedelta
-from distributed.core import Status, rpc
+from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.objects import SchedulerInfo
 from distributed.security import Security
@@ -38,6 +37,7 @@ from distributed.worker_memory import parse_memory_limit
 from ha_scheduler.deploy.cell import POLL_S, LocalCell
 from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.deploy.environment import worker_environment
+from ha_scheduler.deploy.following import FollowsLeader, LeaderConnection
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.worker_process import WorkerProcess
 
@@ -46,12 +46,11 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT = "60s"  # three daemons, three engines and the workers on one busy core
 LEADER_TIMEOUT = "10s"  # many times an election with default timing
 WORKER_STOP_TIMEOUT_S = 5.0
-RESUBSCRIBE_S = 0.2  # between two attempts to hear of workers from a new leader
 
 _open: weakref.WeakSet[LocalHACluster] = weakref.WeakSet()
 
 
-class LocalHACluster(Cluster):
+class LocalHACluster(FollowsLeader, Cluster):
     """A cell of ``n_peers`` peers with ``n_workers`` workers, on loopback.
 
     Parameters
@@ -84,7 +83,6 @@ class LocalHACluster(Cluster):
     """
 
     _name = "LocalHACluster"
-    _watch_worker_status_task: asyncio.Task[None] | None  # of the base class
 
     def __init__(
         self,
@@ -191,16 +189,6 @@ class LocalHACluster(Cluster):
         port = self.scheduler_info.get("services", {}).get("dashboard")
         return format_dashboard_link(self._host, port) if port else ""
 
-    def get_client(self) -> Any:
-        """A ``client_replay.Client`` of this cluster: the current one if there is one."""
-        from client_replay import Client
-
-        with contextlib.suppress(ValueError):
-            current = Client.current()
-            if current is not None and current.cluster is self:
-                return current
-        return Client(self, asynchronous=self.asynchronous)
-
     def scale(self, n: int = 0) -> Any:
         """Have ``n`` workers. Those that go hand their results to the others before."""
         return self.sync(self._scale, n)
@@ -239,9 +227,8 @@ class LocalHACluster(Cluster):
             # Together: both take some seconds, and a worker waits for the cell to have a leader.
             added = self._start_workers(self._n_workers)
             await cell.start(self._start_timeout_s)
-            self.scheduler_comm = rpc(
-                self.scheduler_address,
-                connection_args=self.security.get_connection_args("client"),
+            self.scheduler_comm = LeaderConnection.to(
+                self.scheduler_address, self.security.get_connection_args("client")
             )
             await self._await_workers(added)
             await super()._start()
@@ -285,7 +272,7 @@ class LocalHACluster(Cluster):
 
     async def _retire(self, workers: Sequence[WorkerProcess]) -> None:
         names = [worker.name for worker in workers]
-        await self.scheduler_comm.retire_workers(names=names, close_workers=False, remove=True)
+        await self._leading().retire_workers(names=names, close_workers=False, remove=True)
 
     async def _end_workers(self, workers: Sequence[WorkerProcess]) -> None:
         for worker in workers:
@@ -336,34 +323,9 @@ class LocalHACluster(Cluster):
         return parse_memory_limit(self._memory_limit, 1, workers, logger=logger) or 0
 
     async def _identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = await self.scheduler_comm.identity()
+        async with asyncio.timeout(self._start_timeout_s):
+            identity: dict[str, Any] = await self._leading().identity()
         return identity
-
-    async def _watch_worker_status(self, comm: Any) -> None:
-        """As upstream, and again with the next leader: the subscription ends with its engine."""
-        await super()._watch_worker_status(comm)
-        while self.status == Status.running:
-            try:
-                comm = await self._subscribe()
-            except OSError:
-                await asyncio.sleep(RESUBSCRIBE_S)
-            else:
-                await super()._watch_worker_status(comm)
-
-    async def _end_watch(self) -> None:
-        task, self._watch_worker_status_task = self._watch_worker_status_task, None
-        if task is not None:
-            # Upstream closes the connection to end it. It may be on its way to another one.
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _subscribe(self) -> Any:
-        comm = await self.scheduler_comm.live_comm()
-        comm.name = "Cluster worker status"
-        await comm.write({"op": "subscribe_worker_status"})
-        self.scheduler_info = SchedulerInfo(await comm.read())
-        self._watch_worker_status_comm = comm
-        return comm
 
     # -- peers
 
@@ -395,6 +357,11 @@ class LocalHACluster(Cluster):
         if time.monotonic() > deadline:
             raise TimeoutError(f"no peer leads after {self._leader_timeout_s:g} s: {self.peers}")
 
+    def _leading(self) -> LeaderConnection:
+        self._require_cell()
+        assert self.scheduler_comm is not None
+        return self.scheduler_comm
+
     def _require_cell(self) -> LocalCell:
         if self.cell is None:
             raise RuntimeError("the cluster has not been started; await it, or use `async with`")
@@ -420,7 +387,6 @@ class LocalHACluster(Cluster):
         if self.status == Status.closed:
             return
         try:
-            await self._end_watch()
             await super()._close()
         finally:
             # Workers first: one that loses all peers would look for them until it is killed.

@@ -67,6 +67,11 @@ class Orphans:
     def __len__(self) -> int:
         return len(self.memory) + len(self.running)
 
+    def owners(self) -> set[str]:
+        """The workers that hold or run any of them."""
+        holders = {address for held in self.memory.values() for address in held}
+        return holders | {claim.worker for claim in self.running.values()}
+
     def forget_worker(self, address: str) -> None:
         """The worker is gone, and with it what it held."""
         for key in [k for k, claim in self.running.items() if claim.worker == address]:

@@ -52,6 +52,7 @@ from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.engine.values import ATTEMPTS, METADATA, ReplicatedValues, Values
+from ha_scheduler.engine.watchers import Watchers
 from ha_scheduler.engine.workers import Workers
 from ha_scheduler.ledger.records import Restarted
 from ha_scheduler.ledger.sessions import Sessions
@@ -68,6 +69,7 @@ OnMark = Callable[[str, dict[str, Any]], None]
 
 class Scheduler(
     Workers,
+    Watchers,
     Attempts,
     Clients,
     Intents,

@@ -1,0 +1,219 @@
+"""Cluster objects (``distributed.deploy``) whose scheduler is a cell: they outlive its leaders.
+
+Guarantee: ``scheduler_info`` is that of whoever leads, a moment after a takeover; a worker that
+went while nobody led is reported as removed, so what depends on that (the replacement of lost
+workers, ``observed`` under ``Adaptive``) happens. A call that the loss of a leader interrupts is
+made again of the next one where that is harmless (``client_replay/rpc.py``), so a live ``Adaptive``
+waits through an outage and then decides from what the new leader knows.
+
+Upstream's object asks one address, and its subscription ends with the first leader
+(cluster.py:226). A leader that is frozen or unreachable ends nothing, so the watch of the cell says
+when to leave it.
+
+Everything but the properties runs on the cluster's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from distributed.comm import connect
+from distributed.core import ConnectionPool, Status
+from distributed.objects import SchedulerInfo
+from distributed.utils import format_dashboard_link
+
+from client_replay.rpc import SchedulerRPC
+from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.directory import Cell, View, cell_of
+from ha_scheduler.comm.pool import drop_pooled
+from ha_scheduler.comm.watch import Watch
+
+RESUBSCRIBE_S = 0.2  # between two attempts to hear of workers from a new leader
+
+_OVER = (Status.closing, Status.closed, Status.failed)
+
+
+class LeaderConnection(SchedulerRPC):
+    """``scheduler_comm`` of a cluster: upstream's ``rpc``, to whoever leads."""
+
+    @classmethod
+    def to(cls, address: str, connection_args: dict[str, Any]) -> LeaderConnection:
+        """A connection to the cell at ``address``; nothing is sent yet."""
+        pool = ConnectionPool(connection_args=connection_args)
+        made: LeaderConnection = cls.around(pool(address), uuid.uuid4().hex)
+        return made
+
+    async def _comm(self, op: str, deadline: float) -> Any:
+        if self.pool.status == Status.init:
+            await self.pool
+        return await super()._comm(op, deadline)
+
+    async def live_comm(self) -> Any:
+        """A connection of the caller's own. Raises ``OSError`` if nobody leads for long."""
+        return await connect(self.addr, **self.pool.connection_args)
+
+    async def close_rpc(self) -> None:
+        """Close; calls that wait for a leader fail."""
+        await self.pool.close()
+
+
+class Lookout:
+    """Tells the cluster that another leader has come, whatever its connections say."""
+
+    def __init__(self, address: str, ssl_context: Any, on_view: Callable[[View], None]) -> None:
+        self._cell: Cell = cell_of(addresses.parse(address))
+        self._watch = Watch(self._cell, ssl_context)
+        self._unsubscribe = self._cell.subscribe(on_view)
+
+    def heard(self, welcome: dict[str, Any], peer_address: str) -> None:
+        """A leader has said who it is, and whom else to ask."""
+        endpoint = addresses.parse_endpoint(peer_address)
+        self._cell.connected(endpoint)
+        self._cell.observe(dataclasses.replace(View.from_welcome(welcome), leader_address=endpoint))
+        self._watch.start()
+
+    async def stop(self) -> None:
+        """Tell no more."""
+        self._unsubscribe()
+        await self._watch.stop()
+
+
+class FollowsLeader:
+    """Goes before a class of ``distributed.deploy`` that reaches its scheduler at ``ha://``::
+
+    class MyCluster(FollowsLeader, SpecCluster): ...
+    """
+
+    # Of the class that this is mixed into
+    loop: Any
+    status: Status
+    asynchronous: bool
+    scheduler_info: dict[str, Any]
+    _watch_worker_status_comm: Any
+    _watch_worker_status_task: asyncio.Task[None] | None
+
+    _connection: LeaderConnection | None = None
+    _lookout: Lookout | None = None
+    _term = 0  # of the leader that the subscription is with
+
+    @property
+    def scheduler_comm(self) -> LeaderConnection | None:
+        """Calls to whoever leads; set to any ``rpc``, it is one to the same address."""
+        return self._connection
+
+    @scheduler_comm.setter
+    def scheduler_comm(self, made: Any) -> None:
+        if made is not None and not isinstance(made, LeaderConnection):
+            made = LeaderConnection.to(made.address, made.connection_args)
+        self._connection = made
+
+    @property
+    def dashboard_link(self) -> str:
+        """The dashboard of the peer that led when the cluster was last heard of."""
+        port = self.scheduler_info.get("services", {}).get("dashboard")
+        if port is None or not self.scheduler_info.get("address"):
+            return ""
+        host = addresses.parse_endpoint(self.scheduler_info["address"]).host
+        return str(format_dashboard_link(host, port))
+
+    def get_client(self) -> Any:
+        """A ``client_replay.Client`` of this cluster: the current one if there is one."""
+        from client_replay import Client
+
+        with contextlib.suppress(ValueError):
+            current = Client.current()
+            if current is not None and current.cluster is self:
+                return current
+        return Client(self, asynchronous=self.asynchronous)
+
+    # -- hearing of workers
+
+    async def _watch_worker_status(self, comm: Any) -> None:
+        """As upstream's, and again with the next leader: the subscription ends with its engine."""
+        self._heard(self.scheduler_info, comm)
+        while True:
+            await super()._watch_worker_status(comm)  # type: ignore[misc]
+            if self.status in _OVER:
+                return
+            comm = await self._resubscribe()
+
+    async def _resubscribe(self) -> Any:
+        while True:
+            try:
+                return await self._subscribe()
+            except OSError:
+                await asyncio.sleep(RESUBSCRIBE_S)
+
+    async def _subscribe(self) -> Any:
+        assert self._connection is not None
+        comm = await self._connection.live_comm()
+        comm.name = "Cluster worker status"
+        self._watch_worker_status_comm = comm  # so that the lookout can end the wait
+        try:
+            await comm.write({"op": "subscribe_worker_status"})
+            info = SchedulerInfo(await comm.read())
+        except BaseException:
+            comm.abort()
+            raise
+        self._replace_info(info)
+        self._heard(info, comm)
+        return comm
+
+    def _replace_info(self, info: SchedulerInfo) -> None:
+        """What a new leader says holds; nobody told us which workers went in between."""
+        for address in self.scheduler_info["workers"].keys() - info["workers"].keys():
+            self._update_worker_status("remove", address)
+        self.scheduler_info = info
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        """As upstream's, which fails on a removal that was seen in another way before."""
+        if op != "remove" or msg in self.scheduler_info["workers"]:
+            super()._update_worker_status(op, msg)  # type: ignore[misc]
+
+    # -- hearing of leaders
+
+    def _heard(self, info: dict[str, Any], comm: Any) -> None:
+        welcome = info.get("ha")
+        assert self._connection is not None
+        if welcome is None or not addresses.is_ha(self._connection.addr):
+            return  # one scheduler, which nobody will follow
+        self._term = int(welcome["term"])
+        if self._lookout is None:
+            context = self._connection.pool.connection_args.get("ssl_context")
+            self._lookout = Lookout(
+                self._connection.addr,
+                context,
+                lambda view: self.loop.add_callback(self._on_view, view),
+            )
+        self._lookout.heard(welcome, comm.peer_address)
+
+    def _on_view(self, view: View) -> None:
+        if view.term <= self._term or self._connection is None or self.status in _OVER:
+            return
+        self._term = view.term
+        pool, address = self._connection.pool, self._connection.addr
+        drop_pooled(pool, address, f"{view.leader} leads term {view.term}")
+        if self._watch_worker_status_comm is not None:
+            self._watch_worker_status_comm.abort()
+
+    # -- the end
+
+    async def _close(self) -> None:
+        if self.status != Status.closed:
+            await self._end_watch()
+        await super()._close()  # type: ignore[misc]
+
+    async def _end_watch(self) -> None:
+        task, self._watch_worker_status_task = self._watch_worker_status_task, None
+        if task is not None:
+            # Upstream closes the connection to end it. It may be on its way to another one.
+            task.cancel()
+            await asyncio.wait([task])
+        lookout, self._lookout = self._lookout, None
+        if lookout is not None:
+            await lookout.stop()
