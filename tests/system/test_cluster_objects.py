@@ -64,8 +64,10 @@ def test_a_worker_that_died_with_the_leader_is_replaced(scene: Scene) -> None:
         nanny.process.process._process.kill()  # the nanny starts another, at another address
         former = nanny.worker_address
         wait_until(
-            lambda: len(cluster.scheduler_info["workers"]) == 2
-            and former not in cluster.scheduler_info["workers"],
+            lambda: (
+                len(cluster.scheduler_info["workers"]) == 2
+                and former not in cluster.scheduler_info["workers"]
+            ),
             "another worker is in its place",
         )
         assert cluster.observed == cluster.requested == cluster.plan
