@@ -5,6 +5,8 @@ Guarantees, and the order that keeps them:
 - Nothing is told twice and nothing is lost. What was unsent when a stream broke is dropped, since
   the snapshot of the next registration says it; from the snapshot on, without an ``await`` between,
   everything is buffered for the new stream and sent when that starts.
+- Events that are logged while nobody leads are said on the next stream. Those that were under way
+  when the leader died are lost: no snapshot has them.
 - A leader of an older term than the highest seen is not obeyed: its stream is aborted and the rest
   of a batch already read is not handled.
 - The worker does not end because a leader did. It ends on a "close" from the leader, or when no
@@ -22,6 +24,7 @@ import logging
 import random
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
@@ -50,6 +53,8 @@ CONNECT_S_MAX = 5.0
 REPLY_S_MAX = 60.0  # the leader may first have to adopt many other workers
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 COMPLAIN_EVERY_S = 10.0
+EVENTS_MAX = 1_000  # logged while nobody leads; a topic keeps no more (``low-level-log-length``)
+LOG_EVENT = "log-event"
 
 
 class Phase(Enum):
@@ -81,6 +86,7 @@ class SchedulerLink:
         self._wake = asyncio.Event()
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
+        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
 
     # ---- what the worker asks for
 
@@ -104,7 +110,9 @@ class SchedulerLink:
     def send(self, message: dict[str, Any]) -> None:
         """Tell the leader something, in the way of the phase."""
         stream = self._worker.batched_stream
-        if self.phase is Phase.BUFFERING or (self.phase is Phase.UP and not stream.comm.closed()):
+        if message["op"] == LOG_EVENT and self.phase is not Phase.UP:
+            self._events.append(message)
+        elif self.phase is Phase.BUFFERING or (self.phase is Phase.UP and not stream.comm.closed()):
             stream.send(message)
 
     async def metrics(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -315,6 +323,9 @@ class SchedulerLink:
             self._enter(accepted.view, comm)
         worker.batched_stream.start(comm)
         self.phase = Phase.UP
+        if not comm.closed():
+            worker.batched_stream.send(*self._events)
+            self._events.clear()
         worker.registered()
         await worker.add_missing_plugins(accepted.plugins)
         logger.info("        Registered to: %26s, term %d", comm.peer_address, self.stream_term)
