@@ -45,6 +45,7 @@ from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.memory_samples import MemorySamplers
 from ha_scheduler.engine.plugins import SchedulerPlugins
 from ha_scheduler.engine.recorder import Log, Recorder
 from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
@@ -233,6 +234,7 @@ class Scheduler(
         """What the ledger knows and no worker could report."""
         self.replay.settle(stimulus_id)
         self.extensions["shuffle"].restore(stimulus_id)
+        self.extensions["memory_sampler"].restore()
         self.calls.restore()
         for name in EXTENSIONS:
             self.extensions[name].activated()
@@ -292,7 +294,8 @@ def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
         chosen = dict(DEFAULT_EXTENSIONS)
         if not dask.config.get("distributed.scheduler.work-stealing"):
             chosen.pop("stealing", None)
-    return chosen | {"spans": Spans, "shuffle": Shuffles} | EXTENSIONS
+    ours = {"spans": Spans, "shuffle": Shuffles, "memory_sampler": MemorySamplers}
+    return chosen | ours | EXTENSIONS
 
 
 def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from distributed.protocol.pickle import dumps, loads
 
 from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.keys import decode_key, encode_key
+from ha_scheduler.engine.memory_samples import SAMPLERS
 from ha_scheduler.engine.recorder import OnCommit, Recorder
 from ha_scheduler.engine.shuffles import SHUFFLES
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
@@ -80,6 +81,7 @@ class Values:
             ATTEMPTS: scheduler.attempts,
             EXPERIENCE: scheduler.experience.recorded,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
+            SAMPLERS: scheduler.extensions["memory_sampler"].recorded,
         }
         return holders[space]
 
