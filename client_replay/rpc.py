@@ -10,7 +10,8 @@ next one, what is left of it.
 Order: the session of numbered calls is opened, and the cell has said so, before the first of them
 is sent. A cell that does not know the session has therefore forgotten it, with what it answered.
 
-Repeatable is what is read-only or idempotent.
+Repeatable is what is read-only or idempotent. Each request that a scheduler serves is judged, and
+stands in one of the lists; ``tests/test_answers.py`` compares them with a living scheduler.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from distributed.core import PooledRPCCall, Status, send_recv
 
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from client_replay.numbers import Number, Numbers
+from ha_scheduler.comm import address as addresses
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
@@ -57,7 +59,7 @@ READ_ONLY = _names(
     worker_logs"""
 )
 IDEMPOTENT = _names(
-    """amm_handler dump_cluster_state_to_url
+    """amm_handler dump_cluster_state_to_url memory_sampler_start
     rebalance register_nanny_plugin register_scheduler_plugin register_worker_plugin replicate
     retire_workers retry scatter semaphore_acquire semaphore_refresh_leases semaphore_release
     set_resources
@@ -71,6 +73,15 @@ NUMBERED = _names(
     semaphore_close semaphore_register set_metadata set_restrictions start_task_metadata
     stop_task_metadata variable_delete variable_set"""
 )
+#: What would be done twice, or does what the user says. ``docs/handlers.md`` says of each why.
+ONCE = _names(
+    """add_keys broadcast connection_stream feed heartbeat_worker memory_sampler_stop proxy
+    register-client register-worker register_nanny restart restart_workers run_function
+    subscribe_worker_status terminate unregister unregister_nanny_plugin unregister_scheduler_plugin
+    unregister_worker_plugin"""
+)
+#: What a ``broadcast`` may carry to the workers and be repeated all the same.
+READ_ONLY_ON_WORKERS = _names("get_logs get_story identity versions")
 #: What waits on the leader, for as long as the caller says.
 WAITING = _names(
     """event_wait multi_lock_acquire queue_get queue_put semaphore_acquire variable_get
@@ -113,9 +124,16 @@ class SchedulerRPC(PooledRPCCall):
                     kwargs[name] = default
             if op in NUMBERED and await self.is_of_a_cell():
                 return await self._call_once(op, kwargs)
-            return await self._call(op, kwargs, repeatable=op in REPEATABLE)
+            return await self._call(op, kwargs, repeatable=self._is_repeatable(op, kwargs))
 
         return call
+
+    def _is_repeatable(self, op: str, kwargs: dict[str, Any]) -> bool:
+        if op == "broadcast":
+            return kwargs.get("msg", {}).get("op") in READ_ONLY_ON_WORKERS
+        if op == "terminate":  # a cell closes its workers, and is there to answer
+            return addresses.is_ha(self.addr)
+        return op in REPEATABLE
 
     async def is_of_a_cell(self) -> bool:
         """Whether the scheduler knows numbers. Waits for one that answers."""

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import dask
-import distributed
 import pytest
 from distributed.core import ConnectionPool, PooledRPCCall
 
 from client_replay.errors import NoLeader, OutcomeUnknown
-from client_replay.rpc import IDEMPOTENT, READ_ONLY, REPEATABLE, SchedulerRPC
+from client_replay.rpc import SchedulerRPC
 from ha_scheduler.comm.pool import drop_pooled
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
@@ -161,22 +160,3 @@ def test_around_is_idempotent_and_keeps_what_upstream_reads() -> None:
         await pool.close()
 
     asyncio.run(test())
-
-
-def test_every_repeatable_operation_is_one_of_the_scheduler() -> None:
-    """scheduler.py:4124. A handler that upstream renames must be looked at again."""
-
-    async def test() -> None:
-        scheduler = distributed.Scheduler(port=0, dashboard_address=":0")
-        assert sorted(REPEATABLE - set(scheduler.handlers)) == []
-        await scheduler.close()
-
-    asyncio.run(test())
-    assert not READ_ONLY & IDEMPOTENT
-
-
-@pytest.mark.parametrize(
-    "op", ["restart", "queue_put", "queue_get", "broadcast", "run_function", "terminate", "proxy"]
-)
-def test_the_destructive_ones_are_not_among_them(op: str) -> None:
-    assert op not in REPEATABLE

@@ -18,20 +18,8 @@ from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.protocol import pickle
 
 from client_replay import giving_up
-from client_replay.rpc import NUMBERED, REPEATABLE
-from client_replay.rpc import _names as names
 
 source = inspect.getsource
-
-#: Handlers that are sent once. A new one of upstream's has to be judged, and then stands here or
-#: in ``client_replay.rpc``.
-ONCE = names(
-    """add_keys broadcast close_worker connection_stream feed gather_on_worker get_task_metadata
-    heartbeat_worker memory_sampler_start memory_sampler_stop proxy register-client
-    register-worker register_nanny restart restart_workers run_function
-    subscribe_worker_status terminate unregister unregister_nanny_plugin
-    unregister_scheduler_plugin unregister_worker_plugin worker_send"""
-)
 
 
 def parameters(function: Any) -> list[str]:
@@ -139,23 +127,6 @@ def test_a_pool_keeps_its_comms_by_address() -> None:
     asyncio.run(test())
     text = source(ConnectionPool.connect)
     assert "self._connecting[addr].add(" in text
-
-
-def test_every_request_that_a_scheduler_serves_is_judged() -> None:
-    """scheduler.py:4119: whether it may be repeated on the next leader."""
-
-    async def handlers() -> set[str]:
-        scheduler = distributed.Scheduler(dashboard_address=":0")
-        names = set(scheduler.handlers)
-        await scheduler.close()
-        scheduler.stop()
-        return names
-
-    served = asyncio.run(handlers())
-    judged = REPEATABLE | NUMBERED | ONCE
-    assert served - judged == set()
-    assert (REPEATABLE | NUMBERED) - served == {"queue_release", "variable_delete"}
-    assert not ONCE & (REPEATABLE | NUMBERED)
 
 
 def test_a_queue_and_a_variable_are_given_up_by_a_connected_client_only() -> None:
