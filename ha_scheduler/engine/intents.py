@@ -334,6 +334,12 @@ class Intents:
             await self._scatter_committed.wait()
         return result
 
+    async def update_data_asked(self, **data: Any) -> None:
+        """A client's request, after it has scattered straight to workers: told when committed."""
+        self.update_data(**data)
+        if self._scatter_committed is not None:
+            await self._scatter_committed.wait()
+
     def update_data(
         self,
         *,

@@ -134,6 +134,7 @@ class Scheduler(
         self._broker = Topics(dask.config.get("distributed.admin.low-level-log-length"), self)
         self.handlers["log_event"] = self.log_asked
         self.handlers["retry"] = self.retry_asked
+        self.handlers["update_data"] = self.update_data_asked
         self.handlers["ha-register-worker"] = self.ha_register_worker
         self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):

@@ -1,0 +1,183 @@
+"""Requests that are repeated on the next leader, and have the effect of one.
+
+The moments: the request *arrived* (the leader dies before it does anything), and it was *done* (all
+that it does is done, and nobody was told).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import NannyPlugin, WorkerPlugin
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from tests.engine.conftest import eventually, pair, run
+
+every_moment = pytest.mark.parametrize("moment", ["arrived", "done"])
+
+
+def stop_at(leader: Any, op: str, moment: str) -> asyncio.Event:
+    """The leader answers ``op`` no more. Returns what is set when it has come to the moment."""
+    handle, reached = leader.handlers[op], asyncio.Event()
+
+    @functools.wraps(handle)
+    async def stop(*args: Any, **kwargs: Any) -> None:
+        if moment == "done":
+            await handle(*args, **kwargs)
+        reached.set()
+        await asyncio.Event().wait()
+
+    leader.handlers[op] = stop
+    return reached
+
+
+# Data
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_scatter_that_was_answered_is_known_to_the_next_leader(direct: bool) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            both.log.stall()
+            scattering = asyncio.ensure_future(both.client.scatter(5, direct=direct))
+            await eventually(lambda: both.log.stalled > 0)
+            for _ in range(20):  # an answer that does not wait for the commit would arrive
+                await asyncio.sleep(0)
+            await both.kill_leader(lose_records=both.log.stalled)
+            both.log.resume()
+            await both.take_over()
+            future = await scattering
+            assert await future == 5
+            assert await both.client.submit(int, future) == 5
+
+    run(test)
+
+
+@every_moment
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_scatter_in_flight_is_made_by_the_next_leader(direct: bool, moment: str) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            op = "update_data" if direct else "scatter"
+            reached = stop_at(both.leader, op, moment)
+            scattering = asyncio.ensure_future(both.client.scatter({"x": 5}, direct=direct))
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            (future,) = (await scattering).values()
+            assert await future == 5
+            assert leader.tasks["x"].who_has
+            leader.validate_state()
+
+    run(test)
+
+
+# Workers
+
+
+@every_moment
+def test_resources_that_were_set_while_nobody_led_are_known(moment: str) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            (worker,) = both.workers
+            reached = stop_at(both.leader, "set_resources", moment)
+            setting = asyncio.ensure_future(worker.set_resources(GPU=2))
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            await setting
+            assert leader.workers[worker.address].resources == {"GPU": 2}
+            assert await both.client.submit(abs, -1, resources={"GPU": 2}) == 1
+            leader.validate_state()
+
+    run(test)
+
+
+@every_moment
+def test_the_memory_manager_is_asked_again(moment: str) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            assert await both.client.amm.running()
+            reached = stop_at(both.leader, "amm_handler", moment)
+            stopping = asyncio.ensure_future(both.client.amm.stop())
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            await stopping
+            assert not leader.extensions["amm"].running
+
+    run(test)
+
+
+# Plugins
+
+
+class OnTheWorker(WorkerPlugin):
+    name = "counted"
+
+    def setup(self, worker: Any) -> None:
+        worker.extensions["counted"] = self
+
+
+class OnTheScheduler(SchedulerPlugin):
+    name = "counted"
+
+
+class OnTheNanny(NannyPlugin):
+    name = "counted"
+
+
+@every_moment
+@pytest.mark.filterwarnings("ignore:Scheduler already contains a plugin")
+@pytest.mark.parametrize(
+    ("plugin", "kind"),
+    [(OnTheWorker, "worker"), (OnTheScheduler, "scheduler"), (OnTheNanny, "nanny")],
+)
+def test_a_plugin_registered_while_the_leader_died_is_there_once(
+    plugin: type[Any], kind: str, moment: str
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            reached = stop_at(both.leader, f"register_{kind}_plugin", moment)
+            registering = asyncio.ensure_future(both.client.register_plugin(plugin()))
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            await registering
+            registered = {
+                "worker": leader.worker_plugins,
+                "nanny": leader.nanny_plugins,
+                "scheduler": leader.plugins,
+            }[kind]
+            assert "counted" in registered
+            if kind == "worker":
+                assert isinstance(both.workers[0].extensions["counted"], OnTheWorker)
+
+    run(test)
+
+
+# Dumps
+
+
+@every_moment
+def test_a_dump_is_written_by_the_next_leader(tmp_path: Path, moment: str) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            reached = stop_at(both.leader, "dump_cluster_state_to_url", moment)
+            dumping = asyncio.ensure_future(
+                both.client.dump_cluster_state(f"file://{tmp_path}/dump", format="yaml")
+            )
+            await reached.wait()
+            await both.kill_leader()
+            for written in tmp_path.iterdir():
+                written.write_text("half of it")
+            await both.take_over()
+            await dumping
+            (dump,) = tmp_path.iterdir()
+            assert both.workers[0].address in dump.read_text()
+
+    run(test)
