@@ -25,7 +25,7 @@ from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link
 
-from client_replay import giving_up
+from client_replay import giving_up, progress
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
 from ha_scheduler.comm import address as addresses
@@ -60,6 +60,7 @@ class Client(distributed.Client):
     def _setup_replay(self: Any) -> None:
         """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
         giving_up.install()
+        progress.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
             {

@@ -15,6 +15,7 @@ import distributed
 import pytest
 from distributed import client as upstream
 from distributed.core import ConnectionPool, PooledRPCCall
+from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 from distributed.protocol import pickle
 
 from client_replay import giving_up
@@ -134,6 +135,16 @@ def test_a_queue_and_a_variable_are_given_up_by_a_connected_client_only() -> Non
     for method, op in ((giving_up._close, "queue_release"), (giving_up._delete, "variable_delete")):
         assert 'if self.client.status == "running":' in source(method)
         assert f'{{"op": "{op}", "name": self.name}}' in source(method)
+
+
+def test_a_progress_bar_listens_to_one_leader() -> None:
+    """progressbar.py:52 and 259: ``client_replay/progress.py`` goes on with the next one."""
+    for kind in (ProgressBar, MultiProgressBar):
+        text = source(kind.listen)
+        assert "await connect(" in text
+        assert "self._last_response = response" in text
+        assert 'self.status = response["status"]' in text
+        assert "get_scheduler(scheduler)" in source(kind.__init__)
 
 
 def test_exceptions_are_pickled_by_the_module_that_we_use() -> None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
 from distributed.diagnostics import MemorySampler
+from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 
 from tests.engine.conftest import eventually, pair, run
+from tests.engine.counted import begin, blocked, gate, runs, work
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    begin()
 
 
 def test_a_sampler_of_memory_goes_on_under_the_next_leader() -> None:
@@ -32,5 +43,71 @@ def test_a_sampler_of_a_client_that_is_gone_is_not_begun_again() -> None:
             extension = leader.extensions["memory_sampler"]
             assert not extension.samples
             assert not extension.recorded
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [ProgressBar, MultiProgressBar])
+def test_a_progress_bar_goes_on_under_the_next_leader(kind: Any) -> None:
+    class Bar(kind):  # type: ignore[misc]
+        def _draw_bar(self, remaining: Any, **kwargs: Any) -> None:
+            seen.append(remaining)
+
+    async def test() -> None:
+        async with pair(1) as both:
+            future = both.client.submit(blocked, 1)
+            bar = Bar([future], scheduler=both.address, interval="10ms")
+            listening = asyncio.ensure_future(bar.listen())
+            await eventually(lambda: bool(seen))
+            await both.kill_leader()
+            seen.clear()
+            await both.take_over()
+            await eventually(lambda: bool(seen))
+            assert not listening.done()
+            gate.set()
+            await listening
+            assert bar.status == "finished"
+            assert runs[1] == 1
+
+    seen: list[Any] = []
+    run(test)
+
+
+def fail(number: int) -> int:
+    raise ZeroDivisionError(number + runs[number])
+
+
+def test_an_error_of_before_is_recreated_locally() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            needed = both.client.submit(work, 5)
+            future = both.client.submit(fail, needed, key="failed")
+            await future.exception()
+            await both.kill_leader()
+            recreated = both.client.extensions["replay-tasks"]
+            with both.client.as_current():
+                asked = asyncio.ensure_future(recreated._get_errored_future(future))
+                await both.take_over()
+                assert await asked == "failed"
+                spec, inputs = await recreated._get_components_from_future(future)
+            with pytest.raises(ZeroDivisionError):
+                spec(inputs)
+            assert runs[5] == 1
+
+    run(test)
+
+
+def test_a_story_is_that_of_the_present_leader_and_of_all_workers() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            (worker,) = both.workers
+            future = both.client.submit(work, 1, key="x")
+            await future
+            await both.kill_leader()
+            asked = asyncio.ensure_future(both.client.story("x"))
+            leader = await both.take_over()
+            told = await asked
+            assert {entry[0] for entry in told} == {"scheduler", worker.address}
+            assert len([e for e in told if e[0] == "scheduler"]) == len(leader.story("x"))
 
     run(test)
