@@ -19,6 +19,7 @@ import msgpack
 
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import CertificateRefused, ControlError
+from ha_scheduler.peer import wire
 from ha_scheduler.peer.cell import Cell, join_address
 from ha_scheduler.peer.settings import TlsFiles
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of
@@ -26,7 +27,6 @@ from ha_scheduler.security.tls import Role, client_context, name_of, role_of
 TIMEOUT_S = 5.0  # for one request; a transfer is over in less than three
 FRAME_BYTES_MAX = 32 * 1024 * 1024  # as peers have it; a history is some kilobytes
 _LENGTH = struct.Struct(">I")
-_VERSION = 2  # of the frames; a peer of another one refuses us and says so
 _T = TypeVar("_T")
 
 
@@ -112,7 +112,7 @@ class _Link:
             )
 
     def _talk(self, link: socket.socket, cell: str, request: dict[str, Any]) -> dict[str, Any]:
-        self._send(link, {"role": "control", "version": _VERSION, "cell": cell})
+        self._send(link, {"role": "control", "version": wire.VERSION, "cell": cell})
         self._receive(link)
         self._send(link, request)
         return self._receive(link)
