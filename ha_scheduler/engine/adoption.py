@@ -25,6 +25,7 @@ from typing import Any
 from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.shuffles import is_no_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,13 @@ class Report:
     running: tuple[tuple[Key, int, str], ...] = ()
     erred: tuple[tuple[Any, ...], ...] = ()
     actors: tuple[Key, ...] = ()
+    shuffles: tuple[tuple[str, int, bool], ...] = ()
 
     @classmethod
     def from_wire(cls, report: dict[str, Any] | None) -> Report:
         """The report of a registration message."""
         report = report or {}
-        names = ("memory", "running", "erred", "actors")
+        names = ("memory", "running", "erred", "actors", "shuffles")
         return cls(**{name: tuple(report.get(name, ())) for name in names})
 
 
@@ -274,17 +276,23 @@ class Adoption:
         """Outcomes that the former leader had not written down yet, or not even heard of.
 
         A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
-        that of one that a client had retried: its worker may not have heard of it.
+        that of one that a client had retried: its worker may not have heard of it. A task of a P2P
+        shuffle may have failed because nobody led.
         """
         retried = self._scheduler.replay.retried
         recommendations: dict[Key, str] = {}
         for address, report in reports.items():
             for key, payload in report.erred:
                 ts = self._scheduler.tasks.get(key)
-                if ts is not None and ts.state == "processing":
-                    self._fail_processing(ts, address, loads(payload), recommendations)
-                elif ts is not None and not ts.retries and key not in retried:
-                    error = {**loads(payload), "erred_on": [address]}
+                if ts is None:
+                    continue
+                error = loads(payload)
+                if ts.state == "processing":
+                    self._fail_processing(ts, address, error, recommendations)
+                elif ts.retries or key in retried or is_no_outcome(ts, error["exception_text"]):
+                    continue
+                else:
+                    error["erred_on"] = [address]
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
 
@@ -297,6 +305,9 @@ class Adoption:
         if ts.retries > 0:
             ts.retries -= 1
             recommendations[ts.key] = "waiting"
+            return
+        if is_no_outcome(ts, error["exception_text"]):
+            recommendations[ts.key] = "released"
             return
         ts.exception_blame = ts
         for name, value in error.items():

@@ -170,6 +170,7 @@ class Scheduler(
         self.recorder = Recorder(log, term)
         self.restore_attempts()
         self.experience.restore()
+        self.extensions["shuffle"].prepare()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""

@@ -1,30 +1,48 @@
 """P2P shuffles that go on under a new leader.
 
-Guarantee: a shuffle run is in the event stream before any worker learns of it, so that a new leader
-can answer the workers that take part in it; run ids of a later term are higher than any earlier
-one's, as workers require (hazards 7 and 8). If a worker that takes part did not come back, the
-shuffle starts anew, as upstream does when one leaves.
+Guarantee: a run and the processes that take part in it are in the event stream before any of them
+learns of it. So a new leader answers for the run under its id, and what was transferred stays with
+the workers; if one of these processes did not come back, be it that another one has its address,
+the shuffle starts anew. Run ids of a later term are higher than any earlier one's, as workers
+require (hazards 7 and 8). A run that a worker still has and that is over is ended there.
 
-Where output tasks may run is not recorded: a task on the wrong worker finds out by itself, asks to
-be restricted, and is scheduled again (shuffle/_core.py, ``_ensure_output_worker``).
+Order of a takeover: output tasks are marked before anything is placed; the reports are adopted;
+then each run is gone on with or begun anew; then workers end what is over, and only then work.
+
+Where an output task may run is not recorded: a task on the wrong worker finds out by itself, asks
+to be restricted, and is scheduled again (shuffle/_core.py, ``_ensure_output_worker``). A worker's
+complaint of a run that is over is no error of the user's: the shuffle starts anew, at most
+``ANEW_MAX`` times.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
-from distributed.shuffle._core import SchedulerShuffleState, barrier_key
+from distributed.shuffle._core import SchedulerShuffleState, barrier_key, id_from_key
+from distributed.shuffle._exceptions import P2PConsistencyError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+
+from ha_scheduler import failpoints
 
 logger = logging.getLogger(__name__)
 
-SHUFFLES = "shuffle"  # the space of their values in the ledger
+SHUFFLES = "shuffle"  # the spaces of their values in the ledger
+MEMBERS = "shuffle-members"
+
+ANEW_MAX = 3  # times that one shuffle starts anew because a worker complained
 
 _GOING_ON = frozenset({"waiting", "queued", "no-worker", "processing", "memory"})
+_OVERTAKEN = ("P2PConsistencyError(", "ShuffleClosedError(")  # how such an error's text begins
+_FAILED = ("RuntimeError('P2P ", 'RuntimeError("P2P ')  # shuffle/_core.py:535, 551, 592
+
+#: What a worker says of its runs: the shuffle, the run, and whether it goes on there.
+Runs = Iterable[tuple[str, int, bool]]
 
 
 class Shuffles(ShuffleSchedulerPlugin):
@@ -34,14 +52,51 @@ class Shuffles(ShuffleSchedulerPlugin):
         super().__init__(scheduler)
         #: Pickled run specs by shuffle id: what the ledger holds.
         self.recorded: dict[str, bytes] = {}
+        #: The ids of the processes that take part, by shuffle id and address: likewise.
+        self.members: dict[str, dict[str, str]] = {}
+        self._heard: dict[str, Runs] = {}  # by worker, until ``end_strays``
+        self._begun_anew: Counter[str] = Counter()
         self._runs = itertools.count(1)
 
+    # What workers ask
+
     async def get_or_create(self, shuffle_id: Any, key: Any, worker: str) -> Any:
-        """As upstream's; a new run is committed before the worker learns of it."""
+        """As upstream's; the run, and that the worker takes part, are committed before."""
+        failpoints.reach("shuffle_get_or_create.arrived")
         answer = super().get_or_create(shuffle_id, key, worker)
-        if shuffle_id in self.active_shuffles:
-            await self._commit(shuffle_id)
+        await self._commit(shuffle_id)
+        failpoints.reach("shuffle_get_or_create.committed")
         return answer
+
+    async def get(self, id: Any, worker: str) -> Any:
+        """As upstream's; that the worker takes part is committed before."""
+        answer = super().get(id, worker)
+        await self._commit(id)
+        return answer
+
+    async def barrier(self, id: Any, run_id: int, consistent: bool) -> None:
+        """As upstream's. Raises ``P2PConsistencyError`` for a run that is over."""
+        failpoints.reach("shuffle_barrier.arrived")
+        self._require(id, run_id)
+        await super().barrier(id, run_id, consistent)
+        failpoints.reach("shuffle_barrier.done")
+
+    def restrict_task(self, id: Any, run_id: int, key: Any, worker: str) -> Any:
+        """As upstream's. Raises ``P2PConsistencyError`` for a run that is over."""
+        failpoints.reach("shuffle_restrict_task.arrived")
+        self._require(id, run_id)
+        answer = super().restrict_task(id, run_id, key, worker)
+        failpoints.reach("shuffle_restrict_task.done")
+        return answer
+
+    def _require(self, shuffle_id: str, run_id: int) -> None:
+        # Upstream's KeyError reaches the user as a RuntimeError, which ``overtaken`` cannot tell
+        # from a failure of the data's.
+        run = self.active_shuffles.get(shuffle_id)
+        if run is None or run.run_id != run_id:
+            raise P2PConsistencyError(f"run {run_id} of shuffle {shuffle_id} is over")
+
+    # What is recorded
 
     def _create(self, shuffle_id: Any, key: Any, worker: str) -> Any:
         run_spec = super()._create(shuffle_id, key, worker)
@@ -50,41 +105,179 @@ class Shuffles(ShuffleSchedulerPlugin):
         object.__setattr__(run_spec, "run_id", self.scheduler.term << 32 | next(self._runs))
         self._shuffles[shuffle_id].add(state)
         self.recorded[shuffle_id] = bytes(dumps(run_spec))
+        self.members[shuffle_id] = {}
+        for member in state.participating_workers:
+            self._join(shuffle_id, member)
         return run_spec
+
+    def _get(self, id: Any, worker: str) -> Any:
+        run_spec = super()._get(id, worker)
+        self._join(id, worker)
+        return run_spec
+
+    def _join(self, shuffle_id: str, worker: str) -> None:
+        ws = self.scheduler.workers.get(worker)
+        if ws is not None:
+            self.members[shuffle_id][worker] = ws.server_id
+
+    async def _commit(self, shuffle_id: str) -> None:
+        if shuffle_id in self.recorded:
+            # In this order: no run is known without its members.
+            await self.scheduler.values.write(MEMBERS, shuffle_id)
+            await self.scheduler.values.write(SHUFFLES, shuffle_id)
 
     def _clean_on_scheduler(self, id: Any, stimulus_id: str) -> None:
         super()._clean_on_scheduler(id, stimulus_id)
-        if self.recorded.pop(id, None) is not None:
-            self.scheduler.values.write_soon(SHUFFLES, id)
+        self._forget(id)
 
-    def _commit(self, shuffle_id: Any) -> Coroutine[Any, Any, None]:
-        return self.scheduler.values.write(SHUFFLES, shuffle_id)  # type: ignore[no-any-return]
+    def _forget(self, shuffle_id: str) -> None:
+        for space, holder in ((SHUFFLES, self.recorded), (MEMBERS, self.members)):
+            if holder.pop(shuffle_id, None) is not None:
+                self.scheduler.values.write_soon(space, shuffle_id)
+
+    def restart(self, scheduler: Any) -> None:
+        """As upstream's; all workers start anew, and no run goes on."""
+        super().restart(scheduler)
+        for shuffle_id in list(self.recorded):
+            self._forget(shuffle_id)
+
+    def _set_restriction(self, ts: Any, worker: str) -> None:
+        """As upstream's, which would record it as if a client had asked for it.
+
+        Who records the one must record its end as well, or else the task is bound to that worker
+        for ever under a new leader.
+        """
+        annotations = ts.annotations = ts.annotations or {}
+        if "shuffle_original_restrictions" not in annotations:
+            annotations["shuffle_original_restrictions"] = ts.worker_restrictions
+            ts.worker_restrictions = {worker}
+
+    def _unset_restriction(self, ts: Any) -> None:
+        if ts.annotations and "shuffle_original_restrictions" in ts.annotations:
+            ts.worker_restrictions = ts.annotations.pop("shuffle_original_restrictions")
+
+    # A takeover
+
+    def prepare(self) -> None:
+        """Before anything is placed: output tasks of runs that go on are not to be queued."""
+        for shuffle_id in self.recorded:
+            barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
+            for task in barrier.dependents if barrier is not None else ():
+                task._queueable = False
+
+    def hear(self, reports: Mapping[str, Runs]) -> None:
+        """What workers that join say of their runs."""
+        self._heard.update(reports)
 
     def restore(self, stimulus_id: str) -> None:
-        """After a takeover, when the workers' reports have been adopted: go on with each run."""
-        for shuffle_id, data in list(self.recorded.items()):
-            barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
-            if barrier is None or barrier.state not in _GOING_ON:
-                del self.recorded[shuffle_id]
-                self.scheduler.values.write_soon(SHUFFLES, shuffle_id)
+        """The reports have been adopted: go on with each run, or begin it anew."""
+        told = {shuffle_id for runs in self._heard.values() for shuffle_id, _, _ in runs}
+        known = list(dict.fromkeys((*self.recorded, *self.members, *sorted(told))))
+        for shuffle_id in known:
+            if shuffle_id in self.recorded and self._is_awaited(shuffle_id):
+                self._revive(shuffle_id)
             else:
-                self._restore_run(shuffle_id, loads(data), stimulus_id)
+                self._forget(shuffle_id)
+        for shuffle_id in known:
+            if shuffle_id in self.active_shuffles:
+                if not self._is_whole(shuffle_id):
+                    self._begin_anew(shuffle_id, stimulus_id)
+            elif self._has_leftovers(shuffle_id):
+                self._begin_anew(shuffle_id, stimulus_id)
 
-    def _restore_run(self, shuffle_id: Any, run_spec: Any, stimulus_id: str) -> None:
-        workers = set(self.scheduler.workers)
-        missing = set(run_spec.worker_for.values()) - workers
-        state = SchedulerShuffleState(run_spec=run_spec, participating_workers=workers)
+    def _is_awaited(self, shuffle_id: str) -> bool:
+        barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
+        return barrier is not None and barrier.state in _GOING_ON
+
+    def _revive(self, shuffle_id: str) -> None:
+        state = SchedulerShuffleState(
+            run_spec=loads(self.recorded[shuffle_id]),
+            participating_workers=set(self.members[shuffle_id]),
+        )
         self.active_shuffles[shuffle_id] = state
         self._shuffles[shuffle_id].add(state)
-        for task in self.scheduler.tasks[barrier_key(shuffle_id)].dependents:
-            task._queueable = False
-        if missing:
-            logger.warning(
-                "Shuffle %s starts anew: %d of its workers did not come back.",
-                shuffle_id,
-                len(missing),
-                extra={"action": "shuffle-restarted"},
-            )
-            self._fail_on_workers(state, f"workers of {state} are gone")
+
+    def _is_whole(self, shuffle_id: str) -> bool:
+        """Whether each process that takes part is here and has not ended the run."""
+        workers = self.scheduler.workers
+        run_id = self.active_shuffles[shuffle_id].run_id
+        for address, server_id in self.members[shuffle_id].items():
+            ws = workers.get(address)
+            if ws is None or ws.server_id != server_id:
+                return False
+            if any(
+                told == shuffle_id and ended >= run_id and not goes_on
+                for told, ended, goes_on in self._heard.get(address, ())
+            ):
+                return False
+        return True
+
+    def _has_leftovers(self, shuffle_id: str) -> bool:
+        """Whether there are results of a run that an earlier leader ended while it was needed."""
+        if not self._is_awaited(shuffle_id):
+            return False
+        barrier = self.scheduler.tasks[barrier_key(shuffle_id)]
+        return barrier.state in ("processing", "memory") or any(
+            task.state == "memory" for task in barrier.dependencies
+        )
+
+    def _begin_anew(self, shuffle_id: str, stimulus_id: str) -> None:
+        logger.warning(
+            "Shuffle %s starts anew: not all that took part in it goes on.",
+            shuffle_id,
+            extra={"action": "shuffle-restarted"},
+        )
+        state = self.active_shuffles.get(shuffle_id)
+        if state is not None:
+            self._fail_on_workers(state, f"{state} starts anew")
             self._clean_on_scheduler(shuffle_id, stimulus_id)
-            self._restart_shuffle(shuffle_id, self.scheduler, stimulus_id=stimulus_id)
+        self._restart_shuffle(shuffle_id, self.scheduler, stimulus_id=stimulus_id)
+
+    def end_strays(self) -> None:
+        """End the runs that are over on those workers that still have them."""
+        worker_msgs: dict[str, list[Any]] = {}
+        for address, runs in self._heard.items():
+            for shuffle_id, run_id, goes_on in runs:
+                active = self.active_shuffles.get(shuffle_id)
+                if goes_on and (active is None or active.run_id != run_id):
+                    worker_msgs.setdefault(address, []).append(
+                        {
+                            "op": "shuffle-fail",
+                            "shuffle_id": shuffle_id,
+                            "run_id": run_id,
+                            "message": f"run {run_id} of shuffle {shuffle_id} is over",
+                        }
+                    )
+        self._heard.clear()
+        self.scheduler.send_all({}, worker_msgs)
+
+    # What workers complain of
+
+    def overtaken(self, ts: Any, exception_text: str, stimulus_id: str) -> bool:
+        """A task failed. Whether that was for a run that is over: then its shuffle starts anew."""
+        if not exception_text.startswith(_OVERTAKEN):
+            return False
+        ids = [shuffle_id for shuffle_id in _shuffles_of(ts) if self._is_awaited(shuffle_id)]
+        if not ids or any(self._begun_anew[shuffle_id] >= ANEW_MAX for shuffle_id in ids):
+            return False
+        self._begun_anew.update(ids)
+        for shuffle_id in ids:
+            self._begin_anew(shuffle_id, stimulus_id)
+        return True
+
+    def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+        """As upstream's."""
+        super().transition(key, start, finish, *args, **kwargs)
+        if finish == "forgotten" and self._begun_anew:
+            self._begun_anew.pop(id_from_key(key) or "", None)
+
+
+def is_no_outcome(ts: Any, exception_text: str) -> bool:
+    """Whether a task of a shuffle failed in a way that may be due to the loss of a leader."""
+    return exception_text.startswith(_OVERTAKEN + _FAILED) and bool(_shuffles_of(ts))
+
+
+def _shuffles_of(ts: Any) -> list[str]:
+    """The shuffles of which ``ts`` is an input, the barrier or an output."""
+    around = (ts, *ts.dependencies, *ts.dependents)
+    return [str(found) for task in around if (found := id_from_key(task.key))]

@@ -22,7 +22,7 @@ from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.keys import decode_key, encode_key
 from ha_scheduler.engine.memory_samples import SAMPLERS
 from ha_scheduler.engine.recorder import OnCommit, Recorder
-from ha_scheduler.engine.shuffles import SHUFFLES
+from ha_scheduler.engine.shuffles import MEMBERS, SHUFFLES
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Values:
             EXPERIENCE: scheduler.experience.recorded,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
             SAMPLERS: scheduler.extensions["memory_sampler"].recorded,
+            MEMBERS: scheduler.extensions["shuffle"].members,
         }
         return holders[space]
 

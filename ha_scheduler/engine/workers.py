@@ -181,7 +181,10 @@ class Workers:
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         reports = {address: report for address, (report, _) in known.items()}
         self.adoption.adopt(reports, stimulus_id)
+        shuffles = self.extensions["shuffle"]  # type: ignore[attr-defined]
+        shuffles.hear({address: report.shuffles for address, report in reports.items()})
         settle(stimulus_id)
+        shuffles.end_strays()
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
             self.validate_state()  # type: ignore[attr-defined]
@@ -317,6 +320,11 @@ class Workers:
     def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
         """As upstream's; an orphan that failed is no longer running, and will be run again."""
         self.adoption.stopped_early(key, worker)
+        ts = self.tasks.get(key)  # type: ignore[attr-defined]
+        if ts is not None and ts.state == "processing" and ts.run_id == kwargs.get("run_id"):
+            text = str(kwargs.get("exception_text", ""))
+            if self.extensions["shuffle"].overtaken(ts, text, stimulus_id):  # type: ignore[attr-defined]
+                return {}, {}, {}
         return super().stimulus_task_erred(  # type: ignore[misc]
             worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
         )

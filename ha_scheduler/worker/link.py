@@ -43,7 +43,7 @@ from ha_scheduler.comm.pool import drop_pooled
 from ha_scheduler.comm.watch import Watch
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
-from ha_scheduler.worker.report import snapshot
+from ha_scheduler.worker.report import shuffle_runs, snapshot
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -309,7 +309,7 @@ class SchedulerLink:
             message = registration.message(
                 message,
                 term=self.term,
-                report=snapshot(worker.state),
+                report={**snapshot(worker.state), "shuffles": shuffle_runs(worker)},
                 plugins=worker.plugin_digests,
             )
         await comm.write(message, serializers=["msgpack"])

@@ -17,6 +17,7 @@ from typing import Any
 from dask.utils import typename
 from distributed.protocol.pickle import dumps
 
+FAILED_RUNS_MAX = 1_000  # runs of shuffles that ended here and that are told of, the newest
 ERROR_BYTES_MAX = 256 * 1024  # bytes; a task with a larger error is run again by a new leader
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
@@ -42,6 +43,22 @@ def snapshot(state: Any) -> Report:
             if error is not None:
                 erred.append((key, error))
     return {"memory": memory, "running": running, "erred": erred, "actors": list(state.actors)}
+
+
+def shuffle_runs(worker: Any) -> list[tuple[str, int, bool]]:
+    """The runs of P2P shuffles that the worker has, and those that it was told to end.
+
+    Each is the id of the shuffle, that of the run, and whether it goes on.
+    """
+    plugin = worker.plugins.get("shuffle")
+    if plugin is None:
+        return []
+    runs = plugin.shuffle_runs
+    ended = list(runs._stale_run_ids.items())[-FAILED_RUNS_MAX:]
+    return [
+        *((shuffle, run.run_id, True) for shuffle, run in runs._active_runs.items()),
+        *((shuffle, run_id, False) for shuffle, run_id in ended),
+    ]
 
 
 def _error(task: Any) -> bytes | None:

@@ -13,8 +13,10 @@ import distributed.scheduler as upstream
 import pytest
 from distributed.batched import BatchedSend
 from distributed.broker import Broker
-from distributed.core import ConnectionPool, Server, _expects_comm
+from distributed.core import ConnectionPool, Server, _expects_comm, error_message
+from distributed.shuffle import _core as shuffle_core
 from distributed.shuffle._core import ShuffleRunSpec
+from distributed.shuffle._exceptions import P2PConsistencyError, ShuffleClosedError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 from distributed.spans import SpansSchedulerExtension
 
@@ -107,6 +109,35 @@ def test_the_default_extensions_that_we_replace_exist() -> None:
     assert parameters(ShuffleSchedulerPlugin._clean_on_scheduler) == ["self", "id", "stimulus_id"]
     assert "run_id" in ShuffleRunSpec.__dataclass_fields__
     assert "_ensure_default_span" in vars(SpansSchedulerExtension)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("get_or_create", ["shuffle_id", "key", "worker"]),  # shuffle/_scheduler_plugin.py:219
+        ("get", ["id", "worker"]),  # 171
+        ("_get", ["id", "worker"]),  # 184
+        ("barrier", ["id", "run_id", "consistent"]),  # 74
+        ("restrict_task", ["id", "run_id", "key", "worker"]),  # 146
+        ("_set_restriction", ["ts", "worker"]),  # 344
+        ("_unset_restriction", ["ts"]),  # 360
+        ("_restart_shuffle", ["id", "scheduler", "stimulus_id"]),  # 404
+        ("_fail_on_workers", ["shuffle", "message"]),  # 521
+        ("restart", ["scheduler"]),  # 552
+    ],
+)
+def test_a_shuffle_is_asked_for_and_ended_as_we_think(name: str, expected: list[str]) -> None:
+    assert parameters(vars(ShuffleSchedulerPlugin)[name])[1:] == expected
+
+
+def test_a_task_of_a_shuffle_fails_in_ways_that_we_can_tell_apart() -> None:
+    """shuffle/_core.py:535, 551 and 592; core.py:1638."""
+    text = inspect.getsource(shuffle_core)
+    for phase in ("transfer", "unpack", "barrier"):
+        assert f'raise RuntimeError(f"P2P {{id}} failed during {phase} phase")' in text
+    assert text.count("except P2PConsistencyError:\n        raise\n") == 3
+    assert issubclass(ShuffleClosedError, P2PConsistencyError)
+    assert error_message(P2PConsistencyError("x"))["exception_text"] == "P2PConsistencyError('x')"
 
 
 @pytest.mark.parametrize(

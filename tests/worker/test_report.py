@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from distributed.protocol.pickle import loads
+from distributed.shuffle._worker_plugin import ShuffleWorkerPlugin, _ShuffleRunManager
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     ComputeTaskEvent,
@@ -17,7 +19,7 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
-from ha_scheduler.worker.report import snapshot
+from ha_scheduler.worker.report import shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"
 
@@ -116,3 +118,13 @@ def test_errors_and_actors_are_named(state: WorkerState) -> None:
     assert set(loads(error)) == {"exception", "traceback", "exception_text", "traceback_text"}
     assert report["actors"] == ["actor"]
     assert [entry[0] for entry in report["memory"]] == ["actor"]
+
+
+def test_runs_of_shuffles_that_go_on_and_that_were_ended_are_told() -> None:
+    plugin = ShuffleWorkerPlugin()
+    plugin.shuffle_runs = _ShuffleRunManager(plugin)
+    worker = SimpleNamespace(plugins={"shuffle": plugin})
+    plugin.shuffle_runs._active_runs["here"] = SimpleNamespace(run_id=7)
+    plugin.shuffle_fail("over", 5, "it was over")
+    assert shuffle_runs(worker) == [("here", 7, True), ("over", 5, False)]
+    assert shuffle_runs(SimpleNamespace(plugins={})) == []
