@@ -4,8 +4,9 @@ Each file runs twice, with the classes of distributed and with ours in their pla
 outcome differs runs again alone, with both, before the difference is believed. Prints a table in
 Markdown. The exit status is 1 if a difference has no reason in ``differences.toml``.
 
-With ``--cell`` the tests that take a cluster of processes get a cell of three peers instead, whose
-leader is killed within the first moments of each test; what fails is listed.
+With ``--cell`` the tests that do not look into the scheduler object get a cell of three peers for a
+scheduler, whose leader dies in the midst of each test. Prints what came of them. The exit status is
+1 if a failure has no reason in ``differences.toml``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.upstream.compare import Comparison, compare, in_cell, load_reasons
+from tests.upstream.cell_report import CellReport, run_in_cell
+from tests.upstream.compare import Comparison, compare, load_reasons
 from tests.upstream.runner import Workshop
 
 FILES = (
@@ -27,18 +29,38 @@ FILES = (
     "test_nanny.py",
     "test_active_memory_manager.py",
 )
+CELL_FILES = (
+    "test_client.py",
+    "test_as_completed.py",
+    "test_publish.py",
+    "test_queues.py",
+    "test_variable.py",
+    "test_locks.py",
+    "test_semaphore.py",
+    "test_events.py",
+    "test_multi_locks.py",
+    "test_actor.py",
+    "test_worker_client.py",
+    "test_client_executor.py",
+    "test_failed_workers.py",
+    "test_dask_collections.py",
+    "test_priorities.py",
+    "test_resources.py",
+    "test_stress.py",
+)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.upstream", description=__doc__)
     parser.add_argument("checkout", type=Path, help="a checkout of dask/distributed")
-    parser.add_argument("files", nargs="*", default=FILES, help="such as test_client.py")
+    parser.add_argument("files", nargs="*", help="such as test_client.py")
     parser.add_argument("-k", dest="expression", help="only tests that match, as for pytest")
     parser.add_argument("--slow", action="store_true", help="the tests marked slow too")
     parser.add_argument("--cell", action="store_true", help="against cells that lose leaders")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--after", type=int, help="the message to kill after; 0: do not kill")
     parser.add_argument("--keep", type=Path, help="keep outcomes and logs in this new directory")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _run(arguments: argparse.Namespace, directory: Path) -> int:
@@ -47,17 +69,25 @@ def _run(arguments: argparse.Namespace, directory: Path) -> int:
     if arguments.expression:
         options += ["-k", arguments.expression]
     if arguments.cell:
-        for name in arguments.files:
-            print(in_cell(workshop, name, options), flush=True)
-        return 0
+        return _run_in_cells(workshop, arguments, options)
     reasons = load_reasons()
     comparisons: list[Comparison] = []
-    for name in arguments.files:
+    for name in arguments.files or FILES:
         comparison = compare(workshop, name, options, reasons)
         print(comparison.progress(), file=sys.stderr, flush=True)
         comparisons.append(comparison)
     print(Comparison.table(comparisons))
     return 1 if any(comparison.unexplained for comparison in comparisons) else 0
+
+
+def _run_in_cells(workshop: Workshop, arguments: argparse.Namespace, options: list[str]) -> int:
+    reasons = load_reasons(in_cell=True)
+    reports: list[CellReport] = []
+    for name in arguments.files or CELL_FILES:
+        reports.append(run_in_cell(workshop, name, options, reasons, arguments.after))
+        print(reports[-1].row(), file=sys.stderr, flush=True)
+    print(f"Seed {arguments.seed}. {CellReport.table(reports)}")
+    return 1 if any(report.unexplained for report in reports) else 0
 
 
 def main() -> int:

@@ -16,10 +16,13 @@ DETAIL_LINES = 15  # of what pytest said of a failure
 WORDS = ("passed", "failed", "skipped", "xfail")
 
 
-def load_reasons(path: Path = REASONS) -> dict[str, str]:
+def load_reasons(in_cell: bool = False, path: Path = REASONS) -> dict[str, str]:
     """Why a test differs on purpose: by ``file::test``, its parameters left out."""
     with path.open("rb") as file:
         entries = tomllib.load(file)
+    of_cells = entries.pop("cell")
+    if in_cell:
+        entries = of_cells
     return {
         f"{name}::{test}": reason
         for name, tests in entries.items()
@@ -131,24 +134,8 @@ def compare(
     return Comparison(name, originals, ours, differences, unsteady)
 
 
-def in_cell(workshop: Workshop, name: str, options: list[str]) -> str:
-    """Run the tests of a file that take a cluster in a cell that loses its leader; a report.
-
-    What fails runs again, each test alone and in a new cell: one that leaves a client behind makes
-    all after it fail, for they find its connections.
-    """
-    results = workshop.run("cell", [workshop.path_of(name), *options])
-    for test in [test for test, outcome in results.items() if outcome.word == "failed"]:
-        results |= _run_alone(workshop, "cell", [test], options)
-    lines = [f"| {name} | {_counts(results)} |"]
-    for test, outcome in results.items():
-        if outcome.word == "failed":
-            lines.append(f"\n- `{test}`\n")
-            lines += [f"      {line}" for line in outcome.detail.splitlines()[-DETAIL_LINES:]]
-    return "\n".join(lines)
-
-
 def _run_alone(workshop: Workshop, classes: str, tests: list[str], options: list[str]) -> Results:
+    """Run these tests again, without the others of their file."""
     slow = [option for option in options if option == "--runslow"]
     return workshop.run(classes, [*tests, *slow])
 

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.upstream.cell import Cell
-
 CLASSES = "HA_UPSTREAM_CLASSES"  # "originals", "ours", or "cell": our Client, and a whole cell
 SEED = "HA_UPSTREAM_SEED"  # of the moments at which a cell loses its leader
+AFTER = "HA_UPSTREAM_AFTER"  # the message after which it does, instead
 PACKAGE = "HA_UPSTREAM_PACKAGE"  # the directory with copies of distributed/tests and shuffle/tests
 OUTCOMES = "HA_UPSTREAM_OUTCOMES"  # the file to which outcomes go, a line each
 SEVERITY = ("passed", "skipped", "xfail", "failed")  # of setup, call and teardown the worst counts
@@ -55,9 +54,10 @@ class Outcomes:
         if path.exists():
             self._done = {json.loads(line)["test"] for line in path.read_text().splitlines()}
 
-    def _write(self, test: str, outcome: str, detail: str = "") -> None:
+    def _write(self, test: str, outcome: str, detail: str = "", blow: str = "") -> None:
+        line = {"test": test, "outcome": outcome, "detail": detail, "blow": blow}
         with self._path.open("a") as file:
-            file.write(json.dumps({"test": test, "outcome": outcome, "detail": detail}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def pytest_configure(self, config: Any) -> None:
         config.addinivalue_line("markers", "flaky: of pytest-rerunfailures, which is not needed")
@@ -76,10 +76,18 @@ class Outcomes:
         outcome = self._outcome(report)
         worst, _ = self._worst.get(report.nodeid, (SEVERITY[0], ""))
         if SEVERITY.index(outcome) >= SEVERITY.index(worst):
-            detail = report.longreprtext[-DETAIL_CHARACTERS_MAX:] if outcome == "failed" else ""
-            self._worst[report.nodeid] = (outcome, detail)
+            self._worst[report.nodeid] = (outcome, self._detail(outcome, report))
         if report.when == "teardown":
-            self._write(report.nodeid, *self._worst[report.nodeid])
+            blow = dict(report.user_properties).get("blow", "")
+            self._write(report.nodeid, *self._worst[report.nodeid], blow)
+
+    @staticmethod
+    def _detail(outcome: str, report: Any) -> str:
+        if outcome == "failed":
+            return str(report.longreprtext)[-DETAIL_CHARACTERS_MAX:]
+        if outcome == "skipped" and isinstance(report.longrepr, tuple):
+            return str(report.longrepr[2]).removeprefix("Skipped: ")
+        return ""
 
     @staticmethod
     def _outcome(report: Any) -> str:
@@ -88,46 +96,15 @@ class Outcomes:
         return str(report.outcome)
 
 
-class InCell:
-    """A pytest plugin: tests that take upstream's cluster get a cell that loses its leader."""
-
-    def __init__(self, seed: int) -> None:
-        self._cell = Cell(seed)
-        self._test = ""
-
-    def pytest_configure(self) -> None:
-        from distributed import utils_test
-
-        utils_test.cluster = self._cluster
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = [item for item in items if "cluster_fixture" in item.fixturenames]
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._test = nodeid
-
-    def _cluster(self, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs:
-            pytest.skip("wants a cluster of another kind than the cell is")
-        return self._cell.cluster(self._test)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Any:
-        report = yield
-        if report.when == "call" and self._cell.killed_after is None and report.passed:
-            reason = "Skipped: it was over before the blow"
-            report.outcome, report.longrepr = "skipped", (*report.location[:2], reason)
-        return report
-
-    def pytest_unconfigure(self) -> None:
-        self._cell.close()
-
-
 def main() -> int:
     """Run pytest with the arguments of the command line."""
     plugins: list[Any] = [Outcomes(Path(os.environ[OUTCOMES]))]
     if os.environ[CLASSES] == "cell":
-        plugins.append(InCell(int(os.environ[SEED])))
+        from tests.upstream.in_cell import InCell
+
+        after = os.environ.get(AFTER)
+        seed = int(os.environ[SEED])
+        plugins.append(InCell(Path.cwd() / "cells", seed, int(after) if after else None))
     return int(pytest.main(sys.argv[1:], plugins=plugins))
 
 

@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.upstream.run import CLASSES, OUTCOMES, PACKAGE, SEED
+from tests.upstream.run import AFTER, CLASSES, OUTCOMES, PACKAGE, SEED
 
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS_MAX = 120  # of a test; upstream's own limit for most is 30 s
-PROCESS_SECONDS_MAX = 1800.0  # of a file; the longest takes 4 minutes
+PROCESS_SECONDS_MAX = 5400.0  # of a file; the longest takes 4 minutes, in a cell 40
 PROCESSES_PER_FILE_MAX = 20  # of them, one less may be ended by a test
 FOLDERS = (
     "tests",
@@ -37,10 +37,11 @@ IGNORED_WARNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``passed``, ``failed``, ``skipped`` or ``xfail``; with what pytest said of a failure."""
+    """``passed``, ``failed``, ``skipped`` or ``xfail``; what pytest said of it; what was killed."""
 
     word: str
     detail: str = ""
+    blow: str = ""
 
 
 Results = dict[str, Outcome]
@@ -72,34 +73,45 @@ class Workshop:
                 return path
         raise FileNotFoundError(f"this checkout of upstream has no {name}")
 
-    def run(self, classes: str, arguments: list[str]) -> Results:
-        """Run pytest with these arguments. Tests are named as pytest names them."""
+    def run(self, classes: str, arguments: list[str], after: int | None = None) -> Results:
+        """Run pytest with these arguments. Tests are named as pytest names them.
+
+        In a cell the leader dies after the message ``after``, if that is given; 0: it does not.
+        """
         self._runs += 1
         outcomes = self.directory / f"outcomes-{self._runs}.jsonl"
         log = self.directory / f"pytest-{self._runs}-{classes}.log"
         for _ in range(PROCESSES_PER_FILE_MAX):
-            if self._process(classes, arguments, outcomes, log):
+            if self._process(self._environment(classes, outcomes, after), arguments, log):
                 break
         results: Results = {}
         for line in outcomes.read_text().splitlines() if outcomes.exists() else ():
             entry = json.loads(line)
             crashed = entry["outcome"] == "crashed"
             detail = "the process ended during this test" if crashed else entry["detail"]
-            results[entry["test"]] = Outcome("failed" if crashed else entry["outcome"], detail)
+            word = "failed" if crashed else entry["outcome"]
+            results[entry["test"]] = Outcome(word, detail, entry["blow"])
         if not results:
             raise RuntimeError(f"no test ran; {log} says why")
         return results
 
-    def _process(self, classes: str, arguments: list[str], outcomes: Path, log: Path) -> bool:
-        """One process; whether it came to its end by itself."""
-        environment = os.environ | {
+    def _environment(self, classes: str, outcomes: Path, after: int | None) -> dict[str, str]:
+        package = self.directory / PACKAGE_FOLDER
+        # Peers and workers unpickle functions of the tests' modules.
+        modules = [str(package / folder) for folder in FOLDERS] if classes == "cell" else []
+        path = [str(ROOT), *modules, os.environ.get("PYTHONPATH", "")]
+        return os.environ | {
             CLASSES: classes,
             OUTCOMES: str(outcomes),
             SEED: str(self._seed),
-            PACKAGE: str(self.directory / PACKAGE_FOLDER),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            AFTER: "" if after is None else str(after),
+            PACKAGE: str(package),
+            "PYTHONPATH": os.pathsep.join(path),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def _process(self, environment: dict[str, str], arguments: list[str], log: Path) -> bool:
+        """One process; whether it came to its end by itself."""
         command = [sys.executable, "-m", "tests.upstream.run", *arguments]
         command += [f"--timeout={TEST_SECONDS_MAX}", "--timeout-method=signal", "--color=no"]
         for ignored in IGNORED_WARNINGS:
