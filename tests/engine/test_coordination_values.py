@@ -66,6 +66,19 @@ async def test_a_dataset_stays_published_and_is_published_once(own: Cell) -> Non
 
 
 @in_every_cell
+async def test_a_dataset_without_futures_is_unpublished_by_the_next_leader(own: Cell) -> None:
+    caller = Caller(own)
+    stream = {"client": "c", "uid": b"u"}
+    own.leader.stream_handlers["publish_flush_batched_send"](**stream)
+    put = {"names": ("d",), "keys": ((),), "data": ("data",), "override": False}
+    await caller.call("publish_put", **put, **stream)
+    await own.fail_over()
+    own.leader.stream_handlers["publish_flush_batched_send"](**stream)
+    await caller.call("publish_delete", names=("d",), **stream)
+    assert await own.ask("publish_list") == []
+
+
+@in_every_cell
 async def test_what_was_gathered_of_tasks_is_handed_over_once(own: Cell) -> None:
     caller = Caller(own)
     await caller.call("start_task_metadata", name="m")

@@ -85,7 +85,8 @@ class Datasets(PublishExtension):
             self._release(name, former, kept=set())
 
     def _release(self, name: Key, former: Dataset | None, kept: set[Key]) -> None:
-        if former is not None:
+        # One that wanted nothing has no pseudo-client with a leader that came after it.
+        if former is not None and _client(name) in self.scheduler.clients:
             keys = [key for key in former["keys"] if key not in kept]
             self.scheduler.client_releases_keys(keys, _client(name))
 
