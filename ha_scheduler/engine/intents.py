@@ -292,6 +292,8 @@ class Intents:
         self.calls.abandon(self.session_of.pop(client, ""))
         self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))
+        if self.recorder is not None:
+            self.calls.ended()
 
     # Outcomes and data
 

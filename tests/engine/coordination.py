@@ -21,8 +21,11 @@ from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState
 
 from ha_scheduler.engine.coordination.calls import OPEN
+from ha_scheduler.engine.keys import decode_key
 from ha_scheduler.engine.scheduler import Scheduler
-from ha_scheduler.ledger.records import ClientJoined
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
+from ha_scheduler.ledger.tables import VALUES, MemoryTables
 from tests.engine.conftest import KeptLog, end, follow, rebuild, run
 
 Takeover = Callable[[list[Any]], Scheduler]
@@ -114,6 +117,27 @@ class Cell:
             internal_priority=None,
             submitting_task=None,
         )
+
+    def rows(self, *spaces: str) -> list[Any]:
+        """The names of what the ledger has in these spaces."""
+        assert self.leader.recorder is not None
+        self.leader.recorder.flush()
+        tables = MemoryTables()
+        for index, record in enumerate(self.log.records, 1):
+            fold(tables, index, 1, encode(record))
+        values = [decode(row) for _, row in tables.scan(VALUES)]
+        return [
+            decode_key(each.name)
+            for each in values
+            if isinstance(each, ValueSet) and each.space in spaces
+        ]
+
+    def forget_client(self, owner: str) -> None:
+        """The client of that session stayed away longer than it may."""
+        self.leader.session_of["Client-1"] = owner
+        self.leader._restore_or_add("Client-1", {})
+        self.leader._record_session(ClientJoined("Client-1", owner))
+        self.leader.remove_client("Client-1")
 
     async def close(self) -> None:
         for scheduler in (self.leader, *self._former):

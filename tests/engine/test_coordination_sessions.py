@@ -11,17 +11,9 @@ from client_replay.rpc import LOST as LOST_TO_THE_CLIENT
 from client_replay.rpc import OPEN as OPEN_TO_THE_CLIENT
 from ha_scheduler.engine.coordination.calls import EXPIRED, LOST, OPEN, SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
-from ha_scheduler.ledger.records import CallsEnded, ClientJoined
+from ha_scheduler.ledger.records import CallsEnded
 from tests.engine.conftest import eventually
 from tests.engine.coordination import Caller, Cell, in_a_cell, in_every_cell, queue, value
-
-
-def forget_client(own: Cell, owner: str) -> None:
-    """It stayed away longer than a client may."""
-    own.leader.session_of["Client-1"] = owner
-    own.leader._restore_or_add("Client-1", {})
-    own.leader._record_session(ClientJoined("Client-1", owner))
-    own.leader.remove_client("Client-1")
 
 
 def forget_silent(own: Cell, owner: str) -> None:
@@ -34,7 +26,7 @@ def forget_silent(own: Cell, owner: str) -> None:
 MOMENTS = ["arrived", "lost", "appended", "answered"]
 
 
-@pytest.mark.parametrize("forget", [forget_client, forget_silent])
+@pytest.mark.parametrize("forget", [Cell.forget_client, forget_silent])
 @pytest.mark.parametrize("forgotten_by", ["the same leader", "the next leader"])
 @pytest.mark.parametrize("moment", MOMENTS)
 @in_every_cell
@@ -92,7 +84,7 @@ async def test_all_sessions_of_a_client_end_with_it(own: Cell) -> None:
     for session in ("one", "two"):
         await Caller(own, session, owner="journal").call("event_set", name="e")
     await Caller(own, "another").call("event_set", name="e")
-    forget_client(own, "journal")
+    own.forget_client("journal")
     assert list(own.leader.sessions.calls) == ["another"]
     await own.fail_over()
     assert list(own.leader.sessions.calls) == ["another"]

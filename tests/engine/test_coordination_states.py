@@ -46,7 +46,7 @@ def state_of(scheduler: Scheduler) -> dict[str, Any]:
         "lines": {name: line for name, line in locks.locks.items() if line},
         "left": locks.requests_left,
         "events": {name for name, event in events._events.items() if event.is_set()},
-        "waiters": set(events._waiters),
+        "waiters": events._waiters,
         "datasets": {name: each["data"] for name, each in extensions["publish"].datasets.items()},
         "metadata": scheduler.task_metadata,
     }

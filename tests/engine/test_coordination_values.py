@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ha_scheduler.engine.coordination import task_metadata
 from tests.engine.coordination import (
     Caller,
     Cell,
@@ -105,3 +106,20 @@ async def test_a_restriction_is_kept_while_its_task_is_known(own: Cell) -> None:
     assert "x" not in own.leader.tasks
     await own.fail_over()
     assert not own.leader.restrictions
+
+
+@in_every_cell
+async def test_what_is_gathered_for_a_client_that_is_gone_goes_with_it(own: Cell) -> None:
+    spaces = (task_metadata.COLLECTORS, task_metadata.AWAITED, task_metadata.COLLECTED)
+    for session in ("gone", "here"):
+        await Caller(own, session).call("start_task_metadata", name=session)
+    await own.ask("start_task_metadata", name="of nobody")
+    await own.submit({"x": (increment, 1)})
+    assert len(own.rows(*spaces)) == 4
+    await own.fail_over()
+    own.forget_client("gone")
+    assert sorted(own.rows(*spaces), key=str) == [("here", 1), "here"]
+    assert "gone" not in own.leader.plugins
+    await own.fail_over()
+    assert "gone" not in own.leader.plugins
+    assert "here" in own.leader.plugins

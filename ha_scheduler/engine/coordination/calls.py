@@ -12,7 +12,8 @@ that, a call that arrives at a leader which does not know the session might be t
 that was done before the session ended, and would be done twice.
 
 A wait that nobody waits for any more (the caller is gone, or uses the slot for its next call) is
-ended before it takes what somebody else should have.
+ended before it takes what somebody else should have; so is one of an earlier leader that has not
+come back (``on_end``, ``on_next``).
 
 Wire: ``ha-open-calls`` with ``session``, a new name, and ``owner``, the client's session or the
 worker's id; it may be repeated. Then ``ha_call = (session, slot, sequence)`` beside each call's own
@@ -67,6 +68,10 @@ class NumberedCalls:
         self._heard: dict[str, float] = {}
         #: How an answer that was kept becomes a reply, where the two differ.
         self.present: dict[str, Callable[[Any], Any]] = {}
+        #: Called when sessions are over: what is kept for those that are may go.
+        self.on_end: list[Callable[[], None]] = []
+        #: Called when a slot begins its next call: earlier ones wait no longer.
+        self.on_next: list[Callable[[Call], None]] = []
 
     def around(self, op: str, handler: Handler) -> Handler:
         """The handler as it is called over the wire."""
@@ -115,6 +120,8 @@ class NumberedCalls:
             running.task.cancel()
             running = None
         if running is None:
+            for forget in self.on_next:
+                forget(call)
             task = asyncio.create_task(self._perform(call, handler))
             self._running[at] = running = _Running(call.sequence, task)
             task.add_done_callback(lambda _: self._ended(at, task))
@@ -158,6 +165,11 @@ class NumberedCalls:
         """The caller is gone: what still waits on its behalf must not take anything."""
         self._cancel(self._scheduler.sessions.calls.owned_by(owner))
 
+    def ended(self) -> None:
+        """Sessions are over."""
+        for forget in self.on_end:
+            forget()
+
     def _cancel(self, sessions: list[str]) -> None:
         for at, running in list(self._running.items()):
             if at[0] in sessions:
@@ -179,6 +191,7 @@ class NumberedCalls:
             idle = now - self._heard.get(session, now)
             if scheduler.sessions.calls.owner(session) not in owned and idle > SESSION_IDLE_SECONDS:
                 self._end(session)
+        self.ended()
         live = scheduler.sessions.calls  # others ended with their clients
         self._heard = {session: at for session, at in self._heard.items() if session in live}
         self._sweep_later()

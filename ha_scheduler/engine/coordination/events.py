@@ -2,7 +2,8 @@
 
 Guarantee: the flag is a row of the ledger while it is set. Who waits when it is set is let go, even
 if it is cleared before the waiter, whose leader died, can ask again: a wait is a row too, and
-setting the flag answers it.
+setting the flag answers it. The row goes with the wait: when it is answered or over, when its slot
+is used for another call, and when its session ends.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from ha_scheduler.engine.coordination.book import DELETED, Book, Call, current_c
 from ha_scheduler.engine.values import GONE
 
 EVENTS = "event"  # name → True while it is set
-WAITERS = "event-waiter"  # (name, session, slot, sequence): a numbered wait → True
+WAITERS = "event-waiter"  # (session, slot) of a numbered wait → (name, sequence)
 
-Waiter = tuple[Any, str, int, int]
+Place = tuple[str, int]
 
 
 class Events(EventExtension):
@@ -30,7 +31,9 @@ class Events(EventExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._book: Book = scheduler.book
-        self._waiters: dict[Waiter, None] = {}
+        self._waiters: dict[Place, tuple[Any, int]] = {}
+        scheduler.calls.on_end.append(self._forget_ended)
+        scheduler.calls.on_next.append(self._forget_earlier)
         scheduler.values.keep(EVENTS, self._apply_event)
         scheduler.values.keep(WAITERS, self._apply_waiter)
 
@@ -42,18 +45,16 @@ class Events(EventExtension):
         else:
             self._events[name].set()
 
-    def _apply_waiter(self, waiter: Waiter, value: Any) -> None:
+    def _apply_waiter(self, place: Place, value: Any) -> None:
         if value is GONE:
-            self._waiters.pop(waiter, None)
+            self._waiters.pop(place, None)
         else:
-            self._waiters[waiter] = None
+            self._waiters[place] = value
 
     def activated(self) -> None:
         """This engine leads. What an earlier leader set, it may not have told everybody."""
-        for waiter in list(self._waiters):
-            if waiter[1] not in self.scheduler.sessions.calls:
-                self._forget(waiter)
-        for name in {waiter[0] for waiter in self._waiters}:
+        self._forget_ended()
+        for name in {name for name, _ in self._waiters.values()}:
             if self.event_is_set(name):
                 self._answer_waiters(name)
 
@@ -79,22 +80,32 @@ class Events(EventExtension):
         call = current_call.get()
         if call is None or not call.session or self.event_is_set(name):
             return bool(await super().event_wait(name, timeout))
-        waiter = (name, call.session, call.slot, call.sequence)
-        if waiter not in self._waiters:
-            self._waiters[waiter] = None
-            self._book.note((WAITERS, waiter, True))
+        place, waiter = (call.session, call.slot), (name, call.sequence)
+        if self._waiters.get(place) != waiter:
+            self._waiters[place] = waiter
+            self._book.note((WAITERS, place, waiter))
         try:
             return bool(await super().event_wait(name, timeout))
         finally:
-            if waiter in self._waiters:
-                self._forget(waiter)
+            if self._waiters.get(place) == waiter:
+                self._forget(place)
 
     def _answer_waiters(self, name: Any) -> None:
-        for waiter in [waiter for waiter in self._waiters if waiter[0] == name]:
-            del self._waiters[waiter]
-            call = Call("event_wait", *waiter[1:])
-            self._book.answer(call, (WAITERS, waiter, DELETED), answer=True)
+        for place, (waits_for, sequence) in list(self._waiters.items()):
+            if waits_for == name:
+                del self._waiters[place]
+                call = Call("event_wait", *place, sequence)
+                self._book.answer(call, (WAITERS, place, DELETED), answer=True)
 
-    def _forget(self, waiter: Waiter) -> None:
-        del self._waiters[waiter]
-        self._book.note((WAITERS, waiter, DELETED))
+    def _forget(self, place: Place) -> None:
+        del self._waiters[place]
+        self._book.note((WAITERS, place, DELETED))
+
+    def _forget_ended(self) -> None:
+        for place in [p for p in self._waiters if p[0] not in self.scheduler.sessions.calls]:
+            self._forget(place)
+
+    def _forget_earlier(self, call: Call) -> None:
+        place = (call.session, call.slot)
+        if place in self._waiters and self._waiters[place][1] < call.sequence:
+            self._forget(place)

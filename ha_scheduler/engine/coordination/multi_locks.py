@@ -6,6 +6,8 @@ from it. A request that is repeated after a failover has kept its places in the 
 The rows hold what is left of a request: one that is served at once gives up the locks that it did
 not need. In the line of each lock the requests stand in the order in which they came. To ask again
 under an id that has asked changes nothing, so an ``acquire`` in wait needs no answer that is kept.
+One whose caller does not wait any more, because its session ended or its slot was used for another
+call, leaves the lines. Who holds locks keeps them, as with upstream, until they are released.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from typing import Any
 from distributed.multi_lock import MultiLockExtension
 from distributed.utils import Deadline, wait_for
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.coordination.book import DELETED, Book, Call, current_call
 from ha_scheduler.engine.values import GONE
 
-REQUESTS = "multi-lock"  # id → (number of its coming, locks, how many of them it needs)
+#: id → (number of its coming, locks, how many of them it needs, the session, slot and sequence of
+#: the call that asked, or none if it is not numbered)
+REQUESTS = "multi-lock"
+
+Number = tuple[str, int, int]
 
 
 class MultiLocks(MultiLockExtension):
@@ -34,12 +40,16 @@ class MultiLocks(MultiLockExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._book: Book = scheduler.book
-        self._rows: dict[str, tuple[int, tuple[str, ...], int]] = {}
+        self._rows: dict[str, tuple[int, tuple[str, ...], int, Number | None]] = {}
+        self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered
+        self._at: dict[tuple[str, int], str] = {}  # the latest request of a session's slot
         self._last = 0
         # One whose leader died is perhaps not back yet when its turn comes.
         self.events = defaultdict(asyncio.Event)
         # What is kept is the answer of an ``acquire`` in vain; a release has none.
         scheduler.calls.present["multi_lock_release"] = lambda answer: None
+        scheduler.calls.on_end.append(self._forget_ended)
+        scheduler.calls.on_next.append(self._forget_earlier)
         scheduler.values.keep(REQUESTS, self._apply)
 
     # The ledger
@@ -52,13 +62,16 @@ class MultiLocks(MultiLockExtension):
 
     def activated(self) -> None:
         """This engine leads: put everybody where they stood."""
-        for id, (number, locks, needed) in sorted(self._rows.items(), key=lambda row: row[1][0]):
+        rows = sorted(self._rows.items(), key=lambda row: row[1][0])
+        for id, (number, locks, needed, asked) in rows:
             self._last = number
+            self._note_call(id, asked)
             self.requests[id] = set(locks)
             for lock in locks:
                 self.locks[lock].append(id)
             self.requests_left[id] = max(0, needed - self._first_in(id))
         self._rows.clear()
+        self._forget_ended()
 
     def _first_in(self, id: str) -> int:
         return sum(self.locks[lock][0] == id for lock in self.requests[id])
@@ -69,12 +82,41 @@ class MultiLocks(MultiLockExtension):
         served = bool(super()._request_locks(locks, id, num_locks))
         self._last += 1
         left = tuple(sorted(self.requests[id]))
-        self._book.note((REQUESTS, id, (self._last, left, num_locks)))
+        asked = _number()
+        self._note_call(id, asked)
+        self._book.note((REQUESTS, id, (self._last, left, num_locks, asked)))
         return served
 
+    def _note_call(self, id: str, asked: Number | None) -> None:
+        if asked is not None:
+            self._asked[id] = asked
+            self._at[asked[:2]] = id
+
     def _retain_locks(self, locks: Any, id: str) -> None:
-        super()._retain_locks(locks, id)
+        self._leave_lines(locks, id)
         self._book.write((REQUESTS, id, DELETED), answer=False)
+
+    def _leave_lines(self, locks: Any, id: str) -> None:
+        super()._retain_locks(locks, id)
+        asked = self._asked.pop(id, None)
+        if asked is not None and self._at.get(asked[:2]) == id:
+            del self._at[asked[:2]]
+
+    def _forget_ended(self) -> None:
+        live = self.scheduler.sessions.calls
+        for id in [id for id, asked in self._asked.items() if asked[0] not in live]:
+            self._give_up(id)
+
+    def _forget_earlier(self, call: Call) -> None:
+        id = self._at.get((call.session, call.slot))
+        if id is not None and self._asked[id][2] < call.sequence:
+            self._give_up(id)
+
+    def _give_up(self, id: str) -> None:
+        """Nobody waits for the answer to the request: if it waits, it does so no longer."""
+        if self.requests_left[id]:
+            self._leave_lines(self.requests[id], id)
+            self._book.note((REQUESTS, id, DELETED))
 
     async def acquire(
         self,
@@ -85,16 +127,31 @@ class MultiLocks(MultiLockExtension):
     ) -> bool:
         """As upstream's; one who has asked before goes on waiting in the same places."""
         deadline = Deadline.after(timeout)
-        if id not in self.requests and self._request_locks(locks, id, num_locks):
+        asked = _number()
+        if id in self.requests:
+            self._note_call(id, asked)
+        elif self._request_locks(locks, id, num_locks):
             return True
         try:
             while self.requests_left[id]:
                 await wait_for(self.events[id].wait(), deadline.remaining)
         except (TimeoutError, asyncio.CancelledError):
-            self._retain_locks(self.requests[id], id)
+            if self._is_that_of(id, asked):
+                self._retain_locks(self.requests[id], id)
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
             return False
         finally:
-            self.events.pop(id, None)
+            if self._is_that_of(id, asked) or id not in self.requests:
+                self.events.pop(id, None)
         return True
+
+    def _is_that_of(self, id: str, asked: Number | None) -> bool:
+        """Whether the request is that of this call, and not a later one under the same id."""
+        return id in self.requests and self._asked.get(id) == asked
+
+
+def _number() -> Number | None:
+    """That of the call that is being handled, if it has one."""
+    call = current_call.get()
+    return (call.session, call.slot, call.sequence) if call is not None and call.session else None

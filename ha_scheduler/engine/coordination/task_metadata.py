@@ -1,7 +1,9 @@
 """``get_task_metadata``: what is gathered about tasks while a client asks for it.
 
-Guarantee: a collector is a row of the ledger, and so is what it waits for and what it has gathered.
-Of a task that finished while nobody led, its state is gathered when a new leader begins.
+Guarantee: a collector is a row of the ledger, and so is what it waits for and what it has gathered,
+until it is stopped, or its owner's sessions are over. Of a task that finished while nobody led,
+state and metadata are gathered when its worker has reported. A caller that does not number its
+calls has upstream's collector, which ends with the leader: nobody could say when its rows may go.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from typing import Any
 
 from distributed.scheduler import CollectTaskMetaDataPlugin
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.coordination.book import DELETED, Book, Change, current_call
+from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.values import GONE, Values
+from ha_scheduler.ledger.sessions import Sessions
 
-COLLECTORS = "task-metadata"  # name → True
+COLLECTORS = "task-metadata"  # name → its owner (ledger/calls.py)
 AWAITED = "task-metadata-keys"  # (name, number) → keys
 COLLECTED = "task-metadata-item"  # (name, key) → (metadata, state)
 
@@ -25,8 +29,9 @@ Rows = dict[tuple[str, Any], Any]
 class Collector(CollectTaskMetaDataPlugin):
     """Upstream's plugin, whose findings are rows."""
 
-    def __init__(self, scheduler: Any, name: str) -> None:
+    def __init__(self, scheduler: Any, name: str, owner: str) -> None:
         super().__init__(scheduler, name)
+        self.owner = owner
         self.rows: Rows = {}
         self._graphs = 0
 
@@ -45,6 +50,11 @@ class Collector(CollectTaskMetaDataPlugin):
     def _note(self, row: tuple[str, Any], value: Any) -> None:
         self.rows[row] = value
         self.scheduler.book.note((row[0], (self.name, row[1]), value))
+
+    def gone(self) -> list[Change]:
+        """What there is of it in the ledger goes."""
+        rows = [(space, (self.name, at), DELETED) for space, at in self.rows]
+        return [*rows, (COLLECTORS, self.name, DELETED)]
 
     def restore(self, rows: Rows) -> None:
         """Go on where an earlier leader was."""
@@ -69,20 +79,25 @@ class TaskMetadata:
     book: Book
     values: Values
     plugins: dict[str, Any]
-    _collectors: dict[str, Rows]  # of the ledger, until this engine leads
+    calls: NumberedCalls
+    sessions: Sessions
+    _owners: dict[str, str]  # of collectors of the ledger, until this engine leads
+    _collectors: dict[str, Rows]  # likewise
 
     def keep_task_metadata(self) -> None:
         """Follow what the ledger has."""
-        self._collectors = {}
+        self._owners, self._collectors = {}, {}
+        self.calls.on_end.append(self._end_collectors)
         self.values.keep(COLLECTORS, self._apply_collector)
         for space in (AWAITED, COLLECTED):
             self.values.keep(space, partial(self._apply, space))
 
     def _apply_collector(self, name: str, value: Any) -> None:
         if value is GONE:
+            self._owners.pop(name, None)
             self._collectors.pop(name, None)
         else:
-            self._collectors.setdefault(name, {})
+            self._owners[name] = value
 
     def _apply(self, space: str, at: tuple[str, Any], value: Any) -> None:
         rows = self._collectors.setdefault(at[0], {})
@@ -93,22 +108,34 @@ class TaskMetadata:
 
     def restore_task_metadata(self) -> None:
         """This engine leads, and knows what workers hold."""
-        for name, rows in self._collectors.items():
-            collector = Collector(self, name)
+        for name, owner in self._owners.items():
+            collector = Collector(self, name, owner)
             self.add_plugin(collector)  # type: ignore[attr-defined]
-            collector.restore(rows)
+            collector.restore(self._collectors.get(name, {}))
+        self._owners.clear()
         self._collectors.clear()
+        self._end_collectors()
 
     def start_task_metadata(self, name: str) -> None:
         """As upstream's, and recorded."""
-        self.add_plugin(Collector(self, name))  # type: ignore[attr-defined]
-        self.book.write((COLLECTORS, name, True))
+        call = current_call.get()
+        owner = self.sessions.calls.owner(call.session) if call is not None else ""
+        if not owner:
+            super().start_task_metadata(name)  # type: ignore[misc]
+            return
+        self.add_plugin(Collector(self, name, owner))  # type: ignore[attr-defined]
+        self.book.write((COLLECTORS, name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:
         """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""
         collector = self.plugins.get(name or "")
         result = super().stop_task_metadata(name)  # type: ignore[misc]
-        rows = collector.rows if isinstance(collector, Collector) else {}
-        gone = [(space, (name, at), DELETED) for space, at in rows]
-        self.book.write(*gone, (COLLECTORS, name, DELETED), answer=result)
+        gone = collector.gone() if isinstance(collector, Collector) else []
+        self.book.write(*gone, answer=result)
         return result
+
+    def _end_collectors(self) -> None:
+        for collector in [each for each in self.plugins.values() if isinstance(each, Collector)]:
+            if not self.sessions.calls.owned_by(collector.owner):
+                self.remove_plugin(name=collector.name)  # type: ignore[attr-defined]
+                self.book.note(*collector.gone())
