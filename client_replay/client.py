@@ -25,7 +25,7 @@ from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link
 
-from client_replay import giving_up, progress
+from client_replay import giving_up, locks, progress
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
 from ha_scheduler.comm import address as addresses
@@ -60,6 +60,7 @@ class Client(distributed.Client):
     def _setup_replay(self: Any) -> None:
         """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
         giving_up.install()
+        locks.install()
         progress.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
@@ -67,6 +68,7 @@ class Client(distributed.Client):
                 "ha-welcome": self._ha.welcomed,
                 "ha-stale": self._ha.refused,
                 "ha-committed": self._ha.acknowledged,
+                "ha-subscribed": self._ha.subscribed,
                 "cancelled-keys": self._handle_cancelled_keys,
                 "restart": self._handle_restart,
                 "event": self._handle_event,

@@ -42,6 +42,7 @@ SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of
 #: What opens a session; the answer of a leader that does not know one any more, and the answer in
 #: place of one that is not kept (engine/coordination/calls.py).
 OPEN = "ha-open-calls"
+FORGOTTEN = "ha-lock-forgotten"  # engine/coordination/semaphores.py
 EXPIRED = {"status": "ha-call-expired"}
 LOST = {"status": "ha-answer-lost"}
 
@@ -161,6 +162,12 @@ class SchedulerRPC(PooledRPCCall):
             if number.sent > 1:
                 break
         raise OutcomeUnknown(op)
+
+    async def has_forgotten_lock(self, name: str) -> bool:
+        """Whether the cell does not know the lock and nobody has closed it."""
+        if not await self.is_of_a_cell():
+            return False
+        return bool(await self._call(FORGOTTEN, {"name": name}, repeatable=True))
 
     async def _opened(self) -> Numbers:
         """The numbers of a session that the cell knows."""

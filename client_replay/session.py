@@ -69,7 +69,7 @@ class Session:
         self._unwelcomed = 0
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
         self._in_submission: Counter[Any] = Counter()
-        self._heard: dict[str, float] = {}  # topic → the time of its last event
+        self._heard: dict[str, float] = {}  # topic → up to when its events were told
         self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
@@ -190,6 +190,10 @@ class Session:
     def heard(self, topic: str, event: tuple[float, Any]) -> None:
         """An event of a topic has come."""
         self._heard[topic] = event[0]
+
+    def subscribed(self, topic: str, after: float) -> None:
+        """``ha-subscribed``: events of the topic after that time are told."""
+        self._heard[topic] = max(after, self._heard.get(topic, 0.0))
 
     def _submit_plainly(self, stream: Any) -> None:
         """What gathered until it became clear that the scheduler is an unmodified one."""

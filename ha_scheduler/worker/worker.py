@@ -27,6 +27,7 @@ from distributed.metrics import time
 from distributed.utils import in_async_call
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 
+from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from ha_scheduler.worker.link import Phase, SchedulerLink
 
@@ -49,6 +50,7 @@ class Worker(distributed.Worker):
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
         self._ha = SchedulerLink(self)
         self.plugin_digests = {}
+        locks.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers["ha-leader"] = self._ha.leader_called
         self.handlers["terminate"] = self.close

@@ -32,7 +32,7 @@ OPERATIONS = frozenset(
         *("queue_create", "queue_release", "queue_put", "queue_get", "queue_qsize"),
         *("variable_set", "variable_get", "variable_delete"),
         *("semaphore_register", "semaphore_acquire", "semaphore_release", "semaphore_close"),
-        *("semaphore_refresh_leases", "semaphore_value"),
+        *("semaphore_refresh_leases", "semaphore_value", "ha-lock-forgotten"),
         *("multi_lock_acquire", "multi_lock_release"),
         *("event_wait", "event_set", "event_clear", "event_is_set"),
         *("publish_put", "publish_get", "publish_delete", "publish_list"),

@@ -6,21 +6,36 @@ each is as good as refreshed when a new leader begins to serve.
 
 A lease has an id that its holder chose, so asking for it again, or giving it back again, changes
 nothing; those calls need no number.
+
+A lock (one lease at most) that nobody holds, awaits or has used for ``LOCK_IDLE_SECONDS`` is
+forgotten, for Dask gives a name to each and closes few. That nobody notices: a caller of ours that
+uses it again finds that it is not known, asks whether it was closed (``ha-lock-forgotten``), and if
+not registers it once more. A lock that was ever registered by a caller which does not number its
+calls is kept, as that one would not know what to do. That a lock was closed is known for
+``CLOSED_SECONDS``. A semaphore of several leases stays until it is closed, as upstream asks for.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 from typing import Any
 
-from distributed.metrics import time
+from distributed.metrics import monotonic, time
 from distributed.semaphore import SemaphoreExtension
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
+from ha_scheduler.engine.coordination.book import DELETED, Book, Change, current_call
 from ha_scheduler.engine.values import GONE
 
-SEMAPHORES = "semaphore"  # name → (most leases, seconds without a refresh, or None)
+#: name → (most leases, seconds without a refresh, or None, whether all who registered it would do
+#: so again)
+SEMAPHORES = "semaphore"
+CLOSED = "semaphore-closed"  # name → True: it was a lock
 LEASES = "semaphore-lease"  # (name, lease id) → True
+
+FORGOTTEN = "ha-lock-forgotten"
+LOCK_IDLE_SECONDS = 600.0
+CLOSED_SECONDS = 2 * 3600.0  # who has not used a closed lock for so long will hardly miss the error
 
 NOT_LEADING = math.inf  # when a lease was last seen by an engine that follows: never too long ago
 
@@ -35,17 +50,31 @@ class Semaphores(SemaphoreExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._book: Book = scheduler.book
+        self._renewable: set[Any] = set()
+        self._used: dict[Any, float] = {}  # locks; the one that was not used for longest is first
+        self._closed: dict[Any, float] = {}  # when; the earliest is first
+        scheduler.handlers[FORGOTTEN] = self.is_forgotten
+        scheduler.values.keep(CLOSED, self._apply_closed)
         scheduler.values.keep(SEMAPHORES, self._apply_semaphore)
         scheduler.values.keep(LEASES, self._apply_lease)
 
     # The ledger
 
     def _apply_semaphore(self, name: Any, value: Any) -> None:
+        self._renewable.discard(name)
         if value is GONE:
             self.max_leases.pop(name, None)
             self.lease_timeouts.pop(name, None)
+            return
+        self.max_leases[name], self.lease_timeouts[name], is_renewable = value
+        if is_renewable:
+            self._renewable.add(name)
+
+    def _apply_closed(self, name: Any, value: Any) -> None:
+        if value is GONE:
+            self._closed.pop(name, None)
         else:
-            self.max_leases[name], self.lease_timeouts[name] = value
+            self._closed[name] = 0.0
 
     def _apply_lease(self, at: Any, value: Any) -> None:
         name, lease_id = at
@@ -61,6 +90,8 @@ class Semaphores(SemaphoreExtension):
         now = time()
         for leases in self.leases.values():
             leases.update(dict.fromkeys(leases, now))
+        self._used = dict.fromkeys(self._renewable, monotonic())
+        self._closed = dict.fromkeys(self._closed, monotonic())
 
     # What changes
 
@@ -68,22 +99,45 @@ class Semaphores(SemaphoreExtension):
         """As upstream's, and recorded. Raises ``ValueError``."""
         is_new = name not in self.max_leases
         super().create(name, max_leases, lease_timeout)
-        if is_new:
-            self._book.write((SEMAPHORES, name, (max_leases, lease_timeout)))
+        call = current_call.get()
+        would_renew = max_leases == 1 and call is not None and bool(call.session)
+        if is_new or (name in self._renewable and not would_renew):
+            row = (max_leases, self.lease_timeouts[name], would_renew)
+            self._apply_semaphore(name, row)
+            reopened = [(CLOSED, name, DELETED)] if name in self._closed else []
+            self._closed.pop(name, None)
+            self._book.write((SEMAPHORES, name, row), *reopened)
+        self._use(name)
+
+    def _use(self, name: Any) -> None:
+        self._used.pop(name, None)
+        if name in self._renewable:
+            self._used[name] = monotonic()
+
+    def is_forgotten(self, name: Any) -> bool:
+        """Whether the lock is not known and was not closed."""
+        return name not in self.max_leases and name not in self._closed
 
     def _get_lease(self, name: Any, lease_id: str) -> bool:
         is_new = lease_id not in self.leases[name]
         got = bool(super()._get_lease(name, lease_id))
+        self._use(name)
         if got and is_new:
             self._book.write((LEASES, (name, lease_id), True))
         return got
 
     def _release_value(self, name: Any, lease_id: str) -> None:
         super()._release_value(name, lease_id)
+        self._use(name)
         self._book.note((LEASES, (name, lease_id), DELETED))
 
     def refresh_leases(self, name: Any = None, lease_ids: Any = None) -> None:
-        """As upstream's: a lease that is not known, because it timed out, is given again."""
+        """As upstream's: a lease that is not known, because it timed out, is given again.
+
+        Not one of a semaphore that is not known: it would never time out.
+        """
+        if name not in self.max_leases:
+            return
         unknown = [lease_id for lease_id in lease_ids if lease_id not in self.leases[name]]
         super().refresh_leases(name, lease_ids)
         if unknown:
@@ -91,13 +145,36 @@ class Semaphores(SemaphoreExtension):
 
     def close(self, name: Any = None) -> None:
         """As upstream's, and recorded."""
-        leases = list(self.leases.get(name, ()))
-        known = name in self.max_leases
+        if name not in self.max_leases:
+            return
+        gone: list[Change] = [(LEASES, (name, each), DELETED) for each in self.leases.get(name, ())]
+        if self.max_leases[name] == 1:
+            self._closed[name] = monotonic()
+            gone.append((CLOSED, name, True))
+        self._drop(name)
+        self._book.write(*gone, (SEMAPHORES, name, DELETED))
+
+    def _drop(self, name: Any) -> None:
         super().close(name)
-        if known:
-            gone = [(LEASES, (name, lease_id), DELETED) for lease_id in leases]
-            self._book.write(*gone, (SEMAPHORES, name, DELETED))
+        self._renewable.discard(name)
+        self._used.pop(name, None)
 
     def _check_lease_timeout(self) -> None:
         if self.scheduler.recovery.is_open:  # holders cannot refresh before
             super()._check_lease_timeout()
+            self._forget(monotonic())
+
+    def _forget(self, now: float) -> None:
+        gone: list[Change] = []
+        idle = takewhile(lambda name: now - self._used[name] > LOCK_IDLE_SECONDS, self._used)
+        for name in list(idle):
+            if self.leases.get(name) or self.metrics["pending"].get(name):
+                self._use(name)
+            else:
+                self._drop(name)
+                gone.append((SEMAPHORES, name, DELETED))
+        for name in [name for name, at in self._closed.items() if now - at > CLOSED_SECONDS]:
+            del self._closed[name]
+            gone.append((CLOSED, name, DELETED))
+        if gone:
+            self._book.note(*gone)
