@@ -27,6 +27,7 @@ class KeptLog:
         self.records: list[Record] = []
         self.stalled = 0  # records that were proposed since ``stall``
         self._stalls = False
+        self._held: list[OnCommit] | None = None
 
     def stall(self) -> None:
         """What is proposed from now on does not commit: a test keeps it or deletes it."""
@@ -36,10 +37,23 @@ class KeptLog:
         """Commit again. What was proposed meanwhile is not told to anybody."""
         self._stalls = False
 
+    def hold(self) -> Callable[[], None]:
+        """Commit nothing until what is returned is called; then all of it."""
+        self._held = []
+
+        def commit() -> None:
+            held, self._held = self._held or [], None
+            for on_commit in held:
+                asyncio.get_running_loop().call_soon(on_commit)
+
+        return commit
+
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         self.records.append(decode(data))
         if self._stalls:
             self.stalled += 1
+        elif on_commit is not None and self._held is not None:
+            self._held.append(on_commit)
         elif on_commit is not None:
             asyncio.get_running_loop().call_soon(on_commit)
 

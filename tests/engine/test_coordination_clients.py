@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from distributed import Client, Event, Lock, MultiLock, Queue, Semaphore, Variable, get_worker
+from distributed.metrics import monotonic
 
 from client_replay import Client as HAClient
 from ha_scheduler.engine.coordination import key_holds
+from ha_scheduler.engine.coordination.semaphores import LOCK_IDLE_SECONDS
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import Pair, eventually, pair, run
 
@@ -373,6 +375,69 @@ def test_a_subscriber_hears_of_every_event_once() -> None:
             assert heard == [1, 2, 3]
             assert [message for _, message in await both.client.get_events("t")] == heard
             assert not left
+
+    run(test)
+
+
+@pytest.mark.parametrize("before", [[], ["before"]])
+def test_a_subscriber_that_has_heard_nothing_yet_misses_nothing(before: list[str]) -> None:
+    async def test() -> None:
+        async with pair() as both, another_client(both) as other:
+            for message in before:
+                await other.log_event("t", message)
+            heard: list[str] = []
+            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
+            await eventually(lambda: "t" in both.client._ha._heard)
+            await interrupted(both, lambda: other.log_event("t", "during"), lost=False)
+            await other.log_event("t", "after")
+            await eventually(lambda: "after" in heard)
+            assert heard == ["during", "after"]
+
+    run(test)
+
+
+def test_a_subscriber_that_comes_back_before_an_event_commits_hears_of_it_once() -> None:
+    async def test() -> None:
+        async with pair() as both, another_client(both) as other:
+            heard: list[int] = []
+            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
+            await other.log_event("t", 1)
+            await eventually(lambda: heard == [1])
+            committed = both.log.hold()
+            logging = asyncio.ensure_future(other.log_event("t", 2))
+            await eventually(lambda: len(both.leader._broker._topics["t"].events) == 2)
+            subscribed = asyncio.Event()
+            both.client._ha.subscribed = lambda topic, after: subscribed.set()
+            both.client.scheduler_comm.abort()
+            await subscribed.wait()
+            assert heard == [1], "what has not committed is told to nobody"
+            committed()
+            await logging
+            await other.log_event("t", 3)
+            await eventually(lambda: 3 in heard)
+            assert heard == [1, 2, 3]
+
+    run(test)
+
+
+def test_a_lock_that_the_cell_forgot_is_taken_again_and_a_closed_one_is_not() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            rpc = {"scheduler_rpc": both.client.scheduler, "loop": both.client.loop}
+            lock, other = Lock("l", **rpc), Lock("l", **rpc)
+            assert await lock.acquire()
+            assert not await other.acquire(timeout=0.01)
+            await lock.release()
+            semaphores = both.leader.extensions["semaphores"]
+            semaphores._forget(monotonic() + LOCK_IDLE_SECONDS + 1)
+            assert not semaphores.max_leases
+            await both.kill_leader()
+            await both.take_over()
+            assert await other.acquire()
+            await other.release()
+            await lock.close()
+            with pytest.raises(RuntimeError, match="not known"):
+                await other.acquire()
 
     run(test)
 

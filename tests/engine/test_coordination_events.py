@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from ha_scheduler.engine.coordination import topics
+import pytest
+
+from ha_scheduler.engine.coordination import events, topics
 from tests.engine.conftest import eventually
 from tests.engine.coordination import (
     Caller,
@@ -69,3 +71,42 @@ async def test_events_of_a_topic_are_kept_and_logged_once(own: Cell) -> None:
     await caller.call("log_event", topic="t", msg="next")
     times = [when for when, _ in await caller.call("events", slot=1, topic="t")]
     assert times == sorted(set(times))
+
+
+@in_every_cell
+async def test_the_row_of_a_wait_goes_when_nobody_waits_any_more(own: Cell) -> None:
+    """Neither comes back to the next leader: one is gone, the other does something else."""
+    for session in ("gone", "busy"):
+        caller = Caller(own, session)
+        caller.call("event_wait", name="e")
+    await eventually(lambda: len(own.rows(events.WAITERS)) == 2)
+    await own.fail_over()
+    own.forget_client("gone")
+    assert own.rows(events.WAITERS) == [("busy", 0)]
+    await caller.call("event_set", name="another")
+    assert own.rows(events.WAITERS) == []
+
+
+@in_every_cell
+async def test_the_oldest_events_make_room_for_new_ones(
+    own: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "EVENTS_BYTES_MAX", 10_000)
+    monkeypatch.setattr(topics, "EVENT_BYTES_MAX", 5_000)
+    caller = Caller(own)
+    for n in range(10):
+        await caller.call("log_event", topic=f"t{n % 2}", msg=bytes([n]) * 2_000)
+        if n == 5:
+            await own.fail_over()
+    await caller.call("log_event", topic="t1", msg=bytes(6_000))
+    assert len(own.rows(topics.EVENTS)) == 4
+    kept = own.leader._broker
+    assert kept._bytes == sum(kept._sizes.values()) < 10_000
+    assert len(await own.ask("events", topic="t1")) > 2, "this leader has them all"
+    await own.fail_over()
+    assert own.leader._broker._sizes == kept._sizes
+    for topic, first in (("t0", 6), ("t1", 7)):
+        found = [message[0] for _, message in await own.ask("events", topic=topic)]
+        assert found == [first, first + 2]
+    await caller.repeat()
+    assert len(await own.ask("events", topic="t1")) == 2, "the large one is not logged again"

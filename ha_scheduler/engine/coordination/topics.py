@@ -1,9 +1,13 @@
 """Topics: what clients and tasks log (``log_event``), and who hears of it.
 
 Guarantee: the latest ``EVENTS_PER_TOPIC_MAX`` events that a client, a task or a nanny logged under
-a topic are rows of the ledger. A subscriber hears of an event when it has committed; one whose
-leader died says which event it heard last, and hears of those after it. The scheduler's own events,
-and those of workers about themselves, are a diary of the leader and end with it.
+a topic are rows of the ledger, as long as all events together take no more than
+``EVENTS_BYTES_MAX``: beyond that the oldest end with the leader, and so does one that is larger
+than ``EVENT_BYTES_MAX``. The scheduler's own events, and those of workers about themselves, are a
+diary of the leader and end with it as well.
+
+A subscriber hears of an event when it has committed, once. It is told from when on it hears; one
+whose leader died says what it heard of last, or else that time, and hears of all after it.
 
 The time of an event is its place: within a topic it only rises, across leaders too.
 """
@@ -11,27 +15,31 @@ The time of an event is its place: within a topic it only rises, across leaders 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from distributed.broker import Broker
 from distributed.metrics import time
+from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.coordination.book import Book
+from ha_scheduler.engine.coordination.book import DELETED, Book, Change
 from ha_scheduler.engine.values import GONE
 
 logger = logging.getLogger(__name__)
 
-EVENTS = "topic-event"  # (topic, number modulo the most) → (number, time, message)
+EVENTS = "topic-event"  # (topic, number modulo the most) → (number, time, bytes, message)
 
 EVENTS_PER_TOPIC_MAX = 1000  # in the ledger; as distributed.admin.low-level-log-length has it
-TOPICS_MAX = 10_000  # in the ledger; events of further topics end with their leader
+EVENT_BYTES_MAX = 1024 * 1024  # bytes of one event in the ledger
+EVENTS_BYTES_MAX = 256 * 1024 * 1024  # bytes of all events in the ledger
+ROW_BYTES = 200  # bytes that an event takes besides its message
 TICK_S = 1e-6  # between two events that the clock does not tell apart
 
 # What workers log about themselves (worker.py:1453, 2508 and 217), besides under their addresses
 _DIARY = frozenset({"all", "worker-get-client", "worker-fail-hard"})
 
 Event = tuple[float, Any]
+Place = tuple[str, int]
 
 
 class Topics(Broker):
@@ -42,45 +50,60 @@ class Topics(Broker):
         self._book: Book = scheduler.book
         self._numbers: dict[str, int] = {}
         self._times: dict[str, float] = {}
-        self._rows: dict[str, dict[int, Event]] = {}
+        self._told: dict[str, float] = {}  # topic → the time of the last event that has committed
+        self._rows: dict[Place, tuple[float, int, Any]] = {}  # of the ledger, until this one leads
+        self._sizes: dict[Place, int] = {}  # bytes of what is in the ledger, the oldest first
+        self._bytes = 0
         scheduler.values.keep(EVENTS, self._apply)
 
-    def _apply(self, at: tuple[str, int], value: Any) -> None:
-        if value is not GONE:
-            number, when, message = value
-            self._rows.setdefault(at[0], {})[at[1]] = (when, message)
+    def _apply(self, at: Place, value: Any) -> None:
+        if value is GONE:
+            self._rows.pop(at, None)
+        else:
+            number, *self._rows[at] = value
             self._numbers[at[0]] = max(number, self._numbers.get(at[0], 0))
 
     def activated(self) -> None:
         """This engine leads."""
-        for name, rows in self._rows.items():
-            events = sorted(rows.values(), key=lambda event: event[0])
-            self._topics[name].events.extend(events)
+        for at, (when, size, message) in sorted(self._rows.items(), key=lambda row: row[1][0]):
+            name = at[0]
+            self._topics[name].events.append((when, message))
             self._topics[name].count = self._numbers[name]
-            self._times[name] = events[-1][0]
+            self._times[name] = self._told[name] = when
+            self._weigh(at, size)
         self._rows.clear()
 
     def log(self, topics: str | Collection[str], message: Any) -> None:
         """Publish what must be there after a failover as well."""
         names = [topics] if isinstance(topics, str) else list(topics)
-        kept = [name for name in names if self._is_kept(name)]
-        events = {name: (self._next_time(name), message) for name in kept}
-        changes = []
+        told = [name for name in names if name not in _DIARY and "://" not in name]
+        events = {name: (self._next_time(name), message) for name in told}
         for name, event in events.items():
-            number = self._numbers[name] = self._numbers.get(name, 0) + 1
-            changes.append((EVENTS, (name, number % EVENTS_PER_TOPIC_MAX), (number, *event)))
             self._topics[name].publish(event)
             self._tell_plugins(name, message)
-        if changes:
-            self._book.write(*changes)
+        if events:
+            self._book.write(*self._keep(events, len(dumps(message))))
             self._scheduler._ongoing_background_tasks.call_soon(self._tell, events)
-        if len(kept) < len(names):
+        if len(told) < len(names):
             self.publish([name for name in names if name not in events], message)
 
-    def _is_kept(self, name: str) -> bool:
-        if name in _DIARY or "://" in name:
-            return False
-        return name in self._numbers or len(self._numbers) < TOPICS_MAX
+    def _keep(self, events: dict[str, Event], size: int) -> Iterator[Change]:
+        """What changes in the ledger: the oldest events make room for these."""
+        if size > EVENT_BYTES_MAX:
+            return
+        for name, (when, message) in events.items():
+            number = self._numbers[name] = self._numbers.get(name, 0) + 1
+            at = (name, number % EVENTS_PER_TOPIC_MAX)
+            self._weigh(at, size + ROW_BYTES)
+            yield (EVENTS, at, (number, when, size + ROW_BYTES, message))
+        while self._bytes > EVENTS_BYTES_MAX:
+            oldest = next(iter(self._sizes))
+            self._bytes -= self._sizes.pop(oldest)
+            yield (EVENTS, oldest, DELETED)
+
+    def _weigh(self, at: Place, size: int) -> None:
+        self._bytes += size - self._sizes.pop(at, 0)
+        self._sizes[at] = size
 
     def _next_time(self, name: str) -> float:
         self._times[name] = max(float(time()), self._times.get(name, 0.0) + TICK_S)
@@ -96,11 +119,20 @@ class Topics(Broker):
     async def _tell(self, events: dict[str, Event]) -> None:
         await self._book.settled()
         for name, event in events.items():
+            self._told[name] = event[0]
             self._send_to_subscribers(name, event)
+
+    def told(self, topic: str) -> float:
+        """The time of the last event that subscribers have heard of."""
+        if topic in self._told:
+            return self._told[topic]
+        events = [] if topic in self._times else self._topics[topic].events  # those of a diary
+        return float(events[-1][0]) if events else 0.0
 
     def catch_up(self, topic: str, client: str, after: float) -> None:
         """A subscriber of an earlier leader is back: it has heard of everything up to ``after``."""
-        missed = [event for event in self._topics[topic].events if event[0] > after]
+        until = self.told(topic)  # later ones are about to be told to everybody
+        missed = [event for event in self._topics[topic].events if after < event[0] <= until]
         messages = [{"op": "event", "topic": topic, "event": event} for event in missed]
         self._scheduler.send_all({client: messages}, {})
 
@@ -110,6 +142,7 @@ class Logs:
 
     # Of the class that this is mixed into
     _broker: Topics
+    session_of: dict[str, str]
 
     def log_asked(self, topic: str | Collection[str], msg: Any) -> None:
         """``log_event`` of a client or a nanny."""
@@ -122,7 +155,13 @@ class Logs:
         self._broker.log(topic, msg)
 
     def subscribe_topic(self, topic: str, client: str, after: float | None = None) -> None:
-        """As upstream's; ``after``: the time of the last event that the client has heard of."""
+        """As upstream's; ``after``: the time of the last event that the client has heard of.
+
+        A client of ours is told from when on it hears: it says so to the next leader.
+        """
         super().subscribe_topic(topic, client)  # type: ignore[misc]
         if after is not None:
             self._broker.catch_up(topic, client, after)
+        if client in self.session_of:
+            told = {"op": "ha-subscribed", "topic": topic, "after": self._broker.told(topic)}
+            self.send_all({client: [told]}, {})  # type: ignore[attr-defined]
