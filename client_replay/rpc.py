@@ -134,6 +134,8 @@ class SchedulerRPC(PooledRPCCall):
             return kwargs.get("msg", {}).get("op") in READ_ONLY_ON_WORKERS
         if op == "terminate":  # a cell closes its workers, and is there to answer
             return addresses.is_ha(self.addr)
+        if op == "retire_workers":  # which workers go each leader would choose anew
+            return (kwargs.get("workers") or kwargs.get("names")) is not None
         return op in REPEATABLE
 
     async def is_of_a_cell(self) -> bool:

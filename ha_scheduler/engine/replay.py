@@ -118,7 +118,7 @@ class Replay:
             case records.ValueDeleted(space, name):
                 scheduler.values.apply(space, name, None)
             case records.Restarted():
-                self.errors.clear()  # the releases and retirements before it say the rest
+                self._restarted()
             case _:
                 raise TypeError(record)
 
@@ -280,6 +280,17 @@ class Replay:
         for key in keys:
             if key not in self._scheduler.tasks:
                 self.errors.pop(key, None)
+
+    def _restarted(self) -> None:
+        """Nobody wants anything any more, and nothing that was there is known."""
+        scheduler = self._scheduler
+        for client, cs in list(scheduler.clients.items()):
+            keys = [ts.key for ts in cs.wants_what]
+            scheduler.client_releases_keys(keys=keys, client=client, stimulus_id=_STIMULUS)
+        for key in list(scheduler.scattered):
+            self._forget_scattered(key)
+        self.errors.clear()
+        self.retried.clear()
 
     # Scattered data: in memory somewhere, but only the holders can say where
 

@@ -40,11 +40,13 @@ from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
 from ha_scheduler.engine.coordination.task_metadata import TaskMetadata
 from ha_scheduler.engine.coordination.topics import Logs, Topics
+from ha_scheduler.engine.departures import Departures
 from ha_scheduler.engine.experience import Experience
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
 from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.memory_manager import MemoryManager
 from ha_scheduler.engine.memory_samples import MemorySamplers
 from ha_scheduler.engine.plugins import SchedulerPlugins
 from ha_scheduler.engine.recorder import Log, Recorder
@@ -55,7 +57,6 @@ from ha_scheduler.engine.spans import Spans
 from ha_scheduler.engine.values import ATTEMPTS, METADATA, ReplicatedValues, Values
 from ha_scheduler.engine.watchers import Watchers
 from ha_scheduler.engine.workers import Workers
-from ha_scheduler.ledger.records import Restarted
 from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ OnMark = Callable[[str, dict[str, Any]], None]
 
 
 class Scheduler(
+    Departures,
+    MemoryManager,
     Workers,
     Watchers,
     Attempts,
@@ -105,6 +108,11 @@ class Scheduler(
         self.recorded_plugins = {}
         self.recorded_states = {}
         self._starting = set()
+        self.departures = {}
+        self._inherited = set()
+        self._resumed = set()
+        self._carried_through = {}
+        self.switches = {}
         self.values = Values(self)
         self.book = Book(self)
         self.calls = NumberedCalls(self, self.book)
@@ -115,6 +123,7 @@ class Scheduler(
         self.recovery = Recovery(self._open_recovery)
         self._reports = {}
         self._following = set()
+        self._latest = {}
         self._touched: list[Any] = []
         self._uncommitted: set[tuple[str, int]] = set()
         self._awaited_clients: set[str] = set()
@@ -135,6 +144,8 @@ class Scheduler(
         self.handlers["log_event"] = self.log_asked
         self.handlers["retry"] = self.retry_asked
         self.handlers["update_data"] = self.update_data_asked
+        if "amm_handler" in self.handlers:
+            self.handlers["amm_handler"] = self.amm_asked
         self.handlers["ha-register-worker"] = self.ha_register_worker
         self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):
@@ -171,6 +182,8 @@ class Scheduler(
         self.restore_attempts()
         self.experience.restore()
         self.extensions["shuffle"].prepare()
+        self.inherit_departures()
+        self.restore_memory_manager()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""
@@ -194,10 +207,9 @@ class Scheduler(
         gone += [(ATTEMPTS, key) for key in self.attempts]
         super()._clear_task_state()
         self.attempts.clear()
-        if self.recorder is not None:
-            self.recorder.append(Restarted(""))
         for space, key in gone:
             self.values.write_soon(space, key)
+        self.end_of_everything()
 
     def _await_clients(self) -> None:
         for client in list(self.clients):
@@ -227,6 +239,7 @@ class Scheduler(
                 ", ".join(missing),
                 extra={"action": "workers-missing"},
             )
+            self.expect_late(missing)
         self._on_mark("workers_back", {"reported": len(reported), "missing": len(missing)})
         self._expect_first_finished()
         if not self._awaited_clients:

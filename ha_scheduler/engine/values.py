@@ -34,6 +34,8 @@ PLUGIN_STATES = "scheduler-plugin-state"
 METADATA = "metadata"
 ATTEMPTS = "attempts"
 EXPERIENCE = "experience"
+DEPARTURES = "departure"
+SWITCHES = "switch"
 
 GONE: Any = object()  # what a keeper is given for a value that is gone
 Keeper = Callable[[Any, Any], None]
@@ -80,6 +82,8 @@ class Values:
             METADATA: scheduler.task_metadata,
             ATTEMPTS: scheduler.attempts,
             EXPERIENCE: scheduler.experience.recorded,
+            DEPARTURES: scheduler.departures,
+            SWITCHES: scheduler.switches,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
             SAMPLERS: scheduler.extensions["memory_sampler"].recorded,
             MEMBERS: scheduler.extensions["shuffle"].members,

@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import time
 from typing import Any
 
 from distributed.batched import BatchedSend
+from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 from distributed.utils import log_errors
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
+LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
 RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
 
 # What upstream removes a worker with when it sends to a stream that has closed (6278, 6320)
@@ -63,6 +65,8 @@ class Workers:
     _reports: dict[str, tuple[Report, str]]
     _orphan_expiry: asyncio.TimerHandle | None = None
     _following: set[str]  # addresses of registered workers that follow the leader
+    _latest: dict[str, FencedComm]  # by address: the registration that is under way, if any
+    worker_ttl: float
 
     def welcome(self) -> dict[str, Any]:
         """What a worker or client learns of the cell when it registers."""
@@ -79,6 +83,7 @@ class Workers:
         report = Report.from_wire(ha.get("report"))
         plugins: dict[str, str] = ha.get("plugins", {})
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
+        self._latest[address] = fenced
         known = self.workers.get(address)
         if known is not None and known.server_id == fields["server_id"]:
             return await self._take_back(fenced, address, report, status)
@@ -88,9 +93,24 @@ class Workers:
         self._following.add(address)
         running = status == Status.running.name
         first = Status.paused.name if running else status
-        return await super().add_worker(  # type: ignore[misc]
-            fenced, address=address, status=first, **fields
-        )
+        try:
+            return await super().add_worker(  # type: ignore[misc]
+                fenced, address=address, status=first, **fields
+            )
+        finally:
+            await self._unless_served(address, fenced)
+
+    async def _unless_served(self, address: str, comm: FencedComm) -> None:
+        """A worker that was registered and could not be told so is one that lost its connection.
+
+        Upstream leaves it without a stream until its time to live is over (scheduler.py:4796).
+        """
+        if self._latest.get(address) is comm:
+            del self._latest[address]
+            if address in self.workers:
+                await self._connection_lost(address, self.stream_comms[address])
+            if address not in self.workers:
+                self.recovery.settled(address)
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
         """A worker of ours lost its connection and is back: it never left."""
@@ -99,6 +119,7 @@ class Workers:
         stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
         self.stream_comms[address] = stream
         self._reports[address] = (report, status)
+        self.workers[address].last_seen = time()
         answer = {
             "status": "OK",
             "time": time(),
@@ -107,11 +128,9 @@ class Workers:
         }
         try:
             await comm.write(answer)
-        except OSError:
-            if self.stream_comms.get(address) is stream:
-                await self._connection_lost(address, stream)
-            raise
-        await self.handle_worker(comm, address)
+            await self.handle_worker(comm, address)
+        finally:
+            await self._unless_served(address, comm)
 
     async def add_worker(self, comm: Any, **fields: Any) -> Any:
         """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
@@ -128,6 +147,10 @@ class Workers:
 
     async def handle_worker(self, comm: Any, worker: str) -> None:
         """Adopt the worker's report, then serve its stream until it ends."""
+        if worker in self._following:
+            if self._latest.get(worker) is not comm:
+                raise CommClosedError(f"{worker} has registered anew meanwhile")
+            del self._latest[worker]
         comm.name = "Scheduler connection to worker"
         stream = self.stream_comms[worker]
         self._record_join(worker)
@@ -193,6 +216,7 @@ class Workers:
                 status, address, stimulus_id
             )
         self._place_loose(stimulus_id)
+        self.resume_departures(known)  # type: ignore[attr-defined]
         if self.adoption.orphans:
             self._expire_orphans_later()
 
@@ -216,17 +240,6 @@ class Workers:
         ]
         loose.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
         self.transitions({ts.key: "processing" for ts in loose}, stimulus_id)  # type: ignore[attr-defined]
-
-    async def _track_retire_worker(self, ws: Any, policy: Any, prev_status: Any, **how: Any) -> Any:
-        """As upstream's, which gives a worker that cannot retire the status that it had before.
-
-        One that was retiring under an earlier leader works again then, rather than never more.
-        """
-        if prev_status == Status.closing_gracefully:
-            prev_status = Status.running
-        return await super()._track_retire_worker(  # type: ignore[misc]
-            ws, policy, prev_status=prev_status, **how
-        )
 
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
@@ -254,6 +267,7 @@ class Workers:
         self._reports.pop(address, None)
         self._following.discard(address)
         self.adoption.forget_worker(address)
+        self.end_departures_at(address)  # type: ignore[attr-defined]
         if known:
             self.calls.abandon(self.workers[address].server_id)
             if self.recorder is not None:
@@ -293,9 +307,37 @@ class Workers:
 
     def _forget_expected(self, worker: str) -> None:
         logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
-        if self.recorder is not None and worker not in self.workers:
-            self.recorder.append(WorkerLeft(worker))
+        if worker not in self.workers:
+            self.end_departures_at(worker)  # type: ignore[attr-defined]
+            if self.recorder is not None:
+                self.recorder.append(WorkerLeft(worker))
         self.recovery.settled(worker)
+
+    # Silent workers
+
+    def expect_late(self, missing: Iterable[str]) -> None:
+        """These did not report in time: expect them for as long as a worker may be silent.
+
+        Until then a later leader waits for them, too.
+        """
+        if self.worker_ttl:
+            loop = asyncio.get_running_loop()
+            for worker in missing:
+                loop.call_later(self.worker_ttl, self._give_up, worker)
+
+    def _give_up(self, worker: str) -> None:
+        if worker not in self.workers:
+            self._forget_expected(worker)
+
+    async def check_worker_ttl(self) -> None:
+        """As upstream's, but for workers that spoke while this engine could not listen.
+
+        To one that was frozen all workers seem silent, until it has read what they sent meanwhile.
+        """
+        now = time()
+        if any(now - ws.last_seen > self.worker_ttl for ws in self.workers.values()):
+            await asyncio.sleep(LISTEN_SECONDS)
+            await super().check_worker_ttl()  # type: ignore[misc]
 
     # Tasks that a worker talks about before their graph is known again
 

@@ -200,3 +200,18 @@ def test_calls_to_nannies_are_the_only_ones_that_go_past_the_pool() -> None:
     assert "rpc(nanny_address" in inspect.getsource(upstream.Scheduler.restart_workers)
     assert parameters(ConnectionPool.connect) == ["self", "addr", "timeout"]  # core.py:1391
     assert parameters(ConnectionPool.reuse) == ["self", "addr", "comm"]
+
+
+def test_a_restart_tells_clients_and_then_restarts_workers_without_a_pause_before() -> None:
+    """scheduler.py:6446-6464, for ``departures.py``: all is void in one step."""
+    source = inspect.getsource(upstream.Scheduler.restart)
+    told, workers = source.index('self.report({"op": "restart"})'), source.index("await ")
+    assert source.index("self._clear_task_state()") < told < workers
+    assert source[workers:].startswith("await self.restart_workers(")
+
+
+def test_a_retirement_is_tracked_from_the_step_in_which_the_status_changes() -> None:
+    """scheduler.py:7587-7609, for ``departures.py``."""
+    source = inspect.getsource(upstream.Scheduler.retire_workers)
+    changed = source.index("self.handle_worker_status_change(")
+    assert "await" not in source[changed : source.index("self._track_retire_worker(")]

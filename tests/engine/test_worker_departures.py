@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from distributed.core import Status
 
-from tests.engine.conftest import eventually, pair, run
+from tests.engine.conftest import end, eventually, follow, keep_away, pair, rebuild, run
 from tests.engine.counted import begin, holders, on_each_worker, runs, work
 
 
@@ -18,14 +18,9 @@ def _fresh() -> None:
 
 
 def never_retire(leader: Any) -> asyncio.Event:
-    """A retirement that began does not end; the event says that it began."""
+    """A retirement that began does not end, for no data moves; the event says that it began."""
     began = asyncio.Event()
-
-    async def wait(ws: Any, *args: Any, **kwargs: Any) -> None:
-        began.set()
-        await asyncio.Event().wait()
-
-    leader._track_retire_worker = wait
+    leader.extensions["amm"].run_once = began.set
     return began
 
 
@@ -52,7 +47,31 @@ def test_a_retirement_that_lost_its_leader_is_finished_by_the_next() -> None:
     run(test)
 
 
-def test_a_worker_whose_retirement_nobody_repeats_keeps_its_data_and_can_be_retired() -> None:
+def test_a_retirement_that_nobody_repeats_is_finished_by_the_next_leader() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            leaving, staying = both.workers
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(
+                both.leader.retire_workers([leaving.address], close_workers=True)
+            )
+            await began.wait()
+            await both.kill_leader()
+            retire.cancel()
+            leader = await both.take_over()
+            await leaving.finished()
+            assert set(leader.workers) == {staying.address}
+            assert holders(leader, "on0") == {staying.address}
+            assert await both.client.gather(futures) == ["on0", "on1"]
+            assert set(runs.values()) == {1}
+            assert not leader.departures
+            leader.validate_state()
+
+    run(test)
+
+
+def test_a_retirement_goes_on_when_its_worker_comes_after_the_window() -> None:
     async def test() -> None:
         async with pair() as both:
             futures = await on_each_worker(both)
@@ -60,18 +79,52 @@ def test_a_worker_whose_retirement_nobody_repeats_keeps_its_data_and_can_be_reti
             began = never_retire(both.leader)
             retire = asyncio.ensure_future(both.leader.retire_workers([leaving.address]))
             await began.wait()
-            await eventually(lambda: leaving.status == Status.closing_gracefully)
+            free = keep_away(leaving)
             await both.kill_leader()
             retire.cancel()
-            leader = await both.take_over()
-            assert leader.workers[leaving.address].status == Status.closing_gracefully
+            leader = await both.take_over(window_seconds=0.2)
+            assert leader.departures
+            free.set()
+            await eventually(lambda: not leader.departures)
+            assert leaving.address not in leader.workers
             assert await both.client.gather(futures) == ["on0", "on1"]
-            more = both.client.map(work, range(6))
-            await both.client.gather(more)
-            assert {a for f in more for a in holders(leader, f.key)} == {staying.address}
-            assert list(await both.client.retire_workers([leaving.address])) == [leaving.address]
-            assert holders(leader, "on0") == {staying.address}
-            assert set(runs.values()) == {1}
+            assert holders(leader, "on1") == {staying.address}
+
+    run(test)
+
+
+def test_nobody_is_expected_to_retire_who_died_with_the_leader() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await on_each_worker(both)
+            leaving = both.workers[0]
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(both.leader.retire_workers([leaving.address]))
+            await began.wait()
+            await both.kill_leader()
+            retire.cancel()
+            await leaving.close()
+            leader = await both.take_over()
+            assert not leader.departures
+            assert not rebuild(both.log.records).departures
+
+    run(test)
+
+
+def test_the_memory_manager_runs_under_the_next_leader_if_it_ran_under_this_one() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            amm = both.client.amm
+            assert await amm.running()
+            await amm.stop()
+            await both.kill_leader()
+            await both.take_over()
+            assert not await amm.running()
+            await amm.start()
+            assert await amm.running()
+            follower = follow(both.log.records)
+            assert follower.switches == {"amm": True}
+            await end(follower)
 
     run(test)
 
