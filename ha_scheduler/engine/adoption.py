@@ -30,6 +30,9 @@ from ha_scheduler.engine.shuffles import is_no_outcome
 logger = logging.getLogger(__name__)
 
 _PENDING = ("waiting", "queued", "no-worker")
+FETCHING = "fetching"  # as worker/report.py has it
+
+Messages = dict[str, list[Any]]  # to each worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task that a worker has been told to compute by an earlier leader and still intends to."""
+    """A task that a worker has been told to compute by an earlier leader and still intends to.
+
+    Or, if ``state`` is ``FETCHING``, that it still computes although it was told to leave it and to
+    fetch the result: one word of the leader, and it counts.
+    """
 
     worker: str
     run_id: int
@@ -131,7 +138,8 @@ class Adoption:
 
     def _claim(self, address: str, report: Report) -> None:
         for key, run_id, state in report.running:
-            self.claims[key] = Claim(address, run_id, state)
+            if state != FETCHING or key not in self.claims:
+                self.claims[key] = Claim(address, run_id, state)
 
     def _settle(
         self,
@@ -235,18 +243,22 @@ class Adoption:
             self.orphans.running[key] = claim
         elif mine and ts.state in _PENDING and not ts.waiting_on:
             self.claims.pop(key, None)
-            self.make_processing(ts, claim, stimulus_id)
+            _add(worker_msgs, self.make_processing(ts, claim, stimulus_id))
         elif ts.state == "processing" and ts.processing_on.address == claim.worker:
             self.claims.pop(key, None)
             if claim.state == "long-running" and ts not in ts.processing_on.long_running:
                 ts.processing_on.add_to_long_running(ts)
+            _add(worker_msgs, self._ask_to_compute(ts, claim))
+        elif claim.state == FETCHING and ts.state == "memory":
+            # Not to be freed: what waits there for the result would wait for ever.
+            self.claims.pop(key, None)
         else:
             if mine:
                 self.claims.pop(key, None)
             worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
 
-    def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> None:
-        """``ts`` is being computed under the claim; no message goes to the worker."""
+    def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> Messages:
+        """``ts`` is being computed under the claim. Returns what the worker must be told, if so."""
         scheduler = self._scheduler
         ws = scheduler.workers[claim.worker]
         start = ts.state
@@ -263,6 +275,18 @@ class Adoption:
         if ts.actor:
             ws.actors.add(ts)
         self._notify(ts.key, start, "processing", stimulus_id)
+        return self._ask_to_compute(ts, claim)
+
+    def _ask_to_compute(self, ts: Any, claim: Claim) -> Messages:
+        """Have a worker that left a task, and still computes it, tell us of its end.
+
+        It goes on under the run id under which it began, so that is the one we name.
+        """
+        if claim.state != FETCHING:
+            return {}
+        message = self._scheduler._task_to_msg(ts)  # draws a run id of its own (3578)
+        message["run_id"] = ts.run_id = claim.run_id
+        return {claim.worker: [message]}
 
     # Errors
 
@@ -402,7 +426,8 @@ class Adoption:
             if self.claims and ts.state in _PENDING and not ts.waiting_on:
                 claim = self.take_claim(ts)
                 if claim is not None:
-                    self.make_processing(ts, claim, stimulus_id)
+                    messages = self.make_processing(ts, claim, stimulus_id)
+                    self._scheduler.send_all({}, messages)
 
     def finished_early(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
         """A worker finished a task that no known graph has; keep the result. True if kept."""
@@ -413,11 +438,12 @@ class Adoption:
         self.orphans.memory.setdefault(key, {})[worker] = (nbytes, typename)
         return True
 
-    def stopped_early(self, key: Key, worker: str) -> None:
-        """A worker runs ``key`` no longer, and has no result of it."""
+    def stopped_early(self, key: Key, worker: str, stimulus_id: str) -> None:
+        """A worker runs ``key`` no longer, and has no result of it; an error it need not keep."""
         claim = self.orphans.running.get(key)
         if claim is not None and claim.worker == worker:
             del self.orphans.running[key]
+            self._scheduler.send_all({}, {worker: [_free(key, stimulus_id)]})
 
     def keep_copy(self, key: Key, worker: str) -> bool:
         """A worker has got a copy of what may be an orphan. Whether it is one."""
@@ -457,3 +483,8 @@ class Adoption:
 
 def _free(key: Key, stimulus_id: str) -> dict[str, Any]:
     return {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id}
+
+
+def _add(worker_msgs: Messages, more: Messages) -> None:
+    for worker, messages in more.items():
+        worker_msgs.setdefault(worker, []).extend(messages)

@@ -361,7 +361,7 @@ class Workers:
 
     def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
         """As upstream's; an orphan that failed is no longer running, and will be run again."""
-        self.adoption.stopped_early(key, worker)
+        self.adoption.stopped_early(key, worker, stimulus_id)
         ts = self.tasks.get(key)  # type: ignore[attr-defined]
         if ts is not None and ts.state == "processing" and ts.run_id == kwargs.get("run_id"):
             text = str(kwargs.get("exception_text", ""))
@@ -371,16 +371,25 @@ class Workers:
             worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
         )
 
-    def _reschedule(self, key: Key, worker: str | None = None, **kwargs: Any) -> Any:
+    def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:
         """As upstream's; an orphan that was given back is no longer running."""
-        self.adoption.stopped_early(key, worker or "")
-        return super()._reschedule(key, worker, **kwargs)  # type: ignore[misc]
+        self.adoption.stopped_early(key, worker or "", stimulus_id)
+        return super()._reschedule(key, worker, stimulus_id=stimulus_id)  # type: ignore[misc]
 
     def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
-        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it."""
+        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it.
+
+        So is what the worker computes for us and took for a copy: our word that we want it computed
+        is on its way there, and is answered with the result.
+        """
+        keys = [key for key in keys if not self._computes(worker, key)]
         if self.adoption.orphans:
             keys = [key for key in keys if not self.adoption.keep_copy(key, worker)]
         return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def _computes(self, worker: str, key: Key) -> bool:
+        ts = self.tasks.get(key)  # type: ignore[attr-defined]
+        return ts is not None and ts.processing_on is self.workers.get(worker, ts)
 
     def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
         """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
@@ -400,6 +409,5 @@ class Workers:
         if self.adoption.claims:
             claim = self.adoption.take_claim(ts)
             if claim is not None:
-                self.adoption.make_processing(ts, claim, stimulus_id)
-                return {}, {}, {}
+                return {}, {}, self.adoption.make_processing(ts, claim, stimulus_id)
         return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)  # type: ignore[misc]

@@ -5,9 +5,12 @@ without an ``await``. It never touches the values in ``state.data``: reading one
 data back into memory.
 
 A task that the worker was told to compute and has not finished is "running", in whatever state it
-waits. Cancelled tasks are left out: no leader wants them. A resumed one counts, its computation
-still goes on under its old run id. An erred task comes with its error, which no leader may have
-written down yet.
+waits. Cancelled tasks are left out: no leader wants them. A resumed one counts, with what it was
+resumed for. If that is to compute it, it is as any other. If it is to fetch its result from another
+worker, its computation still goes on under its old run id, but no leader counts on it, and its end
+will be told as that of a transfer: it is ``FETCHING``, and a leader that does want it computed says
+so again. An erred task comes with its error, which no leader may have written down yet; one that
+failed to arrive here from another worker has not erred.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from typing import Any
 
 from dask.utils import typename
 from distributed.protocol.pickle import dumps
+from distributed.worker_state_machine import RUN_ID_SENTINEL
 
 FAILED_RUNS_MAX = 1_000  # runs of shuffles that ended here and that are told of, the newest
 ERROR_BYTES_MAX = 256 * 1024  # bytes; a task with a larger error is run again by a new leader
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
+
+FETCHING = "fetching"  # as engine/adoption.py has it
 
 Report = dict[str, list[Any]]
 
@@ -37,8 +43,9 @@ def snapshot(state: Any) -> Report:
                 names[task.type] = typename(task.type)
             memory.append((key, task.nbytes or 0, names[task.type]))
         elif task.state in RUNNING:
-            running.append((key, task.run_id, task.state))
-        elif task.state == "error":
+            fetching = task.state == "resumed" and task.next == "fetch"
+            running.append((key, task.run_id, FETCHING if fetching else task.state))
+        elif task.state == "error" and task.run_id != RUN_ID_SENTINEL:
             error = _error(task)
             if error is not None:
                 erred.append((key, error))

@@ -99,7 +99,8 @@ class Leader(Scheduler):
     """Our scheduler with wires in place of streams; it listens nowhere and calls nobody."""
 
     def __init__(self) -> None:
-        super().__init__(host="127.0.0.1", validate=True)
+        # However many workers die under a task: what it comes to is not what is tested here.
+        super().__init__(host="127.0.0.1", validate=True, allowed_failures=1_000_000)
         self._address = "tcp://127.0.0.1:1"
 
     def lead(self, term: int, log: Log) -> None:
@@ -137,6 +138,7 @@ class ModelWorker:
         self.linked = False
         self.executing: dict[Any, int] = {}
         self.gathers: list[Any] = []
+        self.busy: list[str] = []  # the workers that are to be asked again
         self.seceded: set[Any] = set()
         self._counts = counts
         self._stimuli = 0
@@ -161,6 +163,8 @@ class ModelWorker:
                     self.executing[key] = self.state.tasks[key].run_id
                 case machine.GatherDep():
                     self.gathers.append(instruction)
+                case machine.RetryBusyWorkerLater(worker=worker):
+                    self.busy.append(worker)
                 case machine.SendMessageToScheduler() if self.linked:
                     self.wire.send(instruction.to_dict())
 
@@ -190,6 +194,12 @@ class ModelWorker:
             machine.SecedeEvent(key=key, compute_duration=1.0, stimulus_id=self.stimulus())
         )
 
+    def give_back(self, key: Any) -> None:
+        """The task raised ``Reschedule``."""
+        del self.executing[key]
+        self.seceded.discard(key)
+        self._stimulate(machine.RescheduleEvent(key=key, stimulus_id=self.stimulus()))
+
     def hold(self, key: Any) -> None:
         """Scattered data arrives."""
         self._stimulate(machine.UpdateDataEvent(data={key: key}, stimulus_id=self.stimulus()))
@@ -209,6 +219,20 @@ class ModelWorker:
                 stimulus_id=self.stimulus(),
             )  # fmt: skip
         self._stimulate(event)
+
+    def be_put_off(self) -> None:
+        """The transfer that was begun first is not made: its source is busy."""
+        gather = self.gathers.pop(0)
+        self._stimulate(
+            machine.GatherDepBusyEvent(
+                worker=gather.worker, total_nbytes=gather.total_nbytes, stimulus_id=self.stimulus()
+            )
+        )
+
+    def ask_again(self, worker: str) -> None:
+        """A worker that was busy may not be any more."""
+        self.busy.remove(worker)
+        self._stimulate(machine.RetryBusyWorkerEvent(worker=worker, stimulus_id=self.stimulus()))
 
     def look_for_missing(self) -> None:
         self._stimulate(machine.FindMissingEvent(stimulus_id=self.stimulus()))
@@ -283,7 +307,7 @@ class ModelClient:
                         self._learn(key, "cancelled")
 
     def _learn(self, key: Any, state: str) -> None:
-        if key in self.states:
+        if self.states.get(key, "cancelled") != "cancelled":
             self.states[key] = state
 
     def _is_new(self, key: Any) -> bool:

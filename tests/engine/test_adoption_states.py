@@ -21,7 +21,7 @@ from ha_scheduler.ledger.records import Record, decode, encode
 from ha_scheduler.ledger.tables import MemoryTables
 from tests.engine.model import Leader, Log, ModelClient, ModelWorker, settle_loop
 
-STEPS_BEFORE_KILL_MAX = 60
+STEPS_BEFORE_KILL_MAX = 100
 STEPS_DURING_OUTAGE_MAX = 12
 STEPS_TO_THE_END_MAX = 5_000
 LOOKS_MAX = 10  # for what a worker misses: more do not bring it about
@@ -42,6 +42,8 @@ class Play:
         self.inputs: dict[str, list[str]] = {}
         self.graphs: dict[str, list[str]] = {}  # the keys of the graph of each
         self.calm = choose.random() < 0.3  # nothing that makes a task run again: see ``check_runs``
+        self.moves = self._draw_moves()
+        self.idle_during_outage = choose.random() < 0.5
         self.lost_data = False  # a worker died: scattered data may be told as lost
         self.registrations: list[asyncio.Task[Any]] = []
 
@@ -86,8 +88,8 @@ class Play:
 
     async def take_over(self) -> None:
         self.term += 1
-        follow = _follow if self.choose.random() < 0.5 else _rebuild
-        self.leader = follow(self.log.records)
+        standby = follow if self.choose.random() < 0.5 else _rebuild
+        self.leader = standby(self.log.records)
         self.leader.lead(self.term, self.log)
         for address in self.leader.recovery.awaited - {w.address for w in self.workers}:
             self.leader._forget_expected(address)
@@ -97,14 +99,25 @@ class Play:
 
     # What may happen while a leader leads
 
-    async def step(self) -> None:
-        moves = [
-            self.submit, self.flush, self.commit, self.scatter, *[self.deliver] * 8,
-            *[self.work] * 6,
-        ]  # fmt: skip
+    def _draw_moves(self) -> list[Any]:
+        """What happens how often: another mixture in each play.
+
+        In some threads are slow, in others the wires, in others again clients change their minds.
+        """
+        moves = [self.submit, self.flush, self.commit, self.scatter]
+        moves += [self.deliver] * self.choose.choice((2, 8, 16))
+        moves += [self.work] * self.choose.choice((1, 3, 6))
         if not self.calm:
-            moves += [self.release, self.balance, self.reconnect, self.retry]
-        await self.choose.choice(moves)()
+            unrest = [
+                self.release, self.resubmit, self.balance, self.reconnect, self.retry,
+                self.give_back, self.put_off,
+            ]  # fmt: skip
+            for move in unrest:
+                moves += [move] * self.choose.choice((0, 1, 3))
+        return moves
+
+    async def step(self) -> None:
+        await self.choose.choice(self.moves)()
         await settle_loop()
 
     async def submit(self) -> None:
@@ -181,8 +194,38 @@ class Play:
         self.leader.handle_worker_status_change("paused", ws, "lost")
         for _ in range(self.choose.randint(0, 3)):
             await self.work()
+        if self.choose.random() < 0.3:  # for so long that it is taken for dead
+            await self.leader.remove_worker(worker.address, stimulus_id="dead", close=False)
+            self.lost_data = True
+            for _ in range(self.choose.randint(0, 10)):
+                await self.deliver() or await self.work()
         await worker.join(self.leader, self.term)
         self.leader.validate_state()
+
+    async def resubmit(self) -> None:
+        """A client wants again what it has released, which may be running yet, or cancelled."""
+        client = self.choose.choice(self.clients)
+        released = [k for k in self.graphs if k not in client.states and not self._on_data(k)]
+        if released:
+            key = self.choose.choice(released)
+            tasks = {k: self.inputs[k] for k in self.graphs if k in {key, *self._all_inputs(key)}}
+            client.submit(tasks, {key}, {"retries": 2})
+
+    def _on_data(self, key: str) -> bool:
+        return any(i.startswith("data") for i in self._all_inputs(key))
+
+    async def give_back(self) -> None:
+        """A task raises ``Reschedule``."""
+        moves = [(w, key) for w in self.workers for key in w.executing]
+        if moves and self.choose.random() < 0.3:
+            worker, key = self.choose.choice(moves)
+            worker.give_back(key)
+
+    async def put_off(self) -> None:
+        """A worker has too many transfers to serve another."""
+        asking = [worker for worker in self.workers if worker.gathers]
+        if asking:
+            self.choose.choice(asking).be_put_off()
 
     async def deliver(self) -> bool:
         """One message of some wire."""
@@ -216,6 +259,7 @@ class Play:
                 state = worker.state.tasks[key].state
                 if key not in worker.seceded and state == "executing":
                     moves.append((worker.secede, key))
+            moves += [(worker.ask_again, busy) for busy in worker.busy]
             if worker.gathers:
                 moves.append((worker.receive, self._worker_at(worker.gathers[0].worker)))
         if not moves:
@@ -305,7 +349,7 @@ class Play:
             assert not worker.executing
 
 
-def _follow(records: list[Record]) -> Leader:
+def follow(records: list[Record]) -> Leader:
     """A hot standby that has seen every record."""
     follower = Leader()
     follower.replay.caught_up()
@@ -335,8 +379,9 @@ async def _play(choose: random.Random, failovers: int) -> None:
         play.kill()
         if not play.calm and len(play.workers) > 1 and choose.random() < 0.25:
             play.kill_worker()
-        for _ in range(choose.randint(0, STEPS_DURING_OUTAGE_MAX)):
-            await play.work()
+        if not play.idle_during_outage:
+            for _ in range(choose.randint(0, STEPS_DURING_OUTAGE_MAX)):
+                await play.work()
         await play.take_over()
     await play.run_to_the_end()
     play.check_outcomes()

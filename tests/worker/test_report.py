@@ -15,13 +15,18 @@ from distributed.worker_state_machine import (
     ExecuteFailureEvent,
     ExecuteSuccessEvent,
     FreeKeysEvent,
+    GatherDepFailureEvent,
+    GatherDepNetworkFailureEvent,
+    RescheduleEvent,
     SecedeEvent,
     WorkerState,
 )
 
-from ha_scheduler.worker.report import shuffle_runs, snapshot
+from ha_scheduler.engine import adoption
+from ha_scheduler.worker.report import FETCHING, shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"
+NOTHING: dict[str, list[Any]] = {"memory": [], "running": [], "erred": [], "actors": []}
 
 
 class Untouchable(dict[Any, Any]):
@@ -64,7 +69,7 @@ def finish(state: WorkerState, key: Any, run_id: int = 1, value: Any = "x") -> N
 
 
 def test_an_idle_worker_reports_nothing(state: WorkerState) -> None:
-    assert snapshot(state) == {"memory": [], "running": [], "erred": [], "actors": []}
+    assert snapshot(state) == NOTHING
 
 
 def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
@@ -92,19 +97,93 @@ def test_dependencies_that_are_being_fetched_are_not_reported(state: WorkerState
         AcquireReplicasEvent(who_has={"far": [PEER]}, nbytes={"far": 1}, stimulus_id="fetch")
     )
     assert state.tasks["far"].state == "flight"
-    assert snapshot(state) == {"memory": [], "running": [], "erred": [], "actors": []}
+    assert snapshot(state) == NOTHING
 
 
-def test_cancelled_is_left_out_and_resumed_counts(state: WorkerState) -> None:
-    compute(state, "back", run_id=2)
-    state.handle_stimulus(FreeKeysEvent(keys=["back"], stimulus_id="free"))
-    assert {ts.state for ts in state.tasks.values()} == {"cancelled"}
-    assert snapshot(state)["running"] == []
+def fetch(state: WorkerState, key: Any) -> None:
     state.handle_stimulus(
-        AcquireReplicasEvent(who_has={"back": [PEER]}, nbytes={"back": 1}, stimulus_id="again")
+        AcquireReplicasEvent(who_has={key: [PEER]}, nbytes={key: 1}, stimulus_id=f"fetch-{key}")
     )
-    assert state.tasks["back"].state == "resumed"
-    assert snapshot(state)["running"] == [("back", 2, "resumed")]
+
+
+def free(state: WorkerState, key: Any) -> None:
+    state.handle_stimulus(FreeKeysEvent(keys=[key], stimulus_id=f"free-{key}"))
+
+
+def secede(state: WorkerState, key: Any) -> None:
+    state.handle_stimulus(SecedeEvent(key=key, compute_duration=1.0, stimulus_id=f"secede-{key}"))
+
+
+def test_what_was_cancelled_and_still_runs_is_left_out(state: WorkerState) -> None:
+    compute(state, "plain")
+    compute(state, "long")
+    secede(state, "long")
+    free(state, "plain")
+    free(state, "long")
+    assert {ts.state for ts in state.tasks.values()} == {"cancelled"}
+    assert snapshot(state) == NOTHING
+
+
+def test_what_was_cancelled_and_is_wanted_again_is_what_it_was(state: WorkerState) -> None:
+    compute(state, "plain", run_id=2)
+    compute(state, "long", run_id=3)
+    free(state, "plain")
+    free(state, "long")
+    secede(state, "long")  # after it was cancelled: nobody was told
+    compute(state, "plain", run_id=2)
+    compute(state, "long", run_id=3)
+    assert snapshot(state)["running"] == [("plain", 2, "executing"), ("long", 3, "long-running")]
+
+
+def test_a_computation_that_is_to_be_fetched_instead_is_no_running_task(state: WorkerState) -> None:
+    compute(state, "plain", run_id=2)
+    compute(state, "long", run_id=3)
+    secede(state, "long")
+    for key in ("plain", "long"):
+        free(state, key)
+        fetch(state, key)
+    assert {ts.state for ts in state.tasks.values()} == {"resumed"}
+    assert snapshot(state)["running"] == [("plain", 2, FETCHING), ("long", 3, FETCHING)]
+
+
+def test_what_is_on_its_way_here_and_to_be_computed_instead_is_running(state: WorkerState) -> None:
+    fetch(state, "far")
+    free(state, "far")
+    assert state.tasks["far"].state == "cancelled"
+    assert snapshot(state) == NOTHING
+    compute(state, "far", run_id=4)
+    assert state.tasks["far"].state == "resumed"
+    assert snapshot(state)["running"] == [("far", 4, "resumed")]
+
+
+def test_what_could_not_be_read_when_it_arrived_has_not_erred(state: WorkerState) -> None:
+    fetch(state, "far")
+    state.handle_stimulus(
+        GatherDepFailureEvent.from_exception(
+            ValueError("cannot be read"), worker=PEER, total_nbytes=1, stimulus_id="failed"
+        )
+    )
+    assert state.tasks["far"].state == "error"
+    assert snapshot(state) == NOTHING
+
+
+def test_what_nobody_is_known_to_have_is_left_out(state: WorkerState) -> None:
+    compute(state, "near", run_id=2, who_has={"far": [PEER]}, nbytes={"far": 1})
+    state.handle_stimulus(
+        GatherDepNetworkFailureEvent(worker=PEER, total_nbytes=1, stimulus_id="gone")
+    )
+    assert state.tasks["far"].state == "missing"
+    assert snapshot(state) == {**NOTHING, "running": [("near", 2, "waiting")]}
+
+
+def test_a_task_that_gave_itself_back_is_gone(state: WorkerState) -> None:
+    compute(state, "back")
+    state.handle_stimulus(RescheduleEvent(key="back", stimulus_id="reschedule"))
+    assert snapshot(state) == NOTHING
+
+
+def test_a_leader_calls_what_is_to_be_fetched_as_a_worker_does() -> None:
+    assert adoption.FETCHING == FETCHING
 
 
 def test_errors_and_actors_are_named(state: WorkerState) -> None:
