@@ -29,7 +29,7 @@ import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
-from ha_scheduler.engine import collecting, compat
+from ha_scheduler.engine import collecting, compat, http_gate
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.attempts import Attempts
 from ha_scheduler.engine.clients import Clients
@@ -93,6 +93,7 @@ class Scheduler(
         cell: dict[str, Any] | None = None,
         lease: LeaseLike | None = None,
         extensions: dict[str, Any] | None = None,
+        http_prefix: str = "/",
         **kwargs: Any,
     ) -> None:
         compat.install()
@@ -133,11 +134,16 @@ class Scheduler(
         self._on_mark: OnMark = lambda phase, detail: None
         self._keep_state = True
         self._first_finished = False
-        super().__init__(extensions=_extensions(extensions), **kwargs)
+        super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
+        http_gate.install(self.http_application, http_prefix, self._answers_for_all)
         fence_pool(self.rpc, self.lease)
         self.experience = Experience(self)
         self.keep_plugin_states()
         self._add_handlers()
+
+    def _answers_for_all(self) -> bool:
+        """Whether this engine leads for certain, and knows what its predecessor knew."""
+        return self.recovery.is_open and self.lease.valid()
 
     def _add_handlers(self) -> None:
         self._broker = Topics(dask.config.get("distributed.admin.low-level-log-length"), self)
