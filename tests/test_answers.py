@@ -7,6 +7,7 @@ been thought about and has a row in ``docs/handlers.md`` or ``docs/api.md``.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -15,9 +16,11 @@ import distributed
 import pytest
 from distributed import scheduler as upstream
 from distributed.core import Server
+from distributed.http.scheduler.api import routes as api
+from tornado.routing import PathMatches, RuleRouter
 
 from client_replay import rpc
-from tests.tables import Row, table
+from tests.tables import DOCS, Row, table
 
 PAGE = "handlers.md"
 KEPT = ("recorded", "reported", "restated", "recomputed", "lost", "nothing", "see")
@@ -97,6 +100,29 @@ def test_each_attribute_of_an_extension_has_an_answer(scheduler: Any) -> None:
         for attribute in vars(extension)
     }
     assert_each_once(table(PAGE, "State of extensions"), living)
+
+
+def paths(router: Any) -> Iterable[str]:
+    for rule in router.rules:
+        if isinstance(rule.matcher, PathMatches):
+            yield rule.matcher.regex.pattern.removesuffix("$")
+        elif isinstance(rule.target, RuleRouter):
+            yield from paths(rule.target)
+
+
+def test_each_route_has_an_answer(scheduler: Any) -> None:
+    living = {*paths(scheduler.http_application.default_router), *(path for path, *_ in api)}
+    rows = table(PAGE, "HTTP routes")
+    assert_each_once(rows, {*living, "the pages of the dashboard"})
+
+
+def test_each_hazard_has_an_answer_and_those_that_the_code_names_are_among_them() -> None:
+    rows = table(PAGE, "Hazards")
+    assert names(rows) == [str(number) for number in range(1, 32)]
+    assert [row.names for row in rows if not row.tests] == []
+    code = "".join(p.read_text() for p in (DOCS.parent / "ha_scheduler").rglob("*.py"))
+    mentioned = set(re.findall(r"[Hh]azards? (\d+)(?: and (\d+))?", code))
+    assert {number for pair in mentioned for number in pair if number} <= set(names(rows))
 
 
 @pytest.mark.parametrize("title", [*MESSAGES, "Requests", *STATE])
