@@ -126,12 +126,12 @@ def answering(worker: Any, answer: Any) -> None:
     worker.handlers["get_data"] = get_data
 
 
-async def dependent(both: Pair) -> Any:
+async def dependent(both: Pair) -> tuple[Any, Any]:
     """A result on the first worker, and a task that needs it on the second."""
     holder, seeker = both.workers
     needed = both.client.submit(work, 1, key="x", workers=[holder.address])
     await eventually(lambda: needed.status == "finished")  # nobody fetches it
-    return both.client.submit(work, needed, key="y", workers=[seeker.address])
+    return needed, both.client.submit(work, needed, key="y", workers=[seeker.address])
 
 
 def test_a_copy_that_was_fetched_while_nobody_led_is_known() -> None:
@@ -145,14 +145,14 @@ def test_a_copy_that_was_fetched_while_nobody_led_is_known() -> None:
                 return await both.workers[0].get_data(comm, **kwargs)
 
             answering(both.workers[0], late)
-            result = await dependent(both)
+            needed, result = await dependent(both)
             await asked.wait()
             await both.kill_leader()
             nobody_leads.set()
             await eventually(lambda: "x" in both.workers[1].data)
             leader = await both.take_over()
             assert holders(leader, "x") == {worker.address for worker in both.workers}
-            assert await result == 1
+            assert await both.client.gather([needed, result]) == [1, 1]
 
     run(test)
 
@@ -170,7 +170,7 @@ def test_a_worker_that_seeks_an_input_is_told_by_the_next_leader() -> None:
                 return Status.dont_reply
 
             answering(both.workers[0], has_nothing)
-            result = await dependent(both)
+            needed, result = await dependent(both)
             await asked.wait()
             await both.kill_leader()
             nobody_leads.set()
@@ -180,7 +180,7 @@ def test_a_worker_that_seeks_an_input_is_told_by_the_next_leader() -> None:
             await both.take_over()
             await eventually(lambda: both.workers[1]._ha.phase is Phase.UP)
             both.workers[1].find_missing()  # as every second or so
-            assert await result == 1
+            assert await both.client.gather([needed, result]) == [1, 1]
             assert runs[1] == 2  # "x" and "y", each once
 
     run(test)
