@@ -23,7 +23,7 @@ from client_replay import rpc
 from tests.tables import DOCS, Row, table
 
 PAGE = "handlers.md"
-KEPT = ("recorded", "reported", "restated", "recomputed", "lost", "nothing", "see")
+KEPT = ("recorded", "reported", "restated", "recomputed", "lost", "nothing")
 MESSAGES = ("Messages of a client", "Messages of a worker")
 STATE = ("State of the scheduler", "State of tasks, clients and workers", "State of extensions")
 
