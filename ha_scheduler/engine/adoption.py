@@ -44,12 +44,13 @@ class Report:
     erred: tuple[tuple[Any, ...], ...] = ()
     actors: tuple[Key, ...] = ()
     shuffles: tuple[tuple[str, int, bool], ...] = ()
+    metadata: tuple[tuple[Key, bytes], ...] = ()
 
     @classmethod
     def from_wire(cls, report: dict[str, Any] | None) -> Report:
         """The report of a registration message."""
         report = report or {}
-        names = ("memory", "running", "erred", "actors", "shuffles")
+        names = ("memory", "running", "erred", "actors", "shuffles", "metadata")
         return cls(**{name: tuple(report.get(name, ())) for name in names})
 
 
@@ -107,6 +108,7 @@ class Adoption:
         for address, report in reports.items():
             self._reconcile(address, report, recommendations)
             self._claim(address, report)
+            self._adopt_metadata(report)
         for address, report in reports.items():
             for key, nbytes, typename in report.memory:
                 self._adopt_result(
@@ -140,6 +142,22 @@ class Adoption:
         for key, run_id, state in report.running:
             if state != FETCHING or key not in self.claims:
                 self.claims[key] = Claim(address, run_id, state)
+
+    def _adopt_metadata(self, report: Report) -> None:
+        """Before the results: plugins look at it when they hear of one."""
+        for key, data in report.metadata:
+            ts = self._scheduler.tasks.get(key)
+            if ts is not None:
+                try:
+                    ts.metadata = {**loads(data), **(ts.metadata or {})}
+                except Exception:
+                    logger.warning(
+                        "The metadata of %r cannot be read here; install on all peers what its "
+                        "worker uses.",
+                        key,
+                        exc_info=True,
+                        extra={"action": "metadata-unreadable"},
+                    )
 
     def _settle(
         self,

@@ -10,19 +10,24 @@ resumed for. If that is to compute it, it is as any other. If it is to fetch its
 worker, its computation still goes on under its old run id, but no leader counts on it, and its end
 will be told as that of a transfer: it is ``FETCHING``, and a leader that does want it computed says
 so again. An erred task comes with its error, which no leader may have written down yet; one that
-failed to arrive here from another worker has not erred.
+failed to arrive here from another worker has not erred. A result comes with the metadata that its
+task left (``get_task_metadata``).
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from dask.utils import typename
 from distributed.protocol.pickle import dumps
 from distributed.worker_state_machine import RUN_ID_SENTINEL
 
+logger = logging.getLogger("distributed.worker.ha")
+
 FAILED_RUNS_MAX = 1_000  # runs of shuffles that ended here and that are told of, the newest
 ERROR_BYTES_MAX = 256 * 1024  # bytes; a task with a larger error is run again by a new leader
+METADATA_BYTES_MAX = 256 * 1024  # bytes of one task's; larger metadata ends with its leader
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
 
@@ -36,12 +41,16 @@ def snapshot(state: Any) -> Report:
     memory: list[tuple[Any, int, str]] = []
     running: list[tuple[Any, int, str]] = []
     erred: list[tuple[Any, bytes]] = []
+    metadata: list[tuple[Any, bytes]] = []
     names: dict[type | None, str] = {None: ""}
     for key, task in state.tasks.items():
         if task.state == "memory":
             if task.type not in names:
                 names[task.type] = typename(task.type)
             memory.append((key, task.nbytes or 0, names[task.type]))
+            left = _metadata(task) if task.metadata else None
+            if left is not None:
+                metadata.append((key, left))
         elif task.state in RUNNING:
             fetching = task.state == "resumed" and task.next == "fetch"
             running.append((key, task.run_id, FETCHING if fetching else task.state))
@@ -49,7 +58,13 @@ def snapshot(state: Any) -> Report:
             error = _error(task)
             if error is not None:
                 erred.append((key, error))
-    return {"memory": memory, "running": running, "erred": erred, "actors": list(state.actors)}
+    return {
+        "memory": memory,
+        "running": running,
+        "erred": erred,
+        "actors": list(state.actors),
+        "metadata": metadata,
+    }
 
 
 def shuffle_runs(worker: Any) -> list[tuple[str, int, bool]]:
@@ -66,6 +81,16 @@ def shuffle_runs(worker: Any) -> list[tuple[str, int, bool]]:
         *((shuffle, run.run_id, True) for shuffle, run in runs._active_runs.items()),
         *((shuffle, run_id, False) for shuffle, run_id in ended),
     ]
+
+
+def _metadata(task: Any) -> bytes | None:
+    """What the task left besides its result, or None if it is too large or cannot be pickled."""
+    try:
+        data = bytes(dumps(task.metadata))
+    except Exception:
+        logger.warning("The metadata of %r is not told to the next leader", task.key, exc_info=True)
+        return None
+    return data if len(data) <= METADATA_BYTES_MAX else None
 
 
 def _error(task: Any) -> bytes | None:

@@ -25,6 +25,7 @@ from tests.engine.conftest import Pair, eventually, pair, run
 every_moment = pytest.mark.parametrize("lost", [True, False], ids=["lost", "committed"])
 
 started = threading.Event()
+go_on = threading.Event()
 
 
 def increment(number: int) -> int:
@@ -475,6 +476,35 @@ def test_task_metadata_is_gathered_through_the_death_of_the_leader(lost: bool) -
             assert first["state"] == {"before": "memory", "after": "memory"}
             second = await both.client.scheduler.stop_task_metadata(name="n")
             assert second["state"] == {"after": "memory"}
+
+    run(test)
+
+
+def leave_metadata(about: Any) -> int:
+    """A task whose metadata is there while it runs, and which goes on when it is told to."""
+    worker = get_worker()
+    worker.state.tasks["x"].metadata["about"] = about
+    started.set()
+    go_on.wait(30)
+    return 1
+
+
+def test_what_a_task_leaves_that_finishes_while_nobody_leads_is_gathered() -> None:
+    async def test() -> None:
+        started.clear()
+        go_on.clear()
+        async with pair() as both:
+            await both.client.scheduler.start_task_metadata(name="m")
+            future = both.client.submit(leave_metadata, ("itself", 1), key="x")
+            await eventually(started.is_set)
+            await both.kill_leader()
+            go_on.set()
+            await eventually(lambda: any("x" in worker.data for worker in both.workers))
+            await both.take_over()
+            assert await future == 1
+            found = await both.client.scheduler.stop_task_metadata(name="m")
+            assert found["state"] == {"x": "memory"}
+            assert found["metadata"] == {"x": {"about": ("itself", 1)}}
 
     run(test)
 

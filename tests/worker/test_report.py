@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,16 @@ from distributed.worker_state_machine import (
 )
 
 from ha_scheduler.engine import adoption
-from ha_scheduler.worker.report import FETCHING, shuffle_runs, snapshot
+from ha_scheduler.worker.report import FETCHING, METADATA_BYTES_MAX, shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"
-NOTHING: dict[str, list[Any]] = {"memory": [], "running": [], "erred": [], "actors": []}
+NOTHING: dict[str, list[Any]] = {
+    "memory": [],
+    "running": [],
+    "erred": [],
+    "actors": [],
+    "metadata": [],
+}
 
 
 class Untouchable(dict[Any, Any]):
@@ -77,6 +84,19 @@ def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
     finish(state, ("x", 0))
     assert snapshot(state)["memory"] == [(("x", 0), 17, "str")]
     assert snapshot(state)["running"] == []
+
+
+def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
+    state: WorkerState,
+) -> None:
+    left = {"little": {"a": ("b", 1)}, "much": {"a": "x" * METADATA_BYTES_MAX}}
+    left["live"] = {"a": threading.Lock()}
+    for key, metadata in left.items():
+        compute(state, key)
+        state.tasks[key].metadata.update(metadata)
+        finish(state, key)
+    ((key, data),) = snapshot(state)["metadata"]
+    assert (key, loads(data)) == ("little", left["little"])
 
 
 def test_every_task_to_compute_is_running_under_its_run_id(state: WorkerState) -> None:
