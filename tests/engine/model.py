@@ -19,6 +19,7 @@ from distributed import worker_state_machine as machine
 from distributed.protocol import serialize, to_serialize
 from distributed.protocol.serialize import Serialized
 from distributed.worker_state_machine import WorkerState
+from tornado.web import Application
 
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
@@ -108,7 +109,8 @@ class Leader(Scheduler):
         self.recover(window_seconds=3600)
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
-        """There is no dashboard."""
+        """There is no dashboard, and an application that nobody serves."""
+        self.http_application = Application()
 
     async def call_workers(self, expected: list[str], address: str) -> None: ...
 
