@@ -5,7 +5,8 @@ one, by the name of its plugin (scheduler.py:9324): a second one silences the fi
 
 A worker that runs, or has run, tasks of graphs which the leader does not know yet is not idle. The
 leader before died when they had not committed, and their client is about to resubmit them; until
-then nothing else says that the worker is of use, and ``Adaptive`` would close it.
+then nothing else says that the worker is of use, and ``Adaptive`` would close it. Nor is a leader
+idle that still waits for workers or clients of the leader before.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from distributed.scheduler import WorkerStatusPlugin
 
 from ha_scheduler.engine.adoption import Adoption
+from ha_scheduler.engine.recovery import Recovery
 
 
 class Watcher(WorkerStatusPlugin):
@@ -31,7 +33,11 @@ class Watchers:
 
     # Of the class that this is mixed into
     adoption: Adoption
+    recovery: Recovery
+    clients: dict[str, Any]
     workers: dict[str, Any]
+    idle_since: float | None
+    _awaited_clients: set[str]
 
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
         """As upstream's."""
@@ -48,3 +54,12 @@ class Watchers:
             getattr(self.workers[worker], attribute) for worker in self.adoption.orphans.owners()
         }
         return [worker for worker in to_close if worker not in kept]
+
+    def check_idle(self) -> float | None:
+        """As upstream's, once all who are awaited are back or given up."""
+        awaited = any(client in self.clients for client in self._awaited_clients)
+        if awaited or self.adoption.orphans or not self.recovery.is_open:
+            self.idle_since = None
+            return None
+        since: float | None = super().check_idle()  # type: ignore[misc]
+        return since

@@ -148,6 +148,40 @@ def test_a_leader_that_still_recovers_is_not_idle() -> None:
     run(test)
 
 
+def test_a_leader_is_not_idle_while_a_client_is_about_to_bring_its_work() -> None:
+    """Its graph did not commit: until it is back, its worker seems to have nothing to do."""
+
+    async def test() -> None:
+        async with pair(1) as both:
+            both.leader.recorder.flush()
+            both.log.stall()
+            future = both.client.submit(blocked, 1)
+            await eventually(lambda: runs[1] == 1)
+            await both.kill_leader(lose_records=both.log.stalled)
+            both.log.resume()
+            back = asyncio.Event()
+            ensure = both.client._ensure_connected
+
+            async def late(timeout: float | None = None) -> None:
+                await back.wait()
+                await ensure(timeout=timeout)
+
+            both.client._ensure_connected = late
+            leader = await both.take_over()
+            leader.idle_timeout = 0.001
+            for _ in range(5):
+                assert leader.check_idle() is None
+                await asyncio.sleep(0.01)
+            leader.idle_timeout = None
+            back.set()
+            gate.set()
+            assert await future == 1
+            assert runs[1] == 1
+            await eventually(lambda: leader.check_idle() is not None)
+
+    run(test)
+
+
 # Calls whose outcome cannot be known
 
 
