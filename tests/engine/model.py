@@ -115,6 +115,7 @@ class Leader(Scheduler):
     async def call_workers(self, expected: list[str], address: str) -> None: ...
 
     async def handle_worker(self, comm: Any, worker: str) -> None:
+        self._latest.pop(worker, None)
         self.stream_comms[worker] = Wire()  # type: ignore[assignment]
         self._record_join(worker)
         await self._adopt(worker)
