@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import logging
 import random
 import time
@@ -266,6 +267,18 @@ class Client(distributed.Client):
         if port is None or not info.get("address"):
             return None
         return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
+
+    def write_scheduler_file(self: Any, scheduler_file: str) -> None:
+        """client.py:4653, with the address of the cell: the leader's is not the leader's for ever.
+
+        Without the workers, whose metrics are named by tuples, which JSON cannot take.
+        """
+        if self.scheduler_file:
+            raise ValueError("Scheduler file already set")
+        self.scheduler_file = scheduler_file
+        _, info = self._get_scheduler_info(n_workers=0)
+        with open(scheduler_file, "w") as file:
+            json.dump({**info, "workers": {}, "address": self.scheduler.address}, file, indent=2)
 
     async def _close(self: Any, fast: bool = False) -> None:
         if self.status == "running":

@@ -25,6 +25,11 @@ from tests.tables import DOCS, Row, table
 PAGE = "handlers.md"
 KEPT = ("recorded", "reported", "restated", "recomputed", "lost", "nothing")
 MESSAGES = ("Messages of a client", "Messages of a worker")
+#: Classes of which each public method and attribute has an answer.
+WITH_METHODS = (
+    *("Client", "Future", "as_completed", "Actor", "ActorFuture"),
+    *("Queue", "Variable", "Lock", "Semaphore", "MultiLock", "Event"),
+)
 STATE = ("State of the scheduler", "State of tasks, clients and workers", "State of extensions")
 
 
@@ -100,6 +105,24 @@ def test_each_attribute_of_an_extension_has_an_answer(scheduler: Any) -> None:
         for attribute in vars(extension)
     }
     assert_each_once(table(PAGE, "State of extensions"), living)
+
+
+API = ("Client", "Futures", "Coordination objects", "Functions, and what tasks use", "Classes")
+
+
+def test_each_public_name_has_an_answer() -> None:
+    living = set(distributed.__all__)
+    kinds = {name: getattr(distributed, name) for name in distributed.__all__}
+    for name in WITH_METHODS:
+        living |= {f"{name}.{method}" for method in dir(kinds[name]) if method[0] != "_"}
+    rows = [row for title in API for row in table("api.md", title)]
+    assert_each_once(rows, living)
+
+
+def test_an_answer_about_a_public_name_has_a_test() -> None:
+    rows = [row for title in API for row in table("api.md", title)]
+    concerned = [r for r in rows if not r.cells["when the leader dies"].startswith("nothing")]
+    assert [row.names for row in concerned if not row.tests] == []
 
 
 def paths(router: Any) -> Iterable[str]:

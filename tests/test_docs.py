@@ -18,6 +18,7 @@ def test_the_command_line_reference_is_that_of_the_commands() -> None:
 
 PAGES = (
     "README.md",
+    "docs/api.md",
     "docs/architecture.md",
     "docs/figures.md",
     "docs/handlers.md",
@@ -40,7 +41,7 @@ def test_every_make_target_that_is_named_exists() -> None:
         assert named <= targets
 
 
-@pytest.mark.parametrize("page", ["what-survives.md", "handlers.md"])
+@pytest.mark.parametrize("page", ["what-survives.md", "handlers.md", "api.md"])
 def test_a_table_names_tests_that_exist(page: str) -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     existing = set(re.findall(r"^(?:async )?def (test_\w+)\(", tests, re.MULTILINE))
