@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed.protocol.serialize import Serialized
 
+from ha_scheduler import failpoints
 from ha_scheduler.engine import collecting
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.coordination.calls import NumberedCalls
@@ -99,6 +100,7 @@ class Intents:
             if (session, ha_sequence) not in self._uncommitted:
                 self._acknowledge(client, ha_sequence)
             return
+        failpoints.reach("graph.arrived")
         header, frames = serialized_frames(expr_ser)
         request = GraphRequest(session, ha_sequence, header, frames)
         current_request.set(request)
@@ -117,6 +119,7 @@ class Intents:
         graph = 0
         if self.recorder is not None and request is not None:
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
+            failpoints.reach("graph.appended")
         try:
             return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
         except Exception:
@@ -188,6 +191,7 @@ class Intents:
         self._uncommitted.add((session, sequence))
 
         def committed() -> None:
+            failpoints.reach("graph.committed")
             self._uncommitted.discard((session, sequence))
             self._acknowledge(client, sequence)
 

@@ -13,6 +13,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 
+from ha_scheduler import failpoints
+
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 5.0  # a worker that is alive reports within a fraction of a second
@@ -44,6 +46,7 @@ class Recovery:
             self._window = loop.call_later(window_seconds, self._open)
         else:
             self._open()
+        failpoints.reach("recovery.begun")
 
     def settled(self, address: str) -> None:
         """The worker has reported, or it is certain that it will not."""
@@ -60,6 +63,7 @@ class Recovery:
             return
         if self._window is not None:
             self._window.cancel()
+        failpoints.reach("recovery.opening")
         try:
             self._on_open()
         except Exception:
@@ -71,3 +75,4 @@ class Recovery:
             )
             os._exit(1)
         self._opened.set()
+        failpoints.reach("recovery.opened")

@@ -1,0 +1,152 @@
+"""Deaths that come together or one upon the other: leaders, workers, in recoveries and restarts.
+
+Leaders die at moments that a test names (``ha_scheduler/failpoints.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from client_replay import OutcomeUnknown
+from ha_scheduler import LocalHACluster
+from ha_scheduler.failpoints import VARIABLE
+from tests.system.conftest import DEADLINE_S, Scene, wait_until
+
+pytestmark = pytest.mark.system
+
+slow = pytest.mark.slow
+
+
+@dataclass
+class Stage(Scene):
+    """A scene whose leaders can be told when to die."""
+
+    tokens: Path
+
+    def arm(self, moment: str) -> Path:
+        """The engine that next reaches this moment dies."""
+        token = self.tokens / moment
+        token.touch()
+        return token
+
+    def wait_for_engines(self) -> None:
+        peers = [peer for peer in self.cluster.peers if peer.alive]
+        wait_until(lambda: all(peer.engine_pid for peer in peers), "all have engines")
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    tokens = tmp_path / "failpoints"
+    tokens.mkdir()
+    monkeypatch.setenv(VARIABLE, str(tokens))
+    with (
+        LocalHACluster(n_peers=3, n_workers=3, dashboard_address=None) as cluster,
+        cluster.get_client() as client,
+    ):
+        yield Stage(cluster, client, tmp_path, tokens)
+
+
+def test_a_leader_and_a_worker_that_die_together_lose_nothing(stage: Stage) -> None:
+    """The worker holds results that others need, and runs tasks."""
+    first = [stage.submit(f"first-{n}") for n in range(12)]
+    assert stage.client.gather(first) == [f"first-{n}" for n in range(12)]
+    second = [stage.submit(f"second-{n}", 1.0, first[n], first[-n - 1]) for n in range(6)]
+    total = stage.submit("total", 0.0, *second)
+    wait_until(lambda: sum(stage.executions()[f"second-{n}"] for n in range(6)) >= 3, "all run")
+    victim = next(iter(stage.cluster.workers.values()))
+    held = lost_with(stage, victim.name)
+    assert held, "the worker must hold something"
+    leader = stage.cluster.leader
+    for process in (victim, leader):  # the second call does not wait for the first to have effect
+        threading.Thread(target=process.kill).start()
+    assert total.result(timeout=DEADLINE_S) == "total"
+    assert stage.client.gather(first + second) == [future.key for future in first + second]
+    again = {name for name, times in stage.executions().items() if times > 1}
+    assert again <= held
+    assert max(stage.executions().values()) <= 2
+
+
+def lost_with(stage: Stage, name: str) -> set[str]:
+    """The keys that the worker holds or runs, by the leader's own account."""
+    info = stage.client.scheduler_info(n_workers=-1)["workers"]
+    (address,) = [a for a, worker in info.items() if str(worker["name"]) == name]
+    return {*stage.client.has_what([address])[address], *stage.client.processing()[address]}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["recovery.opening", *(pytest.param(f"recovery.{m}", marks=slow) for m in ("begun", "opened"))],
+)
+def test_a_leader_that_dies_in_its_recovery_leaves_it_to_the_next(
+    stage: Stage, moment: str
+) -> None:
+    done = [stage.submit(f"done-{n}") for n in range(6)]
+    assert stage.client.gather(done) == [future.key for future in done]
+    running = [stage.submit(f"running-{n}", 5.0) for n in range(3)]
+    wait_until(lambda: len(stage.executions()) == 9, "all run")
+    stage.wait_for_engines()
+    token = stage.arm(moment)
+    stage.cluster.leader.kill()
+    during = stage.submit("during", 0.0, *done)
+    assert during.result(timeout=DEADLINE_S) == "during"
+    assert not token.exists(), "no second leader has died"
+    assert stage.client.gather(running) == [future.key for future in running]
+    assert stage.client.gather(done) == [future.key for future in done]
+    assert set(stage.executions().values()) == {1}
+
+
+def test_two_leaders_that_die_one_after_the_other_lose_nothing(stage: Stage) -> None:
+    futures = [stage.submit(f"task-{n}", 0.1) for n in range(90)]
+    wait_until(lambda: any(future.done() for future in futures), "some are done")
+    for _ in range(2):
+        stage.wait_for_engines()
+        stage.cluster.leader.kill_engine()
+        futures.append(stage.submit(f"more-{len(futures)}", 0.1, futures[0]))
+    assert not all(future.done() for future in futures[:90]), "both must fall in the midst"
+    assert stage.client.gather(futures) == [future.key for future in futures]
+    assert set(stage.executions().values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "restart.committed",
+        *(pytest.param(f"restart.{m}", marks=slow) for m in ("arrived", "appended")),
+    ],
+)
+def test_a_restart_whose_leader_dies_was_done_or_was_not(stage: Stage, moment: str) -> None:
+    pids = stage.worker_pids()
+    done = stage.submit("done")
+    assert done.result(timeout=DEADLINE_S) == "done"
+    running = stage.submit("running", 3.0)
+    wait_until(lambda: stage.executions()["running"], "it runs")
+    stage.wait_for_engines()
+    token = stage.arm(moment)
+    with pytest.raises(OutcomeUnknown):
+        stage.client.restart(timeout=DEADLINE_S)
+    assert not token.exists()
+    after = stage.submit("after")
+    assert after.result(timeout=DEADLINE_S) == "after"
+    if moment == "restart.arrived":
+        assert stage.worker_pids() == pids
+        assert (done.result(timeout=DEADLINE_S), running.result(timeout=DEADLINE_S)) == (
+            "done",
+            "running",
+        )
+        assert set(stage.executions().values()) == {1}
+        return
+
+    def is_one_or_the_other() -> bool:
+        """All new and forgotten, or (if it did not commit) all old and kept."""
+        gone = len(pids - stage.worker_pids())  # a nanny has other children, too
+        cancelled = sum(future.status == "cancelled" for future in (done, running))
+        allowed = [(3, 2)] if moment == "restart.committed" else [(3, 2), (0, 0)]
+        return (gone, cancelled) in allowed
+
+    wait_until(is_one_or_the_other, "it is all or nothing")
+    assert stage.submit("later").result(timeout=DEADLINE_S) == "later"
