@@ -20,6 +20,7 @@ from distributed.http.scheduler.api import routes as api
 from tornado.routing import PathMatches, RuleRouter
 
 from client_replay import rpc
+from ha_scheduler.engine.scheduler import Scheduler
 from tests.tables import DOCS, Row, table
 
 PAGE = "handlers.md"
@@ -64,6 +65,19 @@ def test_each_message_of_a_stream_has_an_answer(scheduler: Any) -> None:
 
 def test_each_request_has_an_answer(scheduler: Any) -> None:
     assert_each_once(table(PAGE, "Requests"), scheduler.handlers)
+
+
+def test_each_message_and_request_of_our_own_has_an_answer(scheduler: Any) -> None:
+    async def of_ours() -> set[str]:
+        ours = Scheduler(dashboard_address=":0")
+        ours.http_server.stop()
+        return {*ours.handlers, *ours.stream_handlers}
+
+    own = asyncio.run(of_ours()) - set(scheduler.handlers) - set(scheduler.stream_handlers)
+    own |= {"queue_release", "variable_delete"}  # upstream's are messages alone
+    rows = table(PAGE, "Messages and requests of our own")
+    assert_each_once(rows, own)
+    assert [row.names for row in rows if not row.tests] == []
 
 
 def test_each_request_is_repeated_as_its_row_says() -> None:

@@ -93,7 +93,7 @@ class Scheduler(
         cell: dict[str, Any] | None = None,
         lease: LeaseLike | None = None,
         extensions: dict[str, Any] | None = None,
-        http_prefix: str = "/",
+        http_prefix: str | None = "/",
         **kwargs: Any,
     ) -> None:
         compat.install()
@@ -135,7 +135,7 @@ class Scheduler(
         self._keep_state = True
         self._first_finished = False
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
-        http_gate.install(self.http_application, http_prefix, self._answers_for_all)
+        http_gate.install(self.http_application, http_prefix or "", self._answers_for_all)
         fence_pool(self.rpc, self.lease)
         self.experience = Experience(self)
         self.keep_plugin_states()

@@ -14,6 +14,9 @@ import pytest
 from distributed.batched import BatchedSend
 from distributed.broker import Broker
 from distributed.core import ConnectionPool, Server, _expects_comm, error_message
+from distributed.diagnostics.memory_sampler import MemorySamplerExtension
+from distributed.http.routing import RoutingApplication
+from distributed.http.utils import get_handlers
 from distributed.shuffle import _core as shuffle_core
 from distributed.shuffle._core import ShuffleRunSpec
 from distributed.shuffle._exceptions import P2PConsistencyError, ShuffleClosedError
@@ -215,3 +218,19 @@ def test_a_retirement_is_tracked_from_the_step_in_which_the_status_changes() -> 
     source = inspect.getsource(upstream.Scheduler.retire_workers)
     changed = source.index("self.handle_worker_status_change(")
     assert "await" not in source[changed : source.index("self._track_retire_worker(")]
+
+
+def test_a_memory_sampler_is_started_and_stopped_by_the_methods_that_record_it() -> None:
+    """memory_sampler.py:200 and 226; ``stop`` is also how a sampler ends without its client."""
+    assert parameters(MemorySamplerExtension.start) == ["self", "client", "measure", "interval"]
+    assert parameters(MemorySamplerExtension.stop) == ["self", "key"]
+    assert "self.stop(key)" in inspect.getsource(MemorySamplerExtension.start)
+    assert "self.samples.pop(key)" in inspect.getsource(MemorySamplerExtension.stop)
+
+
+def test_a_request_over_http_is_given_to_a_handler_by_the_application() -> None:
+    """http/routing.py:55; the prefix is put before each route (http/utils.py:33)."""
+    assert parameters(RoutingApplication.find_handler) == ["self", "request", "kwargs"]
+    assert hasattr(RoutingApplication, "get_handler_delegate")
+    assert "prefix=http_prefix" in inspect.getsource(upstream.Scheduler.__init__)
+    assert 'prefix = "/" + prefix.strip("/")' in inspect.getsource(get_handlers)
