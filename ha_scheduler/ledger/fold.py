@@ -21,7 +21,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ha_scheduler.ledger import blobs, book, calls, departures, desires, events, free_keys, sessions
+from ha_scheduler.ledger import (
+    blobs,
+    book,
+    calls,
+    departures,
+    desires,
+    events,
+    free_keys,
+    retries,
+    sessions,
+)
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
@@ -71,6 +81,7 @@ from ha_scheduler.ledger.tables import (
     FORGOTTEN,
     GRAPHS,
     META,
+    RETRIED,
     VALUES,
     WANTS,
     WORKERS,
@@ -147,6 +158,7 @@ def _drop_graph(tables: Tables, graph: int, row: bytes) -> None:
         events.drop(tables, index_at_end(place))
     tables.delete_prefix(FORGOTTEN, graph_key(graph))
     tables.delete_prefix(ERRORS, graph_key(graph))
+    retries.drop_graph(tables, graph)
     tables.delete(GRAPHS, graph_key(graph))
 
 
@@ -166,8 +178,9 @@ def _desires_changed(tables: Tables, index: int, record: Desired | Released, dat
 
 
 def _forgotten(tables: Tables, index: int, record: Forgotten, data: bytes) -> None:
-    """A forgotten task has no outcome any more: its error goes as well."""
+    """A forgotten task has no outcome any more: its error goes as well, and that it was retried."""
     _withdraw_errors(tables, record.graph, record.keys)
+    retries.withdraw(tables, record.graph, record.keys)
     if record.keys and record.graph != NO_GRAPH and _is_known(tables, record.graph):
         tables.put(FORGOTTEN, graph_index_key(record.graph, index), b"")
         events.put(tables, index, data)
@@ -176,12 +189,15 @@ def _forgotten(tables: Tables, index: int, record: Forgotten, data: bytes) -> No
 def _erred(tables: Tables, index: int, record: Erred, data: bytes) -> None:
     if _is_known(tables, record.graph):
         _withdraw_errors(tables, record.graph, (record.key,))
+        retries.withdraw(tables, record.graph, (record.key,))
         tables.put(ERRORS, graph_name_key(record.graph, record.key), index_key(index))
         events.put(tables, index, data)
 
 
 def _retried(tables: Tables, index: int, record: Retried, data: bytes) -> None:
     _withdraw_errors(tables, record.graph, record.keys)
+    if record.graph != NO_GRAPH and _is_known(tables, record.graph):
+        retries.put(tables, index, record)
 
 
 def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> None:
@@ -296,7 +312,7 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
     for _, row in tables.scan(GRAPHS):
         _drop_graph_payload(tables, row)
     free_keys.drop_all(tables)
-    for table in (EVENTS, GRAPHS, DELTAS, WANTS, FORGOTTEN, ERRORS, DEPARTED):
+    for table in (EVENTS, GRAPHS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED, DEPARTED):
         tables.delete_prefix(table, b"")
     for _, row in tables.scan(CLIENTS):
         place, client, session = unpack(row)

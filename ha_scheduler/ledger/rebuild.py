@@ -29,6 +29,7 @@ from ha_scheduler.ledger.records import (
     Desired,
     GraphSubmitted,
     Released,
+    Retried,
     Scattered,
     SessionRestored,
     TermStarted,
@@ -99,14 +100,14 @@ def _event(tables: Tables, index: int, parts: Iterator[bytes]) -> Iterator[bytes
     if isinstance(record, GraphSubmitted):
         yield from _parts(tables, graph_blob(record))
         yield encode(_without_dropped_session(tables, record))
-    elif isinstance(record, Desired | Released | Scattered):
+    elif isinstance(record, Desired | Released | Retried | Scattered):
         yield from _joined([record, *map(decode, parts)])
     else:
         yield data
 
 
 def _joined(records: list[Any]) -> Iterator[bytes]:
-    """One record again where the fold split one key by key (keys of no graph)."""
+    """One record again where the fold split one key by key."""
     for _, same in groupby(records, key=type):
         group = list(same)
         keys = [key for record in group for key in record.keys]

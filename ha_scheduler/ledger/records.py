@@ -134,7 +134,10 @@ class Erred:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The keys' errors are withdrawn: a client asked for another run."""
+    """The keys' errors are withdrawn: a client asked for another run.
+
+    It counts until another outcome of the key: a worker may still report the error of before.
+    """
 
     KIND: ClassVar[int] = 9
     graph: int

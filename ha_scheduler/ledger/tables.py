@@ -23,6 +23,7 @@ DELTAS = "deltas"  # (graph, client, index) → empty: who changed desires of th
 WANTS = "wants"  # (client, graph) → what the pair's events weigh
 FORGOTTEN = "forgotten"  # (graph, index) → empty
 ERRORS = "errors"  # (graph, key) → index of its event
+RETRIED = "retried"  # (graph, key) → (index, part) of its event
 SCATTERED = "scattered"  # (key, client) → (index, part) of its event
 FREE_DELTAS = "free_deltas"  # (key, client, index, part) → sign: desires of keys of no graph
 FREE_WANTS = "free_wants"  # (client, key) → empty: the client has events on that key of no graph
@@ -45,6 +46,7 @@ TABLES = (
     WANTS,
     FORGOTTEN,
     ERRORS,
+    RETRIED,
     SCATTERED,
     FREE_DELTAS,
     FREE_WANTS,

@@ -100,14 +100,19 @@ def follow(records: list[Record]) -> Scheduler:
 
 def rebuild(records: list[Record]) -> Scheduler:
     """An engine that was started on the ledger to which these records fold."""
+    engine = new_scheduler()
+    start_on_ledger(engine, records)
+    return engine
+
+
+def start_on_ledger(engine: Scheduler, records: list[Record]) -> None:
+    """The engine learns what is left of these records in the ledger."""
     tables = MemoryTables()
     for index, record in enumerate(records, 1):
         fold(tables, index, 1, encode(record))
-    engine = new_scheduler()
     for data in rebuild_ledger(tables):
         engine.replay.apply(decode(data))
     engine.replay.caught_up()
-    return engine
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -168,12 +173,16 @@ class Pair:
         if lose_records:
             del self.log.records[-lose_records:]
 
-    async def take_over(self, window_seconds: float = 5.0) -> Scheduler:
-        """The follower replays what committed, leads in term 2, and recovers."""
+    async def take_over(self, window_seconds: float = 5.0, rebuilt: bool = False) -> Scheduler:
+        """The follower replays what committed, leads in term 2, and recovers.
+
+        ``rebuilt``: it was started on the ledger, and has not followed.
+        """
         follower = self._scheduler(1)
-        follower.replay.caught_up()
-        for record in self.log.records:
-            follower.replay.apply(record)
+        if rebuilt:
+            start_on_ledger(follower, self.log.records)
+        else:
+            replay(follower, self)
         if not follower.scattered:  # it cannot say where scattered data is before workers report
             follower.validate_state()
         self.former, self.leader = self.leader, follower

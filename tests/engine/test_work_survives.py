@@ -46,21 +46,6 @@ def seceded(number: Any) -> Any:
     return blocked(number)
 
 
-def fail_until_mended(number: Any) -> Any:
-    runs[number] += 1
-    if not open_once.is_set():
-        raise KeyError(number)
-    return number
-
-
-def fail_then_block(number: Any) -> Any:
-    runs[number] += 1
-    if runs[number] == 1:
-        raise KeyError(number)
-    gate.wait(30)
-    return number
-
-
 def waiting_for_slots(leader: Any) -> set[Any]:
     return {ts.key for ts in leader.tasks.values() if ts.state in ("queued", "no-worker")}
 
@@ -240,7 +225,7 @@ def one_worker(leader: Any) -> Any:
     return ws
 
 
-# Cancellation, retries, errors
+# Cancellation, errors
 
 
 def test_a_task_that_was_cancelled_before_the_failover_stays_cancelled() -> None:
@@ -298,75 +283,6 @@ def test_a_cancellation_that_the_leader_took_with_it_is_done_by_the_next() -> No
             gate.set()
             assert await held == "b0"
             assert not runs[2]
-
-    run(test)
-
-
-def test_a_retry_whose_answer_was_lost_is_made_again_and_runs_once() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            future = both.client.submit(fail_then_block, 1)
-            assert isinstance(await future.exception(), KeyError)
-            retry = asyncio.ensure_future(both.client.retry([future]))
-            await eventually(lambda: runs[1] == 2)
-            await both.kill_leader(lose_records=1)
-            await both.take_over()
-            await retry
-            gate.set()
-            assert await future == 1
-            assert runs[1] == 2
-
-    run(test)
-
-
-def test_a_retry_that_was_answered_is_not_taken_back() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
-            open_once.set()
-            both.leader.send_all = lambda *_, **__: None  # its worker never hears of the retry
-            await both.client.retry([future])
-            await both.kill_leader()
-            await both.take_over()
-            assert await future == 1
-            assert runs[1] == 2
-
-    run(test)
-
-
-def test_a_retry_is_answered_when_it_has_committed() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
-            both.log.stall()
-            retry = asyncio.ensure_future(both.client.retry([future]))
-            await eventually(lambda: both.log.stalled > 0)
-            await asyncio.sleep(0.1)  # an answer that came too early would be there by then
-            assert not retry.done()
-            await both.kill_leader()
-            both.log.resume()
-            open_once.set()
-            await both.take_over()
-            await retry
-            assert await future == 1
-
-    run(test)
-
-
-def test_a_retry_while_nobody_leads_waits_for_the_next_leader() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
-            await both.kill_leader()
-            open_once.set()
-            retry = asyncio.ensure_future(both.client.retry([future]))
-            await both.take_over()
-            await retry
-            assert await future == 1
-            assert runs[1] == 2
 
     run(test)
 

@@ -36,6 +36,7 @@ class Model:
     wants: dict[tuple[int, str], dict[bytes, bool]] = field(default_factory=dict)
     forgotten: dict[int, set[bytes]] = field(default_factory=dict)
     errors: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
+    retried: set[tuple[int, bytes]] = field(default_factory=set)
     scattered: dict[bytes, set[str]] = field(default_factory=dict)
     workers: dict[str, r.WorkerJoined] = field(default_factory=dict)
     clients: dict[str, str] = field(default_factory=dict)
@@ -83,6 +84,7 @@ class Model:
             self.parts.pop((graph >> 32, rec.blob), None)
         self.wants = {k: v for k, v in self.wants.items() if k[0] != graph}
         self.errors = {k: v for k, v in self.errors.items() if k[0] != graph}
+        self.retried = {k for k in self.retried if k[0] != graph}
         self.forgotten.pop(graph, None)
 
     def on_GraphsRetired(self, rec: r.GraphsRetired) -> None:
@@ -105,17 +107,22 @@ class Model:
                 wanted[key] = False
 
     def on_Forgotten(self, rec: r.Forgotten) -> None:
-        self.on_Retried(r.Retried(rec.graph, rec.keys))
+        for key in rec.keys:
+            self.errors.pop((rec.graph, key), None)
+            self.retried.discard((rec.graph, key))
         if rec.graph in self.graphs:
             self.forgotten.setdefault(rec.graph, set()).update(rec.keys)
 
     def on_Erred(self, rec: r.Erred) -> None:
         if self.known(rec.graph):
             self.errors[rec.graph, rec.key] = rec.payload
+            self.retried.discard((rec.graph, rec.key))
 
     def on_Retried(self, rec: r.Retried) -> None:
         for key in rec.keys:
             self.errors.pop((rec.graph, key), None)
+            if rec.graph in self.graphs:
+                self.retried.add((rec.graph, key))
 
     def on_Scattered(self, rec: r.Scattered) -> None:
         for key in rec.keys:
@@ -211,7 +218,7 @@ class Model:
     def on_Restarted(self, rec: r.Restarted) -> None:
         for graph in list(self.graphs):
             self.drop_graph(graph)
-        self.wants, self.errors, self.scattered = {}, {}, {}
+        self.wants, self.errors, self.scattered, self.retried = {}, {}, {}, set()
 
     def meaning(self) -> dict[str, Any]:
         """What two ledgers must agree on, free of how each keeps it."""
@@ -226,6 +233,7 @@ class Model:
             "wants": {pair: keys for pair, keys in self.wants.items() if keys},
             "forgotten": {graph: keys for graph, keys in self.forgotten.items() if keys},
             "errors": self.errors,
+            "retried": self.retried,
             "scattered": self.scattered,
             "workers": self.workers,
             "clients": self.clients,
