@@ -190,13 +190,23 @@ class Client(distributed.Client):
         return False
 
     def _handle_cancelled_keys(
-        self: Any, keys: Iterable[Any], reason: str | None = None, msg: str | None = None
+        self: Any,
+        keys: Iterable[Any],
+        reason: str | None = None,
+        msg: str | None = None,
+        ha_after: int | None = None,
+        ha_number: int = 0,
     ) -> None:
+        """``ha_after``: what was submitted after this request is meant no more."""
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
         if reason == UNKNOWN_KEYS:
-            keys = [key for key in keys if not self._ha.is_new(key)]
+            keys = self._ha.up_to_resume(keys)
+        elif ha_after is not None:
+            keys = self._ha.up_to(ha_after, keys)
         super()._handle_cancelled_keys(keys, reason, msg)
+        if ha_number:
+            self._ha.heard_of(ha_number)
 
     async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
         self._ha.heard(topic, event)
@@ -216,10 +226,11 @@ class Client(distributed.Client):
         if msg["op"] in CALLED and self.scheduler is not None and not self._ha.plain:
             self.loop.add_callback(self._call_instead, msg)
             return
-        # In the thread of the caller, so that it hears of a full journal.
-        if self.status in ("running", "connecting", "newly-created"):
-            self._ha.keep(msg)
-        super()._send_to_scheduler(msg)
+        with self._ha.in_order:
+            # In the thread of the caller, so that it hears of a full journal.
+            if self.status in ("running", "connecting", "newly-created"):
+                self._ha.keep(msg)
+            super()._send_to_scheduler(msg)
 
     def _send_to_scheduler_safe(self: Any, msg: dict[str, Any]) -> None:
         stream = self.scheduler_comm

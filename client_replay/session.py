@@ -2,13 +2,15 @@
 
 Guarantees, and the order that keeps them:
 
-- ``ha-hello`` is the first message of a stream, then come the unacknowledged graphs in order, then
-  what the client wants. All of it is put on the stream without an ``await``, so nothing that
+- ``ha-hello`` is the first message of a stream, then come the unacknowledged requests in order,
+  then what the client wants. All of it is put on the stream without an ``await``, so nothing that
   another thread submits gets between.
-- A graph goes out at most once per stream, whether ``submit`` or the reconnection is first.
+- A request goes out at most once per stream, whether ``submit`` or the reconnection is first, and
+  never before one with a lower number.
+- What a leader says of a cancellation does not touch what was submitted after it.
 - A leader of an older term than the highest seen is not listened to.
 
-Everything but ``keep`` and ``submitting`` runs on the client's event loop.
+Everything but ``in_order``, ``keep`` and ``submitting`` runs on the client's event loop.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import threading
 import time
 import uuid
 from collections import Counter, deque
@@ -26,7 +29,7 @@ from typing import Any
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
-from client_replay.journal import Journal
+from client_replay.journal import GRAPH, Journal
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.directory import Cell, View, cell_of
 from ha_scheduler.comm.pool import drop_pooled
@@ -37,14 +40,16 @@ logger = logging.getLogger("distributed.client.ha")
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
 STUCK_S = 0.5  # an attempt older than this was made to the leader of before
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
-FIRE_AND_FORGET = "fire-and-forget"
+HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
+FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client
+CANCEL, DESIRE, LASTING_DESIRE = "cancel-keys", "client-desires-keys", "ha-fire-and-forget"
 
 FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (publish.py:54)
 
 # What ``ha-resume`` says anyway, or what is said again on each stream.
 SUPERSEDED = frozenset(
     {
-        *("client-releases-keys", "client-desires-keys"),
+        *("client-releases-keys", DESIRE),
         *("subscribe-topic", "unsubscribe-topic", FLUSH),
         *("queue-future-release", "variable-future-received-confirm"),
     }
@@ -68,7 +73,9 @@ class Session:
         self._connection = 0
         self._unwelcomed = 0
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
+        self.in_order = threading.RLock()  # between a request's number and its way to the loop
         self._in_submission: Counter[Any] = Counter()
+        self._notices: deque[int] = deque(maxlen=HEARD_MAX)
         self._heard: dict[str, float] = {}  # topic → up to when its events were told
         self._left_topics: set[str] = set()
         self._publishing = 0
@@ -114,10 +121,11 @@ class Session:
         """Put into the journal what must not be lost. Raises ``JournalFull``."""
         if self.plain or "ha_sequence" in message:
             return
-        if message["op"] == "update-graph":
+        if message["op"] == DESIRE and message.get("client") == FIRE_AND_FORGET:
+            message["op"] = LASTING_DESIRE
+            del message["client"]
+        if message["op"] in (GRAPH, CANCEL, LASTING_DESIRE):
             self.journal.append(message, _size(message))
-        elif message["op"] == "client-desires-keys" and message.get("client") == FIRE_AND_FORGET:
-            self.journal.desire(message, time.monotonic())
         elif message["op"] == FLUSH:
             self._flushes.append(message)
         elif message["op"] == "unsubscribe-topic":
@@ -140,9 +148,20 @@ class Session:
         entry.sent_in = self._connection
         return True
 
-    def is_new(self, key: Any) -> bool:
-        """Whether ``key`` was submitted after the leader was told what this client wants."""
-        return key in self._in_submission or self.journal.submitted_after(self._resumed_at, key)
+    def up_to_resume(self, keys: Iterable[Any]) -> list[Any]:
+        """Those that were not submitted after the leader was told what this client wants."""
+        return self.up_to(self._resumed_at, keys)
+
+    def up_to(self, sequence: int, keys: Iterable[Any]) -> list[Any]:
+        """Those that were not submitted after the request with this number."""
+        later = self.journal.submitted_after(sequence)
+        return [key for key in keys if key not in later and key not in self._in_submission]
+
+    def heard_of(self, number: int) -> None:
+        """The leader has told of a cancellation, and need not do so again."""
+        self._notices.append(number)
+        if self._stream is not None and not self._stream.comm.closed():
+            self._stream.send({"op": "ha-heard", "numbers": [number]})
 
     # ---- what is said on a new stream
 
@@ -165,7 +184,6 @@ class Session:
         for entry in self.journal.pending():
             entry.sent_in = self._connection
             stream.send(entry.message)
-        stream.send(*self.journal.desires(time.monotonic()))
         if self._connection > 1 or self._client.futures:
             self._resume(stream, last)
         stream.send(*self._flushes)  # after all that was said before them
@@ -175,7 +193,8 @@ class Session:
         wanted = [key for key, state in futures if state.status != "cancelled"]
         finished = [key for key, state in futures if state.status == "finished"]
         self._resumed_at = last
-        stream.send({"op": "ha-resume", "keys": wanted, "finished": finished})
+        heard = list(self._notices)
+        stream.send({"op": "ha-resume", "keys": wanted, "finished": finished, "heard": heard})
         stream.send(*map(self._subscription, self._subscribed()))
 
     def _subscribed(self) -> list[str]:
@@ -199,8 +218,8 @@ class Session:
         """What gathered until it became clear that the scheduler is an unmodified one."""
         self.served_plainly = True
         for entry in self.journal.pending():
-            stream.send({k: v for k, v in entry.message.items() if k != "ha_sequence"})
-        stream.send(*self.journal.desires(time.monotonic()), *self._flushes)
+            stream.send(_plainly(entry.message))
+        stream.send(*self._flushes)
         self.journal.forget()
 
     # ---- what the leader says
@@ -222,7 +241,7 @@ class Session:
             self._stream.abort()
 
     def acknowledged(self, sequences: Iterable[int]) -> None:
-        """``ha-committed``: the cell has these graphs."""
+        """``ha-committed``: the cell has these requests."""
         self.journal.committed(sequences)
 
     def _enter(self, view: View) -> None:
@@ -314,8 +333,17 @@ def _nothing() -> None:
     """There is no subscription yet."""
 
 
+def _plainly(message: dict[str, Any]) -> dict[str, Any]:
+    """A request as upstream's scheduler knows it."""
+    plain = {name: value for name, value in message.items() if name != "ha_sequence"}
+    if plain["op"] == LASTING_DESIRE:
+        plain |= {"op": DESIRE, "client": FIRE_AND_FORGET}
+    return plain
+
+
 def _size(message: dict[str, Any]) -> int:
-    """What the graph of an ``update-graph`` holds in memory: its serialised frames."""
-    graph = message.get("expr_ser")
-    frames = getattr(graph, "frames", None) or ()
+    """What a request holds in memory: the serialised frames of a graph, or else its keys."""
+    if message["op"] != GRAPH:
+        return sum(len(str(key)) for key in message["keys"])
+    frames = getattr(message.get("expr_ser"), "frames", None) or ()
     return sum(map(nbytes, frames))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from time import time
 from typing import Any
 
@@ -58,6 +58,14 @@ class Clients:
 
     def client_returned(self, client: str) -> None:
         """A client that the ledger names is back."""
+
+    def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
+        """The client has heard of these cancellations."""
+        raise NotImplementedError
+
+    def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
+        """Tell a client of the cancellations of which it has not heard."""
+        raise NotImplementedError
 
     async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
@@ -185,13 +193,21 @@ class Clients:
             self.recorder.append(record)
 
     async def ha_resume(
-        self, client: str, keys: Collection[Key], finished: Collection[Key]
+        self,
+        client: str,
+        keys: Collection[Key],
+        finished: Collection[Key],
+        heard: Collection[int] = (),
     ) -> None:
         """A returning client states all that it wants, after what it resubmitted.
 
-        ``finished``: the keys whose results it believes to be there. It is told the state of every
-        key that has one, and which keys the cell does not know.
+        ``finished``: the keys whose results it believes to be there. ``heard``: the cancellations
+        of which it knows. It is told of the others, the state of every key that has one, and which
+        keys the cell does not know.
         """
+        self.drop_notices(client, heard)
+        cancelled = self.tell_cancelled(client, set(keys))
+        keys = [key for key in keys if key not in cancelled]
         wanted, believed = set(keys), set(finished)
         known = [key for key in keys if key in self.tasks]
         self._set_desires(client, wanted, known)

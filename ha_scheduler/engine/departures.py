@@ -50,7 +50,7 @@ class Departures:
     _carried_through: dict[str, Any]  # what became of retirements that were resumed, by address
     _restarting = False  # within the step in which ``restart`` makes everything void
     _void: asyncio.Event | None = None  # set when the last record of that step has committed
-    _desires_implied: bool
+    _releases_implied: bool
 
     # Retirements
 
@@ -98,11 +98,11 @@ class Departures:
         failpoints.reach("restart.arrived")
         if self.recorder is not None:
             self._make_void(self.recorder)
-        self._restarting = self._desires_implied = True
+        self._restarting = self._releases_implied = True
         try:
             return await super().restart(**how)  # type: ignore[misc]
         finally:
-            self._restarting = self._desires_implied = False
+            self._restarting = self._releases_implied = False
 
     def _make_void(self, recorder: Recorder) -> None:
         """One record: nothing of before is there, and every worker is to restart."""
@@ -130,7 +130,7 @@ class Departures:
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
         """As upstream's, once it is certain that the next leader would do it as well."""
-        everything, self._restarting, self._desires_implied = self._restarting, False, False
+        everything, self._restarting, self._releases_implied = self._restarting, False, False
         await hold(self.lease)
         chosen = [a for a in (self.workers if workers is None else workers) if a in self.workers]
         leaving = {a: self.workers[a].server_id for a in chosen}

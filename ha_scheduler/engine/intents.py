@@ -5,9 +5,10 @@ data scattered) is appended to the event stream in the event-loop step in which 
 changes, before anything that follows from it. On a follower ``recorder`` is None and the same
 methods apply records without writing any.
 
-A graph is acknowledged to its client by ``ha-committed`` once its record has committed. One that
-was refused (lost dependencies, or it would not unpickle) is acknowledged at once: its outcome has
-been reported and there is nothing to keep.
+A request of the stream (a graph, a cancellation, a fire-and-forget desire) is acknowledged to its
+client by ``ha-committed`` once its record has committed, and is done once, however often it comes.
+A graph that was refused (lost dependencies, or it would not unpickle) is acknowledged at once: its
+outcome has been reported and there is nothing to keep.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from ha_scheduler.engine.graphs import (
     serialized_frames,
 )
 from ha_scheduler.engine.keys import Key, encode_key
-from ha_scheduler.engine.recorder import Recorder, key_parts
+from ha_scheduler.engine.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.ledger.records import (
@@ -64,6 +65,10 @@ _DECISIONS = (
 )
 
 
+class ClientGoneError(Exception):
+    """Remote: the client left while its graph was on its way."""
+
+
 class Intents:
     """The part of our Scheduler that records; a mixin before upstream's class."""
 
@@ -81,7 +86,8 @@ class Intents:
     extensions: dict[str, Any]
     generation: float
     _last_time: float
-    _desires_implied = False
+    _desires_implied: str | None = None  # the client whose desires the record of now implies
+    _releases_implied = False
     _scatter_committed: asyncio.Event | None = None  # of the latest scattering
     _retry_committed: asyncio.Event | None = None  # of the latest retry
     calls: NumberedCalls
@@ -95,12 +101,10 @@ class Intents:
         self, client: str, expr_ser: Serialized, ha_sequence: int = 0, **kwargs: Any
     ) -> None:
         """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
-        session = self.session_of.get(client, "")
-        if ha_sequence and self.sessions.answered(session, ha_sequence):
-            if (session, ha_sequence) not in self._uncommitted:
-                self._acknowledge(client, ha_sequence)
+        if self.was_answered(client, ha_sequence):
             return
         failpoints.reach("graph.arrived")
+        session = self.session_of.get(client, "")
         header, frames = serialized_frames(expr_ser)
         request = GraphRequest(session, ha_sequence, header, frames)
         current_request.set(request)
@@ -117,6 +121,9 @@ class Intents:
         """Record the graph, then make its tasks: one event-loop step."""
         request = current_request.get()
         graph = 0
+        if request is not None and request.session and client not in self.clients:
+            # Nobody would ever let go of its keys.
+            raise ClientGoneError(f"client {client} left before its graph was made")
         if self.recorder is not None and request is not None:
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
             failpoints.reach("graph.appended")
@@ -129,14 +136,14 @@ class Intents:
 
     def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
-        self._desires_implied = True
+        self._desires_implied = kwargs["client"]
         try:
             with collecting.paused():
                 result = super()._create_taskstate_from_graph(  # type: ignore[misc]
                     dsk=dsk, keys=keys, **kwargs
                 )
         finally:
-            self._desires_implied = False
+            self._desires_implied = None
         if graph:
             self._own(graph, dsk.keys() | keys)
         return result
@@ -188,14 +195,37 @@ class Intents:
         session, sequence = request.session, request.sequence
         record = GraphSubmitted(graph, client, session, sequence, payload, blob, parts)
         self.sessions.apply(record)
+        recorder.append(record, on_commit=self._when_committed(client, session, sequence, "graph"))
+
+    # Requests of the stream
+
+    def was_answered(self, client: str, sequence: int) -> bool:
+        """Whether a request has been done before. It is acknowledged when that has committed."""
+        session = self.session_of.get(client, "")
+        if not self.sessions.answered(session, sequence):
+            return False
+        if (session, sequence) not in self._uncommitted:
+            self._acknowledge(client, sequence)
+        return True
+
+    def answer(self, client: str, sequence: int, op: str) -> None:
+        """A request has been done, and what it changed is recorded."""
+        session = self.session_of.get(client, "")
+        if self.recorder is None or not session or not sequence:
+            return
+        committed = self._when_committed(client, session, sequence, op)
+        self.sessions.record(session, sequence)
+        self.recorder.answered(client, session, sequence, committed)
+
+    def _when_committed(self, client: str, session: str, sequence: int, op: str) -> OnCommit:
         self._uncommitted.add((session, sequence))
 
         def committed() -> None:
-            failpoints.reach("graph.committed")
+            failpoints.reach(f"{op}.committed")
             self._uncommitted.discard((session, sequence))
             self._acknowledge(client, sequence)
 
-        recorder.append(record, on_commit=committed)
+        return committed
 
     def _acknowledge(self, client: str, sequence: int) -> None:
         comm = self.client_comms.get(client)
@@ -233,16 +263,19 @@ class Intents:
         """A client, or a pseudo-client, wants keys."""
         if client == FIRE_AND_FORGET:
             keys = [key for key in keys if self._is_ahead(key)]
-        if self.recorder is not None and not self._desires_implied:
+        if self.recorder is not None and client != self._desires_implied:
             self._record_desires(self.recorder, keys, client)
         super().client_desires_keys(keys=keys, client=client)  # type: ignore[misc]
 
-    def _is_ahead(self, key: Key) -> bool:
-        """Whether the outcome of ``key`` is still to come.
+    def ha_fire_and_forget(self, client: str, keys: Collection[Key], ha_sequence: int) -> None:
+        """A client with a journal wants keys to be computed, whatever becomes of it."""
+        failpoints.reach("fire-and-forget.arrived")
+        if not self.was_answered(client, ha_sequence):
+            self.client_desires_keys(keys=keys, client=FIRE_AND_FORGET)
+            self.answer(client, ha_sequence, "fire-and-forget")
 
-        A client repeats a fire-and-forget desire after a failover, because nothing acknowledges
-        it. One whose task has its outcome, or was forgotten with it, would be held for ever.
-        """
+    def _is_ahead(self, key: Key) -> bool:
+        """Whether the outcome of ``key`` is still to come; or else it would be held for ever."""
         ts = self.tasks.get(key)
         return ts is not None and ts.state in ("waiting", "queued", "no-worker", "processing")
 
@@ -258,7 +291,7 @@ class Intents:
     ) -> None:
         """A client, or a pseudo-client, no longer wants keys."""
         recorder = self.recorder
-        if recorder is not None and not self._desires_implied:
+        if recorder is not None and not self._releases_implied:
             for key in keys:
                 ts = self.tasks.get(key)
                 if ts is not None and ts in cs.wants_what:
@@ -293,11 +326,11 @@ class Intents:
         """A client is gone for good: so are its desires and its session."""
         if client in self.clients and self.recorder is not None:
             self.recorder.append(ClientLeft(client))
-        self._desires_implied = True  # ClientLeft says it all
+        self._releases_implied = True  # ClientLeft says it all
         try:
             super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
         finally:
-            self._desires_implied = False
+            self._releases_implied = False
         self.calls.abandon(self.session_of.pop(client, ""))
         self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))

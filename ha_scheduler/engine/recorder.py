@@ -8,7 +8,7 @@ never before.
 Desires, releases and retirements come one key at a time from Dask; they are gathered for
 ``BATCH_SECONDS`` and written as few records. Whatever must not overtake them (any other record)
 flushes them first. What a batch retires, it does not describe: a task submitted, finished and
-released within one batch costs its graph record.
+released within one batch costs its graph record. Last in a batch comes which requests it answers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
     RECORD_BYTES_MAX,
+    Answered,
     BlobPart,
     Desired,
     Forgotten,
@@ -84,6 +85,7 @@ class Batch:
     def __init__(self) -> None:
         self._runs: list[tuple[Kind, int, str, list[Key]]] = []
         self._retired: set[int] = set()
+        self.answers: dict[tuple[str, str], list[tuple[int, OnCommit]]] = {}
         self.keys = 0
 
     def add(self, kind: Kind, graph: int, client: str, key: Key) -> None:
@@ -101,8 +103,13 @@ class Batch:
         self.keys += 1
         self._retired.add(graph)
 
+    def answer(self, client: str, session: str, sequence: int, on_commit: OnCommit) -> None:
+        """A request of the client took effect."""
+        self.keys += 1
+        self.answers.setdefault((client, session), []).append((sequence, on_commit))
+
     def records(self) -> Iterator[Record]:
-        """The batch as records; runs of graphs that it also retires are left out."""
+        """The batch as records, but for answers and runs of graphs that it also retires."""
         for kind, graph, client, keys in self._runs:
             if graph not in self._retired:
                 for part in key_parts(keys):
@@ -183,6 +190,11 @@ class Recorder:
         self._batch.retire(graph)
         self._schedule_flush()
 
+    def answered(self, client: str, session: str, sequence: int, on_commit: OnCommit) -> None:
+        """Gather that a request took effect, by what was written or gathered before."""
+        self._batch.answer(client, session, sequence, on_commit)
+        self._schedule_flush()
+
     def flush(self) -> None:
         """Write what was gathered."""
         if self._flush_due is not None:
@@ -191,9 +203,20 @@ class Recorder:
         batch, self._batch = self._batch, Batch()
         for record in batch.records():
             self._log.propose(encode(record), None)
+        for (client, session), answers in batch.answers.items():
+            sequences = tuple(sequence for sequence, _ in answers)
+            self._log.propose(encode(Answered(client, session, sequences)), _all_of(answers))
 
     def _schedule_flush(self) -> None:
         if self._batch.keys >= BATCH_KEYS_MAX:
             self.flush()
         elif self._flush_due is None:
             self._flush_due = asyncio.get_running_loop().call_later(BATCH_SECONDS, self.flush)
+
+
+def _all_of(answers: list[tuple[int, OnCommit]]) -> OnCommit:
+    def committed() -> None:
+        for _, on_commit in answers:
+            on_commit()
+
+    return committed

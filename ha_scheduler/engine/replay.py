@@ -101,7 +101,7 @@ class Replay:
                     scheduler.session_of[client] = session
             case records.ClientLeft(client):
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
-            case records.SessionAdvanced() | records.SessionRestored():
+            case records.SessionAdvanced() | records.SessionRestored() | records.Answered():
                 pass  # applied above, as for every record
             case records.CallsOpened() | records.CallsEnded() | records.AnswerDropped():
                 pass  # likewise

@@ -32,6 +32,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 from ha_scheduler.engine import collecting, compat, http_gate
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.attempts import Attempts
+from ha_scheduler.engine.cancellation import Cancellation
 from ha_scheduler.engine.clients import Clients
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.book import Book
@@ -75,6 +76,7 @@ class Scheduler(
     Workers,
     Watchers,
     Attempts,
+    Cancellation,
     Clients,
     Intents,
     SchedulerPlugins,
@@ -117,6 +119,7 @@ class Scheduler(
         self.values = Values(self)
         self.book = Book(self)
         self.calls = NumberedCalls(self, self.book)
+        self.keep_notices()
         self.keep_restrictions()
         self.keep_task_metadata()
         self.replay = Replay(self)
@@ -161,6 +164,8 @@ class Scheduler(
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)
         self.stream_handlers["ha-hello"] = self.ha_hello
         self.stream_handlers["ha-resume"] = self.ha_resume
+        self.stream_handlers["ha-heard"] = self.ha_heard
+        self.stream_handlers["ha-fire-and-forget"] = self.ha_fire_and_forget
 
     # Activation
 
@@ -186,6 +191,7 @@ class Scheduler(
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term)
         self.restore_attempts()
+        self.restore_notices(term)
         self.experience.restore()
         self.extensions["shuffle"].prepare()
         self.inherit_departures()

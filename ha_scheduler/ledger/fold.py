@@ -45,6 +45,7 @@ from ha_scheduler.ledger.layout import (
 )
 from ha_scheduler.ledger.records import (
     AnswerDropped,
+    Answered,
     BlobPart,
     Called,
     CallsEnded,
@@ -138,7 +139,7 @@ def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: b
     tables.put(GRAPHS, graph_key(record.graph), index_key(index))
     events.put(tables, index, data)
     desires.submitted(tables, record.graph, record.client)
-    _answer(tables, record.session, record.sequence)
+    sessions.answer_of(tables, record.client, record.session, (record.sequence,))
 
 
 def _graphs_retired(tables: Tables, index: int, record: GraphsRetired, data: bytes) -> None:
@@ -296,6 +297,10 @@ def _answer_dropped(tables: Tables, index: int, record: AnswerDropped, data: byt
     calls.drop_answer(tables, record.session, record.slot)
 
 
+def _answered(tables: Tables, index: int, record: Answered, data: bytes) -> None:
+    sessions.answer_of(tables, record.client, record.session, record.sequences)
+
+
 def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
     row = tables.get(VALUES, value_key(space, name))
     if row is None:
@@ -359,5 +364,6 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     CallsOpened: _calls_opened,
     CallsEnded: _calls_ended,
     AnswerDropped: _answer_dropped,
+    Answered: _answered,
 }
 assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole

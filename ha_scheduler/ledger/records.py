@@ -327,6 +327,20 @@ class AnswerDropped:
     slot: int
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Requests of a client took effect by the records before this one: they are not done again.
+
+    For requests that have no record of their own, such as a cancellation. ``(session, sequence)``
+    as in ``GraphSubmitted``.
+    """
+
+    KIND: ClassVar[int] = 26
+    client: str
+    session: str
+    sequences: tuple[int, ...]
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -353,6 +367,7 @@ Record = (
     | CallsOpened
     | CallsEnded
     | AnswerDropped
+    | Answered
 )
 
 _BY_KIND: dict[int, type[Record]] = {
@@ -383,6 +398,7 @@ _BY_KIND: dict[int, type[Record]] = {
         CallsOpened,
         CallsEnded,
         AnswerDropped,
+        Answered,
     )
 }
 

@@ -13,18 +13,22 @@ mostly a floor alone. A hole is a request still under way; a session has no more
 ``RANGES_MAX - 1`` of them: beyond that the lowest is closed, as if its request had been answered.
 And it has been: a client's requests come in order on one stream, so one that was overtaken by a
 thousand others was refused (its graph would not unpickle, say), which leaves no record.
+
+Only the session that the client has by then is answered: a request whose client has left meanwhile
+would bring to life what nobody would end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ha_scheduler.ledger import calls
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.layout import name_key, pack, unpack
 from ha_scheduler.ledger.records import (
+    Answered,
     ClientJoined,
     ClientLeft,
     GraphSubmitted,
@@ -60,6 +64,11 @@ class Answers:
         at = bisect_right(self.bounds, sequence)
         # An odd position lies inside a range; an even one may still be the last of the one before.
         return at % 2 == 1 or (at > 0 and self.bounds[at - 1] == sequence)
+
+    @property
+    def last(self) -> int:
+        """The highest number that has been answered; 0 for none."""
+        return self.bounds[-1] if self.bounds else self.floor
 
     def record(self, sequence: int) -> Answers:
         """With one more answered request."""
@@ -114,6 +123,10 @@ class Sessions:
         """Whether the request has been answered: do not act, answer again."""
         return self._answers.get(session, Answers()).answered(sequence)
 
+    def last(self, session: str) -> int:
+        """The highest number of the session that has been answered; 0 for none."""
+        return self._answers.get(session, Answers()).last
+
     def record(self, session: str, sequence: int) -> None:
         """The request is answered."""
         if session and sequence != UNNUMBERED:
@@ -133,9 +146,12 @@ class Sessions:
     def apply(self, record: Record) -> None:
         """What ``record`` does to sessions, exactly as the fold does it."""
         match record:
+            case GraphSubmitted(client=client, session=session, sequence=sequence):
+                self._record_of(client, session, (sequence,))
+            case Answered(client=client, session=session, sequences=sequences):
+                self._record_of(client, session, sequences)
             case (
-                GraphSubmitted(session=session, sequence=sequence)
-                | ValueSet(session=session, sequence=sequence)
+                ValueSet(session=session, sequence=sequence)
                 | ValueDeleted(session=session, sequence=sequence)
             ):
                 self.record(session, sequence)
@@ -150,6 +166,11 @@ class Sessions:
                 self._clients.pop(client, None)
             case _:
                 self.calls.apply(record)
+
+    def _record_of(self, client: str, session: str, sequences: Iterable[int]) -> None:
+        if self._clients.get(client) == session:
+            for sequence in sequences:
+                self.record(session, sequence)
 
     def _join(self, client: str, session: str) -> None:
         former = self._clients.get(client, "")
@@ -172,6 +193,16 @@ def store_answers(tables: Tables, session: str, answers: Answers) -> None:
     if session:
         row = pack((session, answers.floor, answers.bounds))
         tables.put(SESSIONS, name_key(session), row)
+
+
+def answer_of(tables: Tables, client: str, session: str, sequences: Iterable[int]) -> None:
+    """Requests of a client are answered, if the session is the one that it has."""
+    row = tables.get(CLIENTS, name_key(client))
+    if session and row is not None and unpack(row)[2] == session:
+        answers = load_answers(tables, session)
+        for sequence in sequences:
+            answers = answers.record(sequence)
+        store_answers(tables, session, answers)
 
 
 def scan_answers(tables: Tables) -> Iterator[tuple[str, Answers]]:

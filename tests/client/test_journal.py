@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from client_replay.journal import DESIRE_KEPT_S, Journal, JournalFull
+from client_replay.journal import Journal, JournalFull
 
 
 def graph(*keys: str) -> dict[str, Any]:
     return {"op": "update-graph", "keys": set(keys)}
 
 
-def desire(*keys: str) -> dict[str, Any]:
-    return {"op": "client-desires-keys", "keys": list(keys), "client": "fire-and-forget"}
+def cancellation(*keys: str) -> dict[str, Any]:
+    return {"op": "cancel-keys", "keys": list(keys)}
 
 
 def test_numbers_start_at_one_and_are_on_the_message() -> None:
@@ -58,7 +58,6 @@ def test_a_committed_graph_is_not_held_on_to() -> None:
     message = Large(graph("x"))
     gone = weakref.ref(message)
     journal.append(message, 1)
-    journal.desire(desire("x"), now_s=0)
     del message
     journal.committed([1])
     gc.collect()
@@ -82,41 +81,32 @@ def test_entries_are_limited() -> None:
         journal.append(graph("y"), 1)
 
 
-def test_a_desire_is_kept_as_long_as_its_graph() -> None:
+def test_a_cancellation_keeps_its_place_among_the_graphs() -> None:
     journal = Journal()
-    journal.append(graph("x"), 1)
-    wanted = desire("x")
-    journal.desire(wanted, now_s=0)
-    assert journal.desires(now_s=1e6) == [wanted]
+    for message in (graph("x"), cancellation("x"), graph("x")):
+        journal.append(message, 1)
     journal.committed([1])
-    assert journal.desires(now_s=DESIRE_KEPT_S - 1) == [wanted]
-    assert journal.desires(now_s=DESIRE_KEPT_S + 1) == []
-
-
-def test_a_desire_for_a_committed_graph_is_kept_for_a_while() -> None:
-    journal = Journal()
-    journal.desire(desire("x"), now_s=100)
-    assert journal.desires(now_s=101) == [desire("x")]
-    assert journal.desires(now_s=101 + DESIRE_KEPT_S) == []
+    assert [entry.message["op"] for entry in journal.pending()] == ["cancel-keys", "update-graph"]
+    assert [entry.sequence for entry in journal.pending()] == [2, 3]
 
 
 def test_forgetting_uses_no_number_again() -> None:
     journal = Journal()
     journal.append(graph("x"), 1)
-    journal.desire(desire("x"), 0)
     journal.forget()
-    assert (len(journal), journal.nbytes, journal.desires(0), journal.floor) == (0, 0, [], 1)
+    assert (len(journal), journal.nbytes, journal.floor) == (0, 0, 1)
     assert journal.append(graph("y"), 1) == 2
 
 
-def test_what_was_submitted_after_a_number_is_known_by_key() -> None:
+def test_the_keys_of_graphs_after_a_number_are_known() -> None:
     journal = Journal()
     journal.append(graph("x"), 1)
-    journal.append(graph("y"), 1)
-    assert journal.submitted_after(1, "y")
-    assert not journal.submitted_after(1, "x")
+    journal.append(graph("y", "z"), 1)
+    journal.append(cancellation("x"), 1)
+    assert journal.submitted_after(1) == {"y", "z"}
+    assert journal.submitted_after(0) == {"x", "y", "z"}
     journal.committed([2])
-    assert not journal.submitted_after(1, "y")
+    assert journal.submitted_after(1) == set()
 
 
 def test_many_threads_get_each_number_once() -> None:

@@ -79,11 +79,12 @@ def test_the_next_leader_hears_hello_then_the_open_graphs_then_what_is_wanted() 
             assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 1, 1)
             assert hello["session"] == first.told[0]["session"]
             assert [g["ha_sequence"] for g in second.said("update-graph")] == [2, 3, 4]
-            assert second.said("client-desires-keys")[0]["client"] == "fire-and-forget"
+            (desire,) = second.said("ha-fire-and-forget")
+            assert (list(desire["keys"]), desire["ha_sequence"]) == (["d"], 5)
             resume = second.said("ha-resume")[0]
             assert sorted(resume["keys"]) == ["a", "b", "d"]
             assert resume["finished"] == ["a"] or resume["finished"] == ("a",)
-            assert second.ops().index("ha-resume") > second.ops().index("client-desires-keys")
+            assert second.ops().index("ha-resume") > second.ops().index("ha-fire-and-forget")
             assert {s["topic"] for s in second.said("subscribe-topic")} == {"print", "warn"}
             assert futures["a"].status == "finished"
             await until(lambda: client._ha.term == 2)

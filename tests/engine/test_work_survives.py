@@ -225,66 +225,7 @@ def one_worker(leader: Any) -> Any:
     return ws
 
 
-# Cancellation, errors
-
-
-def test_a_task_that_was_cancelled_before_the_failover_stays_cancelled() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            (held,) = await occupy(both)
-            unwanted = both.client.submit(work, 2, key="unwanted")
-            await eventually(lambda: "unwanted" in both.leader.tasks)
-            await both.client.cancel([unwanted])
-            await eventually(lambda: "unwanted" not in both.leader.tasks)
-            await both.kill_leader()
-            leader = await both.take_over()
-            assert unwanted.cancelled()
-            assert "unwanted" not in leader.tasks
-            await eventually(lambda: "unwanted" not in both.workers[0].state.tasks)
-            gate.set()
-            assert await held == "b0"
-            assert not runs[2]
-
-    run(test)
-
-
-def test_a_cancellation_while_nobody_leads_is_one_for_the_next_leader() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            (held,) = await occupy(both)
-            unwanted = both.client.submit(work, 2, key="unwanted")
-            await eventually(lambda: "unwanted" in both.leader.tasks)
-            await both.kill_leader()
-            await both.client.cancel([unwanted])
-            leader = await both.take_over()
-            await eventually(lambda: "unwanted" not in leader.tasks)
-            await eventually(lambda: "unwanted" not in both.workers[0].state.tasks)
-            gate.set()
-            assert await held == "b0"
-            assert not runs[2]
-
-    run(test)
-
-
-def test_a_cancellation_that_the_leader_took_with_it_is_done_by_the_next() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            (held,) = await occupy(both)
-            unwanted = both.client.submit(work, 2, key="unwanted")
-            await eventually(lambda: "unwanted" in both.leader.tasks)
-            heard: list[Any] = []
-            both.leader.stream_handlers["cancel-keys"] = lambda **kwargs: heard.append(kwargs)
-            await both.client.cancel([unwanted])
-            await eventually(lambda: bool(heard))
-            await both.kill_leader()
-            leader = await both.take_over()
-            await eventually(lambda: "unwanted" not in leader.tasks)
-            await eventually(lambda: "unwanted" not in both.workers[0].state.tasks)
-            gate.set()
-            assert await held == "b0"
-            assert not runs[2]
-
-    run(test)
+# Errors
 
 
 def test_a_task_that_killed_its_workers_is_not_tried_again_by_the_next_leader() -> None:

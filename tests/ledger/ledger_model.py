@@ -76,7 +76,13 @@ class Model:
             self.loose.discard((rec.graph >> 32, rec.blob))
         self.graphs[rec.graph] = rec
         self.wants.setdefault((rec.graph, rec.client), {})[IMPLIED] = True
-        self.answer(rec.session, rec.sequence)
+        self.on_Answered(r.Answered(rec.client, rec.session, (rec.sequence,)))
+
+    def on_Answered(self, rec: r.Answered) -> None:
+        """A client that left, or has another session by now, is not answered."""
+        if self.clients.get(rec.client) == rec.session:
+            for sequence in rec.sequences:
+                self.answer(rec.session, sequence)
 
     def drop_graph(self, graph: int) -> None:
         rec = self.graphs.pop(graph)
@@ -389,6 +395,7 @@ class _Writer:
             r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_session)),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.AnswerDropped: lambda: (draw(_session), draw(st.integers(0, 2))),
+            r.Answered: lambda: (draw(_client), draw(_session), (draw(_sequence),)),
             r.Restarted: lambda: (draw(_client),),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
@@ -428,6 +435,7 @@ _KINDS = (
     r.CallsOpened,
     r.CallsEnded,
     r.AnswerDropped,
+    r.Answered,
     r.Restarted,
     r.PeerNamed,
 )
