@@ -2,9 +2,10 @@
 
 Guarantee: a reported result becomes ``memory`` and a reported running task becomes ``processing``
 under the run id it already has; neither is computed again, and ``validate_state`` holds after each
-``adopt``. A key that the leader does not know is not freed: its graph may be one that never
-committed, and that its client is about to resubmit. It is kept as an *orphan* and found again when
-its graph arrives, or freed when ``expire`` says that nobody came.
+``adopt``. A key that the leader never knew is not freed: its graph may be one that never committed,
+and that its client is about to resubmit. It is kept as an *orphan* and found again when its graph
+arrives, or freed when ``expire`` says that nobody came. One that the leader has forgotten is freed:
+it was released or cancelled, and what comes under its name later is another task.
 
 Order within ``adopt``: claims first (so that no transition sends a running task to a second
 worker), then results, then the transitions that follow from them, then the running tasks, whose
@@ -191,6 +192,9 @@ class Adoption:
     ) -> None:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
+        if ts is None and scheduler.replay.has_forgotten(key):
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+            return
         if ts is None:
             self.orphans.memory.setdefault(key, {})[address] = (nbytes, typename)
             return
@@ -256,7 +260,10 @@ class Adoption:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
         mine = self.claims.get(key) == claim
-        if ts is None:
+        if ts is None and scheduler.replay.has_forgotten(key):
+            self.claims.pop(key, None)
+            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
+        elif ts is None:
             self.claims.pop(key, None)
             self.orphans.running[key] = claim
         elif mine and ts.state in _PENDING and not ts.waiting_on:

@@ -305,8 +305,7 @@ class Intents:
         ts = self.tasks[key]
         had_outcome = ts.exception_blame is ts or key in self.replay.retried
         super()._remove_key(key)  # type: ignore[misc]
-        self.replay.errors.pop(key, None)
-        self.replay.retried.discard(key)
+        self.replay.forget(key)
         recorder = self.recorder
         latest = self.graphs.graph_of(key)
         retired, living = self.graphs.forget(key)

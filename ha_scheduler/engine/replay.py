@@ -5,6 +5,9 @@ that the leader had when it wrote record ``n``. It has no workers, so its runnab
 ``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
 applied once workers are back (errors, scattered data) is kept until ``settle``.
 
+Keys that are forgotten here are remembered for a while: what a worker still has of one is of no use
+to anybody, and must not be taken for the result of a graph that is to come.
+
 While the ledger is rebuilt (before ``caught_up``) nothing is forgotten: what kept a key alive for a
 while may be a graph that has been retired since and is not replayed. A pseudo-client holds all
 keys until then.
@@ -37,6 +40,7 @@ from ha_scheduler.ledger.records import Record
 logger = logging.getLogger(__name__)
 
 _STIMULUS = "ha-replay"
+FORGOTTEN_MAX = 100_000  # keys that were forgotten last; a worker is told of it within milliseconds
 _KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledger is rebuilt
 
 
@@ -50,6 +54,7 @@ class Replay:
         self.workers: dict[str, records.WorkerJoined] = {}
         self.errors: dict[Key, dict[str, Any]] = {}
         self.retried: set[Key] = set()  # what a worker says of their failure may be from before
+        self._forgotten_keys: dict[Key, None] = {}
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
@@ -132,6 +137,19 @@ class Replay:
             scheduler.client_releases_keys(keys=keys, client=_KEEPER, stimulus_id=_STIMULUS)
             del scheduler.clients[_KEEPER]
         scheduler.restore_restrictions()
+
+    def forget(self, key: Key) -> None:
+        """The key is no longer known here."""
+        self.errors.pop(key, None)
+        self.retried.discard(key)
+        self._forgotten_keys.pop(key, None)
+        self._forgotten_keys[key] = None
+        if len(self._forgotten_keys) > FORGOTTEN_MAX:
+            del self._forgotten_keys[next(iter(self._forgotten_keys))]
+
+    def has_forgotten(self, key: Key) -> bool:
+        """Whether the key was known, and is no longer; may be false of one long forgotten."""
+        return key in self._forgotten_keys and key not in self._scheduler.tasks
 
     # Graphs
 

@@ -363,3 +363,43 @@ def test_a_task_that_was_told_to_run_anyway_is_not_cancelled() -> None:
             assert await held == "held"
 
     run(test)
+
+
+@every_start
+def test_a_result_of_before_a_cancellation_is_not_that_of_the_task_submitted_after_it(
+    rebuilt: bool,
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            first = both.client.submit(work, 1, key="x")
+            kept = both.client.submit(work, first, key="kept")
+            assert await both.client.gather([first, kept]) == [1, 1]
+            await both.kill_leader()
+            await both.client.cancel([first])
+            again = both.client.submit(work, 2, key="x")
+            assert "x" in both.workers[0].data
+            await both.take_over(rebuilt=rebuilt)
+            assert await again == 2
+            await eventually(kept.cancelled)
+
+    run(test)
+
+
+def test_what_a_worker_holds_of_a_cancelled_task_is_freed_at_once() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            other = both.client.submit(work, 0, key="other")
+            future = both.client.submit(work, 1, key="x")
+            assert await both.client.gather([other, future]) == [0, 1]
+            await committed(both.client)
+            both.leader.send_all = lambda *_, **__: None  # its worker never hears of it
+            await both.client.cancel([future])
+            await committed(both.client)
+            await both.kill_leader()
+            assert "x" in both.workers[0].data
+            leader = await both.take_over()
+            assert "x" not in leader.tasks
+            assert not leader.adoption.orphans
+            await eventually(lambda: "x" not in both.workers[0].data)
+
+    run(test)
