@@ -82,7 +82,7 @@ ONCE = _names(
     unregister_worker_plugin"""
 )
 #: What a ``broadcast`` may carry to the workers and be repeated all the same.
-READ_ONLY_ON_WORKERS = _names("get_logs get_story identity versions")
+READ_ONLY_ON_WORKERS = frozenset({"get_story", "versions"})  # Client.story, get_versions
 #: What waits on the leader, for as long as the caller says.
 WAITING = _names(
     """event_wait multi_lock_acquire queue_get queue_put semaphore_acquire variable_get

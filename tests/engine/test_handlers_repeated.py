@@ -15,6 +15,7 @@ import pytest
 from distributed import NannyPlugin, WorkerPlugin
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from client_replay import OutcomeUnknown
 from tests.engine.conftest import eventually, pair, run
 
 every_moment = pytest.mark.parametrize("moment", ["arrived", "done"])
@@ -131,12 +132,21 @@ class OnTheNanny(NannyPlugin):
     name = "counted"
 
 
+KINDS = [(OnTheWorker, "worker"), (OnTheScheduler, "scheduler"), (OnTheNanny, "nanny")]
+
+
+def registered(leader: Any, kind: str) -> bool:
+    of_kind = {
+        "worker": leader.worker_plugins,
+        "nanny": leader.nanny_plugins,
+        "scheduler": leader.plugins,
+    }
+    return "counted" in of_kind[kind]
+
+
 @every_moment
 @pytest.mark.filterwarnings("ignore:Scheduler already contains a plugin")
-@pytest.mark.parametrize(
-    ("plugin", "kind"),
-    [(OnTheWorker, "worker"), (OnTheScheduler, "scheduler"), (OnTheNanny, "nanny")],
-)
+@pytest.mark.parametrize(("plugin", "kind"), KINDS)
 def test_a_plugin_registered_while_the_leader_died_is_there_once(
     plugin: type[Any], kind: str, moment: str
 ) -> None:
@@ -148,14 +158,54 @@ def test_a_plugin_registered_while_the_leader_died_is_there_once(
             await both.kill_leader()
             leader = await both.take_over()
             await registering
-            registered = {
-                "worker": leader.worker_plugins,
-                "nanny": leader.nanny_plugins,
-                "scheduler": leader.plugins,
-            }[kind]
-            assert "counted" in registered
+            assert registered(leader, kind)
             if kind == "worker":
                 assert isinstance(both.workers[0].extensions["counted"], OnTheWorker)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("plugin", "kind"), KINDS)
+def test_a_registration_that_did_not_commit_is_made_by_the_next_leader(
+    plugin: type[Any], kind: str
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            both.log.stall()
+            registering = asyncio.ensure_future(both.client.register_plugin(plugin()))
+            await eventually(lambda: registered(both.leader, kind) and both.log.stalled > 0)
+            await both.kill_leader(lose_records=both.log.stalled)
+            assert not registering.done()
+            both.log.resume()
+            leader = await both.take_over()
+            await registering
+            assert registered(leader, kind)
+            assert "counted" in both.workers[0].plugins or kind != "worker"
+
+    run(test)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize(("plugin", "kind"), KINDS)
+def test_a_plugin_whose_removal_was_interrupted_is_there_or_gone_everywhere(
+    plugin: type[Any], kind: str, lost: bool
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.client.register_plugin(plugin())
+            both.log.stall()
+            unregister = getattr(both.client.scheduler, f"unregister_{kind}_plugin")
+            removing = asyncio.ensure_future(unregister(name="counted"))
+            await eventually(lambda: both.log.stalled > 0)
+            await both.kill_leader(lose_records=both.log.stalled if lost else 0)
+            with pytest.raises(OutcomeUnknown):
+                await removing
+            both.log.resume()
+            leader = await both.take_over()
+            assert registered(leader, kind) is lost
+            if kind == "worker":
+                (worker,) = both.workers
+                await eventually(lambda: ("counted" in worker.plugins) is lost)
 
     run(test)
 
