@@ -45,6 +45,7 @@ class Load:
         self.least = int(order.get("least", 1))
         self.names = int(order["names"])  # payloads replace those of the same name
         self.space = str(order.get("space", PASSING))
+        self.each = bool(order.get("each"))  # whether every latency is wanted
         self.answer = answer
         self.payload = os.urandom(self.size)
         self.began = time.monotonic()
@@ -59,7 +60,9 @@ class Load:
 
     def result(self) -> dict[str, Any]:
         took = time.monotonic() - self.began
+        each = {"latencies": self.latencies} if self.each else {}
         return {
+            **each,
             "payloads": len(self.latencies),
             "seconds": took,
             "p50": percentile(self.latencies, 0.5),
