@@ -3,12 +3,14 @@
 Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says why):
 
 1. A loss of leadership takes effect (the lease is revoked) before any message of it leaves.
-2. ``messages`` leave at once; ``messages_after_persist`` only when the batch is durable, and those
-   of a ``Ready`` that writes nothing wait for the batches before it.
+2. ``messages`` leave at once, before the store is told to write: its thread and this one share an
+   interpreter. ``messages_after_persist`` leave only when the batch is durable, and those of a
+   ``Ready`` that writes nothing wait for the batches before it.
 3. The entries, the hard state and the effect of committed entries go into one batch. Several may be
    in flight; the store commits them in order, as many as there are in one fsync.
 4. Committed entries are fed to the engine as soon as the core says that they are committed: a
-   majority holds them, whatever this peer's own disk is still doing.
+   majority holds them, whatever this peer's own disk is still doing. Only a write that others
+   wait for goes first.
 
 Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
 only, so that it hears who leads before it stands for election. All ticks that are due are counted
@@ -49,6 +51,10 @@ class DriverEvents(Protocol):
     def on_soft_state(self, state: SoftState) -> None: ...
 
     def on_send(self, message: Message) -> None: ...
+
+    def on_sent(self) -> None:
+        """No more messages for now: those given to ``on_send`` are to leave."""
+        ...
 
     def batch(self, ready: Ready) -> WriteBatch: ...
 
@@ -230,9 +236,13 @@ class Driver:
         if ready.soft_state is not None:
             self._events.on_soft_state(ready.soft_state)
         self._send(ready.messages)
-        self._write(ready)
+        self._events.on_sent()
+        if ready.must_sync:
+            self._write(ready)
         if ready.committed:
             self._events.on_committed(ready.committed)
+        if not ready.must_sync:
+            self._write(ready)
 
     def _send(self, messages: tuple[Message, ...]) -> None:
         now = self._clock()
@@ -275,6 +285,7 @@ class Driver:
             if ready.committed:
                 self.node.applied_to(ready.committed[-1].index)
                 self._events.on_applied(ready.committed[-1].index)
+        self._events.on_sent()
         self._schedule()
 
     # -- the end

@@ -10,7 +10,8 @@ it. What is live comes from a tail in memory; an engine that fell behind the tai
 that fell behind the log (compaction, or a snapshot that replaced it) cannot be helped in the middle
 and is started afresh.
 
-Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue.
+Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue. An engine
+that keeps up is sent what commits in the very step in which it commits.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class CommittedTail:
         self._bytes = 0
         self._durable = committed
         self.last = committed
-        self._readers: set[asyncio.Event] = set()
+        self._readers: set[Callable[[], None]] = set()
 
     def append(self, entries: Iterable[Entry]) -> None:
         """These have committed, right after the last."""
@@ -73,6 +74,10 @@ class CommittedTail:
         self._durable = self.last = index
         self._wake()
 
+    def holds(self, index: int) -> bool:
+        """Whether the entry is in memory."""
+        return bool(self._entries) and self._entries[0].index <= index <= self.last
+
     def after(self, index: int) -> Sequence[Entry]:
         """Some committed entries right after ``index``; none if there are none.
 
@@ -92,14 +97,12 @@ class CommittedTail:
                 break
         return found
 
-    def subscribe(self) -> asyncio.Event:
-        """Set whenever there is more."""
-        event = asyncio.Event()
-        self._readers.add(event)
-        return event
+    def subscribe(self, reader: Callable[[], None]) -> None:
+        """``reader`` is called whenever there is more."""
+        self._readers.add(reader)
 
-    def unsubscribe(self, event: asyncio.Event) -> None:
-        self._readers.discard(event)
+    def unsubscribe(self, reader: Callable[[], None]) -> None:
+        self._readers.discard(reader)
 
     def _trim(self) -> None:
         while (
@@ -110,8 +113,8 @@ class CommittedTail:
             self._bytes -= entry_size(self._entries.popleft())
 
     def _wake(self) -> None:
-        for event in self._readers:
-            event.set()
+        for reader in self._readers:
+            reader()
 
 
 class Feed:
@@ -132,6 +135,8 @@ class Feed:
         self._after: deque[tuple[int, ChannelMessage]] = deque()
         self._unyielded_bytes = 0
         self._live = False
+        self._more = asyncio.Event()  # what ``_on_more`` leaves to ``run``
+        self._idle = False  # all was sent, and the engine has taken most of it
 
     def send_after(self, index: int, message: ChannelMessage) -> None:
         """Send ``message`` once everything up to ``index`` was sent."""
@@ -140,21 +145,33 @@ class Feed:
 
     async def run(self) -> None:
         """Until cancelled, or the engine is gone or cannot be helped."""
-        more = self._tail.subscribe()
+        self._tail.subscribe(self._on_more)
         try:
             await self._replay()
             while self._engine.alive:
-                more.clear()
+                self._more.clear()
                 entries = self._tail.after(self.cursor)
                 if not entries:
-                    await more.wait()
+                    self._idle = True
+                    await self._more.wait()
+                    self._idle = False
+                    await self._engine.drain()
                     continue
                 self._send(entries)
                 await self._engine.drain()
         except CompactedError as error:
             self._engine.kill(f"it is too far behind to be fed: {error}")
         finally:
-            self._tail.unsubscribe(more)
+            self._tail.unsubscribe(self._on_more)
+
+    def _on_more(self) -> None:
+        """Without the turn of the loop that waking ``run`` takes: somebody waits for the commit."""
+        takes_more = self._idle and self._engine.alive and self._engine.writable
+        if takes_more and self._tail.holds(self.cursor + 1):
+            self._send(self._tail.after(self.cursor))
+        if self.cursor != self._tail.last:
+            self._idle = False
+            self._more.set()
 
     async def _replay(self) -> None:
         with self._store.view() as view:

@@ -188,12 +188,15 @@ class Line:
         self._events = events
         self._queue: deque[tuple[Any, int]] = deque()
         self._queued_bytes = 0
-        self._some = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
+        self._urgent = False  # whether a frame waits that may not linger
+        self._some = asyncio.Event()  # frames that the connection did not take at once
         self._lingering = False
         self._nudge = asyncio.Event()
 
     def put(self, kind: str, value: Any, size: int = 0, *, lingers: bool = False) -> bool:
-        """Queue one frame; false when it was dropped. A ``Message`` is encoded when it leaves.
+        """Queue one frame for ``flush``; false when it was dropped. A ``Message`` is encoded when
+        it leaves.
 
         ``lingers``: it may wait a moment for another frame to go with. Order is kept.
         """
@@ -206,15 +209,27 @@ class Line:
         self._queue.append(((kind, value), size))
         self._queued_bytes += size
         if not lingers:
-            self._some.set()
-        elif not self._lingering and not self._some.is_set():
+            self._urgent = True
+        elif not self._lingering and not self._urgent:
             self._lingering = True
             asyncio.get_running_loop().call_later(LINGER_S, self._linger_no_more)
         return True
 
+    def flush(self) -> None:
+        """What may not linger leaves at once, or as soon as the connection takes it."""
+        if not self._urgent:
+            return
+        self._urgent = False
+        writer = self._writer
+        if writer is not None and not writer.transport.get_write_buffer_size():
+            writer.write(self._frames())
+        if self._queue:
+            self._some.set()
+
     def _linger_no_more(self) -> None:
         self._lingering = False
-        self._some.set()
+        self._urgent = bool(self._queue)
+        self.flush()
 
     def nudge(self) -> None:
         """The other peer is known to be up: do not wait to dial it."""
@@ -253,14 +268,14 @@ class Line:
                 await self._nudge.wait()
 
     async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connected = True
+        self.connected, self._writer = True, writer
         self._events.on_connected()
         end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a line
         sender = asyncio.ensure_future(self._send(writer))
         try:
             await asyncio.wait((end, sender), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.connected = False
+            self.connected, self._writer = False, None
             for task in (end, sender):
                 task.cancel()
             await asyncio.gather(end, sender, return_exceptions=True)
@@ -333,7 +348,10 @@ class Links:
             self._ended.set_exception(error)  # a defect: a line keeps trying for ever
 
     def send(self, message: Message) -> None:
-        """Send or drop. A dropped append is reported, so that the core probes again."""
+        """Queue for ``flush``, or drop.
+
+        A dropped append is reported, so that the core probes again.
+        """
         bulk = message.kind is MessageKind.APPEND
         line = self._lines.get((message.to, Channel.BULK if bulk else Channel.CONTROL))
         size = sum(len(entry.data) for entry in message.entries)
@@ -341,11 +359,17 @@ class Links:
         if line is not None and not line.put("raft", message, size, lingers=lingers) and bulk:
             self._events.on_unreachable(message.to)
 
+    def flush(self) -> None:
+        """What was sent leaves. One that is queued meanwhile needs another ``flush``."""
+        for line in self._lines.values():
+            line.flush()
+
     def gossip(self, news: dict[str, Any]) -> None:
         """Tell every other peer; lost when a line is down, so it is repeated."""
         for (_, channel), line in self._lines.items():
             if channel is Channel.CONTROL:
                 line.put("gossip", news)
+                line.flush()
 
     def address(self, peer: int) -> PeerAddress | None:
         """Where we dial ``peer``, if we do."""

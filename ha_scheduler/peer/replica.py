@@ -143,6 +143,9 @@ class Replica:
         else:
             self.links.send(message)
 
+    def on_sent(self) -> None:
+        self.links.flush()
+
     def batch(self, ready: RaftReady) -> WriteBatch:
         """What one ``Ready`` writes, and what may be forgotten for it."""
         install = None

@@ -98,6 +98,11 @@ class Engine(asyncio.Protocol):
         """Wait until the engine has taken most of what was sent, or is gone."""
         await self._writable.wait()
 
+    @property
+    def writable(self) -> bool:
+        """Whether ``drain`` would return at once."""
+        return self._writable.is_set()
+
     def pause(self) -> None:
         """Read nothing more from the engine: it has proposed more than is committed."""
         if self._transport is not None and not self._ended:

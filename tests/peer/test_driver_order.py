@@ -107,7 +107,12 @@ class Desk:
         self.diary.append(f"send {message.kind.name}")
         self.sent.append(message)
 
+    def on_sent(self) -> None:
+        if self.diary and self.diary[-1].startswith("send "):
+            self.diary.append("sent")
+
     def batch(self, ready: Ready) -> WriteBatch:
+        self.diary.append("write")
         self.written += 1
         applied = ready.committed[-1].index if ready.committed else None
         return WriteBatch(
@@ -143,6 +148,35 @@ def test_an_acknowledgement_leaves_when_the_entries_are_durable(desk: Desk) -> N
     assert desk.sent == []
     desk.disk()
     assert [(m.kind, m.index) for m in desk.sent] == [(MessageKind.APPEND_RESPONSE, 1)]
+
+
+def test_appends_leave_before_the_leaders_own_disk_is_woken(desk: Desk) -> None:
+    desk.win()
+    desk.disk()
+    desk.hear(MessageKind.APPEND_RESPONSE, index=1, round=1, tick=0)
+    desk.disk()
+    desk.diary.clear()
+    desk.driver.propose(b"entry")
+    desk.turn()
+    assert desk.diary[:3] == ["send APPEND", "sent", "write"]
+
+
+def test_a_commit_is_told_before_the_write_that_nobody_waits_for(desk: Desk) -> None:
+    desk.win()
+    desk.disk()
+    desk.diary.clear()
+    desk.hear(MessageKind.APPEND_RESPONSE, index=1, round=1, tick=0)
+    assert "committed 1" in desk.diary
+    assert desk.diary.index("committed 1") < desk.diary.index("write")
+
+
+def test_a_follower_writes_before_it_reads_what_came_along(desk: Desk) -> None:
+    desk.append(1)
+    desk.disk()
+    desk.diary.clear()
+    entries = (Entry(1, 2, EntryKind.NORMAL, b""),)
+    desk.hear(MessageKind.APPEND, log_term=1, index=1, entries=entries, commit=1, round=1, tick=1)
+    assert desk.diary.index("write") < desk.diary.index("committed 1")
 
 
 def test_a_completion_speaks_for_the_batches_up_to_it_and_no_others(desk: Desk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -102,14 +103,40 @@ def test_what_may_linger_goes_with_the_next_frame_or_soon_by_itself(line: Line) 
     async def run() -> None:
         line.connected = True
         assert line.put("raft", "news", lingers=True)
+        line.flush()
         assert not line._some.is_set(), "nobody is woken for it"
         assert line.put("raft", "append")
+        line.flush()
         assert line._some.is_set()
         assert read_all([line._frames()]) == [("raft", "news"), ("raft", "append")]
         line._some.clear()
         assert line.put("raft", "news", lingers=True)
         async with asyncio.timeout(10):
             await line._some.wait()
+
+    asyncio.run(run())
+
+
+def test_a_frame_is_on_the_wire_when_flush_returns_unless_the_connection_is_behind(
+    line: Line,
+) -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.setblocking(False)
+            _, writer = await asyncio.open_connection(sock=ours)
+            line.connected, line._writer = True, writer
+            line.put("raft", "first")
+            line.put("raft", "second")
+            line.flush()
+            assert read_all([theirs.recv(1000)]) == [("raft", "first"), ("raft", "second")]
+            assert not line._some.is_set(), "nobody is woken for what has left"
+            writer.write(bytes(16 * 1024 * 1024))  # more than a socket takes
+            line.put("raft", "third")
+            line.flush()
+            assert line._some.is_set(), "it waits for the connection, and not in its buffer"
+            assert len(line._queue) == 1
+            writer.transport.abort()
 
     asyncio.run(run())
 

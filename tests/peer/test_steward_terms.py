@@ -94,6 +94,8 @@ class Office:
 
     def on_send(self, message: Message) -> None: ...
 
+    def on_sent(self) -> None: ...
+
     def batch(self, ready: Ready) -> WriteBatch:
         applied = ready.committed[-1].index if ready.committed else None
         return WriteBatch(

@@ -251,6 +251,8 @@ class Process:
             self._world.network.send(message)
         self.maybe(f"sent {message.kind.name}")
 
+    def on_sent(self) -> None: ...
+
     def batch(self, ready: Ready) -> WriteBatch:
         install = None
         if ready.snapshot is not None:
