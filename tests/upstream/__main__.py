@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.upstream.cell_report import CellReport, run_in_cell
+from tests.upstream.cell_report import CellReport, Reasons, run_in_cell
 from tests.upstream.compare import Comparison, compare, load_reasons
 from tests.upstream.runner import Workshop
 
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace, directory: Path) -> int:
 
 
 def _run_in_cells(workshop: Workshop, arguments: argparse.Namespace, options: list[str]) -> int:
-    reasons = load_reasons(in_cell=True)
+    reasons = Reasons()
     reports: list[CellReport] = []
     for name in arguments.files or CELL_FILES:
         reports.append(run_in_cell(workshop, name, options, reasons, arguments.after))

@@ -26,11 +26,11 @@ from typing import Any, Literal
 import dask.config
 
 CELLS_MAX = 2  # with different configurations; three daemons and three engines each
-CLEAN_SECONDS_MAX = 5.0  # for what a test has let go to be forgotten by the leader
+CLEAN_SECONDS_MAX = 10.0  # for what a test has let go to be forgotten by the leader
 READY_SECONDS_MAX = 60.0
 POLL_S = 0.05
 #: What a scheduler of upstream's reads, in the process of which it runs.
-SECTIONS = ("scheduler", "admin", "diagnostics", "dashboard")
+SECTIONS = ("scheduler", "admin", "diagnostics", "dashboard", "worker.memory")
 #: The calls that empty what tests leave behind, as no test of upstream's needs to.
 SWEEPING = {
     "queues": "queue_release",
@@ -56,9 +56,9 @@ def leftovers(dask_scheduler: Any) -> dict[str, list[Any]]:
         "multi_locks": of["multi_locks"].locks,
         "events": of["events"]._events,
         "datasets": of["publish"].datasets,
-        "metadata": s.task_metadata,
+        "metadata": s.task_metadata.keys() - {"cluster-manager-info"},  # of the cluster
         "topics": s._broker._rows,
-        "worker_plugins": s.worker_plugins,
+        "worker_plugins": s.worker_plugins.keys() - {"shuffle"},  # of the scheduler
         "nanny_plugins": s.nanny_plugins,
         "scheduler_plugins": s.recorded_plugins,
         "amm": [] if of["amm"].running is dask.config.get(AMM_START) else ["started or stopped"],
@@ -78,8 +78,6 @@ class _Host:
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
-        self._at_first: dict[str, list[Any]] = {}
-        self._at_first = cluster.sync(self._leftovers)
 
     def ready(self) -> dict[str, Any]:
         """Wait for a leader with a successor, and until the test before is forgotten."""
@@ -93,20 +91,21 @@ class _Host:
 
     def _clean(self) -> dict[str, list[str]]:
         deadline = time.monotonic() + CLEAN_SECONDS_MAX
-        while (found := self._cluster.sync(self._leftovers)) and time.monotonic() < deadline:
-            self._cluster.sync(self._sweep, found)
-            self._unpublish(found.get("datasets", ()))
-            time.sleep(POLL_S)
+        found: dict[str, list[Any]] = {"unknown": []}
+        while found and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # a leader that was killed late, and has just died
+                found = self._cluster.sync(self._leftovers)
+                if found:
+                    self._cluster.sync(self._sweep, found)
+                    self._unpublish(found.get("datasets", ()))
+                    time.sleep(POLL_S)
         if found:
             print("left behind:", found, file=sys.stderr, flush=True)
         return {kind: [repr(name) for name in names] for kind, names in found.items()}
 
     async def _leftovers(self) -> dict[str, list[Any]]:
-        found = {
-            kind: [name for name in names if name not in self._at_first.get(kind, ())]
-            for kind, names in (await self._on_leader(leftovers)).items()
-        }
-        return {kind: names for kind, names in found.items() if names}
+        found: dict[str, list[Any]] = await self._on_leader(leftovers)
+        return found
 
     async def _on_leader(self, function: Callable[[Any], Any]) -> Any:
         from distributed.protocol.pickle import dumps
@@ -180,12 +179,9 @@ class Cell:
                 env=os.environ | {"DASK_INTERNAL_INHERIT_CONFIG": config},
             )
         self.directory = directory
-        self.soiled = False  # by a test that failed
 
     def ready(self) -> str | None:
         """The address of the cell if it is fit for a test, else None. Raises ``CellLost``."""
-        if self.soiled:
-            return None
         answer = self._ask(do="ready")
         return None if answer["leftovers"] else str(answer["address"])
 
@@ -221,13 +217,23 @@ class Cells:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._cells: dict[str, Cell] = {}  # the last used last
+        self._prepared: tuple[str, Cell, str] | None = None
         self._started = 0
+
+    def prepare(self) -> None:
+        """Have ready what ``fit`` will give, before the time of a test begins."""
+        config = _configuration()
+        self._prepared = (config, *self._clean(config))
 
     def fit(self) -> tuple[Cell, str]:
         """A clean cell with the scheduler's configuration of this moment, and its address."""
-        config = dask.config.serialize(
-            {"distributed": {name: dask.config.get(f"distributed.{name}") for name in SECTIONS}}
-        )
+        config = _configuration()
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] == config:
+            return prepared[1:]
+        return self._clean(config)
+
+    def _clean(self, config: str) -> tuple[Cell, str]:
         cell = self._cells.pop(config, None)
         address = self._address(cell)
         if cell is None or address is None:
@@ -258,6 +264,14 @@ class Cells:
         """End them all."""
         for cell in self._cells.values():
             cell.close()
+
+
+def _configuration() -> str:
+    return str(
+        dask.config.serialize(
+            {f"distributed.{name}": dask.config.get(f"distributed.{name}") for name in SECTIONS}
+        )
+    )
 
 
 if __name__ == "__main__":

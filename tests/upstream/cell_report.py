@@ -1,16 +1,19 @@
 """What became of upstream's tests in cells that lose their leader, file by file.
 
-What fails runs twice more, alone: with the blow, and without any. So a report says whether it was
-the loss of the leader, or the cell, that the test does not bear.
+What fails has a reason in ``differences.toml``: by the test, or by what the failure says, for what
+any test may meet depending on the moment. What has none runs twice more, alone: with the blow, and
+without any. So a report says whether it was the loss of the leader, or the cell, that the test does
+not bear.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tests.upstream.compare import DETAIL_LINES, without_parameters
+from tests.upstream.compare import DETAIL_LINES, REASONS, load_reasons, without_parameters
 from tests.upstream.runner import Outcome, Results, Workshop
 
 #: Why tests are skipped, by how the reason begins; any other reason is upstream's.
@@ -45,12 +48,26 @@ class Failure:
     def lines(self) -> list[str]:
         """For a report in Markdown."""
         line = f"- `{without_parameters(self.test)}`: {self.first.blow}. "
-        line += f"Again, alone: {self.again}; without a blow: {self.unharmed}. "
-        lines = ["", line + (self.reason or "UNEXPLAINED")]
-        if not self.reason:
-            shown = self.first.detail.splitlines()[-DETAIL_LINES:]
-            lines += ["", *(f"      {line}" for line in shown)]
-        return lines
+        if self.reason:
+            return ["", line + self.reason]
+        line += f"UNEXPLAINED. Again, alone: {self.again}; without a blow: {self.unharmed}."
+        shown = self.first.detail.splitlines()[-DETAIL_LINES:]
+        return ["", line, "", *(f"      {line}" for line in shown)]
+
+
+class Reasons:
+    """What ``differences.toml`` says of failures in a cell."""
+
+    def __init__(self) -> None:
+        self._of_tests = load_reasons(in_cell=True)
+        self._said: dict[str, str] = tomllib.loads(REASONS.read_text())["cell"]["said"]
+
+    def find(self, test: str, outcome: Outcome) -> str:
+        """Why a test failed, or nothing."""
+        for words, reason in self._said.items():
+            if words in outcome.detail:
+                return reason
+        return self._of_tests.get(without_parameters(test), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +108,25 @@ class CellReport:
 
 
 def run_in_cell(
-    workshop: Workshop,
-    name: str,
-    options: list[str],
-    reasons: Mapping[str, str],
-    after: int | None,
+    workshop: Workshop, name: str, options: list[str], reasons: Reasons, after: int | None
 ) -> CellReport:
     """Run a file in cells whose leader dies after the message ``after``, or when the seed says."""
     results = workshop.run("cell", [workshop.path_of(name), *options], after)
     failed = {test: outcome for test, outcome in results.items() if outcome.word == "failed"}
-    slow = [option for option in options if option == "--runslow"]
-    again: Results = {}
-    unharmed: Results = {}
-    if failed:
-        again = workshop.run("cell", [*failed, *slow], after)
-        unharmed = workshop.run("cell", [*failed, *slow], 0)
+    why = {test: reasons.find(test, outcome) for test, outcome in failed.items()}
+    suspects = [test for test, reason in why.items() if not reason]
+    suspects += [option for option in options if suspects and option == "--runslow"]
+    again = workshop.run("cell", suspects, after) if suspects else {}
+    unharmed = workshop.run("cell", suspects, 0) if suspects else {}
     failures = tuple(
-        Failure(
-            test,
-            outcome,
-            again[test].word,
-            unharmed[test].word,
-            reasons.get(without_parameters(test), ""),
-        )
+        Failure(test, outcome, _word(again, test), _word(unharmed, test), why[test])
         for test, outcome in failed.items()
     )
     return CellReport(name, results, failures)
+
+
+def _word(results: Results, test: str) -> str:
+    return results[test].word if test in results else ""
 
 
 def _column(outcome: Outcome) -> str:

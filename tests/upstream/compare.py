@@ -23,6 +23,7 @@ def load_reasons(in_cell: bool = False, path: Path = REASONS) -> dict[str, str]:
     of_cells = entries.pop("cell")
     if in_cell:
         entries = of_cells
+        entries.pop("said")
     return {
         f"{name}::{test}": reason
         for name, tests in entries.items()

@@ -6,7 +6,7 @@ classes, join that. A test that looks into the scheduler object, gives it argume
 its own is skipped, with that reason; so is one that sends the cell too little to be hit.
 
 No test finds anything of the one before: the cell is asked what it holds, and one that is not
-clean, or in which a test failed, is replaced. Clients that a test leaves open are closed.
+clean is replaced. Clients that a test leaves open are closed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.upstream.blow import TRIES_MAX, Blows, Moment, moment
-from tests.upstream.cell import Cell, Cells
+from tests.upstream.cell import Cell, CellLost, Cells
 
 ADDRESS = "HA_UPSTREAM_ADDRESS"  # of the cell, for the process that stands for the scheduler's
 FIXTURES = frozenset({"cluster_fixture", "client", "s"})  # that take a cluster
@@ -36,6 +37,8 @@ SCHEDULER_NAMES = frozenset({"s", "scheduler"})  # of the argument that ``gen_cl
 OFFERED = frozenset({"address", "validate_state"})  # by ``Elsewhere``
 #: What ``gen_cluster`` gives every scheduler, and is none of the test's business.
 USUAL_ARGUMENTS = frozenset({"dashboard", "dashboard_address", "transition_counter_max"})
+CONFIG = "config_in_cell"  # of a test, as ``gen_cluster`` was given it
+TEST_SECONDS = 60  # of a test that sets no limit of its own; upstream's are 30
 CLOSE_SECONDS = 2.0  # for a client that a test has left open
 JOIN_SECONDS_MAX = 20.0  # for the workers of a test to be known to the leader
 OVER_BEFORE = "it was over before the blow"
@@ -93,13 +96,13 @@ class InCell:
         self._seed = seed
         self._after = after  # this message in all tests; 0: no blow
         self._moment: Moment | None = None
-        self._cell: Cell | None = None  # of the test before or of this one
 
     # -- in place of what starts a scheduler
 
     def pytest_configure(self) -> None:
         from distributed import utils_test
 
+        utils_test.gen_cluster = _remember_config(utils_test.gen_cluster)
         self._upstream_cluster = utils_test.cluster
         utils_test.cluster = self._cluster
         utils_test.start_cluster = self._start_cluster
@@ -157,7 +160,6 @@ class InCell:
         await asyncio.gather(*(_end_worker(worker) for worker in workers))
 
     def _arm(self, cell: Cell, address: str) -> None:
-        self._cell = cell
         self._blows.arm(address, self._moment, cell.strike)
 
     # -- the tests
@@ -183,16 +185,24 @@ class InCell:
         for attempt in range(TRIES_MAX):
             self._blows.fell = False
             self._moment = self._drawn(item.nodeid, attempt)
+            self._prepare(item)
             item.user_properties[:] = [("blow", str(self._moment or "no blow"))]
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
             self._close_clients()
-            if self._cell is not None and any(report.failed for report in reports):
-                self._cell.soiled = True
             if self._moment is None or self._blows.fell:
                 return reports
             if not all(report.passed for report in reports):
                 return reports
         return [_over_before(report) for report in reports]
+
+    def _prepare(self, item: Any) -> None:
+        from distributed.utils_test import config_for_cluster_tests
+
+        if item.get_closest_marker("skip") is not None:
+            return
+        config = getattr(item.function, CONFIG, {})
+        with config_for_cluster_tests(), dask.config.set(config), contextlib.suppress(CellLost):
+            self._cells.prepare()  # if the cell is lost, the test will say it
 
     def _drawn(self, test: str, attempt: int) -> Moment | None:
         if self._after == 0:
@@ -213,6 +223,22 @@ class InCell:
 
     def pytest_unconfigure(self) -> None:
         self._cells.close()
+
+
+def _remember_config(gen_cluster: Any) -> Any:
+    """As ``gen_cluster``, with time for a failover, and the configuration left for ``_prepare``."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        decorate = gen_cluster(*args, **{"timeout": TEST_SECONDS, **kwargs})
+
+        def mark(function: Any) -> Any:
+            test = decorate(function)
+            setattr(test, CONFIG, kwargs.get("config") or {})
+            return test
+
+        return mark
+
+    return make
 
 
 def _over_before(report: Any) -> Any:
