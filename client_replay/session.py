@@ -83,6 +83,7 @@ class Session:
         self._cell: Cell | None = None
         self._unsubscribe: Callable[[], None] = _nothing
         self._watch: Watch | None = None
+        self._stopped = False
         self._attempt: asyncio.Task[None] | None = None
         self._attempt_since = 0.0
 
@@ -231,7 +232,8 @@ class Session:
             return
         self._answered = True
         self.term = self._stream_term = message["term"]
-        self._enter(View.from_welcome(message))
+        if not self._stopped:  # a client may close before it is welcomed
+            self._enter(View.from_welcome(message))
 
     def refused(self, term: int) -> None:
         """``ha-stale``: it leads no longer."""
@@ -320,7 +322,8 @@ class Session:
             self._attempt = None
 
     async def stop(self) -> None:
-        """End the watch and any attempt; the journal stays as it is."""
+        """End the watch and any attempt for good; the journal stays as it is."""
+        self._stopped = True
         self._unsubscribe()
         self.news.set()
         if self._attempt is not None:

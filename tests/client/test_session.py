@@ -165,6 +165,21 @@ def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
     asyncio.run(test())
 
 
+def test_a_client_that_is_welcomed_while_it_closes_watches_nobody() -> None:
+    async def test() -> None:
+        leader = await ScriptedLeader().open()
+        leader.answer = lambda message: [] if message["op"] == "ha-hello" else None
+        async with connected(leader) as client:
+            await until(lambda: leader.said("ha-hello"))
+            await client._ha.stop()
+            await leader.tell({"op": "ha-welcome", **leader.cell()})
+            await until(lambda: client._ha.term == 1)
+            assert client._ha._watch is None
+        await leader.die()
+
+    asyncio.run(test())
+
+
 def test_a_key_submitted_after_the_resume_is_not_cancelled_by_the_answer_to_it() -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()
