@@ -181,6 +181,8 @@ class Clients:
             stream.send({"op": "ha-stale", "term": self.term})
             return
         if self.session_of.get(client) != session:
+            if term:  # it was another leader's client, and is about to state what it wants
+                self._kept_for.setdefault(client, set())
             self.session_of[client] = session
             self._record_session(ClientJoined(client, session))
         if floor:

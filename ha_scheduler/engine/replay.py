@@ -337,7 +337,7 @@ class Replay:
     # At the takeover, when the workers' reports have been adopted
 
     def settle(self, stimulus_id: str) -> None:
-        """Apply the errors, and give up scattered data that no worker brought back."""
+        """Apply the errors, and see to scattered data that no worker brought back."""
         scheduler = self._scheduler
         client_msgs: dict[str, list[Any]] = {}
         worker_msgs: dict[str, list[Any]] = {}
@@ -346,10 +346,7 @@ class Replay:
             ts = scheduler.tasks.get(key)
             if ts is not None:
                 scheduler.adoption.adopt_error(ts, error, recommendations, client_msgs)
-        for key in list(scheduler.scattered):
-            ts = scheduler.tasks.get(key)
-            if ts is not None and not ts.who_has:
-                recommendations[key] = "forgotten"
         scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
         scheduler.send_all(client_msgs, worker_msgs)
         self.errors.clear()
+        scheduler.settle_scattered(stimulus_id)

@@ -45,6 +45,7 @@ from ha_scheduler.engine.departures import Departures
 from ha_scheduler.engine.experience import Experience
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
 from ha_scheduler.engine.graphs import GraphTable
+from ha_scheduler.engine.holders import Holders
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.memory_manager import MemoryManager
@@ -71,6 +72,7 @@ OnMark = Callable[[str, dict[str, Any]], None]
 
 
 class Scheduler(
+    Holders,
     Departures,
     MemoryManager,
     Workers,
@@ -107,6 +109,9 @@ class Scheduler(
         self.sessions = Sessions()
         self.session_of: dict[str, str] = {}
         self.scattered: set[Key] = set()
+        self.held = set()
+        self.departed = []
+        self.lost = {}
         self.attempts = {}
         self.recorded_plugins = {}
         self.recorded_states = {}

@@ -110,7 +110,7 @@ class Workers:
             if address in self.workers:
                 await self._connection_lost(address, self.stream_comms[address])
             if address not in self.workers:
-                self.recovery.settled(address)
+                self._will_not_report(address)
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
         """A worker of ours lost its connection and is back: it never left."""
@@ -207,6 +207,7 @@ class Workers:
         shuffles = self.extensions["shuffle"]  # type: ignore[attr-defined]
         shuffles.hear({address: report.shuffles for address, report in reports.items()})
         settle(stimulus_id)
+        self.look_after_held(stimulus_id)  # type: ignore[attr-defined]
         shuffles.end_strays()
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
@@ -307,11 +308,19 @@ class Workers:
 
     def _forget_expected(self, worker: str) -> None:
         logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
-        if worker not in self.workers:
-            self.end_departures_at(worker)  # type: ignore[attr-defined]
-            if self.recorder is not None:
-                self.recorder.append(WorkerLeft(worker))
+        if worker in self.workers:
+            self.recovery.settled(worker)
+            return
+        self.end_departures_at(worker)  # type: ignore[attr-defined]
+        if self.recorder is not None:
+            self.recorder.append(WorkerLeft(worker))
+        self._will_not_report(worker)
+
+    def _will_not_report(self, worker: str) -> None:
+        self.departed.append(worker)  # type: ignore[attr-defined]
         self.recovery.settled(worker)
+        if self.recovery.is_open:
+            self.look_after_held(f"ha-gone-{time()}")  # type: ignore[attr-defined]
 
     # Silent workers
 

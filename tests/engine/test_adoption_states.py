@@ -59,8 +59,7 @@ class Play:
     async def _join_all(self) -> None:
         for worker in self._shuffled(self.workers):
             if not self.calm and self.choose.random() < 0.1:
-                self.leader.recovery._open()  # the window is over: scattered data is given up
-                self.lost_data = True
+                self.leader.recovery._open()  # the window is over: who comes now is late
             self.registrations.append(worker.join(self.leader, self.term))
             await settle_loop()
         for client in self._shuffled(self.clients):
