@@ -17,11 +17,13 @@ stands in one of the lists; ``tests/test_answers.py`` compares them with a livin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import dask
@@ -88,6 +90,8 @@ WAITING = _names(
     """event_wait multi_lock_acquire queue_get queue_put semaphore_acquire variable_get
     variable_set"""
 )
+#: What hands over data, and the argument that has its keys.
+SCATTERING = {"scatter": "data", "update_data": "who_has"}
 REPEATABLE = READ_ONLY | IDEMPOTENT
 
 
@@ -106,6 +110,7 @@ class SchedulerRPC(PooledRPCCall):
     _numbers: Numbers | None  # None until they are needed, and when the cell forgot them
     _opening: asyncio.Lock
     _of_a_cell: bool | None  # whether the scheduler is one of ours; None until it was asked
+    scattering: Counter[Any]  # keys of data that the cell was told of, and has not confirmed
 
     @classmethod
     def around(cls, call: Any, owner: str) -> SchedulerRPC:
@@ -115,6 +120,7 @@ class SchedulerRPC(PooledRPCCall):
         made = cls(call.addr, call.pool, call.serializers, call.deserializers)
         made._owner, made._numbers, made._opening = owner, None, asyncio.Lock()
         made._of_a_cell = None
+        made.scattering = Counter()
         return made
 
     def __getattr__(self, op: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -125,9 +131,20 @@ class SchedulerRPC(PooledRPCCall):
                     kwargs[name] = default
             if op in NUMBERED and await self.is_of_a_cell():
                 return await self._call_once(op, kwargs)
-            return await self._call(op, kwargs, repeatable=self._is_repeatable(op, kwargs))
+            with self._scattering(kwargs.get(SCATTERING.get(op, ""), ())):
+                return await self._call(op, kwargs, repeatable=self._is_repeatable(op, kwargs))
 
         return call
+
+    @contextlib.contextmanager
+    def _scattering(self, keys: Iterable[Any]) -> Iterator[None]:
+        held = list(keys)
+        self.scattering.update(held)
+        try:
+            yield
+        finally:
+            self.scattering.subtract(held)
+            self.scattering += Counter()  # drops what is zero
 
     def _is_repeatable(self, op: str, kwargs: dict[str, Any]) -> bool:
         if op == "broadcast":

@@ -194,8 +194,15 @@ class Session:
         wanted = [key for key, state in futures if state.status != "cancelled"]
         finished = [key for key, state in futures if state.status == "finished"]
         self._resumed_at = last
-        heard = list(self._notices)
-        stream.send({"op": "ha-resume", "keys": wanted, "finished": finished, "heard": heard})
+        stream.send(
+            {
+                "op": "ha-resume",
+                "keys": wanted,
+                "finished": finished,
+                "heard": list(self._notices),
+                "scattering": list(self._client.scheduler.scattering),  # no future has them yet
+            }
+        )
         stream.send(*map(self._subscription, self._subscribed()))
 
     def _subscribed(self) -> list[str]:

@@ -200,17 +200,19 @@ class Clients:
         keys: Collection[Key],
         finished: Collection[Key],
         heard: Collection[int] = (),
+        scattering: Collection[Key] = (),
     ) -> None:
         """A returning client states all that it wants, after what it resubmitted.
 
         ``finished``: the keys whose results it believes to be there. ``heard``: the cancellations
-        of which it knows. It is told of the others, the state of every key that has one, and which
-        keys the cell does not know.
+        of which it knows. ``scattering``: the keys of data that it has handed over, and was not
+        answered. It is told of the other cancellations, the state of every key that has one, and
+        which keys the cell does not know.
         """
         self.drop_notices(client, heard)
         cancelled = self.tell_cancelled(client, set(keys))
         keys = [key for key in keys if key not in cancelled]
-        wanted, believed = set(keys), set(finished)
+        wanted, believed = {*keys, *scattering}, set(finished)
         known = [key for key in keys if key in self.tasks]
         self._set_desires(client, wanted, known)
         self._tell_unknown(client, [key for key in keys if key not in self.tasks])
