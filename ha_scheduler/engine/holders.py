@@ -93,7 +93,7 @@ class Holders:
         self.transitions(dict.fromkeys(lost, "forgotten"), stimulus_id)  # type: ignore[attr-defined]
         # After upstream's own word, which says no reason.
         for (client, why), keys in told.items():
-            self._tell_cancelled(client, keys, why)
+            self._tell_why(client, keys, why)
 
     def _what_needs(self, key: Key) -> list[Any]:
         """The data and all that cannot be computed without it."""
@@ -119,7 +119,7 @@ class Holders:
         listed = ", ".join(names[:NAMES_MAX]) + (", …" if len(names) > NAMES_MAX else "")
         return f"{len(names)} workers did not outlive a change of leaders ({listed})"
 
-    def _tell_cancelled(self, client: str, keys: list[Key], why: str) -> None:
+    def _tell_why(self, client: str, keys: list[Key], why: str) -> None:
         message = {"op": "cancelled-keys", "keys": keys, "reason": "unknown-after-failover"}
         self.client_send(client, {**message, "msg": why})  # type: ignore[attr-defined]
 
@@ -130,7 +130,7 @@ class Holders:
             if key in self.lost:
                 told[self.lost[key]].append(key)
         for why, lost in told.items():
-            self._tell_cancelled(client, lost, why)
+            self._tell_why(client, lost, why)
         rest = [key for key in keys if key not in self.lost]
         super()._tell_unknown(client, rest)  # type: ignore[misc]
 
