@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 LEASE_POLL_SECONDS = 0.005  # the lease is shared memory: nobody can wake us when it is renewed
+
+
+LOST_POLL_SECONDS = 0.25
 
 
 class LeaseLike(Protocol):
@@ -35,6 +39,17 @@ async def hold(lease: LeaseLike) -> None:
     """Wait until leadership is certain."""
     while not lease.valid():  # noqa: ASYNC110 - shared memory has no event
         await asyncio.sleep(LEASE_POLL_SECONDS)
+
+
+async def lost(lease: LeaseLike, seconds: float) -> None:
+    """Wait until leadership has not been certain for so long, without a break."""
+    since: float | None = None
+    while since is None or monotonic() - since < seconds:
+        await asyncio.sleep(LOST_POLL_SECONDS)
+        if lease.valid():
+            since = None
+        elif since is None:
+            since = monotonic()
 
 
 class FencedComm:

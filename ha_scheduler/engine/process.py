@@ -3,6 +3,11 @@
 Guarantee: crash-only. The process follows, may be activated once, and ends when its channel does or
 when anything goes wrong that it cannot answer for; nothing is handed over on the way out, because
 everything that matters is in the log or on the workers.
+
+An engine that leads also ends when its lease has been over for ``LEASE_LOST_SECONDS``: its daemon
+would have ended it long ago, so that one hangs, and another leads. Until then the engine keeps
+accepting connections, and whoever looks for a leader and finds it waits for an answer that it may
+not give.
 """
 
 from __future__ import annotations
@@ -30,12 +35,14 @@ from ha_scheduler.channel.messages import (
     ToEngine,
     Welcome,
 )
+from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.recorder import CommitTracker, OnCommit
 from ha_scheduler.ledger.records import decode
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 1024 * 1024
+LEASE_LOST_SECONDS = 3.0  # some elections
 UNSENT_BYTES_MAX = 2 * 1024**3  # proposals that the daemon has not taken; beyond it we are stuck
 
 
@@ -138,6 +145,13 @@ class EngineProcess:
 
         await self._scheduler.activate(term, self._channel, mark)
         self._channel.send(Serving(term, self._scheduler.address))
+        await lost(self._lease, LEASE_LOST_SECONDS)
+        logger.critical(
+            "The lease has been over for %.0f s and the peer daemon is silent; this engine exits.",
+            LEASE_LOST_SECONDS,
+            extra={"action": "lease-lost"},
+        )
+        os._exit(1)
 
 
 def _end_on_failure(task: asyncio.Task[None]) -> None:

@@ -8,12 +8,8 @@ was told). Whatever the moment, the call is answered, and has been done once.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -22,7 +18,6 @@ from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
 from client_replay import Client
 from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.histories import History, is_that_of_a_register
 from tests.system.conftest import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.system
@@ -314,103 +309,3 @@ def test_everything_is_there_after_the_whole_cell_was_down(cell: Cell) -> None:
     assert Variable("down").get(timeout=DEADLINE_S) == 1
     assert Event("down").is_set()
     assert cell.client.get_metadata(["down"]) == 2
-
-
-N_FAILOVERS = 3
-N_ITEMS = 60  # of each producer
-
-
-class Crowd:
-    """Threads that coordinate until they are told that it is enough."""
-
-    def __init__(self, seed: int) -> None:
-        self.enough = threading.Event()
-        self.received: list[list[tuple[int, int]]] = [[], []]
-        self.held: list[tuple[float, float]] = []
-        self.register = History()
-        self.failures: list[BaseException] = []
-        self._random = Random(seed)
-        self._threads: list[threading.Thread] = []
-
-    def start(self, *calls: Callable[[], None]) -> None:
-        for call in calls:
-            thread = threading.Thread(target=self._guarded, args=(call,))
-            thread.start()
-            self._threads.append(thread)
-
-    def _guarded(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except BaseException as error:
-            self.failures.append(error)
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-        assert not self.failures
-        assert not any(thread.is_alive() for thread in self._threads)
-
-    def produce(self, queue: Queue, producer: int) -> None:
-        for n in range(N_ITEMS):
-            queue.put((producer, n), timeout=DEADLINE_S)
-            time.sleep(self._random.uniform(0, 0.2))
-
-    def consume(self, queue: Queue, received: list[tuple[int, int]]) -> None:
-        while True:
-            try:
-                received.append(tuple(queue.get(timeout=1)))
-            except TimeoutError:
-                if self.enough.is_set():
-                    return
-
-    def exclude(self, name: str) -> None:
-        lock = Lock(name)
-        while not self.enough.is_set():
-            assert lock.acquire(timeout=DEADLINE_S)
-            since = time.monotonic()
-            time.sleep(self._random.uniform(0, 0.02))
-            self.held.append((since, time.monotonic()))
-            lock.release()
-
-    def write(self, variable: Variable, writer: int) -> None:
-        for n in range(N_ITEMS):
-            self.register.write(writer * N_ITEMS + n + 1, variable.set)
-            time.sleep(self._random.uniform(0, 0.2))
-
-    def read(self, variable: Variable) -> None:
-        while not self.enough.is_set():
-            self.register.read(variable.get)
-            time.sleep(self._random.uniform(0, 0.1))
-
-
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_histories_through_several_failovers(cell: Cell, seed: int) -> None:
-    crowd, name = Crowd(seed), f"crowd-{seed}"
-    queue, variable = Queue(name, maxsize=5), Variable(name)
-    variable.set(0)
-    crowd.start(
-        *(partial(crowd.produce, queue, producer) for producer in range(2)),
-        *(partial(crowd.consume, queue, received) for received in crowd.received),
-        *(partial(crowd.exclude, name) for _ in range(3)),
-        *(partial(crowd.write, variable, writer) for writer in range(2)),
-        *(partial(crowd.read, variable) for _ in range(2)),
-    )
-    for _ in range(N_FAILOVERS):
-        wait_until(lambda: all(peer.engine_pid for peer in cell.cluster.peers), "all are back")
-        before = len(crowd.held)
-        cell.cluster.leader.kill_engine()
-        wait_until(lambda n=before: len(crowd.held) > n + 5, "the crowd goes on")
-    got = crowd.received
-    wait_until(lambda: sum(map(len, got)) >= 2 * N_ITEMS, "all items were got")
-    crowd.enough.set()
-    crowd.join()
-
-    items = [(producer, n) for producer in range(2) for n in range(N_ITEMS)]
-    assert sorted(got[0] + got[1]) == items, "each item is got once"
-    for received in got:
-        for producer in range(2):
-            numbers = [n for who, n in received if who == producer]
-            assert numbers == sorted(numbers), "first in, first out"
-    held = sorted(crowd.held)
-    assert all(end <= start for (_, end), (start, _) in pairwise(held)), "one holder at a time"
-    assert is_that_of_a_register(crowd.register.operations, 0)
