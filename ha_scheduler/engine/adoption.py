@@ -23,12 +23,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distributed.diagnostics.progress import GroupTiming
+from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.shuffles import is_no_outcome
 
 logger = logging.getLogger(__name__)
+
+#: Plugins of upstream's that need to know when a task ran, which nobody reports.
+DRAWS_TIMES = (TaskStreamPlugin, GroupTiming)
 
 _PENDING = ("waiting", "queued", "no-worker")
 FETCHING = "fetching"  # as worker/report.py has it
@@ -496,6 +501,8 @@ class Adoption:
 
     def _notify(self, key: Key, start: str, finish: str, stimulus_id: str, **kwargs: Any) -> None:
         for plugin in list(self._scheduler.plugins.values()):
+            if isinstance(plugin, DRAWS_TIMES):
+                continue
             try:
                 plugin.transition(key, start, finish, stimulus_id=stimulus_id, **kwargs)
             except Exception:

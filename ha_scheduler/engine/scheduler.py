@@ -56,6 +56,7 @@ from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
+from ha_scheduler.engine.task_streams import TaskStreams
 from ha_scheduler.engine.values import ATTEMPTS, METADATA, ReplicatedValues, Values
 from ha_scheduler.engine.watchers import Watchers
 from ha_scheduler.engine.workers import Workers
@@ -86,6 +87,7 @@ class Scheduler(
     Metadata,
     Restrictions,
     TaskMetadata,
+    TaskStreams,
     Logs,
     upstream.Scheduler,
 ):
@@ -201,6 +203,7 @@ class Scheduler(
         self.extensions["shuffle"].prepare()
         self.inherit_departures()
         self.restore_memory_manager()
+        self.restore_task_stream()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""

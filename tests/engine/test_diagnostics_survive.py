@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from distributed import get_task_stream
 from distributed.diagnostics import MemorySampler
 from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
+from distributed.diagnostics.task_stream import TaskStreamPlugin
 
 from tests.engine.conftest import eventually, pair, run
 from tests.engine.counted import begin, blocked, gate, runs, work
@@ -109,5 +111,44 @@ def test_a_story_is_that_of_the_present_leader_and_of_all_workers() -> None:
             told = await asked
             assert {entry[0] for entry in told} == {"scheduler", worker.address}
             assert len([e for e in told if e[0] == "scheduler"]) == len(leader.story("x"))
+
+    run(test)
+
+
+def test_a_task_stream_has_all_that_ran_under_the_next_leader() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.client.get_task_stream()  # from now on there is one
+            early = both.client.map(work, range(10), key="early")
+            await both.client.gather(early)
+            running = both.client.submit(blocked, 11, key="running")
+            await eventually(lambda: runs[11] == 1)
+            async with get_task_stream(client=both.client) as stream:
+                await both.kill_leader()
+                await both.take_over()
+                late = both.client.map(work, range(20, 25), key="late")
+                gate.set()
+                await both.client.gather([running, *late])
+            ran = sorted(seen["key"] for seen in stream.data)
+            assert ran == sorted(future.key for future in [running, *late])
+
+    run(test)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_leader_that_shows_when_tasks_ran_adopts_those_of_which_it_does_not_know(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.client.get_task_stream()
+            futures = both.client.map(work, range(3), key="early")
+            await both.client.gather(futures)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert TaskStreamPlugin.name in leader.plugins
+            failed = [r for r in caplog.records if getattr(r, "action", "") == "plugin-failed"]
+            assert not failed
+            assert await both.client.get_task_stream() == ()
 
     run(test)

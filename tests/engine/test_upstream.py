@@ -15,6 +15,7 @@ from distributed.batched import BatchedSend
 from distributed.broker import Broker
 from distributed.core import ConnectionPool, Server, _expects_comm, error_message
 from distributed.diagnostics.memory_sampler import MemorySamplerExtension
+from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.http.routing import RoutingApplication
 from distributed.http.utils import get_handlers
 from distributed.shuffle import _core as shuffle_core
@@ -234,3 +235,15 @@ def test_a_request_over_http_is_given_to_a_handler_by_the_application() -> None:
     assert hasattr(RoutingApplication, "get_handler_delegate")
     assert "prefix=http_prefix" in inspect.getsource(upstream.Scheduler.__init__)
     assert 'prefix = "/" + prefix.strip("/")' in inspect.getsource(get_handlers)
+
+
+def test_a_task_stream_is_found_by_a_cursor_that_counts_its_tasks() -> None:
+    """scheduler.py:8081, task_stream.py:47: a cursor from before the first task is its start."""
+    assert parameters(upstream.Scheduler._task_stream_plugin) == ["self"]
+    assert "self._task_stream_plugin()" in inspect.getsource(upstream.Scheduler.get_task_stream)
+    stream = TaskStreamPlugin(None, maxlen=10)
+    stream.index = 2 << 32
+    for key in ("a", "b"):
+        stream.transition(key, "processing", "memory", startstops=[{"stop": 1.0}])
+    assert [seen["key"] for seen in stream.collect(start_index=(1 << 32) + 5)] == ["a", "b"]
+    assert [seen["key"] for seen in stream.collect(start_index=(2 << 32) + 1)] == ["b"]
