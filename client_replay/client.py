@@ -201,12 +201,17 @@ class Client(distributed.Client):
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
         if reason == UNKNOWN_KEYS:
-            keys = self._ha.up_to_resume(keys)
+            # One that failed has its outcome: a graph that cannot be read leaves no task behind.
+            keys = [key for key in self._ha.up_to_resume(keys) if not self._failed(key)]
         elif ha_after is not None:
             keys = self._ha.up_to(ha_after, keys)
         super()._handle_cancelled_keys(keys, reason, msg)
         if ha_number:
             self._ha.heard_of(ha_number)
+
+    def _failed(self: Any, key: Any) -> bool:
+        state = self.futures.get(key)
+        return state is not None and state.status == "error"
 
     async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
         self._ha.heard(topic, event)

@@ -11,6 +11,7 @@ import dask
 import distributed
 import pytest
 from distributed import fire_and_forget
+from distributed.protocol.pickle import dumps
 
 from client_replay import Client, JournalFull
 from client_replay.client import UNKNOWN_KEYS
@@ -161,6 +162,26 @@ def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
             assert client._ha.term == 2
         await frozen.die()
         await new.die()
+
+    asyncio.run(test())
+
+
+def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> None:
+    async def test() -> None:
+        leader = await ScriptedLeader().open()
+        async with connected(leader) as client:
+            failed, unknown = client.submit(int, key="failed"), client.submit(int, key="unknown")
+            await until(lambda: len(leader.said("update-graph")) == 2)
+            error = {"exception": dumps(ValueError("unreadable")), "traceback": None}
+            await leader.tell({"op": "task-erred", "key": "failed", **error})
+            await until(lambda: failed.status == "error")
+            client.scheduler_comm.abort()
+            await until(lambda: leader.said("ha-resume"))
+            keys = ["failed", "unknown"]
+            await leader.tell({"op": "cancelled-keys", "keys": keys, "reason": UNKNOWN_KEYS})
+            await until(lambda: unknown.status == "cancelled")
+            assert failed.status == "error"
+        await leader.die()
 
     asyncio.run(test())
 
