@@ -15,6 +15,7 @@ Five things take turns, a few calls each, so that a slow moment of the machine h
 Whatever talks over loopback does so with TLS. A latency is that of one synchronous call in the
 calling thread; one call is under way at a time. CPU is that of one process for one call.
 ``Queue.qsize`` changes nothing and is there to show what a call costs that no disk has to take.
+Target: a durable call within three times an ``fdatasync``, both at the median.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ from ha_scheduler.peer.cell import Cell
 from ha_scheduler.security.authority import client_files, ensure_certificates
 
 RECORD_BYTES = 200  # of a coordination record, about
-TARGET = 3.0  # a durable call against one fdatasync, both at the median
 WARM_UP_CALLS = 20
 COMMITS_S = 60.0  # far above what a round of them takes
 NAMES = 1000  # of the values that the bare commits replace in turn
@@ -73,7 +73,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--directory", type=Path, help="on the disk to measure; default: TMPDIR")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--calls", type=int, default=50, help="of each kind, in a round")
-    parser.add_argument("--only", help="one lane: plain, engine, commit or cell")
     return parser.parse_args()
 
 
@@ -114,7 +113,8 @@ def engine_lane() -> Iterator[Lane]:
                 *(sys.executable, "-m", "ha_scheduler.engine", "--standalone"),
                 *(f"--port={port}", f"--tls-ca-file={files.ca_file}", "--log-level=warning"),
                 *(f"--tls-cert={files.cert_file}", f"--tls-key={files.key_file}"),
-            ]
+            ],
+            stderr=subprocess.DEVNULL,
         )
         security = Security(
             require_encryption=True,
@@ -214,26 +214,22 @@ def run_commits(cell: LoadCell, figures: Figures, count: int) -> None:
 
 def measure(options: argparse.Namespace) -> Figures:
     figures, under = Figures(), options.directory
-    wanted = [options.only] if options.only else ["plain", "engine", "commit", "cell"]
-    with contextlib.ExitStack() as stack:
-        starts: dict[str, Callable[[], Any]] = {
-            "plain": plain_lane,
-            "engine": engine_lane,
-            "cell": lambda: cell_lane(under),
-        }
-        lanes = [stack.enter_context(starts[name]()) for name in wanted if name in starts]
-        commits = stack.enter_context(LoadCell(under)) if "commit" in wanted else None
-        for lane in lanes:
+    with (
+        plain_lane() as plain,
+        engine_lane() as engine,
+        LoadCell(under) as commits,
+        cell_lane(under) as cell,
+    ):
+        for lane in (plain, engine, cell):
             run_lane(lane, Figures(), WARM_UP_CALLS)
-        if commits is not None:
-            run_commits(commits, Figures(), WARM_UP_CALLS)
+        run_commits(commits, Figures(), WARM_UP_CALLS)
         for number in range(options.rounds):
             figures.seconds["disk", ""] += raw_syncs(under, options.calls)
-            for lane in lanes:
-                run_lane(lane, figures, options.calls)
-            if commits is not None:
-                run_commits(commits, figures, options.calls)
-            print(f"round {number + 1} of {options.rounds}", end="\r", file=sys.stderr, flush=True)
+            run_lane(plain, figures, options.calls)
+            run_lane(engine, figures, options.calls)
+            run_commits(commits, figures, options.calls)
+            run_lane(cell, figures, options.calls)
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     return figures
 
 
@@ -269,9 +265,7 @@ def report_row(figures: Figures, lane: str, name: str, sync: float) -> None:
 
 
 def main() -> int:
-    figures = measure(arguments())
-    print(file=sys.stderr)
-    report(figures)
+    report(measure(arguments()))
     return 0
 
 
