@@ -39,11 +39,12 @@ async def fail_over(both: Pair) -> None:
 
 def test_what_a_future_says_of_itself_is_the_same_under_the_next_leader() -> None:
     async def test() -> None:
-        async with pair(3) as both:  # two of them are busy
-            finished = both.client.submit(work, 1, key="finished")
-            failed = both.client.submit(fail, 1, key="failed")
-            cancelled = both.client.submit(blocked, 2, key="cancelled")
-            pending = both.client.submit(blocked, 3, key="pending")
+        async with pair(3) as both:
+            free, *busy = ([worker.address] for worker in both.workers)
+            finished = both.client.submit(work, 1, key="finished", workers=free)
+            failed = both.client.submit(fail, 1, key="failed", workers=free)
+            cancelled = both.client.submit(blocked, 2, key="cancelled", workers=busy[0])
+            pending = both.client.submit(blocked, 3, key="pending", workers=busy[1])
             await finished
             await failed.exception()
             await cancelled.cancel()
@@ -53,7 +54,9 @@ def test_what_a_future_says_of_itself_is_the_same_under_the_next_leader() -> Non
                 *("finished", "error", "cancelled", "pending")
             ]
             await fail_over(both)
-            await both.client.submit(work, 4)  # all that the next leader had to say has come
+            await both.client.submit(
+                work, 4, workers=free
+            )  # all that the next leader had to say has come
             assert [(f.key, f.status, f.done(), f.cancelled(), f.type) for f in futures] == said
             assert isinstance(await failed.exception(), ZeroDivisionError)
             assert (await failed.traceback()).tb_frame.f_code.co_name == "fail"
