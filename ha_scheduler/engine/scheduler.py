@@ -250,7 +250,6 @@ class Scheduler(
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
         self.adopt_reports(reported, self._settle)
-        self.stimulus_queue_slots_maybe_opened(stimulus_id=f"ha-recover-{self.term}")
         self._refresh_no_workers_since()
         if missing:
             logger.warning(

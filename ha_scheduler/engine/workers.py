@@ -64,6 +64,7 @@ class Workers:
     rpc: Any
     _reports: dict[str, tuple[Report, str]]
     _orphan_expiry: asyncio.TimerHandle | None = None
+    _joining = False  # workers become running that are to be given work together
     _following: set[str]  # addresses of registered workers that follow the leader
     _latest: dict[str, FencedComm]  # by address: the registration that is under way, if any
     worker_ttl: float
@@ -212,11 +213,14 @@ class Workers:
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
             self.validate_state()  # type: ignore[attr-defined]
+        self._joining = True
         for address, (_, status) in known.items():
             self.handle_worker_status_change(  # type: ignore[attr-defined]
                 status, address, stimulus_id
             )
-        self._place_loose(stimulus_id)
+        self._joining = False
+        self._place_unrunnable(stimulus_id)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         self.resume_departures(known)  # type: ignore[attr-defined]
         if self.adoption.orphans:
             self._expire_orphans_later()
@@ -228,19 +232,27 @@ class Workers:
             ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
         )
 
-    def _place_loose(self, stimulus_id: str) -> None:
-        """Tasks that would rather run on a worker that is not there run elsewhere.
+    def _place_unrunnable(self, stimulus_id: str) -> None:
+        """Place what waited for workers, each task where its inputs are.
 
-        Upstream's have a worker from the start, so it never looks for tasks of this kind among the
-        unrunnable. A follower has no workers, and there they become so.
+        Upstream does so as each worker comes, of which there is one at a time. Here the first one
+        would be given everything. Tasks that would rather run on a worker that is not there run
+        elsewhere: upstream's have a worker from the start, so it never looks for tasks of this
+        kind among the unrunnable. Outputs of shuffles are spread (``Shuffles.prepare``).
         """
-        loose = [
+        placeable = [
             ts
             for ts in self.unrunnable  # type: ignore[attr-defined]
-            if ts.loose_restrictions and not self.valid_workers(ts)  # type: ignore[attr-defined]
+            if ts.loose_restrictions or self.valid_workers(ts) != set()  # type: ignore[attr-defined]
         ]
-        loose.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
-        self.transitions({ts.key: "processing" for ts in loose}, stimulus_id)  # type: ignore[attr-defined]
+        placeable.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
+        how = {ts.key: "processing" if ts._queueable else "released" for ts in placeable}
+        self.transitions(how, stimulus_id)  # type: ignore[attr-defined]
+
+    def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
+        """As upstream's, when all workers that join together have."""
+        if not self._joining:
+            super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)  # type: ignore[misc]
 
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
@@ -253,6 +265,8 @@ class Workers:
         Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
         which has no workers, none does, and the worker that was wished for may never come back.
         """
+        if self._joining:
+            return {}
         recommendations: dict[Key, str] = super().bulk_schedule_unrunnable_after_adding_worker(ws)  # type: ignore[misc]
         for ts in self.unrunnable:  # type: ignore[attr-defined]
             if ts.loose_restrictions and not self.valid_workers(ts):  # type: ignore[attr-defined]
