@@ -51,7 +51,7 @@ def test_the_first_registration_has_upstreams_fields_and_an_empty_report() -> No
             (message,) = leader.registrations
             assert message["ha"] == {
                 "term": 0,
-                "report": {"memory": (), "running": (), "erred": (), "actors": ()},
+                "report": {"memory": (), "running": (), "erred": (), "actors": (), "metadata": ()},
                 "plugins": {},
             }
             assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
