@@ -25,6 +25,8 @@ from tests.worker.scripted_leader import ScriptedLeader, until
 
 pytestmark = pytest.mark.filterwarnings("default")
 
+REPORTED = ("memory", "running", "erred", "actors", "metadata", "shuffles")
+
 
 @asynccontextmanager
 async def joined(leader: ScriptedLeader, *others: int) -> AsyncIterator[Worker]:
@@ -51,7 +53,7 @@ def test_the_first_registration_has_upstreams_fields_and_an_empty_report() -> No
             (message,) = leader.registrations
             assert message["ha"] == {
                 "term": 0,
-                "report": {"memory": (), "running": (), "erred": (), "actors": (), "metadata": ()},
+                "report": dict.fromkeys(REPORTED, ()),
                 "plugins": {},
             }
             assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
