@@ -83,8 +83,9 @@ ONCE = _names(
     subscribe_worker_status terminate unregister unregister_nanny_plugin unregister_scheduler_plugin
     unregister_worker_plugin"""
 )
-#: What a ``broadcast`` may carry to the workers and be repeated all the same.
-READ_ONLY_ON_WORKERS = frozenset({"get_story", "versions"})  # Client.story, get_versions
+#: What a ``broadcast`` or ``proxy`` may carry to workers and be repeated all the same:
+#: Client.story, get_versions, attributes of actors.
+READ_ONLY_ON_WORKERS = frozenset({"get_story", "versions", "actor_attribute"})
 #: What waits on the leader, for as long as the caller says.
 WAITING = _names(
     """event_wait multi_lock_acquire queue_get queue_put semaphore_acquire variable_get
@@ -131,10 +132,23 @@ class SchedulerRPC(PooledRPCCall):
                     kwargs[name] = default
             if op in NUMBERED and await self.is_of_a_cell():
                 return await self._call_once(op, kwargs)
+            if op == "proxy" and kwargs["msg"]["op"] == "actor_execute":
+                return await self._call_actor(kwargs)
             with self._scattering(kwargs.get(SCATTERING.get(op, ""), ())):
                 return await self._call(op, kwargs, repeatable=self._is_repeatable(op, kwargs))
 
         return call
+
+    async def _call_actor(self, kwargs: dict[str, Any]) -> Any:
+        """Have a method of an actor called. Never twice: what is unknown is the call's outcome.
+
+        Not raised, because upstream takes it for the loss of the worker then (actor.py:187).
+        """
+        try:
+            return await self._call("proxy", kwargs, repeatable=False)
+        except OutcomeUnknown:
+            method = f"{kwargs['msg']['function']} of an actor"
+            return {"status": "error", "exception": OutcomeUnknown(method)}
 
     @contextlib.contextmanager
     def _scattering(self, keys: Iterable[Any]) -> Iterator[None]:
@@ -147,7 +161,7 @@ class SchedulerRPC(PooledRPCCall):
             self.scattering += Counter()  # drops what is zero
 
     def _is_repeatable(self, op: str, kwargs: dict[str, Any]) -> bool:
-        if op == "broadcast":
+        if op in ("broadcast", "proxy"):
             return kwargs.get("msg", {}).get("op") in READ_ONLY_ON_WORKERS
         if op == "terminate":  # a cell closes its workers, and is there to answer
             return addresses.is_ha(self.addr)

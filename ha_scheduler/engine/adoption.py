@@ -27,6 +27,7 @@ from distributed.diagnostics.progress import GroupTiming
 from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.protocol.pickle import loads
 
+from ha_scheduler.engine.actors import ReportedActors
 from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.shuffles import is_no_outcome
 
@@ -46,7 +47,7 @@ class Report:
     """What one worker says it has: see the protocol of registration in ``workers.py``."""
 
     memory: tuple[tuple[Key, int, str], ...] = ()
-    running: tuple[tuple[Key, int, str], ...] = ()
+    running: tuple[tuple[Any, ...], ...] = ()  # key, and the rest of a ``Claim``
     erred: tuple[tuple[Any, ...], ...] = ()
     actors: tuple[Key, ...] = ()
     shuffles: tuple[tuple[str, int, bool], ...] = ()
@@ -71,6 +72,7 @@ class Claim:
     worker: str
     run_id: int
     state: str
+    made: tuple[int, str] | None = None  # size and type of an actor that is there, and untold of
 
 
 @dataclass(slots=True)
@@ -105,26 +107,30 @@ class Adoption:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
         self.orphans = Orphans()
+        self._actors = ReportedActors(scheduler)
 
     def adopt(self, reports: dict[str, Report], stimulus_id: str) -> None:
         """Take over everything that these workers, which are registered, report."""
         recommendations: dict[Key, str] = {}
         client_msgs: dict[str, list[Any]] = {}
         worker_msgs: dict[str, list[Any]] = {}
+        reports = {address: self._actors.not_told_of(report) for address, report in reports.items()}
         for address, report in reports.items():
             self._reconcile(address, report, recommendations)
             self._claim(address, report)
             self._adopt_metadata(report)
         for address, report in reports.items():
-            for key, nbytes, typename in report.memory:
+            for key, nbytes, typename in self._actors.without_handles(address, report):
                 self._adopt_result(
                     key, address, nbytes, typename, key in report.actors, recommendations,
                     client_msgs, worker_msgs, stimulus_id,
                 )  # fmt: skip
+        for key, address in self._actors.adopt_handles():
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
         self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
         for address, report in reports.items():
-            for key, run_id, state in report.running:
-                self._adopt_running(key, Claim(address, run_id, state), worker_msgs, stimulus_id)
+            for key, *claim in report.running:
+                self._adopt_running(key, Claim(address, *claim), worker_msgs, stimulus_id)
         self._adopt_errors(reports, client_msgs, worker_msgs, stimulus_id)
         self._scheduler.send_all(client_msgs, worker_msgs)
 
@@ -132,7 +138,7 @@ class Adoption:
         """What we believed of a worker that lost its connection, and that it does not confirm."""
         ws = self._scheduler.workers[address]
         held = {key for key, _, _ in report.memory}
-        running = {key: run_id for key, run_id, _ in report.running}
+        running = {key: run_id for key, run_id, *_ in report.running}
         failed = {key for key, _ in report.erred}
         for ts in [ts for ts in ws.has_what if ts.key not in held]:
             self._scheduler.remove_replica(ts, ws)
@@ -145,9 +151,9 @@ class Adoption:
                 recommendations[ts.key] = "released"
 
     def _claim(self, address: str, report: Report) -> None:
-        for key, run_id, state in report.running:
-            if state != FETCHING or key not in self.claims:
-                self.claims[key] = Claim(address, run_id, state)
+        for key, *claim in report.running:
+            if claim[1] != FETCHING or key not in self.claims:
+                self.claims[key] = Claim(address, *claim)
 
     def _adopt_metadata(self, report: Report) -> None:
         """Before the results: plugins look at it when they hear of one."""
@@ -310,8 +316,11 @@ class Adoption:
     def _ask_to_compute(self, ts: Any, claim: Claim) -> Messages:
         """Have a worker that left a task, and still computes it, tell us of its end.
 
-        It goes on under the run id under which it began, so that is the one we name.
+        It goes on under the run id under which it began, so that is the one we name. The end of an
+        actor's creation we know already.
         """
+        if claim.made is not None:
+            self._actors.finish_soon(ts.key, claim.worker, claim.run_id, *claim.made)
         if claim.state != FETCHING:
             return {}
         message = self._scheduler._task_to_msg(ts)  # draws a run id of its own (3578)

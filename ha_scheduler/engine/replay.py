@@ -349,4 +349,5 @@ class Replay:
         scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
         scheduler.send_all(client_msgs, worker_msgs)
         self.errors.clear()
+        scheduler.settle_actors(stimulus_id)
         scheduler.settle_scattered(stimulus_id)

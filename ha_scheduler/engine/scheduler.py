@@ -30,6 +30,7 @@ from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.engine import collecting, compat, http_gate
+from ha_scheduler.engine.actors import Actors
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.attempts import Attempts
 from ha_scheduler.engine.cancellation import Cancellation
@@ -73,6 +74,7 @@ OnMark = Callable[[str, dict[str, Any]], None]
 
 
 class Scheduler(
+    Actors,
     Holders,
     Departures,
     MemoryManager,
@@ -111,6 +113,8 @@ class Scheduler(
         self.sessions = Sessions()
         self.session_of: dict[str, str] = {}
         self.scattered: set[Key] = set()
+        self.actors_created = {}
+        self._creating = set()
         self.held = set()
         self.departed = []
         self.lost = {}

@@ -33,6 +33,7 @@ SCHEDULER_PLUGINS = "scheduler-plugin"
 PLUGIN_STATES = "scheduler-plugin-state"
 METADATA = "metadata"
 ATTEMPTS = "attempts"
+ACTORS = "actor"
 EXPERIENCE = "experience"
 DEPARTURES = "departure"
 SWITCHES = "switch"
@@ -81,6 +82,7 @@ class Values:
             PLUGIN_STATES: scheduler.recorded_states,
             METADATA: scheduler.task_metadata,
             ATTEMPTS: scheduler.attempts,
+            ACTORS: scheduler.actors_created,
             EXPERIENCE: scheduler.experience.recorded,
             DEPARTURES: scheduler.departures,
             SWITCHES: scheduler.switches,

@@ -1,0 +1,268 @@
+"""Actors go on under the next leader, or are told as lost; none is silently made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from distributed import Actor
+
+from client_replay import Client, OutcomeUnknown
+from ha_scheduler.ledger.records import ValueSet
+from tests.engine.conftest import Pair, eventually, keep_away, pair, replay, run
+from tests.engine.counted import begin, gate, runs
+
+LOST = "Worker holding Actor was lost"
+entered = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    begin()
+    entered.clear()
+
+
+class Tally:
+    """An actor."""
+
+    kind = "tally"
+
+    def __init__(self) -> None:
+        runs["made"] += 1
+        self.value = 0
+
+    def increment(self) -> int:
+        self.value += 1
+        return self.value
+
+    def increment_slowly(self) -> int:
+        runs["slow"] += 1
+        entered.set()
+        gate.wait(30)
+        return self.increment()
+
+
+class SlowlyMade(Tally):
+    def __init__(self) -> None:
+        super().__init__()
+        gate.wait(30)
+
+
+def use(tally: Any) -> int:
+    """A task with an actor for its input."""
+    runs["used"] += 1
+    return int(tally.increment().result())
+
+
+async def make(both: Pair, kind: type = Tally, **kwargs: Any) -> tuple[Any, Any]:
+    """An actor, and its future."""
+    with both.client.as_current():
+        future = both.client.submit(kind, actor=True, **kwargs)
+        return await future, future
+
+
+async def lose_with_leader(both: Pair, *workers: Any) -> Any:
+    await both.kill_leader()
+    for worker in workers:
+        both.workers.remove(worker)
+        await worker.close()
+    return await both.take_over()
+
+
+# The actor itself
+
+
+def test_an_actor_that_died_with_the_leader_is_told_as_lost_and_not_made_anew() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            holder, other = both.workers
+            actor, future = await make(both, workers=[holder.address], allow_other_workers=True)
+            waiting = both.client.submit(use, future, workers=["nowhere"])
+            await eventually(lambda: waiting.key in both.leader.tasks)
+            leader = await lose_with_leader(both, holder)
+            await eventually(lambda: future.status == "error")
+            for lost in (future, waiting):
+                with pytest.raises(RuntimeError, match=LOST):
+                    await lost
+            with both.client.as_current(), pytest.raises(RuntimeError, match=LOST):
+                actor.increment()
+            assert runs["made"] == 1
+            leader.validate_state()
+            await both.client.retry([future])
+            with both.client.as_current():
+                again = await future
+                assert await again.increment() == 1
+            assert runs["made"] == 2
+            assert leader.actors_created == {future.key: other.address}
+
+    run(test)
+
+
+def test_an_actor_that_was_lost_stays_lost_under_a_third_leader() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            holder, _ = both.workers
+            _, future = await make(both, workers=[holder.address], allow_other_workers=True)
+            await lose_with_leader(both, holder)
+            await eventually(lambda: future.status == "error")
+            await both.kill_leader()
+            both.ports.reverse()
+            third = both._scheduler(1)
+            replay(third, both)
+            await third.activate(3, both.log, both._mark)
+            await third.recovery.opened()
+            both.leader, both.former = third, both.leader
+            assert third.tasks[future.key].state == "erred"
+            assert await both.client.submit(int) == 0
+            assert runs["made"] == 1
+
+    run(test)
+
+
+def test_an_actor_of_a_worker_that_comes_back_too_late_is_told_as_lost() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            late, _ = both.workers
+            _, future = await make(both, workers=[late.address], allow_other_workers=True)
+            free = keep_away(late)
+            await both.kill_leader()
+            leader = await both.take_over(window_seconds=0.2)
+            with pytest.raises(RuntimeError, match=LOST):
+                await future
+            free.set()
+            await eventually(lambda: late.address in leader.workers)
+            await eventually(lambda: not late.state.actors)
+            assert runs["made"] == 1
+            leader.validate_state()
+
+    run(test)
+
+
+def test_an_actor_that_was_being_made_is_made_once() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            making = asyncio.ensure_future(make(both, SlowlyMade))
+            await eventually(lambda: runs["made"] == 1)
+            await both.kill_leader()
+            leader = await both.take_over()
+            gate.set()
+            actor, future = await making
+            assert await actor.increment() == 1
+            assert runs["made"] == 1
+            assert future.key in leader.actors_created
+            leader.validate_state()
+
+    run(test)
+
+
+@pytest.mark.parametrize("lost", ["its record", "its graph"])
+def test_an_actor_of_which_nobody_was_told_is_made_once(lost: str) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            assert await both.client.submit(int) == 0  # the cell knows the client
+            if lost == "its graph":
+                both.log.stall()
+            making = asyncio.ensure_future(make(both, SlowlyMade))
+            await eventually(lambda: runs["made"] == 1)
+            if lost == "its record":
+                await eventually(lambda: not len(both.client._ha.journal))
+                both.log.stall()
+            gate.set()
+            await eventually(lambda: bool(both.leader.actors_created))
+            both.leader.recorder.flush()
+            assert any(isinstance(r, ValueSet) and r.space == "actor" for r in both.log.records)
+            await asyncio.sleep(0.1)  # an answer before the commit would be there by then
+            assert not making.done()
+            await both.kill_leader(lose_records=both.log.stalled)
+            both.log.resume()
+            leader = await both.take_over()
+            actor, future = await making
+            assert await actor.increment() == 1
+            assert runs["made"] == 1
+            assert future.key in leader.actors_created
+            leader.validate_state()
+
+    run(test)
+
+
+def test_the_record_of_an_actor_goes_with_it() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            actor, future = await make(both)
+            key = future.key
+            assert key in both.leader.actors_created
+            del actor
+            future.release()
+            await eventually(lambda: key not in both.leader.tasks)
+            assert not both.leader.actors_created
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert not leader.actors_created
+
+    run(test)
+
+
+def test_a_handle_on_another_worker_is_not_taken_for_the_actor() -> None:
+    async def test() -> None:
+        async with pair(3) as both:
+            await both.client.amm.stop()
+            holder, user, _ = both.workers
+            actor, future = await make(both, workers=[holder.address], allow_other_workers=True)
+            with both.client.as_current():
+                assert await both.client.submit(use, future, workers=[user.address]) == 1
+            await eventually(lambda: future.key in user.data)
+            leader = await lose_with_leader(both, holder)
+            with pytest.raises(RuntimeError, match=LOST):
+                await future
+            assert runs["made"] == 1
+            leader.validate_state()
+            del actor
+
+    run(test)
+
+
+# Calls in flight
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_call_goes_on_if_it_is_direct_and_else_its_outcome_is_unknown(direct: bool) -> None:
+    async def test() -> None:
+        async with (
+            pair(1) as both,
+            Client(
+                both.address, asynchronous=True, set_as_default=False, direct_to_workers=direct
+            ) as client,
+        ):
+            with client.as_current():
+                actor: Actor = await client.submit(Tally, actor=True)
+                call = actor.increment_slowly()
+                await eventually(entered.is_set)
+                await both.kill_leader()
+                gate.set()
+                await both.take_over()
+                if direct:
+                    assert await call == 1
+                else:
+                    with pytest.raises(OutcomeUnknown, match="increment_slowly"):
+                        await call
+                assert runs["slow"] == 1
+                assert await actor.increment() == 2
+
+    run(test)
+
+
+def test_a_call_that_is_made_while_nobody_leads_waits_for_the_next_leader() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            actor, _ = await make(both)
+            with both.client.as_current():
+                await both.kill_leader()
+                call = actor.increment()
+                kind = asyncio.ensure_future(actor.kind)
+                await both.take_over()
+                assert await call == 1
+                assert await kind == "tally"
+
+    run(test)
