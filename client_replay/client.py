@@ -51,11 +51,13 @@ class Client(distributed.Client):
 
     _ha: Session
     _calling: set[asyncio.Future[None]]
+    _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ha = Session(self)  # upstream's __init__ connects
         _hide_from_computations()
         self._calling = set()
+        self._retrying = []
         super().__init__(*args, **kwargs)
 
     def _setup_replay(self: Any) -> None:
@@ -71,6 +73,7 @@ class Client(distributed.Client):
                 "ha-committed": self._ha.acknowledged,
                 "ha-subscribed": self._ha.subscribed,
                 "cancelled-keys": self._handle_cancelled_keys,
+                "task-retried": self._handle_retried_key,
                 "restart": self._handle_restart,
                 "event": self._handle_event,
             }
@@ -213,6 +216,25 @@ class Client(distributed.Client):
         state = self.futures.get(key)
         return state is not None and state.status == "error"
 
+    async def _retry(self: Any, futures: Any) -> None:
+        """client.py:2829. A leader answers when the retry has committed, which may be after it has
+        told of the result on the stream: what came of a key by then is left as it is."""
+        keys = list({future.key for future in distributed.futures_of(futures)})
+        told: set[Any] = set()
+        self._retrying.append(told)
+        try:
+            retried = await self.scheduler.retry(keys=keys, client=self.id)
+        finally:
+            self._retrying = [other for other in self._retrying if other is not told]
+        for key in retried:
+            if self._failed(key) and key not in told:
+                self.futures[key].retry()
+
+    def _handle_retried_key(self: Any, key: Any = None) -> None:
+        for told in self._retrying:
+            told.add(key)
+        super()._handle_retried_key(key)
+
     async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
         self._ha.heard(topic, event)
         await super()._handle_event(topic, event)
@@ -326,6 +348,7 @@ def upgrade(client: Any) -> None:
     client._ha = Session(client)
     _hide_from_computations()
     client._calling = set()
+    client._retrying = []
     client._setup_replay()
     if client.scheduler_comm is not None:
         client._ha.hello(client.scheduler_comm)

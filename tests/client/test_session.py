@@ -186,6 +186,34 @@ def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> N
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("outcome", ["finished", "error"])
+def test_what_came_of_a_retry_before_its_answer_is_not_forgotten(outcome: str) -> None:
+    async def test() -> None:
+        leader = await ScriptedLeader().open()
+        async with connected(leader) as client:
+            future = client.submit(int, key="x")
+            await until(lambda: leader.said("update-graph"))
+            error = {"exception": dumps(ValueError("again")), "traceback": None}
+            erred = {"op": "task-erred", "key": "x", **error}
+            in_memory = {"op": "key-in-memory", "key": "x"}
+            await leader.tell(erred)
+            await until(lambda: future.status == "error")
+
+            async def retry(**kwargs: Any) -> list[str]:
+                retried = {"op": "task-retried", "key": "x"}
+                await leader.tell(retried, in_memory if outcome == "finished" else erred)
+                await leader.tell({"op": "ha-committed", "sequences": [1]})
+                await until(lambda: not client._ha.journal)
+                return ["x"]
+
+            leader.handlers["retry"] = retry
+            await client.retry(future)
+            assert future.status == outcome
+        await leader.die()
+
+    asyncio.run(test())
+
+
 def test_a_client_that_is_welcomed_while_it_closes_watches_nobody() -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()
