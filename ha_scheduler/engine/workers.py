@@ -359,7 +359,7 @@ class Workers:
         """
         now = time()
         if any(now - ws.last_seen > self.worker_ttl for ws in self.workers.values()):
-            await asyncio.sleep(LISTEN_SECONDS)
+            await asyncio.sleep(min(LISTEN_SECONDS, self.worker_ttl))
             await super().check_worker_ttl()  # type: ignore[misc]
 
     # Tasks that a worker talks about before their graph is known again
