@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter
 from typing import Any
 
 import dask
@@ -14,40 +13,20 @@ from distributed.scheduler import NoValidWorkerError
 
 from ha_scheduler.worker.worker import Worker as HAWorker
 from tests.engine.conftest import Pair, eventually, pair, run
+from tests.engine.counted import begin, blocked, gate, runs, work
 
-runs: Counter[Any] = Counter()
-order: list[Any] = []
-gate = threading.Event()
 open_once = threading.Event()
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
-    runs.clear()
-    order.clear()
-    gate.clear()
+    begin()
     open_once.clear()
-
-
-def work(number: Any) -> Any:
-    runs[number] += 1
-    order.append(number)
-    return number
-
-
-def blocked(number: Any) -> Any:
-    runs[number] += 1
-    gate.wait(30)
-    return number
 
 
 def seceded(number: Any) -> Any:
     secede()
     return blocked(number)
-
-
-def waiting_for_slots(leader: Any) -> set[Any]:
-    return {ts.key for ts in leader.tasks.values() if ts.state in ("queued", "no-worker")}
 
 
 async def occupy(both: Pair) -> list[Any]:
@@ -142,7 +121,8 @@ def test_tasks_run_in_the_order_of_their_priorities_and_generations_under_the_ne
             await eventually(lambda: late.key in leader.tasks)
             gate.set()
             await both.client.gather([held, *first, low, early, high, late])
-            assert order[2:] == ["high", "early", "late", "low"]
+            # A counter has its keys in the order in which they came.
+            assert list(runs)[3:] == ["high", "early", "late", "low"]
 
     run(test)
 
