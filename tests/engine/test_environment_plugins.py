@@ -1,0 +1,115 @@
+"""What plugins set up in workers and nannies is there under the next leader, and set up once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from distributed import WorkerPlugin
+from distributed.diagnostics.plugin import InstallPlugin
+
+from tests.engine.conftest import eventually, pair, replay, run, start_worker
+from tests.engine.counted import begin, runs
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    begin()
+
+
+class Counted(WorkerPlugin):  # type: ignore[misc]
+    name = "counted"
+
+    def setup(self, worker: Any) -> None:
+        runs["setup", worker.name] += 1
+
+    def teardown(self, worker: Any) -> None:
+        runs["teardown", worker.name] += 1
+
+
+def install() -> None:
+    runs["installed"] += 1
+
+
+def say(text: str) -> None:
+    logging.getLogger("tests.said").warning(text)
+
+
+def test_a_worker_plugin_stays_set_up_and_is_there_for_workers_that_join_later() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await both.client.register_plugin(Counted())
+            await both.kill_leader()
+            await both.take_over()
+            both.workers.append(
+                await start_worker(both.address, name="late", dashboard_address=":0")
+            )
+            assert dict(runs) == {("setup", name): 1 for name in ("w0", "w1", "late")}
+
+    run(test)
+
+
+def test_a_plugin_is_registered_while_nobody_leads_and_gone_when_it_was_unregistered() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.kill_leader()
+            registering = asyncio.ensure_future(both.client.register_plugin(Counted()))
+            leader = await both.take_over()
+            await registering
+            assert "counted" in leader.worker_plugins
+            assert dict(runs) == {("setup", "w0"): 1}
+            await both.client.unregister_worker_plugin("counted")
+            await both.kill_leader()
+            both.ports.reverse()
+            third = both._scheduler(1)
+            replay(third, both)
+            await third.activate(3, both.log, both._mark)
+            await third.recovery.opened()
+            both.leader, both.former = third, both.leader
+            assert "counted" not in third.worker_plugins
+            assert dict(runs) == {("setup", "w0"): 1, ("teardown", "w0"): 1}
+            both.workers.append(
+                await start_worker(both.address, name="late", dashboard_address=":0")
+            )
+            assert ("setup", "late") not in runs
+
+    run(test)
+
+
+def test_packages_are_installed_once_on_each_worker_and_on_each_scheduler_that_leads() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await both.client.register_plugin(InstallPlugin(install, restart_workers=False))
+            assert runs["installed"] == 3  # two workers, one scheduler
+            await both.kill_leader()
+            leader = await both.take_over()
+            await eventually(lambda: runs["installed"] == 4)  # the new scheduler
+            assert any(name.startswith("InstallPlugin") for name in leader.plugins)
+            both.workers.append(
+                await start_worker(both.address, name="late", dashboard_address=":0")
+            )
+            assert await both.client.submit(int) == 0
+            assert runs["installed"] == 5
+
+    run(test)
+
+
+def test_what_workers_log_is_forwarded_under_the_next_leader_once() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.client.forward_logging("tests.said")
+            plugins = dict(both.leader.worker_plugins)
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert dict(leader.worker_plugins) == plugins
+            events: list[Any] = []
+            topics = [t for t in both.client._event_handlers if "log" in t]
+            for topic in topics:
+                both.client._event_handlers[topic] = events.append
+            await both.client.submit(say, "hello")
+            await eventually(lambda: bool(events))
+            assert [event[1]["msg"] for event in events] == ["hello"]
+
+    run(test)
