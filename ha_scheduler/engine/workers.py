@@ -213,12 +213,7 @@ class Workers:
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
             self.validate_state()  # type: ignore[attr-defined]
-        self._joining = True
-        for address, (_, status) in known.items():
-            self.handle_worker_status_change(  # type: ignore[attr-defined]
-                status, address, stimulus_id
-            )
-        self._joining = False
+        self._join({address: status for address, (_, status) in known.items()}, stimulus_id)
         self._place_unrunnable(stimulus_id)
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         self.resume_departures(known)  # type: ignore[attr-defined]
@@ -231,6 +226,17 @@ class Workers:
         self._orphan_expiry = asyncio.get_running_loop().call_later(
             ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
         )
+
+    def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
+        """Let these workers work; nothing is placed before all of them may be chosen."""
+        self._joining = True
+        try:
+            for address, status in statuses.items():
+                self.handle_worker_status_change(  # type: ignore[attr-defined]
+                    status, address, stimulus_id
+                )
+        finally:
+            self._joining = False
 
     def _place_unrunnable(self, stimulus_id: str) -> None:
         """Place what waited for workers, each task where its inputs are.
