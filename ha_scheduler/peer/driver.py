@@ -3,9 +3,9 @@
 Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says why):
 
 1. A loss of leadership takes effect (the lease is revoked) before any message of it leaves.
-2. ``messages`` leave at once, before the store is told to write: its thread and this one share an
-   interpreter. ``messages_after_persist`` leave only when the batch is durable, and those of a
-   ``Ready`` that writes nothing wait for the batches before it.
+2. ``messages`` leave at once, and all but large ones before the store is told to write: its thread
+   and this one share an interpreter. ``messages_after_persist`` leave only when the batch is
+   durable, and those of a ``Ready`` that writes nothing wait for the batches before it.
 3. The entries, the hard state and the effect of committed entries go into one batch. Several may be
    in flight; the store commits them in order, as many as there are in one fsync.
 4. Committed entries are fed to the engine as soon as the core says that they are committed: a

@@ -46,6 +46,7 @@ SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
 SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
 LINGER_S = 0.002  # news that a commit index moved waits so long for an append to take it along
 WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
+PROMPT_BYTES = 64 * 1024  # more than that is encrypted while the own disk writes, not before
 GUESTS_MAX = 16  # disks that call and that this peer knows nothing of; a cell has a few at most
 
 logger = logging.getLogger(__name__)
@@ -216,12 +217,12 @@ class Line:
         return True
 
     def flush(self) -> None:
-        """What may not linger leaves at once, or as soon as the connection takes it."""
+        """What may not linger leaves at once; if it is much, or the connection is behind, soon."""
         if not self._urgent:
             return
         self._urgent = False
-        writer = self._writer
-        if writer is not None and not writer.transport.get_write_buffer_size():
+        writer, little = self._writer, self._queued_bytes <= PROMPT_BYTES
+        if writer is not None and little and not writer.transport.get_write_buffer_size():
             writer.write(self._frames())
         if self._queue:
             self._some.set()

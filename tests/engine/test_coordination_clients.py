@@ -8,64 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from distributed import Client, Event, Lock, MultiLock, Queue, Semaphore, Variable, get_worker
+from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
 from distributed.metrics import monotonic
 
-from client_replay import Client as HAClient
 from ha_scheduler.engine.coordination import key_holds
 from ha_scheduler.engine.coordination.semaphores import LOCK_IDLE_SECONDS
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import Pair, eventually, pair, run
-
-every_moment = pytest.mark.parametrize("lost", [True, False], ids=["lost", "committed"])
+from tests.engine.interruptions import another_client, every_moment, increment, interrupted
 
 started = threading.Event()
-go_on = threading.Event()
-
-
-def increment(number: int) -> int:
-    return number + 1
-
-
-@asynccontextmanager
-async def another_client(both: Pair) -> AsyncIterator[HAClient]:
-    client = await HAClient(both.address, asynchronous=True, set_as_default=False)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @pytest.fixture
 def _short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_holds, "HOLD_SECONDS", 0.5)
-
-
-async def open_sessions(both: Pair) -> None:
-    """Else the leader would die before the call, when the client opens its session."""
-    present = set(both.leader.client_comms)
-    for client in [each for each in Client._instances if each.id in present]:
-        await client.set_metadata(["opens", client.id], True)
-
-
-async def interrupted(both: Pair, call: Callable[[], Awaitable[Any]], lost: bool) -> Any:
-    """What ``call`` returns when its leader dies after it has recorded it, and tells nobody."""
-    await open_sessions(both)
-    both.leader.recorder.flush()
-    both.log.stall()
-    pending = asyncio.ensure_future(call())
-    await eventually(lambda: both.log.stalled > 0)
-    await asyncio.sleep(0.01)
-    assert not pending.done(), "nothing is answered before it has committed"
-    await both.kill_leader(lose_records=both.log.stalled if lost else 0)
-    both.log.resume()
-    await both.take_over()
-    return await pending
 
 
 @every_moment
@@ -358,69 +319,6 @@ def test_a_queue_and_a_variable_that_are_given_up_while_the_leader_dies_are_gone
     run(test)
 
 
-def test_a_subscriber_hears_of_every_event_once() -> None:
-    async def test() -> None:
-        async with pair() as both, another_client(both) as other:
-            heard: list[int] = []
-            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
-            left: list[int] = []
-            both.client.subscribe_topic("left", lambda event: left.append(event[1]))
-            both.client.unsubscribe_topic("left")
-            await both.client.get_metadata(["x"], default=None)
-            await eventually(lambda: bool(both.leader._broker._topics["t"].subscribers))
-            await other.log_event(["t", "left"], 1)
-            await eventually(lambda: heard == [1])
-            await interrupted(both, lambda: other.log_event("t", 2), lost=False)
-            await other.log_event(["t", "left"], 3)
-            await eventually(lambda: len(heard) == 3)
-            assert heard == [1, 2, 3]
-            assert [message for _, message in await both.client.get_events("t")] == heard
-            assert not left
-
-    run(test)
-
-
-@pytest.mark.parametrize("before", [[], ["before"]])
-def test_a_subscriber_that_has_heard_nothing_yet_misses_nothing(before: list[str]) -> None:
-    async def test() -> None:
-        async with pair() as both, another_client(both) as other:
-            for message in before:
-                await other.log_event("t", message)
-            heard: list[str] = []
-            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
-            await eventually(lambda: "t" in both.client._ha._heard)
-            await interrupted(both, lambda: other.log_event("t", "during"), lost=False)
-            await other.log_event("t", "after")
-            await eventually(lambda: "after" in heard)
-            assert heard == ["during", "after"]
-
-    run(test)
-
-
-def test_a_subscriber_that_comes_back_before_an_event_commits_hears_of_it_once() -> None:
-    async def test() -> None:
-        async with pair() as both, another_client(both) as other:
-            heard: list[int] = []
-            both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
-            await other.log_event("t", 1)
-            await eventually(lambda: heard == [1])
-            committed = both.log.hold()
-            logging = asyncio.ensure_future(other.log_event("t", 2))
-            await eventually(lambda: len(both.leader._broker._topics["t"].events) == 2)
-            subscribed = asyncio.Event()
-            both.client._ha.subscribed = lambda topic, after: subscribed.set()
-            both.client.scheduler_comm.abort()
-            await subscribed.wait()
-            assert heard == [1], "what has not committed is told to nobody"
-            committed()
-            await logging
-            await other.log_event("t", 3)
-            await eventually(lambda: 3 in heard)
-            assert heard == [1, 2, 3]
-
-    run(test)
-
-
 def test_a_lock_that_the_cell_forgot_is_taken_again_and_a_closed_one_is_not() -> None:
     async def test() -> None:
         async with pair() as both:
@@ -439,72 +337,6 @@ def test_a_lock_that_the_cell_forgot_is_taken_again_and_a_closed_one_is_not() ->
             await lock.close()
             with pytest.raises(RuntimeError, match="not known"):
                 await other.acquire()
-
-    run(test)
-
-
-def test_what_a_task_logs_is_kept() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            await both.client.submit(log_from_a_task)
-            await eventually(lambda: bool(both.leader._broker._topics["task"].events))
-            await both.kill_leader()
-            await both.take_over()
-            ((_, message),) = await both.client.get_events("task")
-            assert message["said"] == "hello"
-
-    run(test)
-
-
-def log_from_a_task() -> None:
-    get_worker().log_event("task", {"said": "hello"})
-
-
-@every_moment
-def test_task_metadata_is_gathered_through_the_death_of_the_leader(lost: bool) -> None:
-    async def test() -> None:
-        async with pair() as both:
-            await both.client.scheduler.start_task_metadata(name="m")
-            before = both.client.submit(increment, 1, key="before")
-            await before
-            await interrupted(
-                both, lambda: both.client.scheduler.start_task_metadata(name="n"), lost
-            )
-            after = both.client.submit(increment, before, key="after")
-            assert await after == 3
-            first = await both.client.scheduler.stop_task_metadata(name="m")
-            assert first["state"] == {"before": "memory", "after": "memory"}
-            second = await both.client.scheduler.stop_task_metadata(name="n")
-            assert second["state"] == {"after": "memory"}
-
-    run(test)
-
-
-def leave_metadata(about: Any) -> int:
-    """A task whose metadata is there while it runs, and which goes on when it is told to."""
-    worker = get_worker()
-    worker.state.tasks["x"].metadata["about"] = about
-    started.set()
-    go_on.wait(30)
-    return 1
-
-
-def test_what_a_task_leaves_that_finishes_while_nobody_leads_is_gathered() -> None:
-    async def test() -> None:
-        started.clear()
-        go_on.clear()
-        async with pair() as both:
-            await both.client.scheduler.start_task_metadata(name="m")
-            future = both.client.submit(leave_metadata, ("itself", 1), key="x")
-            await eventually(started.is_set)
-            await both.kill_leader()
-            go_on.set()
-            await eventually(lambda: any("x" in worker.data for worker in both.workers))
-            await both.take_over()
-            assert await future == 1
-            found = await both.client.scheduler.stop_task_metadata(name="m")
-            assert found["state"] == {"x": "memory"}
-            assert found["metadata"] == {"x": {"about": ("itself", 1)}}
 
     run(test)
 

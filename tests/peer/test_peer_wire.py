@@ -16,6 +16,7 @@ from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import (
     BULK_BYTES_MAX,
     CONTROL_FRAMES_MAX,
+    PROMPT_BYTES,
     Channel,
     Dialer,
     Line,
@@ -131,6 +132,12 @@ def test_a_frame_is_on_the_wire_when_flush_returns_unless_the_connection_is_behi
             line.flush()
             assert read_all([theirs.recv(1000)]) == [("raft", "first"), ("raft", "second")]
             assert not line._some.is_set(), "nobody is woken for what has left"
+            line.put("raft", "large", PROMPT_BYTES + 1)
+            line.flush()
+            assert line._some.is_set(), "the own disk does not wait until much is encrypted"
+            line._queue.clear()
+            line._queued_bytes = 0
+            line._some.clear()
             writer.write(bytes(16 * 1024 * 1024))  # more than a socket takes
             line.put("raft", "third")
             line.flush()
