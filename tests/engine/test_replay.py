@@ -9,12 +9,13 @@ import dask
 import dask.array as da
 import pytest
 from distributed import Future, fire_and_forget
+from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.failures import ErrorTooLarge
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger import records
-from tests.engine.conftest import KeptLog, end, eventually, follow, leading, rebuild, run
+from tests.engine.conftest import KeptLog, end, eventually, follow, leading, pair, rebuild, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -259,5 +260,60 @@ def test_a_restart_leaves_nothing_on_a_follower() -> None:
             assert not follower.tasks
             assert "note" not in follower.task_metadata
             await end(follower)
+
+    run(test)
+
+
+class LetsGo(SchedulerPlugin):
+    """Lets go of a key while the tasks of another graph are being made, and wants that graph's."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def update_graph(self, scheduler: Any, *, keys: set[Any], **kwargs: Any) -> None:
+        self._scheduler.client_releases_keys(keys=["before"], client="fire-and-forget")
+        self._scheduler.client_desires_keys(keys=list(keys), client="collector")
+
+
+def test_what_falls_into_the_making_of_a_graph_is_recorded() -> None:
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log, workers=0) as (leader, client, _):
+            before = client.submit(operator.neg, 1, key="before")
+            await eventually(lambda: "before" in leader.tasks)
+            leader.client_desires_keys(keys=["before"], client="fire-and-forget")
+            leader.add_plugin(LetsGo(leader), name="lets-go")
+            after = client.submit(operator.neg, 2, key="after")
+            await eventually(lambda: "after" in leader.tasks)
+            assert {cs.client_key for cs in leader.tasks["before"].who_wants} == {client.id}
+            assert len(leader.tasks["after"].who_wants) == 2
+            follower = await check_follower(leader, log)
+            await end(follower)
+            del before, after
+
+    run(test)
+
+
+def test_a_graph_whose_client_left_while_it_was_made_is_refused() -> None:
+    async def test() -> None:
+        async with pair(0) as both:
+            leader = both.leader
+            find = leader._find_lost_dependencies
+
+            def leave(*args: Any) -> Any:
+                leader.remove_client(client=both.client.id)
+                return find(*args)
+
+            leader._find_lost_dependencies = leave
+            future = both.client.submit(operator.neg, 1, key="late")
+            await eventually(lambda: future.status == "error")
+            assert "late" not in leader.tasks
+            assert both.client.id not in leader.clients
+            leader.recorder.flush()
+            rebuilt = rebuild(both.log.records)
+            assert not rebuilt.tasks
+            assert both.client.id not in rebuilt.clients
+            assert not rebuilt.sessions._answers
+            await end(rebuilt)
 
     run(test)

@@ -43,6 +43,7 @@ def parameters(function: Any) -> list[str]:
         ("remove_client", ["self", "client", "stimulus_id"]),  # 5954
         ("remove_worker", ["self", "address"]),  # 5570
         ("stimulus_retry", ["self", "keys", "client"]),  # 5519
+        ("stimulus_cancel", ["self", "keys", "client", "force", "reason", "msg"]),  # 5758
         ("is_rootish", ["self", "ts"]),  # 3103
     ],
 )
@@ -247,3 +248,23 @@ def test_a_task_stream_is_found_by_a_cursor_that_counts_its_tasks() -> None:
         stream.transition(key, "processing", "memory", startstops=[{"stop": 1.0}])
     assert [seen["key"] for seen in stream.collect(start_index=(1 << 32) + 5)] == ["a", "b"]
     assert [seen["key"] for seen in stream.collect(start_index=(2 << 32) + 1)] == ["b"]
+
+
+def test_what_is_cancelled_is_what_only_the_client_wants_and_what_depends_on_it() -> None:
+    """scheduler.py:5758: ours chooses alike, and records it."""
+    source = inspect.getsource(upstream.Scheduler.stimulus_cancel)
+    for line in (
+        "if force or ts.who_wants == {cs}:",
+        "[dts.key for dts in ts.dependents],",
+        "clients.extend(list(ts.who_wants) if force else [cs])",
+        '"op": "cancelled-keys",',
+    ):
+        assert line in source
+    handlers = inspect.getsource(upstream.Scheduler.__init__)
+    assert '"cancel-keys": self.stimulus_cancel,' in handlers
+
+
+def test_the_messages_of_a_stream_are_handled_one_after_the_other() -> None:
+    """core.py:877: a cancellation finds the graphs before it made, and none after it."""
+    source = inspect.getsource(Server.handle_stream)
+    assert "await handler(**merge(extra, msg))" in source

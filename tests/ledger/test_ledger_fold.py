@@ -101,6 +101,18 @@ def test_a_rebuilt_ledger_goes_on_like_the_original(first: list[Any], more: list
     assert model_of(rebuilt(again)).meaning() == model_of(rebuilt(tables)).meaning()
 
 
+def test_a_request_that_comes_after_its_client_has_left_revives_no_session() -> None:
+    joined, left = r.ClientJoined("alice", "s1"), r.ClientLeft("alice")
+    late = [graph(1, "s1", 1), r.Answered("alice", "s1", (2,))]
+    history = [r.TermStarted(1, "a"), joined, left, *late]
+    assert list(folded(history).scan(SESSIONS)) == []
+    assert load_answers(folded([joined, *late]), "s1").last == 2
+    live = Sessions()
+    for record in history:
+        live.apply(record)
+    assert not live.answered("s1", 1)
+
+
 @SETTINGS
 @given(histories())
 def test_the_engines_sessions_equal_those_of_the_fold(history: list[Any]) -> None:
