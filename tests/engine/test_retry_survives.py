@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import eventually, pair, run
-from tests.engine.counted import begin, blocked, gate, runs
+from tests.engine.counted import begin, gate, runs, work
 
 mended = threading.Event()
 
@@ -150,13 +150,12 @@ def test_the_error_of_a_forgotten_task_does_not_befall_a_later_one_after_a_rebui
             bad.release()
             await eventually(lambda: "bad" not in both.leader.tasks)
             mended.set()
-            again = both.client.submit(blocked, 3, key="bad")
-            await eventually(lambda: runs[3] == 1)
+            again = both.client.submit(work, 3, key="bad", workers=["nowhere"])
+            await eventually(lambda: "bad" in both.leader.tasks)
             await both.kill_leader()
             leader = await both.take_over(rebuilt=True)
-            assert leader.tasks["bad"].state == "processing"
-            gate.set()
-            assert await again == 3
+            assert leader.tasks["bad"].state == "no-worker"
+            assert again.status == "pending"
             assert kept.status == "error"
 
     run(test)
