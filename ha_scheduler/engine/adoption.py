@@ -339,10 +339,10 @@ class Adoption:
         """Outcomes that the former leader had not written down yet, or not even heard of.
 
         A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
-        that of one that a client had retried: its worker may not have heard of it. A task of a P2P
-        shuffle may have failed because nobody led.
+        that of one that a client had retried, or had let go and submitted again: its worker may not
+        have heard of it. A task of a P2P shuffle may have failed because nobody led.
         """
-        retried = self._scheduler.replay.retried
+        replay = self._scheduler.replay
         recommendations: dict[Key, str] = {}
         for address, report in reports.items():
             for key, payload in report.erred:
@@ -350,11 +350,10 @@ class Adoption:
                 if ts is None:
                     continue
                 error = loads(payload)
+                spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
                     self._fail_processing(ts, address, error, recommendations)
-                elif ts.retries or key in retried or is_no_outcome(ts, error["exception_text"]):
-                    continue
-                else:
+                elif not (ts.retries or spurious or replay.may_be_outdated(key)):
                     error["erred_on"] = [address]
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)

@@ -179,6 +179,7 @@ class Intents:
             "ordered": kwargs["ordered"],  # depends on the layout of sets; dear to compute again
             "span_id": span_id,
             "digest": key_digest(dsk),
+            "known": dsk.keys() & self.tasks.keys(),  # tasks that stay as they are
         }
         graph = recorder.next_graph()
         self._append_graph(recorder, graph, client, request, encode_graph(request, decisions))
@@ -302,15 +303,10 @@ class Intents:
 
     def _remove_key(self, key: Key) -> None:
         """A key is forgotten: its graph may be retired."""
-        ts = self.tasks[key]
-        had_outcome = ts.exception_blame is ts or key in self.replay.retried
         super()._remove_key(key)  # type: ignore[misc]
         self.replay.forget(key)
         recorder = self.recorder
-        latest = self.graphs.graph_of(key)
         retired, living = self.graphs.forget(key)
-        if had_outcome and latest and latest not in retired:
-            living.append(latest)  # it holds what came of the key, which a later run has not
         if recorder is not None:
             for graph in retired:
                 recorder.retired(graph)
@@ -341,18 +337,18 @@ class Intents:
     def _propagate_erred(self, ts: Any, *, cause: Key | None = None, **kwargs: Any) -> Any:
         """An error is the outcome of ``ts``; only the blamed task's is recorded."""
         result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
-        self.replay.retried.discard(ts.key)
         if self.recorder is not None and ts.exception_blame is ts:
             payload = encode_error(ts)
             self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
+            self.replay.retried.discard(ts.key)
         return result
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
         """Errors are withdrawn."""
         retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
-        self.replay.retried.update(retried)
         recorder = self.recorder
         if recorder is not None:
+            self.replay.retried.update(retried)
             records = [
                 Retried(graph, (encode_key(key),))
                 for key in retried

@@ -8,9 +8,9 @@ applied once workers are back (errors, scattered data) is kept until ``settle``.
 Keys that are forgotten here are remembered for a while: what a worker still has of one is of no use
 to anybody, and must not be taken for the result of a graph that is to come.
 
-While the ledger is rebuilt (before ``caught_up``) nothing is forgotten: what kept a key alive for a
-while may be a graph that has been retired since and is not replayed. A pseudo-client holds all
-keys until then.
+While the ledger is rebuilt (before ``caught_up``) nothing is forgotten but what a later graph says
+that the leader made anew: what kept a key alive for a while may be a graph that has been retired
+since and is not replayed. A pseudo-client holds all keys until then.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Replay:
         self._rebuilding = True
         self.workers: dict[str, records.WorkerJoined] = {}
         self.errors: dict[Key, dict[str, Any]] = {}
-        self.retried: set[Key] = set()  # what a worker says of their failure may be from before
+        self.retried: set[Key] = set()
         self._forgotten_keys: dict[Key, None] = {}
 
     def apply(self, record: Record) -> None:
@@ -147,6 +147,10 @@ class Replay:
         if len(self._forgotten_keys) > FORGOTTEN_MAX:
             del self._forgotten_keys[next(iter(self._forgotten_keys))]
 
+    def may_be_outdated(self, key: Key) -> bool:
+        """Whether an error that a worker reports of ``key`` may be of a former run of it."""
+        return key in self.retried or key in self._forgotten_keys
+
     def has_forgotten(self, key: Key) -> bool:
         """Whether the key was known, and is no longer; may be false of one long forgotten."""
         return key in self._forgotten_keys and key not in self._scheduler.tasks
@@ -175,6 +179,8 @@ class Replay:
                 "install the same versions of Python, Dask and of the user's packages on all peers"
             )
         self._client(record.client)
+        if self._rebuilding:
+            self._forget_former(dsk.keys() - decisions["known"])
         self._prepare(decisions)
         self._know_inputs(dsk)
         self._make_tasks(record, dsk, by_type, decisions)
@@ -183,6 +189,22 @@ class Replay:
         if self._rebuilding:
             keys = list(scheduler.graphs.keys_of(record.graph))
             scheduler.client_desires_keys(keys=keys, client=_KEEPER)
+
+    def _forget_former(self, new: set[Key]) -> None:
+        """The leader made these tasks: whatever had their names it had forgotten by then.
+
+        And so it had what depended on them.
+        """
+        tasks = self._scheduler.tasks
+        former: dict[Key, None] = {}
+        stack = [key for key in new if key in tasks]
+        while stack:
+            key = stack.pop()
+            if key not in former:
+                former[key] = None
+                stack.extend(ts.key for ts in tasks[key].dependents)
+        if former:
+            self._released(_KEEPER, list(former))
 
     def _know_inputs(self, dsk: dict[Key, Any]) -> None:
         """Inputs of the graph that are no longer known were data, scattered and given up since."""

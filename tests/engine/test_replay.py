@@ -317,3 +317,29 @@ def test_a_graph_whose_client_left_while_it_was_made_is_refused() -> None:
             await end(rebuilt)
 
     run(test)
+
+
+def test_a_rebuild_has_the_task_that_was_made_anew_and_not_the_one_of_its_name_before() -> None:
+    """The former graph lives on by another key."""
+
+    async def test() -> None:
+        log = KeptLog()
+        async with leading(log) as (leader, client, _):
+            former, kept = client.map(operator.neg, [1, 2], key=["name", "kept"])
+            above = client.submit(operator.abs, former, key="above")
+            await client.gather([former, kept, above])
+            former.release()
+            above.release()
+            await eventually(lambda: set(leader.tasks) == {"kept"})
+            again = client.submit(operator.neg, 3, key="name", workers=["nowhere"], priority=7)
+            kept_alive = client.submit(operator.abs, kept, key="top")
+            await kept_alive
+            follower = await check_follower(leader, log)
+            rebuilt = rebuild(log.records)
+            for engine in (follower, rebuilt):
+                assert engine.tasks["name"].run_spec() == -3
+                assert engine.tasks["name"].host_restrictions == {"nowhere"}
+                await end(engine)
+            del again
+
+    run(test)

@@ -149,7 +149,7 @@ def test_the_error_of_a_forgotten_task_does_not_befall_a_later_one_after_a_rebui
             await both.client.gather([bad, kept], errors="skip")
             bad.release()
             await eventually(lambda: "bad" not in both.leader.tasks)
-            mended.set()
+            await eventually(lambda: "bad" not in both.workers[0].state.tasks)
             again = both.client.submit(work, 3, key="bad", workers=["nowhere"])
             await eventually(lambda: "bad" in both.leader.tasks)
             await both.kill_leader()
@@ -157,5 +157,22 @@ def test_the_error_of_a_forgotten_task_does_not_befall_a_later_one_after_a_rebui
             assert leader.tasks["bad"].state == "no-worker"
             assert again.status == "pending"
             assert kept.status == "error"
+
+    run(test)
+
+
+def test_an_error_of_a_former_task_that_its_worker_still_has_does_not_befall_a_later_one() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            bad = both.client.submit(fail_until_mended, 1, key="bad")
+            assert isinstance(await bad.exception(), KeyError)
+            both.leader.send_all = lambda *_, **__: None  # its worker never hears of what follows
+            bad.release()
+            await eventually(lambda: "bad" not in both.leader.tasks)
+            again = both.client.submit(work, 3, key="bad")
+            await eventually(lambda: "bad" in both.leader.tasks)
+            await both.kill_leader()
+            await both.take_over()
+            assert await again == 3
 
     run(test)
