@@ -170,6 +170,8 @@ class Client(distributed.Client):
         logger.info("Reconnecting...")
         self.scheduler_comm.abort()
         self._ha.lost()
+        for told in self._retrying:
+            told.clear()  # the call is made again, and its answer is that of the next leader
         await self._reconnect()
         return True
 
