@@ -43,6 +43,7 @@ from ha_scheduler.ledger.records import (
     ClientLeft,
     Erred,
     GraphSubmitted,
+    Released,
     Retried,
     Scattered,
     ScatteredForgotten,
@@ -93,6 +94,7 @@ class Intents:
     calls: NumberedCalls
     _touched: list[Any]
     _kept_for: dict[str, set[Key]]
+    _forgetting: set[Key]  # fired and forgotten, over, and not yet let go
     _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
 
     # Graphs
@@ -293,6 +295,8 @@ class Intents:
         """A client, or a pseudo-client, no longer wants keys."""
         recorder = self.recorder
         if recorder is not None and not self._releases_implied:
+            if cs.client_key == FIRE_AND_FORGET:
+                keys = [k for k in keys if not self._forgets_when_committed(recorder, k, cs)]
             for key in keys:
                 ts = self.tasks.get(key)
                 if ts is not None and ts in cs.wants_what:
@@ -300,6 +304,31 @@ class Intents:
         super()._client_releases_keys(  # type: ignore[misc]
             keys=keys, cs=cs, recommendations=recommendations
         )
+
+    def _forgets_when_committed(self, recorder: Recorder, key: Key, cs: Any) -> bool:
+        """Whether ``key``, which was fired and forgotten, has its outcome and is let go later.
+
+        Its worker keeps that until the cell knows, or else the next leader would run it again.
+        """
+        ts = self.tasks.get(key)
+        has_outcome = ts is not None and ts in cs.wants_what and ts.state in ("memory", "erred")
+        if not has_outcome or key in self._forgetting:
+            return False
+
+        def release() -> None:
+            self._forgetting.discard(key)
+            if self.tasks.get(key) is not ts:
+                return  # another one of that name
+            recommendations: dict[Key, str] = {}
+            super(Intents, self)._client_releases_keys(  # type: ignore[misc]
+                keys=[key], cs=cs, recommendations=recommendations
+            )
+            self.transitions(recommendations, f"ha-forget-{time()}")  # type: ignore[attr-defined]
+
+        self._forgetting.add(key)
+        record = Released(self.graphs.graph_of(key), cs.client_key, (encode_key(key),))
+        recorder.append(record, on_commit=release)
+        return True
 
     def _remove_key(self, key: Key) -> None:
         """A key is forgotten: its graph may be retired."""

@@ -115,6 +115,7 @@ class Scheduler(
         self.scattered: set[Key] = set()
         self.actors_created = {}
         self._creating = set()
+        self._forgetting = set()
         self.held = set()
         self.departed = []
         self.lost = {}

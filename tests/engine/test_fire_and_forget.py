@@ -1,0 +1,53 @@
+"""What was fired and forgotten runs once, whenever its leader dies."""
+
+from __future__ import annotations
+
+import pytest
+from distributed import fire_and_forget
+
+from tests.engine.conftest import end, eventually, pair, rebuild, run
+from tests.engine.counted import begin, blocked, gate, runs, work
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    begin()
+
+
+def test_one_that_is_over_is_not_known_to_an_engine_that_starts_on_the_ledger() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            fire_and_forget(both.client.submit(work, 1))
+            await eventually(lambda: runs[1] == 1 and not both.leader.tasks)
+            fire_and_forget(both.client.submit(blocked, 2, key="running"))
+            await eventually(lambda: runs[2] == 1)
+            both.leader.recorder.flush()
+            engine = rebuild(both.log.records)
+            assert engine.tasks.keys() == {"running"}
+            await end(engine)
+            gate.set()
+
+    run(test)
+
+
+def test_one_whose_end_did_not_commit_is_not_run_again() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            (worker,) = both.workers
+            fire_and_forget(both.client.submit(blocked, 1, key="once"))
+            await eventually(lambda: runs[1] == 1 and not len(both.client._ha.journal))
+            both.leader.recorder.flush()
+            both.log.stall()
+            gate.set()
+            await eventually(lambda: not both.leader.tasks or "once" in worker.data)
+            for _ in range(20):  # what the leader tells the worker at once is there by then
+                await eventually(lambda: True)
+            both.leader.recorder.flush()
+            await both.kill_leader(lose_records=both.log.stalled)
+            both.log.resume()
+            leader = await both.take_over()
+            assert await both.client.submit(work, 2) == 2
+            await eventually(lambda: "once" not in leader.tasks)
+            assert runs == {1: 1, 2: 1}
+
+    run(test)
