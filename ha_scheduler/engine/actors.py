@@ -28,7 +28,8 @@ from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.values import ACTORS, Values
 
 if TYPE_CHECKING:
-    from ha_scheduler.engine.adoption import Adoption, Report
+    from ha_scheduler.engine.adoption import Adoption
+    from ha_scheduler.engine.reports import Report
 
 LOST = "Worker holding Actor was lost"  # upstream's words (scheduler.py:2560)
 

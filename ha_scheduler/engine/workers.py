@@ -26,7 +26,7 @@ from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 from distributed.utils import log_errors
 
-from ha_scheduler.engine.adoption import Adoption, Report
+from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.calling import call, refuses
 from ha_scheduler.engine.compat import nanny_pool
 from ha_scheduler.engine.coordination.calls import NumberedCalls
@@ -34,6 +34,7 @@ from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.recovery import Recovery
+from ha_scheduler.engine.reports import Report
 from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
 
 logger = logging.getLogger(__name__)

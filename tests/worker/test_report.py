@@ -23,7 +23,7 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
-from ha_scheduler.engine import adoption
+from ha_scheduler.engine import reports
 from ha_scheduler.worker.report import FETCHING, METADATA_BYTES_MAX, shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"
@@ -203,7 +203,7 @@ def test_a_task_that_gave_itself_back_is_gone(state: WorkerState) -> None:
 
 
 def test_a_leader_calls_what_is_to_be_fetched_as_a_worker_does() -> None:
-    assert adoption.FETCHING == FETCHING
+    assert reports.FETCHING == FETCHING
 
 
 def test_errors_and_actors_are_named(state: WorkerState) -> None:
