@@ -2,7 +2,8 @@
 
 Guarantee: from the moment ``submit`` returns, the work is in the journal or committed by the cell,
 and the loss of a leader cancels nothing. A future changes its state only because a leader of the
-newest term says so.
+newest term says so. What outlives the client is committed before it closes, if a leader is there or
+comes within ``GOODBYE_S_MAX``; it is waited for while the client still reconnects.
 
 ``upgrade`` makes a client that already connected one of these. The class keeps the name "Client":
 distributed makes the client's id of it.
@@ -22,9 +23,10 @@ from typing import Any
 
 import dask
 import distributed
+from dask.typing import no_default
 from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
-from distributed.utils import format_dashboard_link
+from distributed.utils import format_dashboard_link, sync
 
 from client_replay import giving_up, locks, progress
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
@@ -38,7 +40,7 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 
 # Modules whose frames are not taken for the user's code (client.py:3270)
 NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
-GOODBYE_S_MAX = 2.0  # for what was said just before the client closed
+GOODBYE_S_MAX = 2.0  # for what was said just before the client closed, and outlives it
 
 # Messages of the stream that are sent as numbered calls.
 CALLED = frozenset({"queue_release", "variable_delete"})
@@ -242,7 +244,7 @@ class Client(distributed.Client):
         await super()._handle_event(topic, event)
 
     def _handle_restart(self: Any) -> None:
-        self._ha.journal.forget()
+        self._ha.forget()
         super()._handle_restart()
 
     # ---- sending
@@ -320,11 +322,34 @@ class Client(distributed.Client):
         with open(scheduler_file, "w") as file:
             json.dump({**info, "workers": {}, "address": self.scheduler.address}, file, indent=2)
 
+    def close(self: Any, timeout: Any = no_default) -> Any:
+        """client.py:1927, which sets the status to "closing" first: then nothing is replayed."""
+        if self.status not in ("running", "connecting"):
+            return super().close(timeout)
+        limit = min(GOODBYE_S_MAX, timeout) if timeout and timeout is not no_default else None
+        if self.asynchronous:
+            return self._settle_and_close(timeout, limit)
+        sync(self.loop, self._settle, limit)
+        return super().close(timeout)
+
+    async def _settle_and_close(self: Any, timeout: Any, limit: float | None) -> None:
+        await self._settle(limit)
+        await super().close(timeout)
+
+    async def __aexit__(self: Any, *exception: Any) -> None:
+        await self._settle()
+        await super().__aexit__(*exception)
+
+    async def _settle(self: Any, limit: float | None = None) -> None:
+        """Wait, for at most ``GOODBYE_S_MAX``, until the cell has what outlives this client."""
+        await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S_MAX if limit is None else limit):
+                if self._calling:
+                    await asyncio.wait(self._calling)
+                await self._ha.settled()
+
     async def _close(self: Any, fast: bool = False) -> None:
-        if self.status == "running":
-            await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
-            if self._calling:
-                await asyncio.wait(self._calling, timeout=GOODBYE_S_MAX)
         if self.status != "closed":
             self.status = "closing"
             await self._ha.stop()

@@ -70,6 +70,15 @@ class Journal:
         with self._lock:
             return next(iter(self._entries), self._last + 1) - 1
 
+    @property
+    def last_lasting(self) -> int:
+        """The highest open number of a request that outlives its client; 0 for none.
+
+        It needs the graphs before it. A graph by itself ends with its client.
+        """
+        lasting = [e.sequence for e in self.pending() if e.message["op"] != GRAPH]
+        return max(lasting, default=0)
+
     def append(self, message: Message, nbytes: int) -> int:
         """Keep ``message``; its sequence number. Raises ``JournalFull`` and keeps nothing."""
         with self._lock:

@@ -67,6 +67,7 @@ class Session:
         self.plain = False  # the scheduler is not one of a cell
         self.served_plainly = False  # and there was a stream to it
         self.news = asyncio.Event()  # something changed: try at once
+        self._left = asyncio.Event()  # something has left the journal
         self._stream: Any = None
         self._stream_term = 0  # 0 until the stream's leader said who it is
         self._answered = False  # somebody ever answered ha-hello
@@ -228,7 +229,7 @@ class Session:
         for entry in self.journal.pending():
             stream.send(_plainly(entry.message))
         stream.send(*self._flushes)
-        self.journal.forget()
+        self.forget()
 
     # ---- what the leader says
 
@@ -252,6 +253,19 @@ class Session:
     def acknowledged(self, sequences: Iterable[int]) -> None:
         """``ha-committed``: the cell has these requests."""
         self.journal.committed(sequences)
+        self._left.set()
+
+    def forget(self) -> None:
+        """Nothing that was asked for is meant any more, or it needs no journal."""
+        self.journal.forget()
+        self._left.set()
+
+    async def settled(self) -> None:
+        """Wait until the cell has all that was asked for and outlives this client."""
+        last = self.journal.last_lasting
+        while self.journal.floor < last:
+            self._left.clear()
+            await self._left.wait()
 
     def _enter(self, view: View) -> None:
         client, comm = self._client, self._stream.comm

@@ -95,6 +95,14 @@ def test_the_names_that_we_set_or_read_are_made_by_the_constructor() -> None:
         assert f'"{op}": self._handle_' in text
 
 
+def test_close_sets_the_status_before_it_awaits_anything() -> None:
+    """client.py:1948; ours waits before it."""
+    text = source(distributed.Client.close)
+    assert text.index('self.status = "closing"') < text.index("self._close")
+    assert "self._close(" in source(distributed.Client.__aexit__)
+    assert "self.close()" in source(distributed.Client.__exit__)
+
+
 def test_preloads_run_when_the_client_has_connected() -> None:
     """client.py:1503: there a plain client is made one of ours."""
     text = source(distributed.Client._start)
