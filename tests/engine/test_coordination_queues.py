@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.engine.conftest import eventually, rebuild
+from tests.engine.conftest import eventually, follow, rebuild
 from tests.engine.coordination import (
     Caller,
     Cell,
@@ -153,3 +156,18 @@ async def test_a_full_queue_takes_what_waits_in_the_order_of_its_coming(own: Cel
     got = [(await caller.call("queue_get", name="q"))["value"] for _ in puts]
     assert got == [1, 2, 3]
     await asyncio.gather(*puts)
+
+
+@in_a_cell
+async def test_an_item_whose_module_a_follower_lacks_does_not_end_it(own: Cell) -> None:
+    module = ModuleType("on_the_leader_alone")
+    module.Colour = Enum("Colour", "RED", module=module.__name__)  # type: ignore[attr-defined]
+    caller = Caller(own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        await queue(caller, module.Colour.RED, 1)  # type: ignore[attr-defined]
+        await caller.call("queue_get", name="q")
+    for engine in (follow(own.log.records), rebuild(own.log.records)):
+        assert [
+            item["value"] for item in engine.extensions["queues"].queues["q"].items.values()
+        ] == [1]

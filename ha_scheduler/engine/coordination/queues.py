@@ -110,7 +110,9 @@ class Queues(QueueExtension):
         name, number = at
         queue = self._queue(name)
         if value is GONE:
-            for key in _keys([queue.items.pop(number)]):
+            # One that cannot be read here was never in.
+            former = queue.items.pop(number, None)
+            for key in _keys([former] if former is not None else []):
                 self._holds.unname(name, key)
         else:
             queue.restore(number, value)
