@@ -425,8 +425,11 @@ class Adoption:
             self._scheduler.send_all({}, {worker: [_free(key, stimulus_id)]})
 
     def keep_copy(self, key: Key, worker: str) -> bool:
-        """A worker has got a copy of what may be an orphan. Whether it is one."""
-        if key in self._scheduler.tasks:
+        """A worker has got a copy of what may be an orphan. Whether it is one.
+
+        One that was removed may have said so before: what it holds is of no use any more.
+        """
+        if key in self._scheduler.tasks or worker not in self._scheduler.workers:
             return False
         self.orphans.memory.setdefault(key, {}).setdefault(worker, (0, ""))
         return True

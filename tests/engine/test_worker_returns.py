@@ -162,3 +162,24 @@ def test_a_failover_in_the_middle_of_a_recovery_loses_nothing() -> None:
             await super(type(first), first).close()
 
     run(test)
+
+
+def test_a_removed_worker_is_not_taken_for_a_holder_of_what_its_last_words_were_about() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            gone, other = both.workers
+            lost = both.client.submit(work, 1, workers=[other.address], key="lost")
+            assert await lost == 1
+            await both.kill_leader()
+            both.log.records = [r for r in both.log.records if not isinstance(r, GraphSubmitted)]
+            both.client._ha.journal.forget()  # it does not come again either
+            leader = await both.take_over()
+            await eventually(lambda: leader.adoption.orphans.owners() == {other.address})
+            await leader.remove_worker(gone.address, stimulus_id="gone")
+            leader.add_keys(
+                worker=gone.address, keys=["lost", "copy"]
+            )  # read before it was removed
+            assert leader.adoption.orphans.owners() == {other.address}
+            assert other.address not in leader.workers_to_close(minimum=0)
+
+    run(test)
