@@ -65,7 +65,8 @@ from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-#: Requests that are served while the recovery barrier is closed: they make it open, or only look.
+#: Requests that are served while the recovery barrier is closed: they make it open, or wait for it
+#: themselves.
 UNGATED = frozenset(
     {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
 )
@@ -163,6 +164,7 @@ class Scheduler(
     def _add_handlers(self) -> None:
         self._broker = Topics(dask.config.get("distributed.admin.low-level-log-length"), self)
         self.handlers["log_event"] = self.log_asked
+        self.handlers["identity"] = self.identity_asked
         self.handlers["retry"] = self.retry_asked
         self.handlers["update_data"] = self.update_data_asked
         if "amm_handler" in self.handlers:
@@ -314,6 +316,13 @@ class Scheduler(
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
         """As upstream's, with the cell's."""
         return {**super().identity(n_workers), "ha": self.welcome()}
+
+    async def identity_asked(self, n_workers: int = -1) -> dict[str, Any]:
+        """Who leads, at once, as who connects asks it. Workers when it is known which there are."""
+        if n_workers:
+            await self.recovery.opened()
+            await hold(self.lease)
+        return self.identity(n_workers)
 
     async def close(self, timeout: float | None = None, reason: str = "unknown") -> None:
         """``Client.shutdown``: the workers close, the cell stays (hazard of a graceful close).

@@ -12,6 +12,7 @@ from distributed import get_task_stream, performance_report, secede
 from distributed.core import Status
 
 from client_replay import OutcomeUnknown
+from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import eventually, keep_away, pair, replay, run, start_worker
 from tests.engine.counted import begin, blocked, gate, runs, work
 
@@ -97,6 +98,31 @@ def test_the_scheduler_info_of_the_next_leader_names_the_same_workers() -> None:
             assert {a: w["name"] for a, w in info["workers"].items()} == {
                 a: w["name"] for a, w in before.items()
             }
+
+    run(test)
+
+
+def test_who_asks_for_workers_waits_until_they_have_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call_workers = Scheduler.call_workers
+    asked: list[asyncio.Future[Any]] = []
+    told: list[Any] = []
+
+    async def ask_first(self: Scheduler, *args: Any) -> None:
+        asked.append(asyncio.ensure_future(self.handlers["identity"]()))
+        await asyncio.sleep(0)
+        told.append((await self.handlers["identity"](n_workers=0))["ha"]["term"])
+        told.append(asked[0].done())
+        await call_workers(self, *args)
+
+    async def test() -> None:
+        async with pair(1) as both:
+            await both.kill_leader()
+            monkeypatch.setattr(Scheduler, "call_workers", ask_first)
+            await both.take_over()
+            assert told == [2, False], "who leads is said at once"
+            assert len((await asked[0])["workers"]) == 1
 
     run(test)
 
