@@ -11,6 +11,10 @@ to anybody, and must not be taken for the result of a graph that is to come.
 While the ledger is rebuilt (before ``caught_up``) nothing is forgotten but what a later graph says
 that the leader made anew: what kept a key alive for a while may be a graph that has been retired
 since and is not replayed. A pseudo-client holds all keys until then.
+
+A leader may die between the record that let go of a graph's last key and the one that retires the
+graph. Its successor retires the graphs of which it knows no key (``retire_unknown``), but for those
+that cannot be read here: another peer may be able to.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from ha_scheduler.engine.graphs import (
     key_digest,
 )
 from ha_scheduler.engine.keys import Key, decode_key
+from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
@@ -52,6 +57,7 @@ class Replay:
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
         self._rebuilding = True
         self.workers: dict[str, records.WorkerJoined] = {}
+        self._unretired: set[int] = set()  # graphs of the ledger
         self.errors: dict[Key, dict[str, Any]] = {}
         self.retried: set[Key] = set()
         self._forgotten_keys: dict[Key, None] = {}
@@ -184,6 +190,7 @@ class Replay:
         self._prepare(decisions)
         self._know_inputs(dsk)
         self._make_tasks(record, dsk, by_type, decisions)
+        self._unretired.add(record.graph)
         if len(dsk) >= collecting.LARGE_TASKS:
             collecting.spare_present()
         if self._rebuilding:
@@ -294,6 +301,7 @@ class Replay:
                 for cs in list(ts.who_wants or ()):
                     self._released(cs.client_key, [key])
         scheduler.graphs.drop(graph)
+        self._unretired.discard(graph)
 
     def _forgotten(self, key: Key) -> None:
         """The leader forgot the key: whoever an older graph says wants it does not."""
@@ -331,6 +339,7 @@ class Replay:
             self._forget_scattered(key)
         self.errors.clear()
         self.retried.clear()
+        self._unretired.clear()
 
     # Scattered data: in memory somewhere, but only the holders can say where
 
@@ -373,3 +382,10 @@ class Replay:
         self.errors.clear()
         scheduler.settle_actors(stimulus_id)
         scheduler.settle_scattered(stimulus_id)
+
+    def retire_unknown(self, recorder: Recorder) -> None:
+        """Retire the graphs of which no key is known: nobody else would."""
+        for graph in self._unretired:
+            if not self._scheduler.graphs.keys_of(graph):
+                recorder.retired(graph)
+        self._unretired.clear()

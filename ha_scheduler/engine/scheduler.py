@@ -257,6 +257,8 @@ class Scheduler(
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
         self.adopt_reports(reported, self._settle)
+        assert self.recorder is not None
+        self.replay.retire_unknown(self.recorder)
         self._refresh_no_workers_since()
         if missing:
             logger.warning(

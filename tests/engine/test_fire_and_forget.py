@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from distributed import fire_and_forget
 
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.records import GraphsRetired, Record, Released, encode
+from ha_scheduler.ledger.tables import GRAPHS, MemoryTables
 from tests.engine.conftest import end, eventually, pair, rebuild, run
 from tests.engine.counted import begin, blocked, gate, runs, work
 
@@ -48,6 +51,40 @@ def test_one_whose_end_did_not_commit_is_not_run_again() -> None:
             leader = await both.take_over()
             assert await both.client.submit(work, 2) == 2
             await eventually(lambda: "once" not in leader.tasks)
+            assert runs == {1: 1, 2: 1}
+
+    run(test)
+
+
+def graphs_of_the_ledger(records: list[Record]) -> int:
+    tables = MemoryTables()
+    for index, record in enumerate(records, 1):
+        fold(tables, index, 1, encode(record))
+    return len(list(tables.scan(GRAPHS)))
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_graph_is_retired_though_its_leader_died_when_it_had_let_go_of_the_last_key(
+    rebuilt: bool,
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            kept = both.client.submit(work, 1)
+            assert await kept == 1
+            fire_and_forget(both.client.submit(blocked, 2, key="fired"))
+            await eventually(lambda: runs[2] == 1 and not len(both.client._ha.journal))
+            both.log.stall()  # the leader does not hear that its release has committed
+            gate.set()
+            await eventually(lambda: isinstance(both.log.records[-1], Released))
+            await both.kill_leader()
+            both.log.resume()
+            assert not any(isinstance(record, GraphsRetired) for record in both.log.records)
+            assert graphs_of_the_ledger(both.log.records) == 2
+            leader = await both.take_over(rebuilt=rebuilt)
+            leader.recorder.flush()
+            assert "fired" not in leader.tasks
+            assert graphs_of_the_ledger(both.log.records) == 1
+            assert await kept == 1
             assert runs == {1: 1, 2: 1}
 
     run(test)
