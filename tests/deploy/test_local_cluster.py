@@ -42,7 +42,9 @@ def processes(cluster: LocalHACluster) -> list[psutil.Process]:
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LocalHACluster]:
     """A cluster for the tests that leave it as they found it."""
-    with LocalHACluster(n_peers=3, n_workers=2, name="shared") as cluster:
+    with LocalHACluster(
+        n_peers=3, n_workers=2, name="shared", leader_timeout=10 * SCALE
+    ) as cluster:
         yield cluster
 
 
