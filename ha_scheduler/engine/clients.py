@@ -17,6 +17,7 @@ from time import time
 from typing import Any
 
 from distributed.batched import BatchedSend
+from distributed.comm import CommClosedError
 from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
@@ -75,7 +76,7 @@ class Clients:
         before, self._served[client] = self._served.get(client), served
         try:
             await self._end_former_stream(client, before)
-            await self._serve_client(comm, client, versions)
+            await self._serve_client(comm, client, versions, served)
         finally:
             served.set()
             if self._served.get(client) is served:
@@ -90,11 +91,15 @@ class Clients:
         if served is not None:
             await served.wait()
 
-    async def _serve_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
+    async def _serve_client(
+        self, comm: Any, client: str, versions: dict[str, Any], served: asyncio.Event
+    ) -> None:
         fenced = FencedComm(comm, self.lease)
         # Alone in its message: a client takes the first message for the answer to its registration
         # (client.py:1589), and one that the ledger knows may be sent more at once.
         await fenced.write([{"op": "stream-start", **self._version_warning(versions)}])
+        if self._served.get(client) is not served:  # its end may never be heard of here
+            raise CommClosedError(f"{client} has registered anew meanwhile")
         stream = self._open_stream(fenced, client, versions)
         try:
             await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]

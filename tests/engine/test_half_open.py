@@ -227,6 +227,37 @@ def test_a_registration_that_was_given_up_does_not_take_over_the_one_that_follow
     run(test)
 
 
+def test_a_clients_registration_that_was_given_up_does_not_hold_up_the_one_that_followed() -> None:
+    """It is answered late, into a connection that is open on the leader's side alone."""
+
+    async def test() -> None:
+        async with networked(1) as (both, network):
+            client, leader = both.client, both.leader
+            assert await client.submit(work, 1) == 1
+            leader.lease = lease = Switch()
+            network.lose_ends()
+            registrations = []
+            serve = leader._serve_client
+
+            async def noted(comm: Any, *args: Any) -> None:
+                registrations.append(comm)
+                await serve(comm, *args)
+
+            leader._serve_client = noted
+            client.scheduler_comm.abort()
+            await eventually(lambda: len(registrations) == 1)
+            await eventually(lambda: client._ha._attempt is not None)
+            client._ha._attempt.cancel()
+            waiting = leader._served[client.id]
+            await eventually(lambda: leader._served[client.id] is not waiting)
+            lease.on = True
+            assert await client.submit(work, 2) == 2
+            assert leader.client_comms[client.id].comm is not None
+            assert waiting.is_set()
+
+    run(test)
+
+
 def test_a_worker_that_died_before_its_registration_was_answered_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
