@@ -222,7 +222,11 @@ class Client(distributed.Client):
 
     async def _retry(self: Any, futures: Any) -> None:
         """client.py:2829. A leader answers when the retry has committed, which may be after it has
-        told of the result on the stream: what came of a key by then is left as it is."""
+        told of the result on the stream: what came of a key by then is left as it is.
+
+        The next leader may have told of an outcome, and of no retry: the call came to it before the
+        stream. Which of the two this outcome came after is not known here, so we ask.
+        """
         keys = list({future.key for future in distributed.futures_of(futures)})
         told: set[Any] = set()
         self._retrying.append(told)
@@ -233,6 +237,7 @@ class Client(distributed.Client):
         for key in retried:
             if self._failed(key) and key not in told:
                 self.futures[key].retry()
+                self._send_to_scheduler({"op": "report-key", "key": key})
 
     def _handle_retried_key(self: Any, key: Any = None) -> None:
         for told in self._retrying:

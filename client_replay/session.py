@@ -49,7 +49,7 @@ FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (pu
 # What ``ha-resume`` says anyway, or what is said again on each stream.
 SUPERSEDED = frozenset(
     {
-        *("client-releases-keys", DESIRE),
+        *("client-releases-keys", DESIRE, "report-key"),
         *("subscribe-topic", "unsubscribe-topic", FLUSH),
         *("queue-future-release", "variable-future-received-confirm"),
     }

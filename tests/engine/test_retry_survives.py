@@ -35,6 +35,40 @@ def fail_then_block(number: Any) -> Any:
     return number
 
 
+def fail_each_time(number: Any) -> Any:
+    runs[number] += 1
+    raise KeyError(runs[number])
+
+
+def test_a_task_that_failed_again_before_the_client_was_back_has_failed_for_the_client() -> None:
+    """The retry goes its own way to the next leader, where nobody tells of it on the stream."""
+
+    async def test() -> None:
+        async with pair(1) as both:
+            client, back = both.client, asyncio.Event()
+            future = client.submit(fail_each_time, 1)
+            assert isinstance(await future.exception(), KeyError)
+            connect = client._ensure_connected
+
+            async def connect_late(**kwargs: Any) -> None:
+                await back.wait()
+                await connect(**kwargs)
+
+            client._ensure_connected = connect_late
+            await both.kill_leader()
+            leader = await both.take_over()
+            commit = both.log.hold()
+            retry = asyncio.ensure_future(client.retry([future]))
+            await eventually(lambda: runs[1] == 2 and leader.tasks[future.key].state == "erred")
+            back.set()
+            await eventually(lambda: client.futures[future.key].exception.args == (2,))
+            commit()
+            await retry
+            assert (await future.exception()).args == (2,)
+
+    run(test)
+
+
 def test_a_retry_whose_answer_was_lost_is_made_again_and_runs_once() -> None:
     async def test() -> None:
         async with pair(1) as both:
