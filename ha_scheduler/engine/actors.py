@@ -60,7 +60,9 @@ class Actors:
         await self.values.write(ACTORS, key)
         super().handle_task_finished(key=key, worker=worker, **message)  # type: ignore[misc]
         ts = self.tasks.get(key)
-        if ts is None or not ts.who_has:  # it was lost, or left, before anybody was told
+        is_there = ts is not None and ts.who_has
+        # It may have been lost, or left, before anybody was told, and made elsewhere meanwhile.
+        if not is_there and self.actors_created.get(key) == worker:
             self._forget_actors([key])
 
     def settle_actors(self, stimulus_id: str) -> None:

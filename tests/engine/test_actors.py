@@ -11,7 +11,7 @@ from distributed import Actor
 
 from client_replay import Client, OutcomeUnknown
 from ha_scheduler.ledger.records import ValueSet
-from tests.engine.conftest import Pair, eventually, keep_away, pair, replay, run
+from tests.engine.conftest import Pair, end, eventually, follow, keep_away, pair, replay, run
 from tests.engine.counted import begin, gate, runs
 
 LOST = "Worker holding Actor was lost"
@@ -200,6 +200,27 @@ def test_the_record_of_an_actor_goes_with_it() -> None:
             await both.kill_leader()
             leader = await both.take_over()
             assert not leader.actors_created
+
+    run(test)
+
+
+def test_an_actor_is_recorded_though_the_worker_that_made_it_first_was_lost_meanwhile() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            leader, commit = both.leader, both.log.hold()
+            future = both.client.submit(Tally, actor=True, key="tally")
+            await eventually(lambda: "tally" in leader.actors_created)
+            first = leader.actors_created["tally"]
+            await leader.remove_worker(first, stimulus_id="lost")
+            await eventually(lambda: leader.actors_created.get("tally") not in (None, first))
+            second = leader.actors_created["tally"]
+            commit()
+            await eventually(lambda: leader.tasks["tally"].state == "memory")
+            assert leader.actors_created == {"tally": second}
+            follower = follow(both.log.records)
+            assert follower.actors_created == {"tally": second}
+            await end(follower)
+            del future
 
     run(test)
 
