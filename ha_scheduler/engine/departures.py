@@ -106,10 +106,12 @@ class Departures:
 
     def _make_void(self, recorder: Recorder) -> None:
         """One record: nothing of before is there, and every worker is to restart."""
-        rows = [
-            encode(value_set(recorder, DEPARTURES, ws.server_id, bytes(dumps(_restart_of(ws)))))
-            for ws in self.workers.values()
-        ]
+        rows = []
+        for ws in self.workers.values():
+            departure = _restart_of(ws)
+            self._begin_departure(ws, departure)
+            row = value_set(recorder, DEPARTURES, ws.server_id, bytes(dumps(departure)))
+            rows.append(encode(row))
         payload = pack_payload((encode(Restarted("")), *rows), b"")
         blob = parts = 0
         if len(payload) > INLINE_BYTES_MAX:

@@ -218,3 +218,31 @@ def test_a_leader_that_wakes_up_restarts_no_worker_of_its_successor() -> None:
             assert set(runs.values()) == {1}
 
     run(test)
+
+
+def test_no_departure_is_left_of_a_worker_that_goes_while_a_restart_waits_for_the_lease() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            leader, (gone, _) = both.leader, both.workers
+            leader.lease = lease = Frozen()
+            lease.over = False
+            clear = leader._clear_task_state
+
+            def slowly() -> None:
+                clear()
+                lease.over = True  # it took longer than the lease had to go
+
+            leader._clear_task_state = slowly
+            asking = asyncio.ensure_future(
+                leader.restart(wait_for_workers=False, timeout=5, stimulus_id="test")
+            )
+            await eventually(lambda: lease.over)
+            await leader.remove_worker(gone.address, stimulus_id="gone")
+            lease.over = False
+            await asking
+            await eventually(lambda: not leader.departures)
+            follower = follow(both.log.records)
+            assert not follower.departures
+            await end(follower)
+
+    run(test)
