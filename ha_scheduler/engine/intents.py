@@ -43,7 +43,6 @@ from ha_scheduler.ledger.records import (
     ClientLeft,
     Erred,
     GraphSubmitted,
-    Released,
     Retried,
     Scattered,
     ScatteredForgotten,
@@ -326,8 +325,7 @@ class Intents:
             self.transitions(recommendations, f"ha-forget-{time()}")  # type: ignore[attr-defined]
 
         self._forgetting.add(key)
-        record = Released(self.graphs.graph_of(key), cs.client_key, (encode_key(key),))
-        recorder.append(record, on_commit=release)
+        recorder.released(self.graphs.graph_of(key), cs.client_key, key, on_commit=release)
         return True
 
     def _remove_key(self, key: Key) -> None:

@@ -86,6 +86,7 @@ class Batch:
         self._runs: list[tuple[Kind, int, str, list[Key]]] = []
         self._retired: set[int] = set()
         self.answers: dict[tuple[str, str], list[tuple[int, OnCommit]]] = {}
+        self.on_commit: list[OnCommit] = []  # called when all but the answers has committed
         self.keys = 0
 
     def add(self, kind: Kind, graph: int, client: str, key: Key) -> None:
@@ -175,9 +176,13 @@ class Recorder:
         self._batch.add(Desired, graph, client, key)
         self._schedule_flush()
 
-    def released(self, graph: int, client: str, key: Key) -> None:
+    def released(
+        self, graph: int, client: str, key: Key, on_commit: OnCommit | None = None
+    ) -> None:
         """Gather a release."""
         self._batch.add(Released, graph, client, key)
+        if on_commit is not None:
+            self._batch.on_commit.append(on_commit)
         self._schedule_flush()
 
     def forgotten(self, graph: int, key: Key) -> None:
@@ -201,11 +206,15 @@ class Recorder:
             self._flush_due.cancel()
             self._flush_due = None
         batch, self._batch = self._batch, Batch()
-        for record in batch.records():
+        records = list(batch.records())
+        for record in records[:-1]:
             self._log.propose(encode(record), None)
+        for record in records[-1:]:
+            self._log.propose(encode(record), _all_of(batch.on_commit))
         for (client, session), answers in batch.answers.items():
             sequences = tuple(sequence for sequence, _ in answers)
-            self._log.propose(encode(Answered(client, session, sequences)), _all_of(answers))
+            on_commit = _all_of([on_commit for _, on_commit in answers])
+            self._log.propose(encode(Answered(client, session, sequences)), on_commit)
 
     def _schedule_flush(self) -> None:
         if self._batch.keys >= BATCH_KEYS_MAX:
@@ -214,9 +223,9 @@ class Recorder:
             self._flush_due = asyncio.get_running_loop().call_later(BATCH_SECONDS, self.flush)
 
 
-def _all_of(answers: list[tuple[int, OnCommit]]) -> OnCommit:
+def _all_of(callbacks: list[OnCommit]) -> OnCommit | None:
     def committed() -> None:
-        for _, on_commit in answers:
+        for on_commit in callbacks:
             on_commit()
 
-    return committed
+    return committed if callbacks else None

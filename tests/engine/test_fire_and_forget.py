@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from distributed import fire_and_forget
 
+from ha_scheduler.engine import recorder
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import GraphsRetired, Record, Released, encode
 from ha_scheduler.ledger.tables import GRAPHS, MemoryTables
-from tests.engine.conftest import end, eventually, pair, rebuild, run
+from tests.engine.conftest import end, eventually, follow, pair, rebuild, run
 from tests.engine.counted import begin, blocked, gate, runs, work
 
 
@@ -86,5 +87,30 @@ def test_a_graph_is_retired_though_its_leader_died_when_it_had_let_go_of_the_las
             assert graphs_of_the_ledger(both.log.records) == 1
             assert await kept == 1
             assert runs == {1: 1, 2: 1}
+
+    run(test)
+
+
+def test_many_that_end_together_are_let_go_by_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "BATCH_SECONDS", 0.5)  # a busy machine is slow
+
+    async def test() -> None:
+        async with pair() as both:
+            leader = both.leader
+            futures = both.client.map(blocked, range(100), key="many")
+            fire_and_forget(futures)
+            await eventually(lambda: len(leader.tasks) == 100)
+            before = len(both.log.records)
+            del futures
+            gate.set()
+            await eventually(lambda: not leader.tasks)
+            assert leader.recorder is not None
+            leader.recorder.flush()
+            written = both.log.records[before:]
+            assert len(written) < 50, [type(record).__name__ for record in written]
+            assert not leader._forgetting
+            follower = follow(both.log.records)
+            assert not follower.tasks
+            await end(follower)
 
     run(test)
