@@ -73,7 +73,7 @@ class Client(distributed.Client):
                 "ha-welcome": self._ha.welcomed,
                 "ha-stale": self._ha.refused,
                 "ha-committed": self._ha.acknowledged,
-                "ha-subscribed": self._ha.subscribed,
+                "ha-subscribed": self._ha.topics.subscribed,
                 "cancelled-keys": self._handle_cancelled_keys,
                 "task-retried": self._handle_retried_key,
                 "restart": self._handle_restart,
@@ -245,8 +245,8 @@ class Client(distributed.Client):
         super()._handle_retried_key(key)
 
     async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
-        self._ha.heard(topic, event)
-        await super()._handle_event(topic, event)
+        if self._ha.topics.is_new(topic, event[0]):
+            await super()._handle_event(topic, event)
 
     def _handle_restart(self: Any) -> None:
         self._ha.forget()

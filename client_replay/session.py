@@ -29,6 +29,7 @@ from typing import Any
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
+from client_replay.heard import Heard
 from client_replay.journal import GRAPH, Journal
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.directory import Cell, View, cell_of
@@ -77,7 +78,7 @@ class Session:
         self.in_order = threading.RLock()  # between a request's number and its way to the loop
         self._in_submission: Counter[Any] = Counter()
         self._notices: deque[int] = deque(maxlen=HEARD_MAX)
-        self._heard: dict[str, float] = {}  # topic → up to when its events were told
+        self.topics = Heard()
         self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
@@ -212,16 +213,8 @@ class Session:
 
     def _subscription(self, topic: str) -> dict[str, Any]:
         """Subscribe to the topic again, and hear of what happened meanwhile."""
-        message = {"op": "subscribe-topic", "topic": topic}
-        return message | ({"after": self._heard[topic]} if topic in self._heard else {})
-
-    def heard(self, topic: str, event: tuple[float, Any]) -> None:
-        """An event of a topic has come."""
-        self._heard[topic] = event[0]
-
-    def subscribed(self, topic: str, after: float) -> None:
-        """``ha-subscribed``: events of the topic after that time are told."""
-        self._heard[topic] = max(after, self._heard.get(topic, 0.0))
+        message, after = {"op": "subscribe-topic", "topic": topic}, self.topics.after(topic)
+        return message if after is None else {**message, "after": after}
 
     def _submit_plainly(self, stream: Any) -> None:
         """What gathered until it became clear that the scheduler is an unmodified one."""

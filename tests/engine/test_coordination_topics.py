@@ -46,7 +46,7 @@ def test_a_subscriber_that_has_heard_nothing_yet_misses_nothing(before: list[str
                 await other.log_event("t", message)
             heard: list[str] = []
             both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
-            await eventually(lambda: "t" in both.client._ha._heard)
+            await eventually(lambda: both.client._ha.topics.after("t") is not None)
             await interrupted(both, lambda: other.log_event("t", "during"), lost=False)
             await other.log_event("t", "after")
             await eventually(lambda: "after" in heard)
@@ -60,13 +60,14 @@ def test_a_subscriber_that_comes_back_before_an_event_commits_hears_of_it_once()
         async with pair() as both, another_client(both) as other:
             heard: list[int] = []
             both.client.subscribe_topic("t", lambda event: heard.append(event[1]))
+            await eventually(lambda: bool(both.leader._broker._topics["t"].subscribers))
             await other.log_event("t", 1)
             await eventually(lambda: heard == [1])
             committed = both.log.hold()
             logging = asyncio.ensure_future(other.log_event("t", 2))
             await eventually(lambda: len(both.leader._broker._topics["t"].events) == 2)
             subscribed = asyncio.Event()
-            both.client._ha.subscribed = lambda topic, after: subscribed.set()
+            both.client._ha.topics.subscribed = lambda topic, after: subscribed.set()
             both.client.scheduler_comm.abort()
             await subscribed.wait()
             assert heard == [1], "what has not committed is told to nobody"
@@ -75,6 +76,35 @@ def test_a_subscriber_that_comes_back_before_an_event_commits_hears_of_it_once()
             await other.log_event("t", 3)
             await eventually(lambda: 3 in heard)
             assert heard == [1, 2, 3]
+
+    run(test)
+
+
+def test_what_a_task_logs_is_heard_before_its_result() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            heard: list[Any] = []
+            both.client.subscribe_topic("task", lambda event: heard.append(event[1]["said"]))
+            await eventually(lambda: both.client._ha.topics.after("task") is not None)
+            committed = both.log.hold()
+            await both.client.submit(log_from_a_task)
+            assert heard == ["hello"]
+            committed()
+
+    run(test)
+
+
+def test_what_a_task_logs_is_heard_once_though_its_leader_dies() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            heard: list[Any] = []
+            both.client.subscribe_topic("task", lambda event: heard.append(event[1]["said"]))
+            await eventually(lambda: both.client._ha.topics.after("task") is not None)
+            await both.client.submit(log_from_a_task, pure=False)
+            await both.kill_leader()
+            await both.take_over()
+            await both.client.submit(log_from_a_task, pure=False)
+            assert heard == ["hello", "hello"]
 
     run(test)
 

@@ -6,8 +6,10 @@ a topic are rows of the ledger, as long as all events together take no more than
 than ``EVENT_BYTES_MAX``. The scheduler's own events, and those of workers about themselves, are a
 diary of the leader and end with it as well.
 
-A subscriber hears of an event when it has committed, once. It is told from when on it hears; one
-whose leader died says what it heard of last, or else that time, and hears of all after it.
+A subscriber hears of an event once. What a client logs it hears of when that has committed, for the
+client repeats what a leader took with it. What a worker logs it hears of at once, before the result
+of the task that logged it; a worker repeats nothing. A subscriber is told from when on it hears,
+and says to the next leader from when on it may have missed something (``client_replay/heard.py``).
 
 The time of an event is its place: within a topic it only rises, across leaders too.
 """
@@ -50,7 +52,7 @@ class Topics(Broker):
         self._book: Book = scheduler.book
         self._numbers: dict[str, int] = {}
         self._times: dict[str, float] = {}
-        self._told: dict[str, float] = {}  # topic → the time of the last event that has committed
+        self._told: dict[str, float] = {}  # topic → the time of the last event that was told
         self._rows: dict[Place, tuple[float, int, Any]] = {}  # of the ledger, until this one leads
         self._sizes: dict[Place, int] = {}  # bytes of what is in the ledger, the oldest first
         self._bytes = 0
@@ -73,8 +75,11 @@ class Topics(Broker):
             self._weigh(at, size)
         self._rows.clear()
 
-    def log(self, topics: str | Collection[str], message: Any) -> None:
-        """Publish what must be there after a failover as well."""
+    def log(self, topics: str | Collection[str], message: Any, *, at_once: bool = False) -> None:
+        """Publish what must be there after a failover as well.
+
+        ``at_once``: nobody will repeat it, so subscribers need not wait until it has committed.
+        """
         names = [topics] if isinstance(topics, str) else list(topics)
         told = [name for name in names if name not in _DIARY and "://" not in name]
         events = {name: (self._next_time(name), message) for name in told}
@@ -83,7 +88,10 @@ class Topics(Broker):
             self._tell_plugins(name, message)
         if events:
             self._book.write(*self._keep(events, len(dumps(message))))
-            self._scheduler._ongoing_background_tasks.call_soon(self._tell, events)
+            if at_once:
+                self._tell(events)
+            else:
+                self._scheduler._ongoing_background_tasks.call_soon(self._tell_later, events)
         if len(told) < len(names):
             self.publish([name for name in names if name not in events], message)
 
@@ -116,10 +124,13 @@ class Topics(Broker):
             except Exception:
                 logger.exception("A plugin failed on an event.", extra={"action": "plugin-failed"})
 
-    async def _tell(self, events: dict[str, Event]) -> None:
+    async def _tell_later(self, events: dict[str, Event]) -> None:
         await self._book.settled()
+        self._tell(events)
+
+    def _tell(self, events: dict[str, Event]) -> None:
         for name, event in events.items():
-            self._told[name] = event[0]
+            self._told[name] = max(event[0], self._told.get(name, 0.0))
             self._send_to_subscribers(name, event)
 
     def told(self, topic: str) -> float:
@@ -152,7 +163,7 @@ class Logs:
         """As upstream's (scheduler.py:7829), and recorded."""
         if isinstance(msg, dict) and worker != topic:
             msg["worker"] = worker
-        self._broker.log(topic, msg)
+        self._broker.log(topic, msg, at_once=True)
 
     def subscribe_topic(self, topic: str, client: str, after: float | None = None) -> None:
         """As upstream's; ``after``: the time of the last event that the client has heard of.
