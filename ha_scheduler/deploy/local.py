@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import itertools
 import logging
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from dask.utils import parse_timedelta
+from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.objects import SchedulerInfo
@@ -231,10 +233,23 @@ class LocalHACluster(FollowsLeader, Cluster):
                 self.scheduler_address, self.security.get_connection_args("client")
             )
             await self._await_workers(added)
-            await super()._start()
+            await self._start_watching()
         except BaseException:
             await self._close()
             raise
+
+    async def _start_watching(self) -> None:
+        """Upstream's start, again with the next leader if one is lost in the midst of it."""
+        deadline = time.monotonic() + self._start_timeout_s
+        while True:
+            try:
+                await super()._start()
+                return
+            except CommClosedError:
+                if time.monotonic() > deadline:
+                    raise
+            await self._end_watch()
+            await asyncio.sleep(POLL_S)
 
     def _make_cell(self) -> None:
         self.directory = self._data_dir or Path(tempfile.mkdtemp(prefix="dask-ha-"))
@@ -291,8 +306,10 @@ class LocalHACluster(FollowsLeader, Cluster):
         deadline = time.monotonic() + self._start_timeout_s
         wanted = {worker.name for worker in added}
         while wanted:
-            self.scheduler_info = SchedulerInfo(await self._identity())
-            wanted -= {str(name) for name in self.observed}
+            # A leader on its way out may lose more connections than a call is repeated for.
+            with contextlib.suppress(CommClosedError):
+                self.scheduler_info = SchedulerInfo(await self._identity())
+                wanted -= {str(name) for name in self.observed}
             cell.check(added)
             if time.monotonic() > deadline:
                 raise cell.failure(

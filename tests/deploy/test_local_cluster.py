@@ -18,6 +18,7 @@ from distributed import Client as PlainClient
 from distributed import LocalCluster
 
 from client_replay import Client
+from client_replay.rpc import REPEATS_MAX
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.cell import LocalCellError
 from ha_scheduler.errors import ControlError
@@ -223,6 +224,46 @@ def test_configuration_of_the_caller_is_that_of_peers_and_workers() -> None:
     ):
         assert list(client.run(worker_has).values()) == [42]
         assert client.run_on_scheduler(scheduler_has) == 42
+
+
+class Unlucky(LocalHACluster):
+    """One whose connections to the leader are lost at first, while it starts."""
+
+    calls_to_lose = REPEATS_MAX + 1  # more than one call is repeated for
+    subscriptions_to_lose = 1
+
+    async def _await_workers(self, added: Any) -> None:
+        connection = self._leading()
+        send, live_comm = connection._send, connection.live_comm
+
+        async def lose(comm: Any, *args: Any) -> Any:
+            if self.calls_to_lose:
+                self.calls_to_lose -= 1
+                comm.abort()
+            return await send(comm, *args)
+
+        async def lose_subscription() -> Any:
+            comm = await live_comm()
+            if self.subscriptions_to_lose:
+                self.subscriptions_to_lose -= 1
+                comm.abort()
+            return comm
+
+        connection._send = lose  # type: ignore[method-assign]
+        connection.live_comm = lose_subscription  # type: ignore[method-assign]
+        await super()._await_workers(added)
+
+
+@pytest.mark.parametrize("lost", ["calls", "subscription"])
+def test_leaders_that_are_lost_while_it_starts_do_not_fail_the_start(
+    lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"calls": "subscriptions_to_lose", "subscription": "calls_to_lose"}[lost]
+    monkeypatch.setattr(Unlucky, other, 0)
+    with Unlucky(n_peers=1, n_workers=1) as cluster, cluster.get_client() as client:
+        assert not cluster.calls_to_lose
+        assert not cluster.subscriptions_to_lose
+        assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2
 
 
 def test_a_failed_start_tells_what_the_processes_said() -> None:
