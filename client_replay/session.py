@@ -300,8 +300,14 @@ class Session:
         drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
         if self._stream is not None:
             self._stream.abort()
-        if self._attempt is not None and time.monotonic() - self._attempt_since > STUCK_S:
-            self._attempt.cancel()
+        if self._attempt is not None:
+            # One that is younger may well be with the new leader. No later view may come, so see.
+            old_enough = STUCK_S - (time.monotonic() - self._attempt_since)
+            self._client.loop.call_later(max(0.0, old_enough), self._end_stuck, self._attempt)
+
+    def _end_stuck(self, attempt: asyncio.Task[None]) -> None:
+        if self._attempt is attempt:
+            attempt.cancel()
 
     def _follows(self, view: View) -> bool:
         """Whether the stream is one to the leader of ``view``."""

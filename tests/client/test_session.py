@@ -168,6 +168,34 @@ def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
     asyncio.run(test())
 
 
+def test_an_attempt_that_has_just_begun_is_given_up_soon_when_another_leader_is_told() -> None:
+    """It is with a peer that accepts and does not answer, and no later view comes."""
+
+    async def test() -> None:
+        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+        async with connected(first, port) as client:
+            await until(lambda: client._ha.term == 1)
+            cell = client._ha._cell
+            assert cell is not None
+            await first.die()
+            deaf = await ScriptedLeader(term=1).open(port)
+            asked = asyncio.Event()
+
+            async def say_nothing(comm: Any, **message: Any) -> Any:
+                asked.set()
+                await asyncio.Event().wait()
+
+            deaf.handlers["register-client"] = say_nothing
+            await asked.wait()
+            new = await ScriptedLeader(term=2).open(first.port)
+            cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
+            await until(lambda: new.said("ha-hello"), within_s=5)
+        await deaf.die()
+        await new.die()
+
+    asyncio.run(test())
+
+
 def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()
