@@ -20,7 +20,7 @@ from distributed.protocol import serialize
 from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState
 
-from ha_scheduler.engine.coordination.calls import OPEN
+from ha_scheduler.engine.coordination.calls import OPEN, SESSION_IDLE_SECONDS
 from ha_scheduler.engine.keys import decode_key
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.fold import fold
@@ -142,6 +142,13 @@ class Cell:
     async def close(self) -> None:
         for scheduler in (self.leader, *self._former):
             await end(scheduler)
+
+
+def forget_silent(own: Cell, owner: str) -> None:
+    """Nothing was heard of it for longer than a caller repeats a call."""
+    calls = own.leader.calls
+    calls._heard = {session: at - SESSION_IDLE_SECONDS - 1 for session, at in calls._heard.items()}
+    calls._sweep()
 
 
 @asynccontextmanager

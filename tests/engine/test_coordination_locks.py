@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from distributed.metrics import monotonic
@@ -20,6 +21,7 @@ from tests.engine.conftest import eventually
 from tests.engine.coordination import (
     Caller,
     Cell,
+    forget_silent,
     in_a_cell,
     in_every_cell,
     lease,
@@ -219,3 +221,55 @@ async def test_who_asks_again_for_locks_after_having_given_up_waits_again(own: C
     assert await waiting
     await asyncio.gather(given_up, return_exceptions=True)
     assert own.leader.extensions["multi_locks"].requests == {"other": {"x"}}
+
+
+@pytest.mark.parametrize("end", [Cell.forget_client, forget_silent])
+@pytest.mark.parametrize("ended_by", ["the same leader", "the next leader"])
+@in_every_cell
+async def test_several_locks_of_a_caller_that_is_gone_for_good_are_released(
+    own: Cell, ended_by: str, end: Callable[[Cell, str], None]
+) -> None:
+    ask = {"locks": ["x", "y"], "num_locks": 2}
+    holder, other = Caller(own, "holder"), Caller(own, "other")
+    assert await holder.call("multi_lock_acquire", id="holder", **ask)
+    waiting = other.call("multi_lock_acquire", id="other", **ask)
+    await eventually(lambda: "other" in own.leader.extensions["multi_locks"].requests)
+    if ended_by == "the next leader":
+        await own.fail_over()
+        waiting = other.repeat()
+        await asyncio.sleep(0.01)
+    assert not waiting.done()
+    own.leader.session_of["Client-other"] = "other"  # it is there, however silent
+    end(own, "holder")
+    assert await waiting
+    await own.fail_over()
+    locks = own.leader.extensions["multi_locks"]
+    assert locks.requests == {"other": {"x", "y"}}
+    assert own.rows(REQUESTS) == ["other"]
+
+
+@in_every_cell
+async def test_a_leader_that_died_before_it_released_what_was_left_leaves_it_to_the_next(
+    own: Cell,
+) -> None:
+    holder, other = Caller(own, "holder"), Caller(own, "other")
+    ask = {"locks": ["x"], "num_locks": 1}
+    assert await holder.call("multi_lock_acquire", id="holder", **ask)
+    own.forget_client("holder")
+    own.leader.recorder.flush()
+    assert not own.leader.extensions["multi_locks"].requests
+    await own.fail_over(lose=1)  # the row
+    assert own.rows(REQUESTS) == []
+    assert await other.call("multi_lock_acquire", id="other", **ask)
+
+
+@in_every_cell
+async def test_several_locks_are_kept_while_their_holder_is_away_for_a_moment(own: Cell) -> None:
+    holder = Caller(own, "holder")
+    assert await holder.call("multi_lock_acquire", id="holder", locks=["x"], num_locks=1)
+    own.leader.session_of["Client-holder"] = "holder"
+    forget_silent(own, "holder")  # it has said nothing for long, and is there
+    del own.leader.session_of["Client-holder"]
+    own.leader.calls._sweep()
+    await own.fail_over()
+    assert own.leader.extensions["multi_locks"].requests == {"holder": {"x"}}

@@ -13,15 +13,15 @@ from ha_scheduler.engine.coordination.calls import EXPIRED, LOST, OPEN, SESSION_
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.records import CallsEnded
 from tests.engine.conftest import eventually
-from tests.engine.coordination import Caller, Cell, in_a_cell, in_every_cell, queue, value
-
-
-def forget_silent(own: Cell, owner: str) -> None:
-    """Nothing was heard of it for longer than a caller repeats a call."""
-    calls = own.leader.calls
-    calls._heard = {session: at - SESSION_IDLE_SECONDS - 1 for session, at in calls._heard.items()}
-    calls._sweep()
-
+from tests.engine.coordination import (
+    Caller,
+    Cell,
+    forget_silent,
+    in_a_cell,
+    in_every_cell,
+    queue,
+    value,
+)
 
 MOMENTS = ["arrived", "lost", "appended", "answered"]
 

@@ -44,8 +44,10 @@ OPEN = "ha-open-calls"
 EXPIRED = {"status": "ha-call-expired"}
 LOST = {"status": "ha-answer-lost"}
 
-#: A session of which nothing is heard for so long, and whose owner is not here, is over. No caller
-#: repeats a call for longer (``ha-scheduler.client.reconnect-timeout``, 1 h by default).
+#: A session of which nothing is heard for so long, and whose owner was not seen here meanwhile, is
+#: over, with what it holds. No worker looks for a leader for longer, and no caller repeats a call
+#: for longer (``ha-scheduler.worker.rejoin-timeout`` and ``ha-scheduler.client.reconnect-timeout``,
+#: 1 h by default).
 SESSION_IDLE_SECONDS = 2 * 3600.0
 SWEEP_SECONDS = 600.0
 
@@ -188,8 +190,9 @@ class NumberedCalls:
         scheduler, now = self._scheduler, asyncio.get_running_loop().time()
         owned = {*scheduler.session_of.values(), *(w.server_id for w in scheduler.workers.values())}
         for session in scheduler.sessions.calls:
-            idle = now - self._heard.get(session, now)
-            if scheduler.sessions.calls.owner(session) not in owned and idle > SESSION_IDLE_SECONDS:
+            if scheduler.sessions.calls.owner(session) in owned:
+                self._heard[session] = now  # one that is away for a moment is not one that is gone
+            elif now - self._heard.get(session, now) > SESSION_IDLE_SECONDS:
                 self._end(session)
         self.ended()
         live = scheduler.sessions.calls  # others ended with their clients

@@ -6,8 +6,11 @@ from it. A request that is repeated after a failover has kept its places in the 
 The rows hold what is left of a request: one that is served at once gives up the locks that it did
 not need. In the line of each lock the requests stand in the order in which they came. To ask again
 under an id that has asked changes nothing, so an ``acquire`` in wait needs no answer that is kept.
-One whose caller does not wait any more, because its session ended or its slot was used for another
-call, leaves the lines. Who holds locks keeps them, as with upstream, until they are released.
+One whose caller does not wait any more, because its slot was used for another call, leaves the
+lines. Who holds locks keeps them until they are released, or until the session that took them is
+over: its owner is gone for good then, and whoever waits goes on. A leader that dies between the two
+leaves it to the next one, which looks when it begins. Locks that were taken without a session (by a
+client of upstream's kind) are kept, as with upstream.
 """
 
 from __future__ import annotations
@@ -105,18 +108,17 @@ class MultiLocks(MultiLockExtension):
     def _forget_ended(self) -> None:
         live = self.scheduler.sessions.calls
         for id in [id for id, asked in self._asked.items() if asked[0] not in live]:
-            self._give_up(id)
+            self._remove(id)
 
     def _forget_earlier(self, call: Call) -> None:
         id = self._at.get((call.session, call.slot))
-        if id is not None and self._asked[id][2] < call.sequence:
-            self._give_up(id)
+        if id is not None and self._asked[id][2] < call.sequence and self.requests_left[id]:
+            self._remove(id)  # it waits, and nobody waits for the answer
 
-    def _give_up(self, id: str) -> None:
-        """Nobody waits for the answer to the request: if it waits, it does so no longer."""
-        if self.requests_left[id]:
-            self._leave_lines(self.requests[id], id)
-            self._book.note((REQUESTS, id, DELETED))
+    def _remove(self, id: str) -> None:
+        """The request waits no longer, and holds nothing any more."""
+        self._leave_lines(self.requests[id], id)
+        self._book.note((REQUESTS, id, DELETED))
 
     async def acquire(
         self,
