@@ -86,6 +86,7 @@ class SchedulerLink:
         self._wake = asyncio.Event()
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
+        self._told: View | None = None  # since the registration that is under way began
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
 
     # ---- what the worker asks for
@@ -163,7 +164,7 @@ class SchedulerLink:
     def _on_view(self, view: View) -> None:
         if view.term < self.term or self.plain:
             return
-        self.term = view.term
+        self.term, self._told = view.term, view
         if view.term > self.stream_term and self._worker.status in WORKER_ANY_RUNNING:
             scheduler = self._worker.scheduler
             drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
@@ -177,7 +178,7 @@ class SchedulerLink:
         The one under way may well be with the new leader, of which we hear in two ways at once. It
         is left alone then: a leader that has taken us in and loses us takes us for dead.
         """
-        if self.phase is not Phase.BUFFERING or view.leader_address is None:
+        if self._comm is None or self.phase is Phase.UP or view.leader_address is None:
             return False
         return bool(view.leader_address != addresses.parse_endpoint(self._comm.peer_address))
 
@@ -270,7 +271,7 @@ class SchedulerLink:
 
     async def _register(self) -> Accepted:
         """One attempt. Afterwards the phase is BUFFERING, or DOWN if it failed."""
-        worker = self._worker
+        worker, self._told = self._worker, None
         async with asyncio.timeout(CONNECT_S_MAX):
             comm = await connect(
                 worker.scheduler.address, timeout=CONNECT_S_MAX, **worker.connection_args
@@ -279,6 +280,8 @@ class SchedulerLink:
         comm._server = weakref.ref(worker)
         self._comm = comm
         try:
+            if self._told is not None and self._joins_another_than(self._told):
+                raise CommClosedError("another leader came meanwhile")
             metrics, _ = await self.metrics()
             extra = await worker.get_startup_information()
             started = wall_time()

@@ -14,10 +14,12 @@ import dask
 import distributed
 import pytest
 from distributed import Status, WorkerPlugin
+from distributed.comm import connect
 from distributed.worker_state_machine import UpdateDataEvent
 
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, forget_cells
+from ha_scheduler.worker import link
 from ha_scheduler.worker.link import Phase
 from ha_scheduler.worker.worker import Worker, upgrade
 from tests.worker.cell import free_ports
@@ -213,6 +215,52 @@ def test_a_leader_of_a_later_term_that_calls_is_joined_at_once() -> None:
             assert again == {"status": "stale", "term": 2}
             assert len(old.registrations) == 1
         await old.die()
+        await new.die()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("moment", ["connecting", "connected"])
+def test_a_leader_told_of_before_the_worker_registers_with_another_is_joined_at_once(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other accepts and does not answer, and no later view comes."""
+
+    async def test() -> None:
+        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+        async with joined(first, port) as worker:
+            new = ScriptedLeader(term=2)
+            told = False
+
+            async def tell() -> None:
+                nonlocal told
+                if not told:
+                    told = True
+                    await new.open(first.port)
+                    view = View("test", 2, "new", Endpoint("127.0.0.1", first.port))
+                    assert worker._ha._cell is not None
+                    worker._ha._cell.observe(view)
+                    await until(lambda: worker._ha.term == 2)
+
+            async def connect_and_tell(*args: Any, **kwargs: Any) -> Any:
+                comm = await connect(*args, **kwargs)
+                await tell()
+                return comm
+
+            async def startup_information() -> dict[str, Any]:
+                await tell()
+                return {}
+
+            if moment == "connecting":
+                monkeypatch.setattr(link, "connect", connect_and_tell)
+            else:
+                worker.get_startup_information = startup_information
+            await first.die()
+            deaf = await ScriptedLeader(term=1).open(port)
+            deaf.answer = lambda message: asyncio.Event().wait()
+            await until(lambda: new.registrations, within_s=5)
+            assert not deaf.registrations
+        await deaf.die()
         await new.die()
 
     asyncio.run(test())
