@@ -99,6 +99,7 @@ class FollowsLeader:
 
     _connection: LeaderConnection | None = None
     _lookout: Lookout | None = None
+    _patience: asyncio.Timeout | None = None  # with the leader that is being subscribed with
     _term = 0  # of the leader that the subscription is with
 
     @property
@@ -145,9 +146,13 @@ class FollowsLeader:
     async def _resubscribe(self) -> Any:
         while True:
             try:
-                return await self._subscribe()
-            except OSError:
+                async with asyncio.timeout(None) as self._patience:
+                    return await self._subscribe()
+            except OSError:  # a timeout is one: another leader has come
+                self._patience = None
                 await asyncio.sleep(RESUBSCRIBE_S)
+            finally:
+                self._patience = None
 
     async def _subscribe(self) -> Any:
         assert self._connection is not None
@@ -200,6 +205,9 @@ class FollowsLeader:
         drop_pooled(pool, address, f"{view.leader} leads term {view.term}")
         if self._watch_worker_status_comm is not None:
             self._watch_worker_status_comm.abort()
+        if self._patience is not None:  # what was begun may be with the leader of before
+            self._patience.reschedule(0)
+            self._patience = None
 
     # -- the end
 

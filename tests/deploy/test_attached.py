@@ -148,6 +148,31 @@ def test_a_leader_that_is_frozen_is_left_for_the_next_one(
     run(test)
 
 
+def test_a_subscription_that_is_not_answered_is_left_for_the_next_leader() -> None:
+    """The next leader is told of while the cluster connects to another, and never again."""
+
+    async def test() -> None:
+        async with pair(1) as both, attached(both) as cluster:
+            begun, silent = asyncio.Event(), asyncio.Event()
+            live_comm = cluster.scheduler_comm.live_comm
+
+            async def connect_to_a_silent_peer() -> Any:
+                if not begun.is_set():
+                    begun.set()
+                    await silent.wait()
+                return await live_comm()
+
+            cluster.scheduler_comm.live_comm = connect_to_a_silent_peer
+            await both.kill_leader()
+            await begun.wait()
+            leader = await both.take_over()
+            welcome = {**leader.welcome(), "leader": "other", "addresses": []}
+            cluster._lookout.heard(welcome, leader.address)  # as the watch of a cell does
+            await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
+
+    run(test)
+
+
 class Diary(Adaptive):
     """``Adaptive`` that says when it asks and what it does."""
 
