@@ -4,11 +4,16 @@ Guarantee: the worker process is restarted when it dies, whether or not there is
 time; and the Nanny ends only with its worker's consent. A Nanny has no standing connection, so that
 is a matter of three moments: its own start, the death of the worker, and the last word of its
 registration, which a lost leader does not hear.
+
+A plugin that it has is not installed again when the registration is repeated on the next leader:
+one that restarts the worker would do so twice. Calls to add plugins are handled one by one, so a
+repeated one waits until it is known what came of the first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +57,8 @@ class RegistrationComm:
 class Nanny(distributed.Nanny):
     """A ``distributed.Nanny`` for workers of a cell."""
 
+    plugin_digests: dict[str, str]
+
     def __init__(self, *args: Any, worker_class: type | None = None, **kwargs: Any) -> None:
         kwargs["worker_class"] = worker_class or Worker
         super().__init__(*args, **kwargs)
@@ -59,6 +66,10 @@ class Nanny(distributed.Nanny):
 
     def _setup_following(self: Any) -> None:
         self.rpc.connect = self._registering(self.rpc.connect)
+        self.plugin_digests = {}
+        self._adding_plugin = asyncio.Lock()
+        self.handlers["plugin_add"] = self.plugin_add
+        self.handlers["plugin_remove"] = self.plugin_remove
         # The class goes to the worker process by name, so only one that has a name can go. A
         # subclass of the user's is upgraded there, by the preload.
         if self.Worker is distributed.Worker:
@@ -81,6 +92,22 @@ class Nanny(distributed.Nanny):
             return RegistrationComm(comm)
 
         return connect_to_register
+
+    async def plugin_add(self: Any, plugin: Any, name: str | None = None) -> Any:
+        digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
+        if name is None or digest is None:
+            return await super().plugin_add(plugin=plugin, name=name)
+        async with self._adding_plugin:
+            if self.plugin_digests.get(name) == digest:
+                return {"status": "OK"}
+            result = await super().plugin_add(plugin=plugin, name=name)
+            if result["status"] == "OK":
+                self.plugin_digests[name] = digest
+            return result
+
+    async def plugin_remove(self: Any, name: str) -> Any:
+        self.plugin_digests.pop(name, None)
+        return await super().plugin_remove(name=name)
 
     async def _unregister(self: Any, timeout: float = UNREGISTER_S_MAX) -> None:
         try:

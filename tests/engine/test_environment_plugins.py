@@ -7,9 +7,10 @@ import logging
 from typing import Any
 
 import pytest
-from distributed import WorkerPlugin
+from distributed import NannyPlugin, WorkerPlugin
 from distributed.diagnostics.plugin import InstallPlugin
 
+from ha_scheduler.worker.nanny import Nanny
 from tests.engine.conftest import eventually, pair, replay, run, start_worker
 from tests.engine.counted import begin, runs
 
@@ -92,6 +93,48 @@ def test_packages_are_installed_once_on_each_worker_and_on_each_scheduler_that_l
             )
             assert await both.client.submit(int) == 0
             assert runs["installed"] == 5
+
+    run(test)
+
+
+class RestartsWorkers(NannyPlugin):  # type: ignore[misc]
+    name = "restarts"
+    restart = True
+
+    def setup(self, nanny: Any) -> None:
+        runs["set up"] += 1
+
+
+def test_a_nanny_restarts_its_worker_once_though_the_registration_is_repeated() -> None:
+    """The leader dies when the nanny has done what it asked for, and nobody knows of that."""
+
+    async def test() -> None:
+        async with (
+            pair(0) as both,
+            Nanny(both.address, nthreads=1, dashboard_address=":0") as nanny,
+        ):
+            restart, broadcast, done = nanny.restart, both.leader.broadcast, asyncio.Event()
+
+            async def count_restart(**kwargs: Any) -> Any:
+                runs["restarted"] += 1
+                return await restart(**kwargs)
+
+            async def broadcast_in_vain(*args: Any, **kwargs: Any) -> Any:
+                await broadcast(*args, **kwargs)
+                done.set()
+                await asyncio.Event().wait()
+
+            nanny.restart = count_restart
+            both.leader.broadcast = broadcast_in_vain
+            registering = asyncio.ensure_future(both.client.register_plugin(RestartsWorkers()))
+            await done.wait()
+            await both.kill_leader()
+            await both.take_over()
+            await registering
+            assert dict(runs) == {"set up": 1, "restarted": 1}
+            await both.client.unregister_worker_plugin("restarts", nanny=True)
+            await both.client.register_plugin(RestartsWorkers())
+            assert runs["restarted"] == 2
 
     run(test)
 
