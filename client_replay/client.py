@@ -212,7 +212,12 @@ class Client(distributed.Client):
             keys = [key for key in self._ha.up_to_resume(keys) if not self._failed(key)]
         elif ha_after is not None:
             keys = self._ha.up_to(ha_after, keys)
+        keys = list(keys)
         super()._handle_cancelled_keys(keys, reason, msg)
+        # As when it cancels them itself (client.py:2796): a leader that has not been told yet that
+        # they are not wanted any more may say that they are there.
+        for key in keys:
+            self.futures.pop(key, None)
         if ha_number:
             self._ha.heard_of(ha_number)
 

@@ -196,6 +196,30 @@ def test_an_attempt_that_has_just_begun_is_given_up_soon_when_another_leader_is_
     asyncio.run(test())
 
 
+def test_a_future_that_was_cancelled_stays_so_and_one_submitted_again_does_not() -> None:
+    """A leader that lacks the cancellation says what it has before it is told what is wanted."""
+
+    async def test() -> None:
+        leader = await ScriptedLeader().open()
+        async with connected(leader) as client:
+            futures = {key: client.submit(int, key=key) for key in ("x", "last")}
+            await until(lambda: len(leader.said("update-graph")) == 2)
+            await leader.tell({"op": "cancelled-keys", "keys": ["x"]})
+            await until(futures["x"].cancelled)
+            in_memory = [{"op": "key-in-memory", "key": key} for key in ("x", "last")]
+            await leader.tell(*in_memory)
+            await until(futures["last"].done)
+            assert futures["x"].status == "cancelled"
+            again = client.submit(int, key="x")
+            assert again.status == "pending"
+            await leader.tell(*in_memory)
+            await until(again.done)
+            assert (again.status, futures["x"].status) == ("finished", "cancelled")
+        await leader.die()
+
+    asyncio.run(test())
+
+
 def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()
