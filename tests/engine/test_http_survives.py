@@ -13,7 +13,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import Pair, end, follow, pair, run
+from tests.engine.conftest import KeptLog, Pair, end, follow, pair, run
 from tests.engine.counted import begin, blocked, gate, work
 
 ROUTES = "distributed.scheduler.http.routes"
@@ -111,6 +111,7 @@ def test_a_leader_that_recovers_or_is_not_certain_to_lead_answers_for_nobody() -
         lease = Lease()
         leader = Scheduler(host="127.0.0.1", dashboard_address=":0", lease=lease)
         assert (await fetch(leader, "/api/v1/get_workers")).code == 503
+        leader.prepare_to_lead(1, KeptLog(), lambda phase, detail: None)
         leader.recovery.begin([])
         assert (await fetch(leader, "/api/v1/get_workers")).code == 200
         lease.held = False
