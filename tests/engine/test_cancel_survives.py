@@ -356,6 +356,7 @@ def test_a_task_that_was_told_to_run_anyway_is_not_cancelled() -> None:
             leader = await both.take_over()
             await committed(both.client)
             assert set(leader.tasks) == {"held", "wanted"}
+            await eventually(lambda: "unwanted" not in both.workers[0].state.tasks)
             gate.set()
             await eventually(lambda: runs[1] == 1)
             await eventually(lambda: set(leader.tasks) == {"held"})
