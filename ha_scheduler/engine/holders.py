@@ -90,10 +90,10 @@ class Holders:
             self._who_departed(),
             extra={"action": "scattered-lost"},
         )
-        self.transitions(dict.fromkeys(lost, "forgotten"), stimulus_id)  # type: ignore[attr-defined]
-        # After upstream's own word, which says no reason.
+        # Before upstream's own word, which says no reason: a client goes by the first.
         for (client, why), keys in told.items():
             self._tell_why(client, keys, why)
+        self.transitions(dict.fromkeys(lost, "forgotten"), stimulus_id)  # type: ignore[attr-defined]
 
     def _what_needs(self, key: Key) -> list[Any]:
         """The data and all that cannot be computed without it."""
