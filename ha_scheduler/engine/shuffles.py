@@ -254,16 +254,26 @@ class Shuffles(ShuffleSchedulerPlugin):
     # What workers complain of
 
     def overtaken(self, ts: Any, exception_text: str, stimulus_id: str) -> bool:
-        """A task failed. Whether that was for a run that is over: then its shuffle starts anew."""
-        if not exception_text.startswith(_OVERTAKEN):
-            return False
+        """A task failed. Whether that was for a run that is over: then its shuffle starts anew.
+
+        So it does, as often at most, if the task could not reach another while members were lost.
+        """
         ids = [shuffle_id for shuffle_id in _shuffles_of(ts) if self._is_awaited(shuffle_id)]
+        failed = exception_text.startswith(_FAILED) and any(map(self._was_interrupted, ids))
+        if not (failed or exception_text.startswith(_OVERTAKEN)):
+            return False
         if not ids or any(self._begun_anew[shuffle_id] >= ANEW_MAX for shuffle_id in ids):
             return False
         self._begun_anew.update(ids)
         for shuffle_id in ids:
             self._begin_anew(shuffle_id, stimulus_id)
         return True
+
+    def _was_interrupted(self, shuffle_id: str) -> bool:
+        """Whether a leader or a member was lost to it: then a transfer may have failed for that."""
+        active = self.active_shuffles.get(shuffle_id)
+        adopted = active is not None and active.run_id >> 32 < self.scheduler.term
+        return adopted or len(self._shuffles[shuffle_id]) > 1
 
     def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
         """As upstream's."""
