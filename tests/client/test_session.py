@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
-from unittest import mock
 
 import dask
 import distributed
@@ -15,33 +12,15 @@ from distributed import fire_and_forget
 from distributed.protocol.pickle import dumps
 
 from client_replay import Client, JournalFull
-from client_replay import client as client_module
 from client_replay.client import UNKNOWN_KEYS
 from client_replay.journal import Journal
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import View, forget_cells
+from ha_scheduler.comm.directory import View
+from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
 
 pytestmark = pytest.mark.filterwarnings("default")
-
-
-@asynccontextmanager
-async def connected(
-    leader: ScriptedLeader, *others: int, timeout: float = 5
-) -> AsyncIterator[Client]:
-    forget_cells()
-    ports = (leader.port, *others)
-    address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in ports)
-    client = await Client(address, asynchronous=True, timeout=timeout, set_as_default=False)
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-def commit(sequences: list[int]) -> dict[str, Any]:
-    return {"op": "ha-committed", "sequences": sequences}
 
 
 def test_hello_is_the_first_word_and_graphs_are_numbered_until_committed() -> None:
@@ -324,134 +303,6 @@ def test_the_client_gives_up_after_the_time_that_is_configured() -> None:
             await until(lambda: client.status == "closed")
 
     with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.5s"}):
-        asyncio.run(test())
-
-
-def test_closing_during_an_outage_is_quick_and_leaves_no_task() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            client.submit(int, key="x")
-            await leader.die()
-            await until(lambda: client.status == "connecting")
-            began = asyncio.get_running_loop().time()
-            await client.close()
-            assert asyncio.get_running_loop().time() - began < 3
-        assert client.status == "closed"
-
-    asyncio.run(test())
-
-
-@pytest.mark.parametrize("how", ["close", "with"])
-@pytest.mark.parametrize("what", ["ha-fire-and-forget", "cancel-keys"])
-def test_what_outlives_a_client_is_told_to_the_next_leader_before_it_closes(
-    how: str, what: str
-) -> None:
-    async def test() -> None:
-        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with connected(first, port) as client:
-            future = client.submit(int, key="x")
-            if what == "cancel-keys":
-                await client.cancel([future])
-            else:
-                fire_and_forget(future)
-            closing = asyncio.ensure_future(
-                client.close() if how == "close" else client.__aexit__(None, None, None)
-            )
-            await until(lambda: first.said(what))
-            await first.die()
-            second = await ScriptedLeader(term=2).open(port)
-            await until(lambda: second.said(what))
-            assert [graph["ha_sequence"] for graph in second.said("update-graph")] == [1]
-            assert not closing.done()
-            await second.tell(commit([1, 2]))
-            await closing
-            assert client.status == "closed"
-            assert second.ops()[-2:] == ["close-client", "close-stream"]
-        await second.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
-        asyncio.run(test())
-
-
-def test_a_client_waits_for_nothing_that_ends_with_it() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            fired, future = client.submit(int, key="fired"), client.submit(int, key="x")
-            fire_and_forget(fired)
-            await until(lambda: leader.said("ha-fire-and-forget"))
-            await leader.tell(commit([1, 3]))
-            await until(lambda: len(client._ha.journal) == 1)
-            assert future.status == "pending"
-            await asyncio.wait_for(client.close(), 10)
-        await leader.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 60.0):
-        asyncio.run(test())
-
-
-def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            fire_and_forget(client.submit(int, key="x"))
-            await asyncio.wait_for(client.close(), 10)
-            assert client.status == "closed"
-        await leader.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 0.1):
-        asyncio.run(test())
-
-
-@pytest.mark.parametrize("how", ["close", "with"])
-def test_a_client_that_closes_waits_for_the_calls_under_way(how: str) -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            await until(lambda: client._ha.term)
-            begun, finish = asyncio.Event(), asyncio.Event()
-
-            async def call(msg: Any) -> None:
-                begun.set()
-                await finish.wait()
-
-            client._call_or_send = call
-            client._send_to_scheduler({"op": "queue_release", "name": "q"})
-            closing = asyncio.ensure_future(
-                client.close() if how == "close" else client.__aexit__(None, None, None)
-            )
-            await begun.wait()
-            await asyncio.sleep(0.1)  # a close that does not wait is over by then
-            assert client.status == "running"
-            finish.set()
-            await closing
-        await leader.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
-        asyncio.run(test())
-
-
-def test_a_client_of_another_thread_waits_when_it_closes() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-
-        def use() -> None:
-            address = f"ha://127.0.0.1:{leader.port}"
-            with Client(address, timeout=5, set_as_default=False) as client:
-                fire_and_forget(client.submit(int, key="x"))
-
-        forget_cells()
-        using = asyncio.ensure_future(asyncio.to_thread(use))
-        await until(lambda: leader.said("ha-fire-and-forget"))
-        await asyncio.sleep(0.1)  # a close that does not wait has said goodbye by then
-        assert "close-client" not in leader.ops()
-        await leader.tell(commit([1, 2]))
-        await using
-        assert "close-client" in leader.ops()
-        await leader.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
         asyncio.run(test())
 
 
