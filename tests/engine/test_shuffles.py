@@ -221,6 +221,25 @@ def test_a_shuffle_of_which_a_worker_died_with_the_leader_starts_anew(phase: Any
     run(test)
 
 
+def test_a_failed_transfer_is_the_users_only_if_nothing_was_lost_to_the_shuffle() -> None:
+    text = "RuntimeError('P2P failed during transfer phase')"
+
+    async def test() -> None:
+        async with pair() as both:
+            future = begin(both)
+            await in_transfer(both)
+            key = next(k for k in both.leader.tasks if "shuffle-transfer" in str(k))
+            shuffles = both.leader.extensions["shuffle"]
+            assert not shuffles.overtaken(both.leader.tasks[key], text, "test")
+            leader = await fail_over(both)
+            assert leader.extensions["shuffle"].overtaken(leader.tasks[key], text, "test")
+            inputs.set()
+            outputs.set()
+            assert await sums_of(future) == SUMS
+
+    run(test)
+
+
 def test_a_process_at_the_address_of_one_that_died_does_not_pass_for_it() -> None:
     """It has none of the shards, and the result would lack their rows."""
 
