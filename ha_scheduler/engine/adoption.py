@@ -119,13 +119,19 @@ class Adoption:
         worker_msgs: dict[str, list[Any]],
         stimulus_id: str,
     ) -> None:
-        """Follow the recommendations, less those that a later result has overtaken."""
+        """Follow the recommendations, less those that another result has overtaken.
+
+        The result of an input recommends to compute what waits for it, and may come after the
+        result of all that needed that: then nobody needs it any more.
+        """
         tasks = self._scheduler.tasks
-        current = {
-            key: finish
-            for key, finish in recommendations.items()
-            if not (finish == "processing" and tasks[key].state != "waiting")
-        }
+        current: dict[Key, str] = {}
+        for key, finish in recommendations.items():
+            ts = tasks[key]
+            if finish != "processing":
+                current[key] = finish
+            elif ts.state == "waiting":
+                current[key] = finish if ts.waiters or ts.who_wants else "released"
         self._scheduler._transitions(current, client_msgs, worker_msgs, stimulus_id)
 
     # Results

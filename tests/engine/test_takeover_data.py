@@ -47,6 +47,28 @@ def test_an_intermediate_result_that_nobody_needs_any_more_is_freed() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_stood_between_two_results_is_not_computed_again(place: int) -> None:
+    """Its input is in memory, so it could be; what needed it is, so it need not."""
+
+    async def test() -> None:
+        async with pair() as both:
+            here, there = both.workers[place].address, both.workers[1 - place].address
+            first = both.client.submit(work, 0, workers=[here])
+            between = both.client.submit(work, first)
+            last = both.client.submit(work, between, workers=[there])
+            assert await last == 3
+            between.release()
+            await eventually(lambda: both.leader.tasks[between.key].state == "released")
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert leader.tasks[between.key].state == "released"
+            assert await both.client.gather([first, last]) == [1, 3]
+            assert runs == {0: 1, 1: 1, 2: 1}
+
+    run(test)
+
+
 class Counter_:
     """An actor."""
 
