@@ -375,6 +375,8 @@ async def _play(choose: random.Random, failovers: int) -> None:
     for _ in range(failovers):
         for _ in range(choose.randint(0, STEPS_BEFORE_KILL_MAX)):
             await play.step()
+        if choose.random() < 0.3:  # else work is hardly ever all done
+            await play.run_to_the_end()
         play.kill()
         if not play.calm and len(play.workers) > 1 and choose.random() < 0.25:
             play.kill_worker()
