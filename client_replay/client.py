@@ -253,6 +253,18 @@ class Client(distributed.Client):
         if self._ha.topics.is_new(topic, event[0]):
             await super()._handle_event(topic, event)
 
+    async def _restart(self: Any, *args: Any, **kwargs: Any) -> None:
+        """client.py:3872. Of a restart that an earlier leader began, the one that ends it does not
+        tell on the stream; and what this client said again on that stream is not meant any more.
+        """
+        generation = self.generation
+        await super()._restart(*args, **kwargs)
+        if self.generation == generation:
+            keys = list(self.futures)
+            self._handle_restart()
+            message = {"op": "client-releases-keys", "keys": keys, "client": self.id}
+            self._send_to_scheduler(message)
+
     def _handle_restart(self: Any) -> None:
         self._ha.forget()
         super()._handle_restart()

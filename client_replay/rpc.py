@@ -64,7 +64,7 @@ READ_ONLY = _names(
 IDEMPOTENT = _names(
     """amm_handler dump_cluster_state_to_url memory_sampler_start
     rebalance register_nanny_plugin register_scheduler_plugin register_worker_plugin replicate
-    retire_workers retry scatter semaphore_acquire semaphore_refresh_leases semaphore_release
+    retry scatter semaphore_acquire semaphore_refresh_leases semaphore_release
     set_resources
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
     variable_get"""
@@ -73,13 +73,14 @@ IDEMPOTENT = _names(
 NUMBERED = _names(
     """event_clear event_set event_wait log_event multi_lock_acquire multi_lock_release
     publish_delete publish_put queue_create queue_get queue_put queue_release
-    semaphore_close semaphore_register set_metadata set_restrictions start_task_metadata
+    restart restart_workers retire_workers semaphore_close semaphore_register set_metadata
+    set_restrictions start_task_metadata
     stop_task_metadata variable_delete variable_set"""
 )
 #: What would be done twice, or does what the user says. ``docs/handlers.md`` says of each why.
 ONCE = _names(
     """add_keys broadcast connection_stream feed heartbeat_worker memory_sampler_stop proxy
-    register-client register-worker register_nanny restart restart_workers run_function
+    register-client register-worker register_nanny run_function
     subscribe_worker_status terminate unregister unregister_nanny_plugin unregister_scheduler_plugin
     unregister_worker_plugin"""
 )
@@ -165,8 +166,6 @@ class SchedulerRPC(PooledRPCCall):
             return kwargs.get("msg", {}).get("op") in READ_ONLY_ON_WORKERS
         if op == "terminate":  # a cell closes its workers, and is there to answer
             return addresses.is_ha(self.addr)
-        if op == "retire_workers":  # which workers go each leader would choose anew
-            return (kwargs.get("workers") or kwargs.get("names")) is not None
         return op in REPEATABLE
 
     async def is_of_a_cell(self) -> bool:

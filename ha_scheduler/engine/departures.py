@@ -5,7 +5,7 @@ for it asks again or not; so is the restart of a worker. After ``restart`` has b
 of before is there, under any leader, and no worker is touched before that is certain: its first
 record makes everything void at once, its last one is awaited before a worker is killed or a client
 is told. Killed before the first has committed, it did not happen; after it, the next leader kills
-the workers that are still those of before.
+the workers that are still those of before. Whoever asked is answered in both cases (``barriers``).
 
 Order: a row is written when a departure begins and deleted when the worker is gone or stays. A
 worker is known by the id of its process: another one at its address is none that must go.
@@ -20,20 +20,25 @@ from time import time
 from typing import Any
 
 from distributed.core import Status
-from distributed.protocol.pickle import dumps
+from distributed.utils import Deadline
 
-from ha_scheduler import failpoints
+from ha_scheduler.engine.barriers import TIMED_OUT, Barrier, Barriers, Leaving, Place
+from ha_scheduler.engine.coordination.book import DELETED, Book, Change
 from ha_scheduler.engine.fencing import LeaseLike, hold
-from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.recorder import Recorder
-from ha_scheduler.engine.values import DEPARTURES, Values, value_set
-from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.ledger.records import Called, Restarted, encode
+from ha_scheduler.engine.values import DEPARTURES
+from ha_scheduler.ledger.records import Restarted
 
 logger = logging.getLogger(__name__)
 
 #: Address of the worker, "retire" or "restart"; of a retirement: close it then, remove it then
 Departure = tuple[str, str, bool, bool]
+
+_OF_RETIREMENTS = (
+    "close_workers",
+    "remove",
+    "stimulus_id",
+)  # the others choose (scheduler.py:7477)
 
 
 class Departures:
@@ -42,14 +47,13 @@ class Departures:
     # Of the class that this is mixed into
     recorder: Recorder | None
     lease: LeaseLike
-    values: Values
+    book: Book
+    barriers: Barriers
     workers: dict[str, Any]
     departures: dict[str, Departure]  # by id of the worker's process
     _inherited: set[str]  # those that a former leader began
     _resumed: set[asyncio.Task[None]]
-    _carried_through: dict[str, Any]  # what became of retirements that were resumed, by address
-    _restarting = False  # within the step in which ``restart`` makes everything void
-    _void: asyncio.Event | None = None  # set when the last record of that step has committed
+    _restarting: Barrier | None = None  # in the step in which ``restart`` makes everything void
     _releases_implied: bool
 
     # Retirements
@@ -57,15 +61,44 @@ class Departures:
     async def retire_workers(
         self, workers: list[str] | None = None, *, names: list[Any] | None = None, **how: Any
     ) -> dict[str, Any]:
-        """As upstream's; who asks again is told what was carried through without him."""
-        retired = await super().retire_workers(workers, names=names, **how)  # type: ignore[misc]
-        wanted = {str(name) for name in names or ()}
-        before = {
-            address: info
-            for address, info in self._carried_through.items()
-            if address in (workers or ()) or str(info["name"]) in wanted
-        }
-        return {**before, **retired}
+        """As upstream's, once it is certain that the next leader would retire the same ones."""
+        retired: dict[str, Any] = await self.barriers.once(
+            lambda place: self._retire(place, workers, names, how)
+        )
+        return retired
+
+    async def _retire(
+        self, place: Place | None, workers: list[str] | None, names: Any, how: dict[str, Any]
+    ) -> Any:
+        choosing = {name: value for name, value in how.items() if name not in _OF_RETIREMENTS}
+        is_clear = (workers is not None) + (names is not None) + bool(choosing) <= 1
+        if place is None or not is_clear:  # upstream says what is wrong with it
+            return await super().retire_workers(workers, names=names, **how)  # type: ignore[misc]
+        chosen = self._chosen(workers, names, choosing)
+        how = {name: value for name, value in how.items() if name not in choosing}
+        close, remove = how.get("close_workers", False), how.get("remove", True)
+        if not chosen:
+            return {}
+        leaving = {ws.server_id: Leaving(ws.address, ws.nanny, ws.identity()) for ws in chosen}
+        barrier = Barrier("retire_workers", leaving)
+        begun = [self._begin(ws, (ws.address, "retire", close, remove)) for ws in chosen]
+        self.barriers.begin(place, barrier, *begun)
+        try:
+            await self.barriers.begun(barrier)
+            present = [ws.address for ws in chosen]
+            return await super().retire_workers(present, **how)  # type: ignore[misc]
+        finally:
+            for ws in chosen:
+                self._end_departure(ws.server_id)
+
+    def _chosen(self, workers: list[str] | None, names: Any, choosing: dict[str, Any]) -> list[Any]:
+        """Who is to retire (scheduler.py:7539)."""
+        if names is not None:
+            wanted = {str(name) for name in names}
+            return [ws for ws in self.workers.values() if str(ws.name) in wanted]
+        if workers is None:
+            workers = self.workers_to_close(**choosing)  # type: ignore[attr-defined]
+        return [self.workers[address] for address in set(workers) if address in self.workers]
 
     def _track_retire_worker(
         self, ws: Any, policy: Any, prev_status: Any, **how: Any
@@ -77,96 +110,136 @@ class Departures:
         """
         if prev_status == Status.closing_gracefully:
             prev_status = Status.running
-        self._begin_departure(ws, (ws.address, "retire", how["close"], how["remove"]))
-        self.values.write_soon(DEPARTURES, ws.server_id)
+        departure = (ws.address, "retire", how["close"], how["remove"])
+        if self.departures.get(ws.server_id) != departure:
+            self.book.note(self._begin(ws, departure))
         tracked = super()._track_retire_worker(  # type: ignore[misc]
             ws, policy, prev_status=prev_status, **how
         )
         return self._until_it_ended(ws.server_id, tracked)
 
     async def _until_it_ended(self, worker_id: str, tracked: Coroutine[Any, Any, Any]) -> Any:
+        outcome = "failed"
         try:
-            return await tracked
+            _, outcome, _ = result = await tracked
+            return result
         finally:
+            if outcome != "OK":
+                self.barriers.note(worker_id, outcome)
             self._end_departure(worker_id)
 
     # Restarts
 
     async def restart(self, **how: Any) -> Any:
         """As upstream's, as a barrier: see this module."""
-        await hold(self.lease)  # what a leader of the past would do to workers cannot be undone
-        failpoints.reach("restart.arrived")
-        if self.recorder is not None:
-            self._make_void(self.recorder)
-        self._restarting = self._releases_implied = True
-        try:
-            return await super().restart(**how)  # type: ignore[misc]
-        finally:
-            self._restarting = self._releases_implied = False
+        return await self.barriers.once(lambda place: self._restart(place, **how))
 
-    def _make_void(self, recorder: Recorder) -> None:
-        """One record: nothing of before is there, and every worker is to restart."""
-        rows = []
-        for ws in self.workers.values():
-            departure = _restart_of(ws)
-            self._begin_departure(ws, departure)
-            row = value_set(recorder, DEPARTURES, ws.server_id, bytes(dumps(departure)))
-            rows.append(encode(row))
-        payload = pack_payload((encode(Restarted("")), *rows), b"")
-        blob = parts = 0
-        if len(payload) > INLINE_BYTES_MAX:
-            blob, parts = recorder.append_blob(payload)
-            payload = b""
-        recorder.append(Called("", 0, 0, payload, blob, parts, recorder.term))
+    async def _restart(
+        self, place: Place | None, timeout: float = 30, wait_for_workers: bool = True, **how: Any
+    ) -> Any:
+        await hold(self.lease)  # what a leader of the past would do to workers cannot be undone
+        leaving = {ws.server_id: _leaving(ws) for ws in self.workers.values()}
+        barrier = Barrier(
+            "restart", leaving, len(self.workers), timeout, wait_for_workers, raises=True
+        )
+        begun = [self._begin(ws, _restart_of(ws)) for ws in self.workers.values()]
+        self.barriers.begin(place, barrier, *begun, first=Restarted(""))
+        self._restarting, self._releases_implied = barrier, True
+        try:
+            return await super().restart(  # type: ignore[misc]
+                timeout=timeout, wait_for_workers=wait_for_workers, **how
+            )
+        finally:
+            self._restarting, self._releases_implied = None, False
 
     def end_of_everything(self) -> None:
         """The last record of what ``restart`` makes void."""
         if self.recorder is not None:
-            committed = self._void = asyncio.Event()
-            self.recorder.append(Restarted(""), on_commit=committed.set)
+            self.recorder.append(Restarted(""), self.book.mark())
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As upstream's; of a restart clients hear when it is certain."""
-        if not (self._restarting and msg.get("op") == "restart"):
+        if self._restarting is None or msg.get("op") != "restart":
             super().report(msg, *args, **kwargs)  # type: ignore[misc]
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
         """As upstream's, once it is certain that the next leader would do it as well."""
-        everything, self._restarting, self._releases_implied = self._restarting, False, False
+        everything, self._restarting, self._releases_implied = self._restarting, None, False
+        if everything is not None:  # upstream's ``restart`` goes on here
+            del how["wait_for_workers"]
+            return await self._end_workers(everything, **how)
+        return await self.barriers.once(lambda place: self._restart_some(place, workers, **how))
+
+    async def _restart_some(
+        self,
+        place: Place | None,
+        workers: list[str] | None,
+        timeout: float = 30,
+        wait_for_workers: bool = True,
+        on_error: str = "raise",
+        **how: Any,
+    ) -> Any:
         await hold(self.lease)
-        chosen = [a for a in (self.workers if workers is None else workers) if a in self.workers]
-        leaving = {a: self.workers[a].server_id for a in chosen}
-        for address in chosen:
-            self._begin_departure(self.workers[address], _restart_of(self.workers[address]))
-        failpoints.reach("restart.appended")
-        await asyncio.gather(*(self.values.write(DEPARTURES, id_) for id_ in leaving.values()))
-        if everything and self._void is not None:
-            await self._void.wait()
-        failpoints.reach("restart.committed")
-        if everything:
+        wanted = self.workers if workers is None else workers
+        chosen = [self.workers[address] for address in set(wanted) if address in self.workers]
+        barrier = Barrier(
+            "restart_workers",
+            {ws.server_id: _leaving(ws) for ws in chosen},
+            len(self.workers),
+            timeout,
+            wait_for_workers,
+            raises=on_error == "raise",
+        )
+        begun = [self._begin(ws, _restart_of(ws)) for ws in chosen]
+        self.barriers.begin(place, barrier, *begun)
+        return await self._end_workers(barrier, timeout=timeout, **how)
+
+    async def _end_workers(self, barrier: Barrier, timeout: float, **how: Any) -> Any:
+        """Upstream's ``restart_workers``, with the wait for those that come after them apart."""
+        deadline = Deadline.after(timeout)
+        await hold(self.lease)
+        await self.barriers.begun(barrier)
+        if barrier.op == "restart":
             super().report({"op": "restart"})  # type: ignore[misc]
+        ended = dict.fromkeys((w.address for w in barrier.leaving.values()), TIMED_OUT)
         try:
-            return await super().restart_workers(workers, **how)  # type: ignore[misc]
+            told = await super().restart_workers(  # type: ignore[misc]
+                list(ended), timeout=timeout, wait_for_workers=False, on_error="return", **how
+            )
+            ended = {w.address: told.get(w.address, w.end) for w in barrier.leaving.values()}
         finally:
-            for id_ in leaving.values():
-                self._end_departure(id_)
+            for worker_id, worker in barrier.leaving.items():
+                if ended[worker.address] == TIMED_OUT:
+                    self.barriers.note(worker_id, TIMED_OUT)
+                self._end_departure(worker_id)
+        return await self.barriers.conclude(barrier, ended, deadline)
 
     # What the ledger knows of them
 
-    def _begin_departure(self, ws: Any, departure: Departure) -> None:
+    def _begin(self, ws: Any, departure: Departure) -> Change:
+        """A worker is about to go; what is to be recorded of it."""
         self._inherited.discard(ws.server_id)
-        self._carried_through.pop(ws.address, None)  # that was another worker
         self.departures[ws.server_id] = departure
+        return DEPARTURES, ws.server_id, departure
 
     def _end_departure(self, worker_id: str) -> None:
         self._inherited.discard(worker_id)
         if self.departures.pop(worker_id, None) is not None:
-            self.values.write_soon(DEPARTURES, worker_id)
+            self.book.note((DEPARTURES, worker_id, DELETED))
+            self.barriers.moved()
 
     def end_departures_at(self, address: str) -> None:
         """Nobody is at this address any more who could go."""
         for worker_id in [i for i, (at, *_) in self.departures.items() if at == address]:
             self._end_departure(worker_id)
+
+    def worker_came(self, address: str) -> None:
+        """Whoever was at this address before is gone."""
+        present = self.workers[address].server_id
+        for worker_id in [i for i, (at, *_) in self.departures.items() if at == address]:
+            if worker_id != present:
+                self._end_departure(worker_id)
+        self.barriers.moved()
 
     # At a takeover
 
@@ -191,8 +264,7 @@ class Departures:
         )
         try:
             if kind == "retire":
-                retired = await self.retire_workers([address], close_workers=close, remove=remove)
-                self._carried_through.update(retired)
+                await self.retire_workers([address], close_workers=close, remove=remove)
             else:
                 await self.restart_workers(
                     [address],
@@ -211,3 +283,7 @@ class Departures:
 
 def _restart_of(ws: Any) -> Departure:
     return ws.address, "restart", False, False
+
+
+def _leaving(ws: Any) -> Leaving:
+    return Leaving(ws.address, ws.nanny)

@@ -33,6 +33,8 @@ from ha_scheduler.engine import collecting, compat, http_gate
 from ha_scheduler.engine.actors import Actors
 from ha_scheduler.engine.adoption import Adoption
 from ha_scheduler.engine.attempts import Attempts
+from ha_scheduler.engine.barriers import OPERATIONS as BARRIERS
+from ha_scheduler.engine.barriers import Barriers
 from ha_scheduler.engine.cancellation import Cancellation
 from ha_scheduler.engine.clients import Clients
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
@@ -127,11 +129,11 @@ class Scheduler(
         self.departures = {}
         self._inherited = set()
         self._resumed = set()
-        self._carried_through = {}
         self.switches = {}
         self.values = Values(self)
         self.book = Book(self)
         self.calls = NumberedCalls(self, self.book)
+        self.barriers = Barriers(self)
         self.keep_notices()
         self.keep_restrictions()
         self.keep_task_metadata()
@@ -172,7 +174,7 @@ class Scheduler(
         self.handlers["ha-register-worker"] = self.ha_register_worker
         self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):
-            if op in OPERATIONS:
+            if op in OPERATIONS | BARRIERS:
                 handler = self.calls.around(op, handler)
             if op not in UNGATED:
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)
@@ -279,6 +281,7 @@ class Scheduler(
         self.extensions["shuffle"].restore(stimulus_id)
         self.extensions["memory_sampler"].restore()
         self.calls.restore()
+        self.barriers.restore()
         for name in EXTENSIONS:
             self.extensions[name].activated()
         self._broker.activated()

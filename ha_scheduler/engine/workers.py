@@ -265,6 +265,7 @@ class Workers:
         ws = self.workers[address]
         if self.recorder is not None:
             self.recorder.append(WorkerJoined(address, encode_key(ws.name), ws.nanny or ""))
+        self.worker_came(address)  # type: ignore[attr-defined]
 
     def bulk_schedule_unrunnable_after_adding_worker(self, ws: Any) -> dict[Key, str]:
         """As upstream's, and tasks whose restriction is a wish that nobody here can fulfil.

@@ -55,23 +55,6 @@ def test_what_may_not_is_sent_once_and_says_that_its_outcome_is_unknown() -> Non
     asyncio.run(test())
 
 
-def test_a_retirement_that_names_nobody_is_not_made_again() -> None:
-    """Each leader would choose other workers, and more of them would go than anybody wanted."""
-
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        leader.handlers["retire_workers"] = leader.die_once
-        async with calling(leader.port) as rpc:
-            with pytest.raises(OutcomeUnknown):
-                await rpc.retire_workers(workers=None, n=1)
-            assert leader.calls == ["die_once"]
-            leader.calls.clear()
-            assert await rpc.retire_workers(names=["w"]) == "done"
-        await leader.die()
-
-    asyncio.run(test())
-
-
 def test_an_error_of_the_handler_is_an_answer() -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()

@@ -238,27 +238,6 @@ def test_a_function_that_was_running_everywhere_is_not_run_a_second_time(call: s
     run(test)
 
 
-def test_a_restart_whose_leader_died_is_not_silently_made_again() -> None:
-    async def test() -> None:
-        async with pair(1) as both:
-            began = asyncio.Event()
-
-            async def never(**kwargs: Any) -> None:
-                began.set()
-                await asyncio.Event().wait()
-
-            both.leader.handlers["restart"] = never
-            restart = asyncio.ensure_future(both.client.restart())
-            await began.wait()
-            await both.kill_leader()
-            with pytest.raises(OutcomeUnknown, match="may have been done"):
-                await restart
-            await both.take_over()
-            assert await both.client.submit(work, 2) == 2
-
-    run(test)
-
-
 # Diagnostics: what the former leader saw is lost
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from client_replay import OutcomeUnknown
 from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
 from tests.system.conftest import DEADLINE_S, Scene, wait_until
@@ -112,41 +111,73 @@ def test_two_leaders_that_die_one_after_the_other_lose_nothing(stage: Stage) -> 
     assert set(stage.executions().values()) == {1}
 
 
-@pytest.mark.parametrize(
+EVERY_MOMENT = pytest.mark.parametrize(
     "moment",
     [
-        "restart.committed",
-        *(pytest.param(f"restart.{m}", marks=slow) for m in ("arrived", "appended")),
+        "recorded",
+        *(pytest.param(m, marks=slow) for m in ("arrived", "begun", "done", "appended")),
+        pytest.param("committed", marks=slow),
     ],
 )
-def test_a_restart_whose_leader_dies_was_done_or_was_not(stage: Stage, moment: str) -> None:
+
+
+@EVERY_MOMENT
+def test_a_restart_is_made_once_and_answered_whenever_its_leader_dies(
+    stage: Stage, moment: str
+) -> None:
     pids = stage.worker_pids()
     done = stage.submit("done")
     assert done.result(timeout=DEADLINE_S) == "done"
     running = stage.submit("running", 3.0)
     wait_until(lambda: stage.executions()["running"], "it runs")
     stage.wait_for_engines()
-    token = stage.arm(moment)
-    with pytest.raises(OutcomeUnknown):
-        stage.client.restart(timeout=DEADLINE_S)
-    assert not token.exists()
+    token = stage.arm(f"restart.{moment}")
+    stage.client.restart(timeout=DEADLINE_S)
+    assert not token.exists(), "no leader has died"
+    assert (done.status, running.status) == ("cancelled", "cancelled")
+    assert len(pids - stage.worker_pids()) == 3
+    new = worker_addresses(stage)
+    assert len(new) == 3
     after = stage.submit("after")
     assert after.result(timeout=DEADLINE_S) == "after"
-    if moment == "restart.arrived":
-        assert stage.worker_pids() == pids
-        assert (done.result(timeout=DEADLINE_S), running.result(timeout=DEADLINE_S)) == (
-            "done",
-            "running",
-        )
-        assert set(stage.executions().values()) == {1}
-        return
+    assert worker_addresses(stage) == new, "nobody has restarted them again"
+    assert stage.executions()["after"] == 1
 
-    def is_one_or_the_other() -> bool:
-        """All new and forgotten, or (if it did not commit) all old and kept."""
-        gone = len(pids - stage.worker_pids())  # a nanny has other children, too
-        cancelled = sum(future.status == "cancelled" for future in (done, running))
-        allowed = [(3, 2)] if moment == "restart.committed" else [(3, 2), (0, 0)]
-        return (gone, cancelled) in allowed
 
-    wait_until(is_one_or_the_other, "it is all or nothing")
-    assert stage.submit("later").result(timeout=DEADLINE_S) == "later"
+@EVERY_MOMENT
+def test_workers_are_restarted_once_and_told_of_whenever_the_leader_dies(
+    stage: Stage, moment: str
+) -> None:
+    old = sorted(worker_addresses(stage))
+    stage.wait_for_engines()
+    token = stage.arm(f"restart_workers.{moment}")
+    answer = stage.client.restart_workers(old[:2], timeout=DEADLINE_S)
+    assert not token.exists(), "no leader has died"
+    assert answer == dict.fromkeys(old[:2], "OK")
+    new = worker_addresses(stage)
+    assert new & set(old) == {old[2]}
+    assert len(new) == 3
+    assert stage.submit("after").result(timeout=DEADLINE_S) == "after"
+    assert worker_addresses(stage) == new, "nobody has restarted them again"
+
+
+@EVERY_MOMENT
+def test_as_many_workers_retire_as_were_to_whenever_the_leader_dies(
+    stage: Stage, moment: str
+) -> None:
+    futures = [stage.submit(f"task-{n}") for n in range(9)]
+    assert stage.client.gather(futures) == [future.key for future in futures]
+    old = worker_addresses(stage)
+    stage.wait_for_engines()
+    token = stage.arm(f"retire_workers.{moment}")
+    # Not closed: their nannies would start others.
+    retired = stage.client.retire_workers(n=1, close_workers=False)
+    assert not token.exists(), "no leader has died"
+    assert len(retired) == 1
+    assert retired.keys() <= old
+    assert stage.client.gather(futures) == [future.key for future in futures]
+    assert set(stage.executions().values()) == {1}
+
+
+def worker_addresses(stage: Stage) -> set[str]:
+    return set(stage.client.scheduler_info(n_workers=-1)["workers"])

@@ -24,7 +24,7 @@ from ha_scheduler.engine.keys import encode_key
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.values import value_set
 from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.ledger.records import Called, ValueDeleted, encode
+from ha_scheduler.ledger.records import Called, Record, ValueDeleted, encode
 
 DELETED: Any = object()  # the value of a row that goes
 
@@ -47,6 +47,16 @@ class Call:
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
 
 
+def take_call() -> Call:
+    """The call that is being handled, for a handler that answers it by ``Book.answer`` alone.
+
+    What else the handler brings about, be it by code of the user's, is not written in its name.
+    """
+    call = current_call.get() or Call("")
+    current_call.set(None)
+    return call
+
+
 class Book:
     """The pen of the coordination objects."""
 
@@ -56,9 +66,12 @@ class Book:
         self._committed = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def note(self, *changes: Change) -> None:
-        """Record a step that is no call's own: what time or another call's effect brought about."""
-        self._write(Call(""), changes, None)
+    def note(self, *changes: Change, first: Record | None = None) -> None:
+        """Record a step that is no call's own: what time or another call's effect brought about.
+
+        ``first``: a record that takes effect together with the changes, and before them.
+        """
+        self._write(Call(""), changes, None, first)
 
     def write(self, *changes: Change, answer: Any = None) -> None:
         """Record a step, and that it answers the call that is being handled."""
@@ -68,7 +81,9 @@ class Book:
         """Record the answer to a call that waits, here or on its way from an earlier leader."""
         self._write(call, changes, answer)
 
-    def _write(self, call: Call, changes: tuple[Change, ...], answer: Any) -> None:
+    def _write(
+        self, call: Call, changes: tuple[Change, ...], answer: Any, first: Record | None = None
+    ) -> None:
         recorder: Recorder | None = self._scheduler.recorder
         if recorder is None:
             return  # a follower applies records and writes none
@@ -76,6 +91,8 @@ class Book:
         assert not (call.session and call.written), call
         call.written = True
         encoded = tuple(_encode(recorder, *change) for change in changes)
+        if first is not None:
+            encoded = (encode(first), *encoded)
         data = bytes(dumps(answer)) if call.session else b""
         payload = pack_payload(encoded, data)
         blob = parts = 0
