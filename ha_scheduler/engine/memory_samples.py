@@ -12,6 +12,9 @@ from typing import Any
 
 from distributed.diagnostics.memory_sampler import MemorySamplerExtension
 
+from ha_scheduler.engine.coordination.book import DELETED, Book, Change, take_call
+from ha_scheduler.engine.values import GONE
+
 SAMPLERS = "memory-sampler"  # the space of their values in the ledger
 
 
@@ -20,23 +23,45 @@ class MemorySamplers(MemorySamplerExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
+        self._book: Book = scheduler.book
         #: By the key that a client was told: its name, what is measured, and how often.
         self.recorded: dict[str, tuple[str, str, float]] = {}
         self._own_keys: dict[str, str] = {}  # under this leader, by the key that was told
+        scheduler.values.keep(SAMPLERS, self._apply)
+        scheduler.handlers["memory_sampler_stop"] = self.stop_asked
 
-    async def start(self, client: str, measure: str, interval: float) -> str:
-        """As upstream's, and then committed."""
+    def _apply(self, key: str, value: Any) -> None:
+        if value is GONE:
+            self.recorded.pop(key, None)
+        else:
+            self.recorded[key] = value
+
+    def start(self, client: str, measure: str, interval: float) -> str:
+        """As upstream's, and recorded."""
+        call = take_call()  # the samples are not taken in its name
         key: str = super().start(client, measure, interval)
         self.recorded[key] = (client, measure, interval)
-        await self.scheduler.values.write(SAMPLERS, key)
+        self._book.answer(call, (SAMPLERS, key, self.recorded[key]), answer=key)
         return key
 
+    def stop_asked(self, key: str) -> Any:
+        """A client's request: as upstream's, and recorded."""
+        samples, rows = self._stop(key)
+        self._book.answer(take_call(), *rows, answer=samples)
+        return samples
+
     def stop(self, key: str) -> Any:
-        """As upstream's, by the key that was told or by the one that it has here."""
+        """As upstream's, which calls it when the client of a sampler is gone."""
+        samples, rows = self._stop(key)
+        self._book.note(*rows)
+        return samples
+
+    def _stop(self, key: str) -> tuple[Any, list[Change]]:
+        """By the key that was told or by the one that it has here: the samples, and what goes."""
         told = next((told for told, own in self._own_keys.items() if own == key), key)
-        if self.recorded.pop(told, None) is not None:
-            self.scheduler.values.write_soon(SAMPLERS, told)
-        return super().stop(self._own_keys.pop(told, told))
+        known = self.recorded.pop(told, None) is not None
+        samples = super().stop(self._own_keys.pop(told, told))
+        return samples, [(SAMPLERS, told, DELETED)] if known else []
 
     def restore(self) -> None:
         """This engine leads: sample on for the clients that are expected back."""
@@ -45,4 +70,4 @@ class MemorySamplers(MemorySamplerExtension):
                 self._own_keys[told] = super().start(client, measure, interval)
             else:
                 del self.recorded[told]
-                self.scheduler.values.write_soon(SAMPLERS, told)
+                self._book.note((SAMPLERS, told, DELETED))

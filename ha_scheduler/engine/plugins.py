@@ -32,6 +32,7 @@ from distributed.protocol.pickle import dumps, loads
 from distributed.utils import import_file
 from tornado.ioloop import PeriodicCallback
 
+from ha_scheduler.engine.coordination.book import DELETED, Book, take_call
 from ha_scheduler.engine.values import PLUGIN_STATES, SCHEDULER_PLUGINS, Values
 
 START_SECONDS = 1.0  # a takeover waits this long for all plugins together
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 class SchedulerPlugins:
     """The part of our Scheduler that keeps its plugins; a mixin before upstream's class."""
 
+    book: Book
     values: Values
     plugins: dict[str, Any]
     local_directory: str
@@ -59,7 +61,8 @@ class SchedulerPlugins:
     async def register_scheduler_plugin(
         self, plugin: bytes | SchedulerPlugin, name: str | None = None, *, idempotent: bool
     ) -> None:
-        """As upstream's, and then committed."""
+        """As upstream's, and then committed. Started once, though the request may come again."""
+        call, changes = take_call(), []  # what the plugin does is not done in the call's name
         # Before it is started: what it then holds on to may be no thing to pickle.
         pickled = dumps(plugin) if isinstance(plugin, SchedulerPlugin) else bytes(plugin)
         if name is None:
@@ -70,14 +73,18 @@ class SchedulerPlugins:
             )
             self.recorded_plugins[name] = pickled
             self._forget_state(name)  # of a plugin that had this name before
-        await self.values.write(SCHEDULER_PLUGINS, name)
+            changes.append((SCHEDULER_PLUGINS, name, pickled))
+        self.book.answer(call, *changes, answer=None)
+        await self.book.settled()
 
     async def unregister_scheduler_plugin(self, name: str) -> None:
         """As upstream's, and then committed."""
+        call = take_call()
         await super().unregister_scheduler_plugin(name=name)  # type: ignore[misc]
         self.recorded_plugins.pop(name, None)
         self._forget_state(name)
-        await self.values.write(SCHEDULER_PLUGINS, name)
+        self.book.answer(call, (SCHEDULER_PLUGINS, name, DELETED), answer=None)
+        await self.book.settled()
 
     def _forget_state(self, name: str) -> None:
         if self.recorded_states.pop(name, None) is not None:

@@ -73,6 +73,14 @@ UNGATED = frozenset(
     {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
 )
 
+#: Numbered calls besides those of coordination objects, and of barriers.
+DONE_ONCE = frozenset(
+    {
+        *("register_scheduler_plugin", "unregister_scheduler_plugin"),
+        *("memory_sampler_start", "memory_sampler_stop"),
+    }
+)
+
 OnMark = Callable[[str, dict[str, Any]], None]
 
 
@@ -174,7 +182,7 @@ class Scheduler(
         self.handlers["ha-register-worker"] = self.ha_register_worker
         self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):
-            if op in OPERATIONS | BARRIERS:
+            if op in OPERATIONS | BARRIERS | DONE_ONCE:
                 handler = self.calls.around(op, handler)
             if op not in UNGATED:
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)

@@ -20,7 +20,6 @@ from distributed.protocol.pickle import dumps, loads
 
 from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.keys import decode_key, encode_key
-from ha_scheduler.engine.memory_samples import SAMPLERS
 from ha_scheduler.engine.recorder import OnCommit, Recorder
 from ha_scheduler.engine.shuffles import MEMBERS, SHUFFLES
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
@@ -87,7 +86,6 @@ class Values:
             DEPARTURES: scheduler.departures,
             SWITCHES: scheduler.switches,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
-            SAMPLERS: scheduler.extensions["memory_sampler"].recorded,
             MEMBERS: scheduler.extensions["shuffle"].members,
         }
         return holders[space]

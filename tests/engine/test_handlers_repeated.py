@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from client_replay import OutcomeUnknown
 from tests.engine.conftest import eventually, pair, run
+from tests.engine.interruptions import open_sessions
 
 every_moment = pytest.mark.parametrize("moment", ["arrived", "done"])
 
@@ -171,6 +172,7 @@ def test_a_registration_that_did_not_commit_is_made_by_the_next_leader(
 ) -> None:
     async def test() -> None:
         async with pair(1) as both:
+            await open_sessions(both)
             both.log.stall()
             registering = asyncio.ensure_future(both.client.register_plugin(plugin()))
             await eventually(lambda: registered(both.leader, kind) and both.log.stalled > 0)
@@ -185,6 +187,74 @@ def test_a_registration_that_did_not_commit_is_made_by_the_next_leader(
     run(test)
 
 
+started: list[int] = []  # the terms in which it was
+
+
+class Started(SchedulerPlugin):
+    name = "started"
+
+    def start(self, scheduler: Any) -> None:
+        started.append(scheduler.term)
+        scheduler.set_metadata(["started", "last"], scheduler.term)
+
+
+def test_a_scheduler_plugin_whose_registration_is_repeated_is_started_once() -> None:
+    async def test() -> None:
+        started.clear()
+        async with pair(1) as both:
+            reached = stop_at(both.leader, "register_scheduler_plugin", "done")
+            registering = asyncio.ensure_future(both.client.register_plugin(Started()))
+            await reached.wait()
+            await both.kill_leader()
+            await both.take_over()
+            await registering
+            assert started == [1, 2]
+
+    run(test)
+
+
+@every_moment
+def test_a_sampler_of_memory_is_begun_and_ended_once(moment: str) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            rpc = both.client.scheduler
+            reached = stop_at(both.leader, "memory_sampler_start", moment)
+            how = {"client": both.client.id, "measure": "process", "interval": 60}
+            starting = asyncio.ensure_future(rpc.memory_sampler_start(**how))
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            key = await starting
+            assert list(leader.extensions["memory_sampler"].recorded) == [key]
+            assert len(leader.extensions["memory_sampler"].samples) == 1
+            assert len(await rpc.memory_sampler_stop(key=key)) == 1
+            assert not leader.extensions["memory_sampler"].samples
+
+    run(test)
+
+
+@every_moment
+def test_what_was_sampled_is_told_by_the_next_leader(moment: str) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            rpc = both.client.scheduler
+            how = {"client": both.client.id, "measure": "process", "interval": 60}
+            key = await rpc.memory_sampler_start(**how)
+            before = list(both.leader.extensions["memory_sampler"].samples[key])
+            reached = stop_at(both.leader, "memory_sampler_stop", moment)
+            stopping = asyncio.ensure_future(rpc.memory_sampler_stop(key=key))
+            await reached.wait()
+            await both.kill_leader()
+            leader = await both.take_over()
+            samples = [tuple(sample) for sample in await stopping]
+            assert len(samples) == 1
+            assert (samples == before) is (moment == "done")
+            assert not leader.extensions["memory_sampler"].samples
+            assert not leader.extensions["memory_sampler"].recorded
+
+    run(test)
+
+
 @pytest.mark.parametrize("lost", [True, False])
 @pytest.mark.parametrize(("plugin", "kind"), KINDS)
 def test_a_plugin_whose_removal_was_interrupted_is_there_or_gone_everywhere(
@@ -193,11 +263,18 @@ def test_a_plugin_whose_removal_was_interrupted_is_there_or_gone_everywhere(
     async def test() -> None:
         async with pair(1) as both:
             await both.client.register_plugin(plugin())
+            await open_sessions(both)
             both.log.stall()
             unregister = getattr(both.client.scheduler, f"unregister_{kind}_plugin")
             removing = asyncio.ensure_future(unregister(name="counted"))
             await eventually(lambda: both.log.stalled > 0)
             await both.kill_leader(lose_records=both.log.stalled if lost else 0)
+            if kind == "scheduler":
+                both.log.resume()
+                leader = await both.take_over()
+                await removing  # by the next leader, if it did not commit
+                assert not registered(leader, kind)
+                return
             with pytest.raises(OutcomeUnknown):
                 await removing
             both.log.resume()
