@@ -253,8 +253,7 @@ class Workers:
             if ts.loose_restrictions or self.valid_workers(ts) != set()  # type: ignore[attr-defined]
         ]
         placeable.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
-        how = {ts.key: "processing" if ts._queueable else "released" for ts in placeable}
-        self.transitions(how, stimulus_id)  # type: ignore[attr-defined]
+        self.transitions(_placing(placeable), stimulus_id)  # type: ignore[attr-defined]
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """As upstream's, when all workers that join together have."""
@@ -279,7 +278,7 @@ class Workers:
         for ts in self.unrunnable:  # type: ignore[attr-defined]
             if ts.loose_restrictions and not self.valid_workers(ts):  # type: ignore[attr-defined]
                 recommendations[ts.key] = "processing"
-        return recommendations
+        return _placing(self.tasks[key] for key in recommendations)  # type: ignore[attr-defined]
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         """Remove a worker, and stop expecting it."""
@@ -442,3 +441,13 @@ class Workers:
             if claim is not None:
                 return {}, {}, self.adoption.make_processing(ts, claim, stimulus_id)
         return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+
+def _placing(tasks: Iterable[Any]) -> dict[Key, str]:
+    """What to recommend for tasks without a worker, now that there may be one.
+
+    Those that are never queued begin again at ``released``, which comes to ``processing`` by way of
+    ``waiting``. So do actors: upstream's strict validation does not expect them to have been
+    without a worker (scheduler.py:2177), as they are while a leader has none yet.
+    """
+    return {ts.key: "processing" if ts._queueable and not ts.actor else "released" for ts in tasks}

@@ -11,7 +11,17 @@ from distributed import Actor
 
 from client_replay import Client, OutcomeUnknown
 from ha_scheduler.ledger.records import ValueSet
-from tests.engine.conftest import Pair, end, eventually, follow, keep_away, pair, replay, run
+from tests.engine.conftest import (
+    Pair,
+    end,
+    eventually,
+    follow,
+    keep_away,
+    pair,
+    replay,
+    run,
+    start_worker,
+)
 from tests.engine.counted import begin, gate, runs
 
 LOST = "Worker holding Actor was lost"
@@ -152,6 +162,43 @@ def test_an_actor_that_was_being_made_is_made_once() -> None:
             assert await actor.increment() == 1
             assert runs["made"] == 1
             assert future.key in leader.actors_created
+            leader.validate_state()
+
+    run(test)
+
+
+def test_an_actor_that_no_worker_had_heard_of_is_made_by_the_next_leader() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            assert await both.client.submit(int) == 0  # the cell knows the client
+            for stream in both.leader.stream_comms.values():
+                stream.send = lambda *messages: None
+            making = asyncio.ensure_future(make(both))
+            await eventually(lambda: any(ts.actor for ts in both.leader.tasks.values()))
+            await eventually(lambda: not len(both.client._ha.journal))
+            await both.kill_leader()
+            leader = await both.take_over()
+            actor, _ = await making
+            assert await actor.increment() == 1
+            assert runs["made"] == 1
+            leader.validate_state()
+
+    run(test)
+
+
+def test_an_actor_waits_for_a_worker_that_comes_after_the_takeover() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            making = asyncio.ensure_future(make(both, workers=["late"]))
+            await eventually(lambda: bool(both.leader.unrunnable))
+            await both.kill_leader()
+            leader = await both.take_over()
+            both.workers.append(
+                await start_worker(both.address, name="late", dashboard_address=":0")
+            )
+            actor, _ = await making
+            assert await actor.increment() == 1
+            assert runs["made"] == 1
             leader.validate_state()
 
     run(test)
