@@ -73,9 +73,11 @@ UNGATED = frozenset(
     {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
 )
 
-#: Numbered calls besides those of coordination objects, and of barriers.
-DONE_ONCE = frozenset(
-    {
+#: The calls that ``NumberedCalls`` is around: each is done once if its caller numbers it.
+CALLS = (
+    OPERATIONS
+    | BARRIERS
+    | {
         *("register_scheduler_plugin", "unregister_scheduler_plugin"),
         *("memory_sampler_start", "memory_sampler_stop"),
     }
@@ -182,7 +184,7 @@ class Scheduler(
         self.handlers["ha-register-worker"] = self.ha_register_worker
         self.handlers[OPEN] = self.calls.open
         for op, handler in list(self.handlers.items()):
-            if op in OPERATIONS | BARRIERS | DONE_ONCE:
+            if op in CALLS:
                 handler = self.calls.around(op, handler)
             if op not in UNGATED:
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)

@@ -8,7 +8,7 @@ import pytest
 from distributed.core import Status
 
 from client_replay.rpc import NUMBERED
-from ha_scheduler.engine.coordination import OPERATIONS
+from ha_scheduler.engine.scheduler import CALLS
 from ha_scheduler.ledger.records import Called, ClientLeft
 from tests.engine.conftest import eventually, rebuild
 from tests.engine.coordination import (
@@ -87,6 +87,6 @@ async def test_one_answer_is_kept_for_each_call_under_way(own: Cell) -> None:
 
 @in_a_cell
 async def test_every_operation_is_one_of_the_scheduler(own: Cell) -> None:
-    assert sorted(OPERATIONS - set(own.leader.handlers)) == []
-    assert sorted(NUMBERED - OPERATIONS) == []
+    assert sorted(CALLS - set(own.leader.handlers)) == []
+    assert sorted(NUMBERED - CALLS) == []
     assert not [r for r in own.log.records if isinstance(r, (Called, ClientLeft))]

@@ -26,7 +26,7 @@ EXTENSIONS: dict[str, Any] = {
     "publish": Datasets,
 }
 
-#: The calls that ``NumberedCalls`` is around: all that read or write what is in this package.
+#: The calls that read or write what is in this package.
 OPERATIONS = frozenset(
     {
         *("queue_create", "queue_release", "queue_put", "queue_get", "queue_qsize"),
