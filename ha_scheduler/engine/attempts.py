@@ -5,7 +5,8 @@ Guarantee: both counts go on under a new leader, so a task that kills its worker
 be retried twice is not retried four times.
 
 Order: a count is recorded when it has changed and taken back when its task is forgotten. A follower
-keeps the counts and sets them when it is about to lead: its tasks then are those that count.
+keeps the counts, as the records have them and whatever it forgets itself, and sets them when it is
+about to lead: its tasks then are those that count.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 from typing import Any
 
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.values import ATTEMPTS, Values
 
 
 class Attempts:
     """The part of our Scheduler that records attempts; a mixin before upstream's class."""
 
+    recorder: Recorder | None
     values: Values
     tasks: dict[Key, Any]
     workers: dict[str, Any]
@@ -47,7 +50,7 @@ class Attempts:
 
     def _remove_key(self, key: Key) -> None:
         super()._remove_key(key)  # type: ignore[misc]
-        if key in self.attempts:
+        if self.recorder is not None and key in self.attempts:
             del self.attempts[key]
             self.values.write_soon(ATTEMPTS, key)
 
