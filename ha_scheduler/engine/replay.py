@@ -353,7 +353,7 @@ class Replay:
             self._desired(client, keys)
 
     def _forget_scattered(self, key: Key) -> None:
-        """The leader forgot scattered data.
+        """The leader forgot scattered data: whoever wanted it does not any more.
 
         What depends on it may be finished there and never is here, where it would be forgotten
         with its input. So it stays until ``settle``, when what is finished is known to be.
@@ -362,7 +362,9 @@ class Replay:
         ts = scheduler.tasks.get(key)
         if ts is None or key not in scheduler.scattered:
             scheduler.scattered.discard(key)
-        elif not (ts.dependents or ts.who_wants):
+            return
+        self._forgotten(key)
+        if key in scheduler.scattered and not (ts.dependents or ts.who_wants):
             scheduler.transitions({key: "forgotten"}, _STIMULUS)
 
     # At the takeover, when the workers' reports have been adopted
