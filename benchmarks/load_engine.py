@@ -12,6 +12,7 @@ datagrams to another, so that whoever measures waits for events and never polls.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import selectors
@@ -165,7 +166,7 @@ class LoadEngine:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def _activate(self, term: int, marks: dict[str, float]) -> None:
-        self._recorder = Recorder(self, term)
+        self._recorder = Recorder(self, term, itertools.count((term << 32) + 1))
         self._tell("activated", term=term, marks=marks)
         self._send(messages.Serving(term, f"load://{self._name}:{term}"))
         self._put(MARK, f"term-{term}", b"", lambda: self._tell("first_commit", term=term))

@@ -131,7 +131,7 @@ class ReportedActors:
         if not made:
             return report
         run_ids = TaskState._run_id_iterator
-        running = [(k, next(run_ids), "executing", (size, kind)) for k, size, kind in made]
+        running = [(k, next(run_ids), "executing", (n, kind, run)) for k, n, kind, run in made]
         memory = tuple(entry for entry in report.memory if entry[0] not in new)
         return replace(report, memory=memory, running=(*report.running, *running))
 
@@ -149,7 +149,7 @@ class ReportedActors:
 
         asyncio.get_running_loop().call_soon(finish)
 
-    def without_handles(self, address: str, report: Report) -> list[tuple[Key, int, str]]:
+    def without_handles(self, address: str, report: Report) -> list[tuple[Key, int, str, int]]:
         """The results of a report. Handles of actors are like them, and are put aside."""
         tasks = self._scheduler.tasks
         results = []

@@ -4,12 +4,13 @@ Guarantee: a reported result becomes ``memory`` and a reported running task beco
 under the run id it already has; neither is computed again, and ``validate_state`` holds after each
 ``adopt``. A key that the leader never knew is not freed: its graph may be one that never committed,
 and that its client is about to resubmit. It is kept as an *orphan* and found again when its graph
-arrives, or freed when ``expire`` says that nobody came. One that the leader has forgotten is freed:
-it was released or cancelled, and what comes under its name later is another task.
+arrives, or freed when ``expire`` says that nobody came. What is of a task that was released or
+cancelled is freed: what came or comes under its name later is another task (``runs.py``).
 
-Order within ``adopt``: claims first (so that no transition sends a running task to a second
-worker), then results, then the transitions that follow from them, then the running tasks, whose
-inputs are now where they should be, then errors that the ledger holds.
+Order within ``adopt``: what is of former tasks is put aside, and freed before a worker hears of
+anything else. Then claims (so that no transition sends a running task to a second worker), then
+results, then the transitions that follow from them, then the running tasks, whose inputs are now
+where they should be, then errors that the ledger holds.
 
 Overriding ``_transition_*`` would have no effect: ``_TRANSITIONS_TABLE`` (scheduler.py:3060) holds
 the base functions; what changes state here is therefore written out, after
@@ -28,7 +29,7 @@ from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.actors import ReportedActors
 from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.reports import FETCHING, Claim, Orphans, Report
+from ha_scheduler.engine.reports import FETCHING, Claim, Held, Orphans, Report
 from ha_scheduler.engine.shuffles import is_no_outcome
 
 logger = logging.getLogger(__name__)
@@ -50,37 +51,73 @@ class Adoption:
         self.orphans = Orphans()
         self._actors = ReportedActors(scheduler)
 
-    def adopt(self, reports: dict[str, Report], stimulus_id: str) -> None:
-        """Take over everything that these workers, which are registered, report."""
+    def adopt(self, reports: dict[str, Report], stimulus_id: str) -> dict[str, Report]:
+        """Take over what these workers, which are registered, report.
+
+        Returns the reports without what was of former tasks.
+        """
         recommendations: dict[Key, str] = {}
         client_msgs: dict[str, list[Any]] = {}
         worker_msgs: dict[str, list[Any]] = {}
+        reports = {
+            address: self._without_former(address, report, worker_msgs, stimulus_id)
+            for address, report in reports.items()
+        }
         reports = {address: self._actors.not_told_of(report) for address, report in reports.items()}
         for address, report in reports.items():
             self._reconcile(address, report, recommendations)
             self._claim(address, report)
             self._adopt_metadata(report)
         for address, report in reports.items():
-            for key, nbytes, typename in self._actors.without_handles(address, report):
+            for key, nbytes, typename, run in self._actors.without_handles(address, report):
+                held = Held(nbytes, typename, run if run >= 0 else report.heard)
                 self._adopt_result(
-                    key, address, nbytes, typename, key in report.actors, recommendations,
+                    key, address, held, key in report.actors, recommendations,
                     client_msgs, worker_msgs, stimulus_id,
                 )  # fmt: skip
         for key, address in self._actors.adopt_handles():
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
         self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
         for address, report in reports.items():
             for key, *claim in report.running:
                 self._adopt_running(key, Claim(address, *claim), worker_msgs, stimulus_id)
         self._adopt_errors(reports, client_msgs, worker_msgs, stimulus_id)
         self._scheduler.send_all(client_msgs, worker_msgs)
+        return reports
+
+    def _without_former(
+        self, address: str, report: Report, worker_msgs: Messages, stimulus_id: str
+    ) -> Report:
+        """The report, less what is of tasks that were let go, which its worker is told to free.
+
+        What is to be fetched stays: its end will be told as that of a transfer, whatever we say.
+        """
+        tasks, runs = self._scheduler.tasks, self._scheduler.runs
+
+        def is_former(key: Key, run: int) -> bool:
+            ts = tasks.get(key)
+            if ts is None:
+                return bool(run >= 0 and runs.is_over(run))
+            # Scattered data has no run of its own, whatever its holder says.
+            here = run if run >= 0 else report.heard
+            return ts.run_spec is not None and not runs.is_present(key, here)
+
+        former = {key for key, _, _, run in report.memory if is_former(key, run)}
+        former.update(key for key, _, run in report.erred if is_former(key, run))
+        for key, run_id, state, *_ in report.running:
+            if state != FETCHING and is_former(key, run_id):
+                former.add(key)
+        if not former:
+            return report
+        worker_msgs.setdefault(address, []).append(_free(*former, stimulus_id=stimulus_id))
+        return report.without(former)
 
     def _reconcile(self, address: str, report: Report, recommendations: dict[Key, str]) -> None:
         """What we believed of a worker that lost its connection, and that it does not confirm."""
         ws = self._scheduler.workers[address]
-        held = {key for key, _, _ in report.memory}
+        held = {key for key, *_ in report.memory}
         running = {key: run_id for key, run_id, *_ in report.running}
-        failed = {key for key, _ in report.erred}
+        failed = {key for key, *_ in report.erred}
         for ts in [ts for ts in ws.has_what if ts.key not in held]:
             self._scheduler.remove_replica(ts, ws)
             if not ts.who_has:
@@ -140,8 +177,7 @@ class Adoption:
         self,
         key: Key,
         address: str,
-        nbytes: int,
-        typename: str,
+        held: Held,
         actor: bool,
         recommendations: dict[Key, str],
         client_msgs: dict[str, list[Any]],
@@ -150,11 +186,11 @@ class Adoption:
     ) -> None:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
-        if ts is None and scheduler.replay.has_forgotten(key):
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+        if ts is None and (held.run < 0 or scheduler.runs.is_over(held.run)):
+            self.orphans.data.setdefault(key, set()).add(address)
             return
         if ts is None:
-            self.orphans.memory.setdefault(key, {})[address] = (nbytes, typename)
+            self.orphans.memory.setdefault(key, {})[address] = held
             return
         ws = scheduler.workers[address]
         if ts.state == "memory" and ts.who_has:
@@ -162,13 +198,13 @@ class Adoption:
                 scheduler.add_replica(ts, ws)
             return
         if not self._is_needed(ts) or ts.state == "erred":
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
             return
         if ts.state == "processing":
             self._stop_processing(ts, address, worker_msgs, stimulus_id)
         if actor:
             ws.actors.add(ts)
-        self.make_result(ts, ws, nbytes, typename, recommendations, client_msgs)
+        self.make_result(ts, ws, held.nbytes, held.typename, recommendations, client_msgs)
         self._notify(key, "processing", "memory", stimulus_id, worker=address)
 
     @staticmethod
@@ -208,7 +244,7 @@ class Adoption:
         """A result came back while another worker computes it again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
         if ws is not None and ws.address != holder:
-            worker_msgs.setdefault(ws.address, []).append(_free(ts.key, stimulus_id))
+            worker_msgs.setdefault(ws.address, []).append(_free(ts.key, stimulus_id=stimulus_id))
 
     # Running tasks
 
@@ -218,10 +254,7 @@ class Adoption:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
         mine = self.claims.get(key) == claim
-        if ts is None and scheduler.replay.has_forgotten(key):
-            self.claims.pop(key, None)
-            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
-        elif ts is None:
+        if ts is None:
             self.claims.pop(key, None)
             self.orphans.running[key] = claim
         elif mine and ts.state in _PENDING and not ts.waiting_on:
@@ -238,7 +271,7 @@ class Adoption:
         else:
             if mine:
                 self.claims.pop(key, None)
-            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
+            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id=stimulus_id))
 
     def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> Messages:
         """``ts`` is being computed under the claim. Returns what the worker must be told, if so."""
@@ -267,7 +300,8 @@ class Adoption:
         actor's creation we know already.
         """
         if claim.made is not None:
-            self._actors.finish_soon(ts.key, claim.worker, claim.run_id, *claim.made)
+            nbytes, typename, _ = claim.made
+            self._actors.finish_soon(ts.key, claim.worker, claim.run_id, nbytes, typename)
         if claim.state != FETCHING:
             return {}
         message = self._scheduler._task_to_msg(ts)  # draws a run id of its own (3578)
@@ -286,13 +320,13 @@ class Adoption:
         """Outcomes that the former leader had not written down yet, or not even heard of.
 
         A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
-        that of one that a client had retried, or had let go and submitted again: its worker may not
-        have heard of it. A task of a P2P shuffle may have failed because nobody led.
+        that of one that a client had retried: its worker may not have heard of it. A task of a P2P
+        shuffle may have failed because nobody led.
         """
         replay = self._scheduler.replay
         recommendations: dict[Key, str] = {}
         for address, report in reports.items():
-            for key, payload in report.erred:
+            for key, payload, _ in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is None:
                     continue
@@ -300,7 +334,7 @@ class Adoption:
                 spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
                     self._fail_processing(ts, address, error, recommendations)
-                elif not (ts.retries or spurious or replay.may_be_outdated(key)):
+                elif not (ts.retries or spurious or key in replay.retried):
                     error["erred_on"] = [address]
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
@@ -354,12 +388,12 @@ class Adoption:
         """
         worker_msgs: dict[str, list[Any]] = {}
         for address, report in reports.items():
-            for key, _ in report.erred:
+            for key, *_ in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is not None and ts.state == "erred":
                     ts.erred_on.add(address)
                 else:
-                    worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
+                    worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
         self._scheduler.send_all({}, worker_msgs)
 
     def take_claim(self, ts: Any) -> Claim | None:
@@ -388,6 +422,7 @@ class Adoption:
         for ts in tasks:
             if ts.state != "released":
                 continue
+            self._free_data(ts.key)
             holders = self.orphans.memory.pop(ts.key, None)
             if holders:
                 self._restore_orphan(ts, holders)
@@ -396,12 +431,18 @@ class Adoption:
                 self.claims[ts.key] = claim
         return adopted
 
-    def _restore_orphan(self, ts: Any, holders: dict[str, tuple[int, str]]) -> None:
+    def _free_data(self, key: Key) -> None:
+        """A task has the name of what was kept in case that it was scattered data."""
+        message = _free(key, stimulus_id=f"ha-former-{key}")
+        holders = self.orphans.data.pop(key, ())
+        self._scheduler.send_all({}, {address: [message] for address in holders})
+
+    def _restore_orphan(self, ts: Any, holders: dict[str, Held]) -> None:
         scheduler = self._scheduler
-        for address, (nbytes, typename) in holders.items():
-            ts.set_nbytes(nbytes)
+        for address, held in holders.items():
+            ts.set_nbytes(held.nbytes)
             scheduler.add_replica(ts, scheduler.workers[address])
-            ts.type = typename
+            ts.type = held.typename
         ts.state = "memory"
         ts.group.add_type(ts.type)
 
@@ -420,7 +461,8 @@ class Adoption:
         if claim is None or claim.worker != worker:
             return False
         del self.orphans.running[key]
-        self.orphans.memory.setdefault(key, {})[worker] = (nbytes, typename)
+        held = Held(nbytes, typename, claim.run_id)
+        self.orphans.memory.setdefault(key, {})[worker] = held
         return True
 
     def stopped_early(self, key: Key, worker: str, stimulus_id: str) -> None:
@@ -428,7 +470,7 @@ class Adoption:
         claim = self.orphans.running.get(key)
         if claim is not None and claim.worker == worker:
             del self.orphans.running[key]
-            self._scheduler.send_all({}, {worker: [_free(key, stimulus_id)]})
+            self._scheduler.send_all({}, {worker: [_free(key, stimulus_id=stimulus_id)]})
 
     def keep_copy(self, key: Key, worker: str) -> bool:
         """A worker has got a copy of what may be an orphan. Whether it is one.
@@ -437,17 +479,15 @@ class Adoption:
         """
         if key in self._scheduler.tasks or worker not in self._scheduler.workers:
             return False
-        self.orphans.memory.setdefault(key, {}).setdefault(worker, (0, ""))
+        held = Held(0, "", self.orphans.run_of(key) or 0)
+        self.orphans.memory.setdefault(key, {}).setdefault(worker, held)
         return True
 
     def expire(self, stimulus_id: str) -> None:
         """Nobody resubmitted what the orphans belong to: free them."""
         worker_msgs: dict[str, list[Any]] = {}
-        for key, holders in self.orphans.memory.items():
-            for address in holders:
-                worker_msgs.setdefault(address, []).append(_free(key, stimulus_id))
-        for key, claim in self.orphans.running.items():
-            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id))
+        for key, address in self.orphans.holders():
+            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
         if self.orphans:
             logger.info(
                 "Freed %d keys of graphs that nobody resubmitted.",
@@ -471,8 +511,8 @@ class Adoption:
                 )
 
 
-def _free(key: Key, stimulus_id: str) -> dict[str, Any]:
-    return {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id}
+def _free(*keys: Key, stimulus_id: str) -> dict[str, Any]:
+    return {"op": "free-keys", "keys": list(keys), "stimulus_id": stimulus_id}
 
 
 def _add(worker_msgs: Messages, more: Messages) -> None:

@@ -114,6 +114,11 @@ class GraphTable:
         """Every graph that mentions ``key``, the latest first; [0] for none."""
         return [self._latest.get(key, 0), *self._older.get(key, ())]
 
+    def maker_of(self, key: Key) -> int:
+        """The graph that made the task of ``key``; 0 for none."""
+        older = self._older.get(key)
+        return older[0] if older else self._latest.get(key, 0)
+
     def keys_of(self, graph: int) -> set[Key]:
         """The keys of ``graph`` that are still known."""
         return self._live.get(graph, set())

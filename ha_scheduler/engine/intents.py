@@ -38,6 +38,7 @@ from ha_scheduler.engine.graphs import (
 from ha_scheduler.engine.keys import Key, encode_key
 from ha_scheduler.engine.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.replay import Replay
+from ha_scheduler.engine.runs import Runs
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.ledger.records import (
     ClientLeft,
@@ -80,6 +81,7 @@ class Intents:
     session_of: dict[str, str]
     scattered: set[Key]
     replay: Replay
+    runs: Runs
     tasks: dict[Key, Any]
     clients: dict[str, Any]
     client_comms: dict[str, Any]
@@ -181,11 +183,20 @@ class Intents:
             "span_id": span_id,
             "digest": key_digest(dsk),
             "known": dsk.keys() & self.tasks.keys(),  # tasks that stay as they are
+            "found": self._found(dsk.keys() - self.tasks.keys()),
         }
-        graph = recorder.next_graph()
+        graph = recorder.next_id()
         self._append_graph(recorder, graph, client, request, encode_graph(request, decisions))
         request.recorded = True
         return graph
+
+    def _found(self, new: set[Key]) -> dict[Key, int]:
+        """Of which tasks that are about to be made workers have something, and since which run."""
+        orphans = self.adoption.orphans
+        found = {key: orphans.run_of(key) for key in new} if orphans else {}
+        counting = {key: run for key, run in found.items() if run is not None}
+        self.runs.found.update(counting)
+        return counting
 
     def _append_graph(
         self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
@@ -332,6 +343,7 @@ class Intents:
         """A key is forgotten: its graph may be retired."""
         super()._remove_key(key)  # type: ignore[misc]
         self.replay.forget(key)
+        self.runs.forget(key)
         recorder = self.recorder
         retired, living = self.graphs.forget(key)
         if recorder is not None:
@@ -347,7 +359,7 @@ class Intents:
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
         """A client is gone for good: so are its desires and its session."""
         if client in self.clients and self.recorder is not None:
-            self.recorder.append(ClientLeft(client))
+            self.recorder.append(ClientLeft(client, self.recorder.next_id()))
         self._releases_implied = True  # ClientLeft says it all
         try:
             super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]

@@ -109,18 +109,23 @@ class Batch:
         self.keys += 1
         self.answers.setdefault((client, session), []).append((sequence, on_commit))
 
-    def records(self) -> Iterator[Record]:
-        """The batch as records, but for answers and runs of graphs that it also retires."""
+    def records(self, upto: int) -> Iterator[Record]:
+        """The batch as records, but for answers and runs of graphs that it also retires.
+
+        ``upto``: an id above all that were given out (``ledger/runs.py``).
+        """
         for kind, graph, client, keys in self._runs:
             if graph not in self._retired:
                 for part in key_parts(keys):
                     if issubclass(kind, Forgotten):
                         yield Forgotten(graph, part)
+                    elif issubclass(kind, Released):
+                        yield Released(graph, client, part, upto)
                     else:
                         yield kind(graph, client, part)
         retired = sorted(self._retired)
         for start in range(0, len(retired), GRAPHS_PER_RETIREMENT_MAX):
-            yield GraphsRetired(tuple(retired[start : start + GRAPHS_PER_RETIREMENT_MAX]))
+            yield GraphsRetired(tuple(retired[start : start + GRAPHS_PER_RETIREMENT_MAX]), upto)
 
 
 def key_parts(keys: Iterable[Key]) -> Iterator[tuple[bytes, ...]]:
@@ -139,20 +144,22 @@ def key_parts(keys: Iterable[Key]) -> Iterator[tuple[bytes, ...]]:
 
 
 class Recorder:
-    """The active engine's pen. ``term`` is the term in which it may write."""
+    """The active engine's pen. ``term`` is the term in which it may write.
 
-    def __init__(self, log: Log, term: int) -> None:
+    ``ids``: those of runs of tasks, rising, from which graphs get theirs, too.
+    """
+
+    def __init__(self, log: Log, term: int, ids: Iterator[int]) -> None:
         self.term = term
         self._log = log
-        self._graphs = 0
+        self._ids = ids
         self._blobs = 0
         self._batch = Batch()
         self._flush_due: asyncio.TimerHandle | None = None
 
-    def next_graph(self) -> int:
-        """A graph id that no other term and no other graph has."""
-        self._graphs += 1
-        return self.term << 32 | self._graphs
+    def next_id(self) -> int:
+        """An id that nothing else has: above those of all graphs and runs so far."""
+        return next(self._ids)
 
     def append(self, record: Record, on_commit: OnCommit | None = None) -> None:
         """Write one record after everything gathered so far."""
@@ -206,7 +213,7 @@ class Recorder:
             self._flush_due.cancel()
             self._flush_due = None
         batch, self._batch = self._batch, Batch()
-        records = list(batch.records())
+        records = list(batch.records(self.next_id())) if batch.keys else []
         for record in records[:-1]:
             self._log.propose(encode(record), None)
         for record in records[-1:]:

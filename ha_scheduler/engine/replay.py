@@ -5,9 +5,6 @@ that the leader had when it wrote record ``n``. It has no workers, so its runnab
 ``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
 applied once workers are back (errors, scattered data) is kept until ``settle``.
 
-Keys that are forgotten here are remembered for a while: what a worker still has of one is of no use
-to anybody, and must not be taken for the result of a graph that is to come.
-
 While the ledger is rebuilt (before ``caught_up``) nothing is forgotten but what a later graph says
 that the leader made anew: what kept a key alive for a while may be a graph that has been retired
 since and is not replayed. A pseudo-client holds all keys until then.
@@ -45,7 +42,6 @@ from ha_scheduler.ledger.records import Record
 logger = logging.getLogger(__name__)
 
 _STIMULUS = "ha-replay"
-FORGOTTEN_MAX = 100_000  # keys that were forgotten last; a worker is told of it within milliseconds
 _KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledger is rebuilt
 
 
@@ -60,7 +56,6 @@ class Replay:
         self._unretired: set[int] = set()  # graphs of the ledger
         self.errors: dict[Key, dict[str, Any]] = {}
         self.retried: set[Key] = set()
-        self._forgotten_keys: dict[Key, None] = {}
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
@@ -76,12 +71,14 @@ class Replay:
                 self._blobs.setdefault((term, blob), []).append(data)
             case records.GraphSubmitted():
                 self._graph(record)
-            case records.GraphsRetired(graphs):
+            case records.GraphsRetired(graphs, upto):
+                self._scheduler.runs.let_go(upto)
                 for graph in graphs:
                     self._retire(graph)
             case records.Desired(_, client, keys):
                 self._desired(client, [decode_key(key) for key in keys])
-            case records.Released(_, client, keys):
+            case records.Released(_, client, keys, upto):
+                self._scheduler.runs.let_go(upto)
                 self._released(client, [decode_key(key) for key in keys])
             case records.Forgotten(_, keys):
                 for key in keys:
@@ -110,7 +107,8 @@ class Replay:
                 self._client(client)
                 if session:
                     scheduler.session_of[client] = session
-            case records.ClientLeft(client):
+            case records.ClientLeft(client, upto):
+                scheduler.runs.let_go(upto)
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
             case records.SessionAdvanced() | records.SessionRestored() | records.Answered():
                 pass  # applied above, as for every record
@@ -148,18 +146,6 @@ class Replay:
         """The key is no longer known here."""
         self.errors.pop(key, None)
         self.retried.discard(key)
-        self._forgotten_keys.pop(key, None)
-        self._forgotten_keys[key] = None
-        if len(self._forgotten_keys) > FORGOTTEN_MAX:
-            del self._forgotten_keys[next(iter(self._forgotten_keys))]
-
-    def may_be_outdated(self, key: Key) -> bool:
-        """Whether an error that a worker reports of ``key`` may be of a former run of it."""
-        return key in self.retried or key in self._forgotten_keys
-
-    def has_forgotten(self, key: Key) -> bool:
-        """Whether the key was known, and is no longer; may be false of one long forgotten."""
-        return key in self._forgotten_keys and key not in self._scheduler.tasks
 
     # Graphs
 
@@ -190,6 +176,7 @@ class Replay:
         self._prepare(decisions)
         self._know_inputs(dsk)
         self._make_tasks(record, dsk, by_type, decisions)
+        scheduler.runs.found.update(decisions["found"])
         self._unretired.add(record.graph)
         if len(dsk) >= collecting.LARGE_TASKS:
             collecting.spare_present()

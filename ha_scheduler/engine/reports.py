@@ -6,7 +6,8 @@ are what is left of reports until a leader has a place for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ha_scheduler.engine.keys import Key
@@ -18,19 +19,38 @@ FETCHING = "fetching"  # as worker/report.py has it
 class Report:
     """What one worker says it has: see the protocol of registration in ``workers.py``."""
 
-    memory: tuple[tuple[Key, int, str], ...] = ()
+    memory: tuple[tuple[Key, int, str, int], ...] = ()  # key, bytes, type, run (-1: it has none)
     running: tuple[tuple[Any, ...], ...] = ()  # key, and the rest of a ``Claim``
-    erred: tuple[tuple[Any, ...], ...] = ()
+    erred: tuple[tuple[Key, bytes, int], ...] = ()  # key, error, run
     actors: tuple[Key, ...] = ()
     shuffles: tuple[tuple[str, int, bool], ...] = ()
     metadata: tuple[tuple[Key, bytes], ...] = ()
+    heard: int = -1  # the highest id of a run that a leader has named to the worker
 
     @classmethod
     def from_wire(cls, report: dict[str, Any] | None) -> Report:
         """The report of a registration message."""
         report = report or {}
         names = ("memory", "running", "erred", "actors", "shuffles", "metadata")
-        return cls(**{name: tuple(report.get(name, ())) for name in names})
+        return cls(
+            **{name: tuple(report.get(name, ())) for name in names},
+            heard=report.get("heard", -1),
+        )
+
+    def without(self, keys: set[Key]) -> Report:
+        """The report, as if the worker had none of these keys."""
+
+        def rest(entries: Iterable[Any]) -> tuple[Any, ...]:
+            return tuple(entry for entry in entries if entry[0] not in keys)
+
+        return replace(
+            self,
+            memory=rest(self.memory),
+            running=rest(self.running),
+            erred=rest(self.erred),
+            metadata=rest(self.metadata),
+            actors=tuple(key for key in self.actors if key not in keys),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +64,54 @@ class Claim:
     worker: str
     run_id: int
     state: str
-    made: tuple[int, str] | None = None  # size and type of an actor that is there, and untold of
+    #: Size, type and run of an actor that is there, and of which nobody was told.
+    made: tuple[int, str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A result that a worker holds. ``run``: that it stems from, or an id that is not above it."""
+
+    nbytes: int
+    typename: str
+    run: int
 
 
 @dataclass(slots=True)
 class Orphans:
-    """What workers hold or run of graphs that the leader does not know (yet)."""
+    """What workers hold or run of graphs that the leader does not know (yet).
 
-    memory: dict[Key, dict[str, tuple[int, str]]] = field(default_factory=dict)
+    ``data``: not of a task that is about to be known again. It may be scattered data of which the
+    leader is about to hear.
+    """
+
+    memory: dict[Key, dict[str, Held]] = field(default_factory=dict)
     running: dict[Key, Claim] = field(default_factory=dict)
+    data: dict[Key, set[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.memory) + len(self.running)
+        return len(self.memory) + len(self.running) + len(self.data)
 
     def owners(self) -> set[str]:
         """The workers that hold or run any of them."""
         holders = {address for held in self.memory.values() for address in held}
+        holders.update(*self.data.values())
         return holders | {claim.worker for claim in self.running.values()}
+
+    def holders(self) -> Iterator[tuple[Key, str]]:
+        """Each key, and each worker that holds or runs it."""
+        for held in (self.memory, self.data):
+            yield from ((key, address) for key, addresses in held.items() for address in addresses)
+        yield from ((key, claim.worker) for key, claim in self.running.items())
+
+    def run_of(self, key: Key) -> int | None:
+        """The run since which what there is of ``key`` counts; None if there is nothing."""
+        if key in self.memory:
+            return min(held.run for held in self.memory[key].values())
+        claim = self.running.get(key)
+        if claim is None:
+            return None
+        return claim.run_id if claim.made is None else claim.made[2]
 
     def forget_worker(self, address: str) -> None:
         """The worker is gone, and with it what it held."""
@@ -70,3 +121,7 @@ class Orphans:
             del self.memory[key][address]
             if not self.memory[key]:
                 del self.memory[key]
+        for key in [k for k, addresses in self.data.items() if address in addresses]:
+            self.data[key].discard(address)
+            if not self.data[key]:
+                del self.data[key]

@@ -57,6 +57,7 @@ from ha_scheduler.engine.plugins import SchedulerPlugins
 from ha_scheduler.engine.recorder import Log, Recorder
 from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.replay import Replay
+from ha_scheduler.engine.runs import Runs
 from ha_scheduler.engine.shuffles import Shuffles
 from ha_scheduler.engine.spans import Spans
 from ha_scheduler.engine.task_streams import TaskStreams
@@ -148,6 +149,7 @@ class Scheduler(
         self.keep_restrictions()
         self.keep_task_metadata()
         self.replay = Replay(self)
+        self.runs = Runs(self.graphs)
         self.adoption = Adoption(self)
         self.recovery = Recovery(self._open_recovery)
         self._reports = {}
@@ -210,12 +212,13 @@ class Scheduler(
         collecting.spare_present()
         self.term = term
         self._on_mark = on_mark
-        TaskState._run_id_iterator = itertools.count(term << 32)
+        TaskState._run_id_iterator = ids = itertools.count((term << 32) + 1)
         self._last_time = min(self._last_time, time.time())
         self.aliases.clear()  # those of the ledger; workers bring their own
         for ts in self.unrunnable:
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
-        self.recorder = Recorder(log, term)
+        self.recorder = Recorder(log, term, ids)
+        self.runs.lead(term)
         self.restore_attempts()
         self.restore_notices(term)
         self.experience.restore()

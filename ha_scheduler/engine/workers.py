@@ -205,7 +205,7 @@ class Workers:
         known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         reports = {address: report for address, (report, _) in known.items()}
-        self.adoption.adopt(reports, stimulus_id)
+        reports = self.adoption.adopt(reports, stimulus_id)
         shuffles = self.extensions["shuffle"]  # type: ignore[attr-defined]
         shuffles.hear({address: report.shuffles for address, report in reports.items()})
         settle(stimulus_id)
@@ -416,6 +416,20 @@ class Workers:
         if self.adoption.orphans:
             keys = [key for key in keys if not self.adoption.keep_copy(key, worker)]
         return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def request_acquire_replicas(self, addr: str, *args: Any, **kwargs: Any) -> None:
+        """As upstream's; the worker learns how new what it fetches is, as it does with a task."""
+        self._name_run(addr)
+        super().request_acquire_replicas(addr, *args, **kwargs)  # type: ignore[misc]
+
+    async def gather_on_worker(self, worker_address: str, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's; likewise."""
+        self._name_run(worker_address)
+        return await super().gather_on_worker(worker_address, *args, **kwargs)  # type: ignore[misc]
+
+    def _name_run(self, worker: str) -> None:
+        if self.recorder is not None and worker in self._following:
+            self.stream_comms[worker].send({"op": "ha-runs", "run": self.recorder.next_id()})
 
     def _computes(self, worker: str, key: Key) -> bool:
         ts = self.tasks.get(key)  # type: ignore[attr-defined]

@@ -22,11 +22,12 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ha_scheduler.ledger import blobs, book, calls, events, sessions
+from ha_scheduler.ledger import blobs, book, calls, events, runs, sessions
 from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
 from ha_scheduler.ledger.records import (
     Called,
     Desired,
+    GraphsRetired,
     GraphSubmitted,
     Released,
     Retried,
@@ -52,6 +53,8 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
         yield row
     for index, group in groupby(events.scan(tables), key=itemgetter(0)):
         yield from _event(tables, index, (data for _, data in group))
+    for upto in runs.load(tables).values():
+        yield encode(GraphsRetired((), upto))
     yield from _sessions(tables)
     yield from _calls(tables)
     for term, blob in blobs.loose(tables):

@@ -78,10 +78,14 @@ class GraphSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class GraphsRetired:
-    """None of these graphs' keys is known to the leader any more: their rows may go."""
+    """None of these graphs' keys is known to the leader any more: their rows may go.
+
+    ``upto``: see ``runs``; a rebuild says only that, of no graphs.
+    """
 
     KIND: ClassVar[int] = 4
     graphs: tuple[int, ...]
+    upto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,14 @@ class Released:
     """``client`` no longer wants keys that belong to ``graph`` (0: to none).
 
     It counts without a ``Desired`` before it, too: a graph's payload implies its client's desires.
+    ``upto``: see ``runs``.
     """
 
     KIND: ClassVar[int] = 6
     graph: int
     client: str
     keys: tuple[bytes, ...]
+    upto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +196,14 @@ class ClientJoined:
 
 @dataclass(frozen=True, slots=True)
 class ClientLeft:
-    """The client said goodbye or stayed away too long: its desires and its session are gone."""
+    """The client said goodbye or stayed away too long: its desires and its session are gone.
+
+    ``upto``: see ``runs``.
+    """
 
     KIND: ClassVar[int] = 15
     client: str
+    upto: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Protocol
 
-META = "meta"  # b"term" → (term, leader)
+META = "meta"  # b"term" → (term, leader); b"runs" → (term, run id) of each of the last terms
 EVENTS = "events"  # (index, part) → a record whose place among others matters, while it does
 GRAPHS = "graphs"  # graph → index of its event
 BLOB_PARTS = "blob_parts"  # (term, blob, number) → bytes

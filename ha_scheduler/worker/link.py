@@ -312,7 +312,11 @@ class SchedulerLink:
             message = registration.message(
                 message,
                 term=self.term,
-                report={**snapshot(worker.state), "shuffles": shuffle_runs(worker)},
+                report={
+                    **snapshot(worker.state),
+                    "shuffles": shuffle_runs(worker),
+                    "heard": worker.runs.heard,
+                },
                 plugins=worker.plugin_digests,
             )
         await comm.write(message, serializers=["msgpack"])

@@ -12,6 +12,9 @@ will be told as that of a transfer: it is ``FETCHING``, and a leader that does w
 so again. An erred task comes with its error, which no leader may have written down yet; one that
 failed to arrive here from another worker has not erred. A result comes with the metadata that its
 task left (``get_task_metadata``).
+
+Results and errors come with the id of their run, or -1 for what was fetched from another worker or
+scattered. ``heard``, in the registration, says how new that is (see ``runs.py``).
 """
 
 from __future__ import annotations
@@ -33,21 +36,21 @@ RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-runni
 
 FETCHING = "fetching"  # as engine/reports.py has it
 
-Report = dict[str, list[Any]]
+Report = dict[str, Any]
 
 
 def snapshot(state: Any) -> Report:
     """The report of a ``distributed.worker_state_machine.WorkerState``."""
-    memory: list[tuple[Any, int, str]] = []
+    memory: list[tuple[Any, int, str, int]] = []
     running: list[tuple[Any, int, str]] = []
-    erred: list[tuple[Any, bytes]] = []
+    erred: list[tuple[Any, bytes, int]] = []
     metadata: list[tuple[Any, bytes]] = []
     names: dict[type | None, str] = {None: ""}
     for key, task in state.tasks.items():
         if task.state == "memory":
             if task.type not in names:
                 names[task.type] = typename(task.type)
-            memory.append((key, task.nbytes or 0, names[task.type]))
+            memory.append((key, task.nbytes or 0, names[task.type], task.run_id))
             left = _metadata(task) if task.metadata else None
             if left is not None:
                 metadata.append((key, left))
@@ -57,7 +60,7 @@ def snapshot(state: Any) -> Report:
         elif task.state == "error" and task.run_id != RUN_ID_SENTINEL:
             error = _error(task)
             if error is not None:
-                erred.append((key, error))
+                erred.append((key, error, task.run_id))
     return {
         "memory": memory,
         "running": running,

@@ -30,6 +30,7 @@ from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from ha_scheduler.worker.link import Phase, SchedulerLink
+from ha_scheduler.worker.runs import Runs
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -40,6 +41,7 @@ class Worker(distributed.Worker):
     """A ``distributed.Worker`` that follows the leader of a cell."""
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
+    runs: Runs
     plugin_digests: dict[str, str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +51,7 @@ class Worker(distributed.Worker):
     def _setup_following(self: Any) -> None:
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
         self._ha = SchedulerLink(self)
+        self.runs = Runs()
         self.plugin_digests = {}
         locks.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
@@ -57,6 +60,7 @@ class Worker(distributed.Worker):
         self.handlers["plugin-add"] = self.plugin_add
         self.handlers["plugin-remove"] = self.plugin_remove
         self.stream_handlers["close"] = self.close
+        self.stream_handlers["ha-runs"] = self.runs.hear
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
 
     # ---- the overrides of distributed.Worker
@@ -75,6 +79,11 @@ class Worker(distributed.Worker):
     @fail_hard  # type: ignore[untyped-decorator, unused-ignore]
     async def handle_scheduler(self: Any, comm: Any) -> None:
         await self._ha.follow(comm)
+
+    def handle_stimulus(self: Any, *stims: Any) -> None:
+        for stim in stims:
+            self.runs.watch(self.state, stim)
+        super().handle_stimulus(*stims)
 
     def batched_send(self: Any, msg: dict[str, Any]) -> None:
         if self._ha is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Any
 
 from dask._expr import LLGExpr
@@ -23,8 +24,12 @@ from tornado.web import Application
 
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
-from ha_scheduler.ledger.records import Record, decode
+from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
+from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.worker.report import snapshot
+from ha_scheduler.worker.runs import Runs
 
 EVENTS = {
     "compute-task": machine.ComputeTaskEvent,
@@ -143,6 +148,7 @@ class ModelWorker:
         self.gathers: list[Any] = []
         self.busy: list[str] = []  # the workers that are to be asked again
         self.seceded: set[Any] = set()
+        self.runs = Runs()
         self._counts = counts
         self._stimuli = 0
 
@@ -155,11 +161,15 @@ class ModelWorker:
         op = message.pop("op")
         if op == "worker-status-change":
             return
+        if op == "ha-runs":
+            self.runs.hear(**message)
+            return
         if "run_spec" in message:
             message["run_spec"] = message["run_spec"].data
         self._stimulate(EVENTS[op](**message))
 
     def _stimulate(self, event: machine.StateMachineEvent) -> None:
+        self.runs.watch(self.state, event)
         for instruction in self.state.handle_stimulus(event):
             match instruction:
                 case machine.Execute(key=key):
@@ -254,7 +264,8 @@ class ModelWorker:
             "metrics": METRICS, "services": {}, "local_directory": "", "versions": {}, "nanny": "",
             "extra": {}, "stimulus_id": self.stimulus(),
         }  # fmt: skip
-        ha = {"term": term, "report": snapshot(self.state), "plugins": {}}
+        report = {**snapshot(self.state), "heard": self.runs.heard}
+        ha = {"term": term, "report": report, "plugins": {}}
         return asyncio.create_task(leader.ha_register_worker(Answer(), ha=ha, **message))
 
 
@@ -335,6 +346,80 @@ def _reference(key: str) -> Any:
     from dask._task_spec import TaskRef
 
     return TaskRef(key)
+
+
+def follow(records: list[Record]) -> Leader:
+    """A hot standby that has seen every record."""
+    follower = Leader()
+    follower.replay.caught_up()
+    for record in records:
+        follower.replay.apply(record)
+    return follower
+
+
+def rebuild(records: list[Record]) -> Leader:
+    """An engine that was started on the ledger to which the records fold."""
+    tables = MemoryTables()
+    for index, record in enumerate(records, 1):
+        fold(tables, index, 1, encode(record))
+    engine = Leader()
+    for data in rebuild_ledger(tables):
+        engine.replay.apply(decode(data))
+    engine.replay.caught_up()
+    return engine
+
+
+def _connected(engine: Leader, keys: Iterable[Any]) -> set[Any]:
+    """The keys, what needs them, what that needs, and so on."""
+    found: set[Any] = set()
+    ahead = list(keys)
+    while ahead:
+        key = ahead.pop()
+        if key not in found:
+            found.add(key)
+            ts = engine.tasks[key]
+            ahead.extend(other.key for other in ts.dependencies | ts.dependents)
+    return found
+
+
+def standing(engine: Leader) -> dict[str, Any]:
+    """All by which an engine that is about to lead decides.
+
+    Without what is connected with data that nobody wants. The leader may have given it up, and with
+    it the tasks that need it, of which some graphs are retired: what they were is not known any
+    more to an engine that was started on the ledger, and both give them up at the takeover.
+    """
+    replay = engine.replay
+    unsure = _connected(
+        engine, [key for key in engine.scattered if not engine.tasks[key].who_wants]
+    )
+    return {
+        "tasks": {
+            key: (
+                ts.priority,
+                {d.key for d in ts.dependencies},
+                {d.key for d in ts.dependents},
+                {cs.client_key for cs in ts.who_wants or ()},
+                (ts.retries, ts.actor, ts.loose_restrictions, ts.annotations or {}),
+                (ts.worker_restrictions, ts.host_restrictions, ts.resource_restrictions),
+                engine.graphs.maker_of(key),
+                engine.graphs.graph_of(key),
+            )
+            for key, ts in engine.tasks.items()
+            if key not in unsure
+        },
+        "clients": set(engine.clients),
+        "sessions": engine.session_of,
+        "graphs": {graph for graph in engine.graphs._live if engine.graphs._live[graph]},
+        "scattered": engine.scattered - unsure,
+        "found": engine.runs.found,
+        "known": engine.runs.known,
+        "errors": {key: error["exception_text"] for key, error in replay.errors.items()},
+        "retried": replay.retried,
+        "workers": replay.workers,
+        "attempts": engine.attempts,
+        "notices": engine._notices,
+    }
 
 
 async def settle_loop() -> None:

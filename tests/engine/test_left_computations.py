@@ -11,8 +11,8 @@ import random
 from collections import Counter
 from typing import Any
 
-from tests.engine.model import Leader, Log, ModelClient, ModelWorker, settle_loop
-from tests.engine.test_adoption_states import Play, follow
+from tests.engine.model import Leader, Log, ModelClient, ModelWorker, follow, settle_loop
+from tests.engine.test_adoption_states import Play
 
 
 class Scripted:

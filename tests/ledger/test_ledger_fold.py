@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from ledger_model import NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
-from ha_scheduler.ledger import book, desires
+from ha_scheduler.ledger import book, desires, runs
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, INLINE_BYTES_MAX, Calls, pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
@@ -369,3 +369,14 @@ def test_a_damaged_stream_of_a_ledger_is_refused(damage: str) -> None:
         del chunks[-1]
     with pytest.raises(SnapshotDamagedError, match="again"):
         load(chunks, MemoryTables())
+
+
+def test_a_rebuild_says_up_to_which_run_each_of_the_last_leaders_had_let_go() -> None:
+    tables = MemoryTables()
+    ids = [(term << 32) + 7 for term in range(1, runs.TERMS_MAX + 3)]
+    for index, upto in enumerate(ids, start=1):
+        fold(tables, index, 1, r.encode(r.Released(GRAPH, "c", (b"k",), upto - 1)))
+        fold(tables, index, 1, r.encode(r.ClientLeft("c", upto)))
+        fold(tables, index, 1, r.encode(r.GraphsRetired((GRAPH,), upto - 2)))
+    told = [r.decode(data) for data in rebuild(tables)]
+    assert told == [r.GraphsRetired((), upto) for upto in ids[-runs.TERMS_MAX :]]

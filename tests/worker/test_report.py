@@ -82,7 +82,7 @@ def test_an_idle_worker_reports_nothing(state: WorkerState) -> None:
 def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
     compute(state, ("x", 0))
     finish(state, ("x", 0))
-    assert snapshot(state)["memory"] == [(("x", 0), 17, "str")]
+    assert snapshot(state)["memory"] == [(("x", 0), 17, "str", 1)]
     assert snapshot(state)["running"] == []
 
 
@@ -212,8 +212,8 @@ def test_errors_and_actors_are_named(state: WorkerState) -> None:
     compute(state, "actor", run_id=4, actor=True)
     finish(state, "actor", run_id=4, value=object())
     report = snapshot(state)
-    ((key, error),) = report["erred"]
-    assert key == "bad"
+    ((key, error, run_id),) = report["erred"]
+    assert (key, run_id) == ("bad", 3)
     assert set(loads(error)) == {"exception", "traceback", "exception_text", "traceback_text"}
     assert report["actors"] == ["actor"]
     assert [entry[0] for entry in report["memory"]] == ["actor"]

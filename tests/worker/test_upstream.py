@@ -127,7 +127,7 @@ def test_a_task_of_the_state_machine_has_what_a_report_says() -> None:
     done.type = int
     state.handle_stimulus(done)
     assert snapshot(state) == {
-        "memory": [("x", 3, "int")], "running": [], "erred": [], "actors": [], "metadata": []
+        "memory": [("x", 3, "int", 7)], "running": [], "erred": [], "actors": [], "metadata": []
     }  # fmt: skip
 
 
