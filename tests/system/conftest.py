@@ -19,6 +19,7 @@ from ha_scheduler import LocalHACluster
 #: Deadlines are for a machine with two cores to itself; a slower one sets a larger factor.
 SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 DEADLINE_S = 30 * SCALE
+LEADER_TIMEOUT_S = 10 * SCALE  # ``cluster.leader`` waits this long for one
 
 
 def recorded(directory: str, name: str, seconds: float, *inputs: Any) -> str:
@@ -40,6 +41,12 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"after {DEADLINE_S:g} s still not: {what}"
         time.sleep(0.02)
+
+
+def new_cluster(**options: Any) -> LocalHACluster:
+    """Three peers and two workers, unless the test wants others, and patience that scales."""
+    usual: dict[str, Any] = {"dashboard_address": None, "leader_timeout": LEADER_TIMEOUT_S}
+    return LocalHACluster(**{**usual, **options})
 
 
 @dataclass
@@ -68,8 +75,5 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    with (
-        LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None) as cluster,
-        cluster.get_client() as client,
-    ):
+    with new_cluster() as cluster, cluster.get_client() as client:
         yield Scene(cluster, client, tmp_path)

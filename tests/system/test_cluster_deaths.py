@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, Scene, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -43,10 +42,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     tokens = tmp_path / "failpoints"
     tokens.mkdir()
     monkeypatch.setenv(VARIABLE, str(tokens))
-    with (
-        LocalHACluster(n_peers=3, n_workers=3, dashboard_address=None) as cluster,
-        cluster.get_client() as client,
-    ):
+    with new_cluster(n_workers=3) as cluster, cluster.get_client() as client:
         yield Stage(cluster, client, tmp_path, tokens)
 
 

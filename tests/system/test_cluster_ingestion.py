@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import SCALE, Scene, wait_until
+from tests.system.conftest import SCALE, Scene, new_cluster, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(int(600 * SCALE))]
 
@@ -32,10 +31,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     for role in ("SCHEDULER", "WORKER"):  # it would take longer than the work
         monkeypatch.setenv(f"DASK_DISTRIBUTED__{role}__VALIDATE", "false")
-    with (
-        LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None) as cluster,
-        cluster.get_client() as client,
-    ):
+    with new_cluster() as cluster, cluster.get_client() as client:
         yield Scene(cluster, client, tmp_path)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler import HACluster, LocalHACluster
-from tests.system.conftest import DEADLINE_S, Scene, wait_until
+from ha_scheduler import HACluster
+from tests.system.conftest import DEADLINE_S, Scene, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -16,10 +16,7 @@ pytestmark = pytest.mark.system
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """A cell without workers of its own, and a cluster that is attached to it."""
-    with (
-        LocalHACluster(n_peers=3, n_workers=0, dashboard_address=None) as cell,
-        cell.get_client() as client,
-    ):
+    with new_cluster(n_workers=0) as cell, cell.get_client() as client:
         yield Scene(cell, client, tmp_path)
 
 

@@ -18,7 +18,7 @@ from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
 from client_replay import Client
 from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, wait_until
+from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -59,7 +59,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     tokens = tmp_path_factory.mktemp("failpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tokens))
-        cluster = LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None)
+        cluster = new_cluster()
     with cluster, cluster.get_client() as client:
         yield Cell(cluster, client, tokens)
 

@@ -20,7 +20,7 @@ from benchmarks.silent_drop import BLOWS as SILENT_BLOWS
 from benchmarks.spread_cell import SpreadCell
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.peer_process import PeerProcess
-from tests.system.conftest import SCALE, wait_until
+from tests.system.conftest import SCALE, new_cluster, wait_until
 from tests.system.crowd import Crowd
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300 * SCALE)]
@@ -54,7 +54,7 @@ BLOWS = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalHACluster]:
-    cluster = LocalHACluster(n_peers=3, n_workers=1, dashboard_address=None)
+    cluster = new_cluster(n_workers=1)
     with cluster, cluster.get_client():
         yield cluster
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ha_scheduler import LocalHACluster
-from tests.system.conftest import DEADLINE_S, SCALE, Scene, recorded_error, wait_until
+from tests.system.conftest import DEADLINE_S, SCALE, Scene, new_cluster, recorded_error, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -105,10 +105,7 @@ def test_a_graph_that_was_never_committed_is_resubmitted_and_runs_once(tmp_path:
     It does so until its lease ends, which is made long here: the task must begin before.
     """
     patient = (f"--election-ticks={int(40 * SCALE)}",)
-    with (
-        LocalHACluster(dashboard_address=None, peer_options=patient) as cluster,
-        cluster.get_client() as client,
-    ):
+    with new_cluster(peer_options=patient) as cluster, cluster.get_client() as client:
         scene = Scene(cluster, client, tmp_path)
         leader, followers = cluster.leader, scene.others()
         for follower in followers:

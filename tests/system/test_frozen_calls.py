@@ -20,7 +20,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from client_replay import Client
 from ha_scheduler import LocalHACluster
-from tests.system.conftest import DEADLINE_S, wait_until
+from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -69,7 +69,7 @@ def holders(dask_worker: Any) -> list[Any]:
 def cluster() -> Iterator[LocalHACluster]:
     # Or else it deletes copies by itself.
     with dask.config.set({"distributed.scheduler.active-memory-manager.start": False}):
-        cluster = LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None)
+        cluster = new_cluster()
     with cluster:
         yield cluster
 

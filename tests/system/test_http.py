@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ha_scheduler import LocalHACluster
-from tests.system.conftest import DEADLINE_S, wait_until
+from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -29,7 +29,7 @@ def fetch(cluster: LocalHACluster, peer: Any, path: str) -> tuple[int, bytes]:
 
 def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
     with (
-        LocalHACluster(n_peers=3, n_workers=1, nanny=False) as cluster,
+        new_cluster(n_workers=1, nanny=False, dashboard_address=":0") as cluster,
         cluster.get_client() as client,
     ):
         future = client.submit(abs, -1)

@@ -30,7 +30,7 @@ from client_replay import Client
 from client_replay.errors import OutcomeUnknown
 from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, wait_until
+from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -183,7 +183,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     (directory / "failpoints").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(directory / "failpoints"))
-        cluster = LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None)
+        cluster = new_cluster()
     with cluster, cluster.get_client() as client:
         yield Cell(cluster, client, directory)
 

@@ -17,9 +17,8 @@ from distributed import fire_and_forget
 from distributed.client import FutureCancelledError
 
 from client_replay import Client
-from ha_scheduler import LocalHACluster
 from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, Scene, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -48,7 +47,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     directory = tmp_path_factory.mktemp("failpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(directory))
-        cluster = LocalHACluster(n_peers=3, n_workers=2, dashboard_address=None)
+        cluster = new_cluster()
     with cluster, cluster.get_client() as client:
         yield Cell(cluster, client, directory)
 
