@@ -8,67 +8,16 @@ was told). Whatever the moment, the call is answered, and has been done once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
 
 from client_replay import Client
-from ha_scheduler import LocalHACluster
-from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
+from tests.system.conftest import DEADLINE_S, Cell, every_moment, reached, wait_until
 
 pytestmark = pytest.mark.system
-
-every_moment = pytest.mark.parametrize(
-    "moment",
-    [
-        "appended",
-        pytest.param("arrived", marks=pytest.mark.slow),
-        pytest.param("committed", marks=pytest.mark.slow),
-    ],
-)
-
-
-class Cell:
-    """A cluster whose leaders can be told when to die."""
-
-    def __init__(self, cluster: LocalHACluster, client: Client, tokens: Path) -> None:
-        self.cluster = cluster
-        self.client = client
-        self._tokens = tokens
-
-    def arm(self, op: str, moment: str) -> Path:
-        """The engine that next reaches this moment of ``op`` dies."""
-        token = self._tokens / f"{op}.{moment}"
-        token.touch()
-        return token
-
-    def through_a_death(self, op: str, moment: str, call: Callable[[], Any]) -> Any:
-        """What ``call`` returns; the leader dies meanwhile, or else the test fails."""
-        token = self.arm(op, moment)
-        result = call()
-        assert not token.exists(), f"no leader reached {token.name}"
-        return result
-
-
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    tokens = tmp_path_factory.mktemp("failpoints")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(tokens))
-        cluster = new_cluster()
-    with cluster, cluster.get_client() as client:
-        yield Cell(cluster, client, tokens)
-
-
-@pytest.fixture(autouse=True)
-def _steady(cell: Cell) -> None:
-    """Each test begins with a leader and with somebody to follow it."""
-    wait_until(lambda: all(peer.engine_pid for peer in cell.cluster.peers), "all have engines")
-    cell.client.submit(int, pure=False).result(timeout=DEADLINE_S)
 
 
 def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -124,8 +73,7 @@ def test_a_queue_is_opened_once(cell: Cell, moment: str) -> None:
 
 def closed(cell: Cell, queue: Queue, moment: str) -> None:
     queue.close()
-    token = cell._tokens / f"queue_release.{moment}"
-    wait_until(lambda: not token.exists(), "the leader died")
+    reached(cell.directory / f"queue_release.{moment}")
 
 
 @every_moment
