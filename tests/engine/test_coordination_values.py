@@ -109,6 +109,20 @@ async def test_a_restriction_is_kept_while_its_task_is_known(own: Cell) -> None:
 
 
 @in_every_cell
+async def test_no_task_is_restricted_by_a_call_that_names_an_unknown_one(own: Cell) -> None:
+    caller = Caller(own)
+    await own.submit({"x": (increment, 1)})
+    for wanted in ({"x": "tcp://a:1", "y": "tcp://a:1"}, {"y": "tcp://a:1", "x": "tcp://a:1"}):
+        with pytest.raises(KeyError, match=r"no task was restricted.*\['y'\]"):
+            await caller.call("set_restrictions", worker=wanted)
+        assert own.leader.tasks["x"].worker_restrictions is None
+        assert not own.leader.restrictions
+    await own.fail_over()
+    assert not own.leader.restrictions
+    assert own.leader.tasks["x"].worker_restrictions is None
+
+
+@in_every_cell
 async def test_what_is_gathered_for_a_client_that_is_gone_goes_with_it(own: Cell) -> None:
     spaces = (task_metadata.COLLECTORS, task_metadata.AWAITED, task_metadata.COLLECTED)
     for session in ("gone", "here"):

@@ -55,7 +55,13 @@ class Restrictions:
             self.transitions({ts.key: "released"}, "ha-restrict")
 
     def set_restrictions(self, worker: dict[Key, Collection[str] | str | None]) -> None:
-        """As upstream's, and recorded. Raises ``KeyError`` if a task is not known."""
+        """As upstream's, and recorded. Raises ``KeyError`` if a task is not known.
+
+        Then nothing is restricted. Upstream stops at the first such task, half-way
+        (scheduler.py:8047), of which the ledger would know nothing.
+        """
+        if unknown := [key for key in worker if key not in self.tasks]:
+            raise KeyError(f"no task was restricted: the scheduler does not know {unknown}")
         super().set_restrictions(worker)  # type: ignore[misc]
         for key in worker:
             self.restrictions[key] = tuple(sorted(self.tasks[key].worker_restrictions or ()))
