@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
+import pytest
 from distributed import Client, Worker
 
 from client_replay import Client as HAClient
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.engine import recovery
 from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.ledger.fold import fold
@@ -18,6 +20,17 @@ from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode
 from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.worker.worker import Worker as HAWorker
+
+
+@pytest.fixture(autouse=True)
+def _a_failed_recovery_is_a_failed_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine ends its process then, which here is pytest's. The event loop ends in its place."""
+
+    def end_loop() -> NoReturn:
+        asyncio.get_running_loop().stop()
+        raise RuntimeError("the recovery failed, as the log says")
+
+    monkeypatch.setattr(recovery, "end_engine", end_loop)
 
 
 class KeptLog:
