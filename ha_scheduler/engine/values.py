@@ -18,6 +18,7 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 
+from ha_scheduler import failpoints
 from ha_scheduler.engine.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.keys import decode_key, encode_key
 from ha_scheduler.engine.recorder import OnCommit, Recorder
@@ -160,10 +161,13 @@ class ReplicatedValues:
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
+        failpoints.reach("register_worker_plugin.arrived")
         result = await super().register_worker_plugin(  # type: ignore[misc]
             comm, plugin=plugin, name=name, idempotent=idempotent
         )
+        failpoints.reach("register_worker_plugin.done")
         await self.values.write(WORKER_PLUGINS, name)
+        failpoints.reach("register_worker_plugin.committed")
         return result
 
     async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
@@ -176,10 +180,13 @@ class ReplicatedValues:
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
+        failpoints.reach("register_nanny_plugin.arrived")
         result = await super().register_nanny_plugin(  # type: ignore[misc]
             comm, plugin=plugin, name=name, idempotent=idempotent
         )
+        failpoints.reach("register_nanny_plugin.done")
         await self.values.write(NANNY_PLUGINS, name)
+        failpoints.reach("register_nanny_plugin.committed")
         return result
 
     async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ class Worker(distributed.Worker):
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
     runs: Runs
-    plugin_digests: dict[str, str]
+    plugin_digests: dict[str, str]  # also of those that could not be set up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,6 +54,8 @@ class Worker(distributed.Worker):
         self._ha = SchedulerLink(self)
         self.runs = Runs()
         self.plugin_digests = {}
+        self._set_up_plugins: dict[str, str] = {}
+        self._adding_plugin = weakref.WeakValueDictionary[str, asyncio.Lock]()
         locks.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers["ha-leader"] = self._ha.leader_called
@@ -134,14 +137,27 @@ class Worker(distributed.Worker):
     async def plugin_add(
         self: Any, plugin: Any, name: str | None = None, catch_errors: bool = True
     ) -> Any:
+        """As upstream's; but what was set up is not set up again.
+
+        A registration that is repeated at the next leader, or a leader that comes while a plugin is
+        still being set up, asks for it once more. Such a call waits until it is known what came of
+        the first. What failed is tried again when somebody asks for it, to tell them the error.
+        """
         digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
-        result = await super().plugin_add(plugin=plugin, name=name, catch_errors=catch_errors)
-        if name is not None and digest is not None:
+        if name is None or digest is None:
+            return await super().plugin_add(plugin=plugin, name=name, catch_errors=catch_errors)
+        async with self._adding_plugin.setdefault(name, asyncio.Lock()):
+            if self._set_up_plugins.get(name) == digest:
+                return {"status": "OK"}
+            result = await super().plugin_add(plugin=plugin, name=name, catch_errors=catch_errors)
             self.plugin_digests[name] = digest
-        return result
+            if result["status"] == "OK":
+                self._set_up_plugins[name] = digest
+            return result
 
     async def plugin_remove(self: Any, name: str) -> Any:
         self.plugin_digests.pop(name, None)
+        self._set_up_plugins.pop(name, None)
         return await super().plugin_remove(name=name)
 
     def _get_client(self: Any, timeout: float | None = None) -> Any:

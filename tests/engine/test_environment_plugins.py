@@ -10,9 +10,11 @@ import pytest
 from distributed import NannyPlugin, WorkerPlugin
 from distributed.diagnostics.plugin import InstallPlugin
 
+from ha_scheduler.engine.values import WORKER_PLUGINS
 from ha_scheduler.worker.nanny import Nanny
 from tests.engine.conftest import eventually, pair, replay, run, start_worker
-from tests.engine.counted import begin, runs
+from tests.engine.counted import begin, gate, runs
+from tests.engine.interruptions import every_moment, interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,75 @@ def test_packages_are_installed_once_on_each_worker_and_on_each_scheduler_that_l
             )
             assert await both.client.submit(int) == 0
             assert runs["installed"] == 5
+
+    run(test)
+
+
+class Waiting(WorkerPlugin):  # type: ignore[misc]
+    """Is set up until the test says so."""
+
+    name = "waiting"
+
+    async def setup(self, worker: Any) -> None:
+        runs["setup", worker.name] += 1
+        await eventually(gate.is_set)
+
+
+@every_moment
+def test_a_plugin_that_is_being_set_up_when_the_leader_dies_is_set_up_once(lost: bool) -> None:
+    """The next leader asks for it once more: the client does, or the ledger."""
+
+    async def test() -> None:
+        async with pair(1) as both:
+            registering = asyncio.ensure_future(both.client.register_plugin(Waiting()))
+            await eventually(lambda: runs["setup", "w0"] == 1)
+            if not lost:
+                await both.leader.values.write(WORKER_PLUGINS, "waiting")
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert ("waiting" in leader.worker_plugins) is not lost
+            await eventually(lambda: "waiting" in leader.worker_plugins)
+            gate.set()
+            await registering
+            assert dict(runs) == {("setup", "w0"): 1}
+
+    run(test)
+
+
+def test_a_worker_that_joins_as_its_leader_dies_sets_a_plugin_up_once() -> None:
+    async def test() -> None:
+        async with pair(0) as both:
+            await both.client.register_plugin(Waiting())
+            starting = asyncio.ensure_future(
+                start_worker(both.address, name="late", dashboard_address=":0")
+            )
+            await eventually(lambda: runs["setup", "late"] == 1)
+            await both.kill_leader()
+            leader = await both.take_over()
+            await eventually(lambda: len(leader.workers) == 1)
+            gate.set()
+            both.workers.append(await starting)
+            assert await both.client.submit(int) == 0
+            assert dict(runs) == {("setup", "late"): 1}
+
+    run(test)
+
+
+class Fails(WorkerPlugin):  # type: ignore[misc]
+    name = "fails"
+
+    def setup(self, worker: Any) -> None:
+        raise ZeroDivisionError(worker.name)
+
+
+@every_moment
+def test_why_a_plugin_cannot_be_set_up_is_told_after_a_failover_as_before_it(lost: bool) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            with pytest.raises(ZeroDivisionError, match="w0"):
+                await interrupted(both, lambda: both.client.register_plugin(Fails()), lost)
+            with pytest.raises(ZeroDivisionError, match="w0"):
+                await both.client.register_plugin(Fails())
 
     run(test)
 
