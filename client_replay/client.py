@@ -29,7 +29,8 @@ from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link, sync
 
 from client_replay import giving_up, locks, progress
-from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
+from client_replay.errors import OutcomeUnknown
+from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
 from ha_scheduler.comm import address as addresses
 
@@ -41,6 +42,9 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
 # Modules whose frames are not taken for the user's code (client.py:3270)
 NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
 GOODBYE_S_MAX = 2.0  # for what was said just before the client closed, and outlives it
+
+# The function that a performance report runs on the scheduler as it begins (client.py:6070)
+REPORT_BEGINS = "performance_report.__aenter__.<locals>.<lambda>"
 
 # Messages of the stream that are sent as numbered calls.
 CALLED = frozenset({"queue_release", "variable_delete"})
@@ -308,6 +312,17 @@ class Client(distributed.Client):
                 self._send_to_scheduler_safe(msg)
         except OSError:
             logger.warning("%r was perhaps not done: no leader answered", msg["op"], exc_info=True)
+
+    async def _run_on_scheduler(self: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Once, for nobody knows what it does; but what a performance report runs only looks."""
+        repeatable = getattr(function, "__qualname__", "") == REPORT_BEGINS
+        for repeat in range(REPEATS_MAX + 1):
+            try:
+                return await super()._run_on_scheduler(function, *args, **kwargs)
+            except OutcomeUnknown:
+                if not repeatable or repeat == REPEATS_MAX:
+                    raise
+        raise AssertionError("unreachable")
 
     async def _publish_dataset(self: Any, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():

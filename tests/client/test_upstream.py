@@ -19,6 +19,7 @@ from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 from distributed.protocol import pickle
 
 from client_replay import giving_up
+from client_replay.client import REPORT_BEGINS
 
 source = inspect.getsource
 
@@ -43,6 +44,16 @@ def parameters(function: Any) -> list[str]:
 )
 def test_a_method_of_the_client_takes_what_it_took(name: str, expected: list[str]) -> None:
     assert parameters(getattr(distributed.Client, name)) == expected
+
+
+def test_a_performance_report_begins_with_a_look_at_the_scheduler() -> None:
+    """client.py:6070: the function is known by its name, and it changes nothing."""
+    text = source(upstream.performance_report.__aenter__)
+    assert text.count("run_on_scheduler") == text.count("lambda") == 1
+    assert "lambda dask_scheduler: dask_scheduler.monitor.count" in text
+    constants = upstream.performance_report.__aenter__.__code__.co_consts
+    (function,) = filter(inspect.iscode, constants)
+    assert function.co_qualname == REPORT_BEGINS
 
 
 def test_graphs_are_submitted_in_one_place_after_their_futures_exist() -> None:

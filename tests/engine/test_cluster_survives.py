@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import get_task_stream, performance_report, secede
+from distributed import get_client, get_task_stream, performance_report, secede
 from distributed.core import Status
 
 from client_replay import OutcomeUnknown
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import eventually, keep_away, pair, replay, run, start_worker
 from tests.engine.counted import begin, blocked, gate, runs, work
+from tests.engine.test_handlers_repeated import stop_at
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +268,33 @@ def test_a_performance_report_over_a_failover_is_written(tmp_path: Path) -> None
                     await both.kill_leader()
                     await both.take_over()
                     await both.client.submit(work, 2, key="after")
+
+    run(test)
+    assert "Dask Performance Report" in report.read_text()
+
+
+@pytest.mark.parametrize("moment", ["arrived", "done"])
+@pytest.mark.parametrize("op", ["run_function", "get_task_stream"])
+def test_a_performance_report_that_is_begun_as_the_leader_dies_is_written(
+    op: str, moment: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bokeh")
+    report = tmp_path / "report.html"
+
+    async def write() -> None:
+        async with performance_report(filename=str(report)):
+            await get_client().submit(work, 1, key="after")
+
+    async def test() -> None:
+        async with pair(1) as both:
+            reached = stop_at(both.leader, op, moment)
+            with both.client.as_current():
+                writing = asyncio.ensure_future(write())
+            await reached.wait()
+            await both.kill_leader()
+            await both.take_over()
+            await writing
+            assert runs[1] == 1
 
     run(test)
     assert "Dask Performance Report" in report.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,32 @@ def test_a_task_and_its_own_tasks_run_once(
         kill(scene)
         tell(scene, "gather")
     check(scene, future)
+
+
+@every_parent
+def test_a_task_whose_worker_dies_with_the_leader_runs_anew_with_its_own_tasks(
+    scene: Scene, parent: Callable[[str], Any]
+) -> None:
+    """Its client went with its worker; that of the second run asks for tasks of the same names."""
+    future = begin(scene, parent)
+    tell(scene, "submit")
+    wait_until(lambda: scene.executions()["submitted"], "all are submitted")
+    victim, leader = worker_of(scene, "parent"), scene.cluster.leader
+    for end in (victim.kill, leader.kill_engine):  # without waiting for the first to have effect
+        threading.Thread(target=end).start()
+    wait_until(lambda: scene.executions()["submitted"] == 2, "the second run has submitted them")
+    tell(scene, "gather")
+    assert future.result(timeout=DEADLINE_S) == [f"child-{n}" for n in range(N_CHILDREN)]
+    executions = scene.executions()
+    assert executions.pop("parent") == executions.pop("submitted") == 2
+    assert set(executions.values()) <= {1, 2}, executions
+
+
+def worker_of(scene: Scene, key: str) -> Any:
+    """The process that runs the task, by the leader's account."""
+    info = scene.client.scheduler_info(n_workers=-1)["workers"]
+    (address,) = [a for a, keys in scene.client.processing().items() if key in keys]
+    return scene.cluster.workers[str(info[address]["name"])]
 
 
 def test_what_a_task_fires_and_forgets_runs_once_though_the_task_is_over(scene: Scene) -> None:
