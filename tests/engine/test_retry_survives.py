@@ -40,14 +40,19 @@ def fail_each_time(number: Any) -> Any:
     raise KeyError(runs[number])
 
 
+async def failed(future: Any) -> Any:
+    """The future, when its first run has failed."""
+    assert isinstance(await future.exception(), KeyError)
+    return future
+
+
 def test_a_task_that_failed_again_before_the_client_was_back_has_failed_for_the_client() -> None:
     """The retry goes its own way to the next leader, where nobody tells of it on the stream."""
 
     async def test() -> None:
         async with pair(1) as both:
             client, back = both.client, asyncio.Event()
-            future = client.submit(fail_each_time, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(client.submit(fail_each_time, 1))
             connect = client._ensure_connected
 
             async def connect_late(**kwargs: Any) -> None:
@@ -72,8 +77,7 @@ def test_a_task_that_failed_again_before_the_client_was_back_has_failed_for_the_
 def test_a_retry_whose_answer_was_lost_is_made_again_and_runs_once() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            future = both.client.submit(fail_then_block, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(both.client.submit(fail_then_block, 1))
             retry = asyncio.ensure_future(both.client.retry([future]))
             await eventually(lambda: runs[1] == 2)
             await both.kill_leader(lose_records=1)
@@ -89,8 +93,7 @@ def test_a_retry_whose_answer_was_lost_is_made_again_and_runs_once() -> None:
 def test_a_retry_that_was_answered_is_not_taken_back() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(both.client.submit(fail_until_mended, 1))
             mended.set()
             both.leader.send_all = lambda *_, **__: None  # its worker never hears of the retry
             await both.client.retry([future])
@@ -105,8 +108,7 @@ def test_a_retry_that_was_answered_is_not_taken_back() -> None:
 def test_a_retry_is_answered_when_it_has_committed() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(both.client.submit(fail_until_mended, 1))
             both.log.stall()
             retry = asyncio.ensure_future(both.client.retry([future]))
             await eventually(lambda: both.log.stalled > 0)
@@ -125,8 +127,7 @@ def test_a_retry_is_answered_when_it_has_committed() -> None:
 def test_a_retry_while_nobody_leads_waits_for_the_next_leader() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(both.client.submit(fail_until_mended, 1))
             await both.kill_leader()
             mended.set()
             retry = asyncio.ensure_future(both.client.retry([future]))
@@ -141,8 +142,7 @@ def test_a_retry_while_nobody_leads_waits_for_the_next_leader() -> None:
 def test_a_retry_is_not_taken_back_by_an_engine_that_was_started_on_the_ledger() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            future = both.client.submit(fail_until_mended, 1)
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(both.client.submit(fail_until_mended, 1))
             mended.set()
             both.leader.send_all = lambda *_, **__: None  # its worker never hears of the retry
             await both.client.retry([future])
@@ -158,8 +158,9 @@ def test_a_worker_that_lost_its_connection_does_not_take_a_retry_back() -> None:
     async def test() -> None:
         async with pair(2) as both:
             worker = both.workers[0]
-            future = both.client.submit(fail_until_mended, 1, workers=[worker.address])
-            assert isinstance(await future.exception(), KeyError)
+            future = await failed(
+                both.client.submit(fail_until_mended, 1, workers=[worker.address])
+            )
             mended.set()
             leader = both.leader
             comm = leader.stream_comms[worker.address]
@@ -198,8 +199,7 @@ def test_the_error_of_a_forgotten_task_does_not_befall_a_later_one_after_a_rebui
 def test_an_error_of_a_former_task_that_its_worker_still_has_does_not_befall_a_later_one() -> None:
     async def test() -> None:
         async with pair(1) as both:
-            bad = both.client.submit(fail_until_mended, 1, key="bad")
-            assert isinstance(await bad.exception(), KeyError)
+            bad = await failed(both.client.submit(fail_until_mended, 1, key="bad"))
             both.leader.send_all = lambda *_, **__: None  # its worker never hears of what follows
             bad.release()
             await eventually(lambda: "bad" not in both.leader.tasks)
