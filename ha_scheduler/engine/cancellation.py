@@ -28,6 +28,7 @@ from typing import Any
 from ha_scheduler import failpoints
 from ha_scheduler.engine.coordination.book import DELETED, Book
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.values import GONE, Values
 from ha_scheduler.ledger.sessions import Sessions
@@ -63,6 +64,7 @@ class Cancellation:
     client_comms: dict[str, Any]
     values: Values
     book: Book
+    letting_go: LettingGo
     _kept_for: dict[str, set[Key]]
     _notices: dict[str, dict[int, Notice]]  # by client and number
     _notice_numbers: Iterator[int]
@@ -98,6 +100,7 @@ class Cancellation:
         failpoints.reach("cancel-keys.arrived")
         if self.was_answered(client, ha_sequence):  # type: ignore[attr-defined]
             return
+        self.letting_go.give_way_to_all()
         logger.info("Client %s requests to cancel %d keys", client, len(keys))
         self.log_event(client, {"action": "cancel", "count": len(keys), "force": force})  # type: ignore[attr-defined]
         cs = self.clients.get(client)

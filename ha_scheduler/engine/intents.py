@@ -36,6 +36,7 @@ from ha_scheduler.engine.graphs import (
     serialized_frames,
 )
 from ha_scheduler.engine.keys import Key, encode_key
+from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.runs import Runs
@@ -95,6 +96,7 @@ class Intents:
     calls: NumberedCalls
     _touched: list[Any]
     _kept_for: dict[str, set[Key]]
+    letting_go: LettingGo
     _forgetting: set[Key]  # fired and forgotten, over, and not yet let go
     _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
 
@@ -117,6 +119,11 @@ class Intents:
             current_request.set(None)
         if not request.recorded:
             self._acknowledge(client, ha_sequence)
+
+    def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
+        """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
+        self.letting_go.give_way_to_graph(dsk, keys)
+        return super()._find_lost_dependencies(dsk, keys)  # type: ignore[misc]
 
     def _create_taskstate_from_graph(
         self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
@@ -274,6 +281,7 @@ class Intents:
 
     def client_desires_keys(self, keys: Collection[Key], client: str) -> None:
         """A client, or a pseudo-client, wants keys."""
+        self.letting_go.give_way(keys)
         if client == FIRE_AND_FORGET:
             keys = [key for key in keys if self._is_ahead(key)]
         if self.recorder is not None and client != self._desires_implied:
@@ -307,10 +315,12 @@ class Intents:
         if recorder is not None and not self._releases_implied:
             if cs.client_key == FIRE_AND_FORGET:
                 keys = [k for k in keys if not self._forgets_when_committed(recorder, k, cs)]
-            for key in keys:
-                ts = self.tasks.get(key)
-                if ts is not None and ts in cs.wants_what:
-                    recorder.released(self.graphs.graph_of(key), cs.client_key, key)
+            wanted = [key for key in keys if self.tasks.get(key) in cs.wants_what]
+            committed = self.letting_go.keep(wanted, cs)
+            for key in wanted[:-1]:
+                recorder.released(self.graphs.graph_of(key), cs.client_key, key)
+            for key in wanted[-1:]:
+                recorder.released(self.graphs.graph_of(key), cs.client_key, key, committed)
         super()._client_releases_keys(  # type: ignore[misc]
             keys=keys, cs=cs, recommendations=recommendations
         )
@@ -359,7 +369,9 @@ class Intents:
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
         """A client is gone for good: so are its desires and its session."""
         if client in self.clients and self.recorder is not None:
-            self.recorder.append(ClientLeft(client, self.recorder.next_id()))
+            cs = self.clients[client]
+            committed = self.letting_go.keep([ts.key for ts in cs.wants_what], cs)
+            self.recorder.append(ClientLeft(client, self.recorder.next_id()), committed)
         self._releases_implied = True  # ClientLeft says it all
         try:
             super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]

@@ -157,6 +157,11 @@ class Recorder:
         self._batch = Batch()
         self._flush_due: asyncio.TimerHandle | None = None
 
+    @property
+    def outlives_its_engine(self) -> bool:
+        """Whether what is recorded is there for a later leader."""
+        return not isinstance(self._log, ImmediateLog)
+
     def next_id(self) -> int:
         """An id that nothing else has: above those of all graphs and runs so far."""
         return next(self._ids)

@@ -51,6 +51,7 @@ from ha_scheduler.engine.graphs import GraphTable
 from ha_scheduler.engine.holders import Holders
 from ha_scheduler.engine.intents import Intents
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.memory_manager import MemoryManager
 from ha_scheduler.engine.memory_samples import MemorySamplers
 from ha_scheduler.engine.plugins import SchedulerPlugins
@@ -130,6 +131,7 @@ class Scheduler(
         self.actors_created = {}
         self._creating = set()
         self._forgetting = set()
+        self.letting_go = LettingGo(self)
         self.held = set()
         self.departed = []
         self.lost = {}
@@ -248,6 +250,7 @@ class Scheduler(
         gone = [(METADATA, key) for key in self.task_metadata]
         gone += [(ATTEMPTS, key) for key in self.attempts]
         super()._clear_task_state()
+        self.letting_go.forget()
         self.attempts.clear()
         for space, key in gone:
             self.values.write_soon(space, key)

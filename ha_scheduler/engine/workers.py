@@ -32,6 +32,7 @@ from ha_scheduler.engine.compat import nanny_pool
 from ha_scheduler.engine.coordination.calls import NumberedCalls
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.keys import Key, encode_key
+from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.recovery import Recovery
 from ha_scheduler.engine.reports import Report
@@ -61,6 +62,7 @@ class Workers:
     validate: bool
     workers: dict[str, Any]
     calls: NumberedCalls
+    letting_go: LettingGo
     stream_comms: dict[str, Any]
     rpc: Any
     _reports: dict[str, tuple[Report, str]]
@@ -291,6 +293,7 @@ class Workers:
         self.adoption.forget_worker(address)
         self.end_departures_at(address)  # type: ignore[attr-defined]
         if known:
+            self.letting_go.give_way_to_all()
             self.calls.abandon(self.workers[address].server_id)
             if self.recorder is not None:
                 self.recorder.append(WorkerLeft(address))

@@ -38,6 +38,7 @@ def intents(scheduler: Scheduler) -> dict[Any, Any]:
 async def check_follower(leader: Scheduler, log: KeptLog) -> Scheduler:
     assert leader.recorder is not None
     leader.recorder.flush()
+    await eventually(lambda: not len(leader.letting_go))  # followers keep nothing
     follower = follow(log.records)
     assert intents(follower) == intents(leader)
     follower.validate_state()

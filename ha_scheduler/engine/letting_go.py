@@ -1,0 +1,96 @@
+"""Results that nobody wants any more, until that is certain.
+
+Guarantee: a result is not given up because it was let go before every later leader will know that
+it was. Or else the next one would find a task that is wanted and whose result is gone, and run it a
+second time. (An error is a record of its own, and needs nobody to keep it.)
+
+Order: the release is recorded, and from then on the keeper wants the key in place of whoever let
+it go, until the record has committed. The keeper is in nobody's way: it gives way at once to a
+graph that mentions the key, to a desire, a cancellation and the loss of a worker. To those the key
+is let go, as it is for the followers.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Collection, Iterable
+from time import time
+from typing import Any
+
+import distributed.scheduler as upstream
+from distributed.scheduler import ClientState
+
+from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.recorder import OnCommit
+
+KEEPER = "ha-until-committed"
+
+
+class LettingGo:
+    """What the leader keeps until a release has committed."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
+        self._numbers = itertools.count()
+        self._kept: dict[Key, int] = {}  # by which call of ``keep``
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, keys: Iterable[Key], cs: Any) -> OnCommit | None:
+        """Keep the results that ``cs``, which lets go of them, is the last to want.
+
+        To be called when that is recorded; what is returned, when it has committed.
+        """
+        if not self._scheduler.recorder.outlives_its_engine:
+            return None
+        number = next(self._numbers)
+        kept = []
+        for key in keys:
+            ts = self._scheduler.tasks.get(key)
+            if ts is not None and ts.state == "memory" and ts.who_wants == {cs}:
+                ts.who_wants.add(self._keeper)
+                self._keeper.wants_what.add(ts)
+                self._kept[key] = number
+                kept.append(key)
+        return functools.partial(self._committed, number, kept) if kept else None
+
+    def give_way(self, keys: Iterable[Key]) -> None:
+        """Somebody else has something in mind with these."""
+        self._let_go([key for key in keys if key in self._kept] if self._kept else ())
+
+    def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
+        """A graph is about to be made that may mention what is kept."""
+        if not self._kept:
+            return
+        kept = self._kept.keys()
+        mentioned = (kept & dsk.keys()) | (kept & keys)
+        for spec in dsk.values():
+            if not kept.isdisjoint(spec.dependencies):
+                mentioned |= kept & spec.dependencies
+        self._let_go(mentioned)
+
+    def give_way_to_all(self) -> None:
+        """Something happens after which nothing must come back to life that nobody wants."""
+        self._let_go(list(self._kept))
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self._kept.clear()
+        self._keeper.wants_what.clear()
+
+    def _committed(self, number: int, keys: list[Key]) -> None:
+        self._let_go([key for key in keys if self._kept.get(key) == number])
+
+    def _let_go(self, keys: Collection[Key]) -> None:
+        if not keys:
+            return
+        for key in keys:
+            del self._kept[key]
+        recommendations: dict[Key, str] = {}
+        upstream.Scheduler._client_releases_keys(
+            self._scheduler, keys=keys, cs=self._keeper, recommendations=recommendations
+        )
+        self._scheduler.transitions(recommendations, f"ha-let-go-{time()}")
