@@ -59,18 +59,45 @@ class LettingGo:
 
     def give_way(self, keys: Iterable[Key]) -> None:
         """Somebody else has something in mind with these."""
-        self._let_go([key for key in keys if key in self._kept] if self._kept else ())
+        if self._kept:
+            present = self._kept_present()
+            self._give_way(present, present.keys() & set(keys))
 
     def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
-        """A graph is about to be made that may mention what is kept."""
+        """A graph is about to be made that may mention what is kept, or is known because of it."""
         if not self._kept:
             return
-        kept = self._kept.keys()
-        mentioned = (kept & dsk.keys()) | (kept & keys)
+        present = self._kept_present()
+        mentioned = present.keys() & (dsk.keys() | keys)
         for spec in dsk.values():
-            if not kept.isdisjoint(spec.dependencies):
-                mentioned |= kept & spec.dependencies
-        self._let_go(mentioned)
+            if not present.keys().isdisjoint(spec.dependencies):
+                mentioned |= present.keys() & spec.dependencies
+        self._give_way(present, mentioned)
+
+    def _kept_present(self) -> dict[Key, Any]:
+        """What is kept, and those tasks that are known for no other reason, as its inputs.
+
+        Followers do not know them any more.
+        """
+        tasks = self._scheduler.tasks
+        present: dict[Key, Any] = {}
+        stack = [tasks[key] for key in self._kept]
+        while stack:
+            ts = stack.pop()
+            if ts.key not in present:
+                present[ts.key] = ts
+                stack += [d for d in ts.dependencies if not d.who_wants or d.key in self._kept]
+        return present
+
+    def _give_way(self, present: dict[Key, Any], mentioned: Collection[Key]) -> None:
+        """Let go of all because of which one of these is known."""
+        reached = set(mentioned)
+        stack = list(mentioned)
+        while stack:
+            further = {ts.key for ts in present[stack.pop()].dependents} & present.keys()
+            stack += further - reached
+            reached |= further
+        self._let_go(reached & self._kept.keys())
 
     def give_way_to_all(self) -> None:
         """Something happens after which nothing must come back to life that nobody wants."""
