@@ -233,11 +233,11 @@ class Clients:
         wanted |= self._kept_for.pop(client, set())
         cs = self.clients[client]
         excess = [ts.key for ts in cs.wants_what if ts.key not in wanted]
+        missing = [key for key in known if self.tasks[key] not in cs.wants_what]
+        if missing:  # first: they may be known for the sake of the others alone
+            self.client_desires_keys(keys=missing, client=client)  # type: ignore[attr-defined]
         if excess:
             self.client_releases_keys(keys=excess, client=client)  # type: ignore[attr-defined]
-        missing = [key for key in known if self.tasks[key] not in cs.wants_what]
-        if missing:
-            self.client_desires_keys(keys=missing, client=client)  # type: ignore[attr-defined]
 
     def _tell_unknown(self, client: str, keys: list[Key]) -> None:
         if keys:
