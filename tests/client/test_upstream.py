@@ -169,3 +169,11 @@ def test_a_progress_bar_listens_to_one_leader() -> None:
 def test_exceptions_are_pickled_by_the_module_that_we_use() -> None:
     """protocol/pickle.py."""
     assert isinstance(pickle.loads(pickle.dumps(KeyError("x"))), KeyError)
+
+
+def test_a_client_asks_for_no_worker_before_it_registers() -> None:
+    """client.py:1569 and 1608: a leader tells its workers only when its recovery is over."""
+    asked = inspect.signature(upstream.Client._update_scheduler_info).parameters["n_workers"]
+    assert asked.default == 0
+    source = inspect.getsource(upstream.Client._ensure_connected)
+    assert source.index("self._update_scheduler_info()") < source.index('"register-client"')
