@@ -15,7 +15,7 @@ import distributed
 import pytest
 from distributed import Status, WorkerPlugin
 from distributed.comm import connect
-from distributed.worker_state_machine import UpdateDataEvent
+from distributed.worker_state_machine import RUN_ID_SENTINEL, UpdateDataEvent
 
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, forget_cells
@@ -55,7 +55,7 @@ def test_the_first_registration_has_upstreams_fields_and_an_empty_report() -> No
             (message,) = leader.registrations
             assert message["ha"] == {
                 "term": 0,
-                "report": dict.fromkeys(REPORTED, ()),
+                "report": {**dict.fromkeys(REPORTED, ()), "heard": RUN_ID_SENTINEL},
                 "plugins": {},
             }
             assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
