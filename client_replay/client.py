@@ -17,6 +17,7 @@ import inspect
 import json
 import logging
 import random
+import reprlib
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -380,11 +381,29 @@ class Client(distributed.Client):
     async def _settle(self: Any, limit: float | None = None) -> None:
         """Wait, for at most ``GOODBYE_S_MAX``, until the cell has what outlives this client."""
         await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_S_MAX if limit is None else limit):
+        limit = GOODBYE_S_MAX if limit is None else limit
+        try:
+            async with asyncio.timeout(limit):
                 if self._calling:
                     await asyncio.wait(self._calling)
                 await self._ha.settled()
+        except TimeoutError:
+            self._warn_of_unsettled(limit)
+
+    def _warn_of_unsettled(self: Any, limit: float) -> None:
+        unsettled = [entry.message for entry in self._ha.journal.lasting()]
+        if not unsettled and not self._calling:
+            return
+        logger.warning(
+            "The client closes although no leader said within %.1f s that the cell has what "
+            "outlives it: %d cancellations and fire-and-forget requests (of %s), %d calls. Look "
+            "whether they were done, and close a client when the cell answers.",
+            limit,
+            len(unsettled),
+            reprlib.repr([key for message in unsettled for key in message.get("keys", ())]),
+            len(self._calling),
+            extra={"action": "closed-unsettled"},
+        )
 
     async def _close(self: Any, fast: bool = False) -> None:
         if self.status != "closed":

@@ -76,8 +76,11 @@ class Journal:
 
         It needs the graphs before it. A graph by itself ends with its client.
         """
-        lasting = [e.sequence for e in self.pending() if e.message["op"] != GRAPH]
-        return max(lasting, default=0)
+        return max((entry.sequence for entry in self.lasting()), default=0)
+
+    def lasting(self) -> list[Entry]:
+        """The open requests that outlive their client, in order."""
+        return [entry for entry in self.pending() if entry.message["op"] != GRAPH]
 
     def append(self, message: Message, nbytes: int) -> int:
         """Keep ``message``; its sequence number. Raises ``JournalFull`` and keeps nothing."""

@@ -83,13 +83,19 @@ def test_a_client_waits_for_nothing_that_ends_with_it() -> None:
         asyncio.run(test())
 
 
-def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may() -> None:
+def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test() -> None:
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             fire_and_forget(client.submit(int, key="x"))
             await asyncio.wait_for(client.close(), 10)
             assert client.status == "closed"
+            (warning,) = [r for r in caplog.records if "outlives it" in r.message]
+            assert "1 cancellations and fire-and-forget requests (of ['x']), 0 calls" in (
+                warning.message
+            )
         await leader.die()
 
     with mock.patch.object(client_module, "GOODBYE_S_MAX", 0.1):
