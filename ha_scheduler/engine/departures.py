@@ -25,6 +25,7 @@ from distributed.utils import Deadline
 from ha_scheduler.engine.barriers import TIMED_OUT, Barrier, Barriers, Leaving, Place
 from ha_scheduler.engine.coordination.book import DELETED, Book, Change
 from ha_scheduler.engine.fencing import LeaseLike, hold
+from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.values import DEPARTURES
 from ha_scheduler.ledger.records import Restarted
@@ -49,6 +50,7 @@ class Departures:
     lease: LeaseLike
     book: Book
     barriers: Barriers
+    letting_go: LettingGo
     workers: dict[str, Any]
     departures: dict[str, Departure]  # by id of the worker's process
     _inherited: set[str]  # those that a former leader began
@@ -138,6 +140,7 @@ class Departures:
         self, place: Place | None, timeout: float = 30, wait_for_workers: bool = True, **how: Any
     ) -> Any:
         await hold(self.lease)  # what a leader of the past would do to workers cannot be undone
+        self.letting_go.give_way_to_all()  # or else it would outlive the others, half-way
         leaving = {ws.server_id: _leaving(ws) for ws in self.workers.values()}
         barrier = Barrier(
             "restart", leaving, len(self.workers), timeout, wait_for_workers, raises=True

@@ -248,3 +248,24 @@ def test_no_departure_is_left_of_a_worker_that_goes_while_a_restart_waits_for_th
             await end(follower)
 
     run(test)
+
+
+def test_a_restart_makes_void_what_was_let_go_a_moment_before() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            futures = await on_each_worker(both)
+            await open_session(both)
+            both.leader.recorder.flush()
+            commit = both.log.hold()
+            futures[0].release()
+            await eventually(lambda: len(both.leader.letting_go) == 1)
+            asking = restart(both)
+            await eventually(lambda: not both.leader.tasks or asking.done())
+            assert [w.status for w in both.workers] == [Status.running] * 2
+            commit()
+            await asking
+            assert not both.leader.departures
+            assert not rebuild(both.log.records).tasks
+            both.leader.validate_state()
+
+    run(test)
