@@ -60,44 +60,29 @@ class LettingGo:
     def give_way(self, keys: Iterable[Key]) -> None:
         """Somebody else has something in mind with these."""
         if self._kept:
-            present = self._kept_present()
-            self._give_way(present, present.keys() & set(keys))
+            self._let_go(self._because_of(keys))
 
     def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
         """A graph is about to be made that may mention what is kept, or is known because of it."""
-        if not self._kept:
-            return
-        present = self._kept_present()
-        mentioned = present.keys() & (dsk.keys() | keys)
-        for spec in dsk.values():
-            if not present.keys().isdisjoint(spec.dependencies):
-                mentioned |= present.keys() & spec.dependencies
-        self._give_way(present, mentioned)
+        if self._kept:
+            inputs = (key for spec in dsk.values() for key in spec.dependencies)
+            self._let_go(self._because_of(itertools.chain(dsk, keys, inputs)))
 
-    def _kept_present(self) -> dict[Key, Any]:
-        """What is kept, and those tasks that are known for no other reason, as its inputs.
+    def _because_of(self, keys: Iterable[Key]) -> list[Key]:
+        """What is kept because of which one of these is known: followers know it no more.
 
-        Followers do not know them any more.
+        It costs what the keys and what nobody wants above them cost, and nothing of what is below
+        what is kept: that may be a graph of any size, and many small ones may come meanwhile.
         """
         tasks = self._scheduler.tasks
-        present: dict[Key, Any] = {}
-        stack = [tasks[key] for key in self._kept]
+        seen = set()
+        stack = [tasks[key] for key in keys if key in tasks]
         while stack:
             ts = stack.pop()
-            if ts.key not in present:
-                present[ts.key] = ts
-                stack += [d for d in ts.dependencies if not d.who_wants or d.key in self._kept]
-        return present
-
-    def _give_way(self, present: dict[Key, Any], mentioned: Collection[Key]) -> None:
-        """Let go of all because of which one of these is known."""
-        reached = set(mentioned)
-        stack = list(mentioned)
-        while stack:
-            further = {ts.key for ts in present[stack.pop()].dependents} & present.keys()
-            stack += further - reached
-            reached |= further
-        self._let_go(reached & self._kept.keys())
+            if ts not in seen and (not ts.who_wants or ts.key in self._kept):
+                seen.add(ts)
+                stack.extend(ts.dependents)
+        return [ts.key for ts in seen if ts.key in self._kept]
 
     def give_way_to_all(self) -> None:
         """Something happens after which nothing must come back to life that nobody wants."""

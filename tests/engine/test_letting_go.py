@@ -146,3 +146,28 @@ def test_what_was_let_go_is_not_computed_for_nobody_when_its_worker_dies() -> No
             assert runs[1] == 1
 
     run(test)
+
+
+class NotLookedAt(set[Any]):
+    def __iter__(self) -> Any:
+        raise AssertionError("what is below a kept result may be a graph of any size")
+
+
+def test_what_is_below_a_kept_result_costs_other_graphs_nothing() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            commit = both.log.hold()
+            below = both.client.submit(work, 1, key="below")
+            future = both.client.submit(work, below, key="kept")
+            assert await future == 1
+            await let_go(both, future)
+            await until_the_leader_heard(both)
+            kept = both.leader.tasks["kept"]
+            dependencies, kept.dependencies = kept.dependencies, NotLookedAt(kept.dependencies)
+            assert await both.client.submit(work, 2) == 2
+            assert len(both.leader.letting_go)
+            kept.dependencies = dependencies
+            commit()
+            await eventually(lambda: "kept" not in both.leader.tasks)
+
+    run(test)
