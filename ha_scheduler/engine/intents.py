@@ -36,7 +36,7 @@ from ha_scheduler.engine.graphs import (
     serialized_frames,
 )
 from ha_scheduler.engine.keys import Key, encode_key
-from ha_scheduler.engine.letting_go import LettingGo
+from ha_scheduler.engine.letting_go import FIRE_AND_FORGET, LettingGo
 from ha_scheduler.engine.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.replay import Replay
 from ha_scheduler.engine.runs import Runs
@@ -52,8 +52,6 @@ from ha_scheduler.ledger.records import (
 from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
-
-FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
 
 _DECISIONS = (
     "annotations_by_type",
@@ -97,7 +95,6 @@ class Intents:
     _touched: list[Any]
     _kept_for: dict[str, set[Key]]
     letting_go: LettingGo
-    _forgetting: set[Key]  # fired and forgotten, over, and not yet let go
     _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
 
     # Graphs
@@ -313,8 +310,6 @@ class Intents:
         """A client, or a pseudo-client, no longer wants keys."""
         recorder = self.recorder
         if recorder is not None and not self._releases_implied:
-            if cs.client_key == FIRE_AND_FORGET:
-                keys = [k for k in keys if not self._forgets_when_committed(recorder, k, cs)]
             wanted = [key for key in keys if self.tasks.get(key) in cs.wants_what]
             committed = self.letting_go.keep(wanted, cs)
             for key in wanted[:-1]:
@@ -324,30 +319,6 @@ class Intents:
         super()._client_releases_keys(  # type: ignore[misc]
             keys=keys, cs=cs, recommendations=recommendations
         )
-
-    def _forgets_when_committed(self, recorder: Recorder, key: Key, cs: Any) -> bool:
-        """Whether ``key``, which was fired and forgotten, has its outcome and is let go later.
-
-        Its worker keeps that until the cell knows, or else the next leader would run it again.
-        """
-        ts = self.tasks.get(key)
-        has_outcome = ts is not None and ts in cs.wants_what and ts.state in ("memory", "erred")
-        if not has_outcome or key in self._forgetting:
-            return False
-
-        def release() -> None:
-            self._forgetting.discard(key)
-            if self.tasks.get(key) is not ts:
-                return  # another one of that name
-            recommendations: dict[Key, str] = {}
-            super(Intents, self)._client_releases_keys(  # type: ignore[misc]
-                keys=[key], cs=cs, recommendations=recommendations
-            )
-            self.transitions(recommendations, f"ha-forget-{time()}")  # type: ignore[attr-defined]
-
-        self._forgetting.add(key)
-        recorder.released(self.graphs.graph_of(key), cs.client_key, key, on_commit=release)
-        return True
 
     def _remove_key(self, key: Key) -> None:
         """A key is forgotten: its graph may be retired."""

@@ -2,7 +2,8 @@
 
 Guarantee: a result is not given up because it was let go before every later leader will know that
 it was. Or else the next one would find a task that is wanted and whose result is gone, and run it a
-second time. (An error is a record of its own, and needs nobody to keep it.)
+second time. (An error is a record of its own; but what was fired and forgotten is let go in the
+step in which it fails, so its error is kept as a result is.)
 
 Order: the release is recorded, and from then on the keeper wants the key in place of whoever let
 it go, until the record has committed. The keeper is in nobody's way: it gives way at once to a
@@ -25,6 +26,7 @@ from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.recorder import OnCommit
 
 KEEPER = "ha-until-committed"
+FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
 
 
 class LettingGo:
@@ -40,17 +42,18 @@ class LettingGo:
         return len(self._kept)
 
     def keep(self, keys: Iterable[Key], cs: Any) -> OnCommit | None:
-        """Keep the results that ``cs``, which lets go of them, is the last to want.
+        """Keep the outcomes that ``cs``, which lets go of them, is the last to want.
 
         To be called when that is recorded; what is returned, when it has committed.
         """
         if not self._scheduler.recorder.outlives_its_engine:
             return None
+        outcomes = ("memory", "erred") if cs.client_key == FIRE_AND_FORGET else ("memory",)
         number = next(self._numbers)
         kept = []
         for key in keys:
             ts = self._scheduler.tasks.get(key)
-            if ts is not None and ts.state == "memory" and ts.who_wants == {cs}:
+            if ts is not None and ts.state in outcomes and ts.who_wants == {cs}:
                 ts.who_wants.add(self._keeper)
                 self._keeper.wants_what.add(ts)
                 self._kept[key] = number

@@ -130,7 +130,6 @@ class Scheduler(
         self.scattered: set[Key] = set()
         self.actors_created = {}
         self._creating = set()
-        self._forgetting = set()
         self.letting_go = LettingGo(self)
         self.held = set()
         self.departed = []

@@ -108,9 +108,60 @@ def test_many_that_end_together_are_let_go_by_few_records(monkeypatch: pytest.Mo
             leader.recorder.flush()
             written = both.log.records[before:]
             assert len(written) < 50, [type(record).__name__ for record in written]
-            assert not leader._forgetting
+            assert not leader.letting_go
             follower = follow(both.log.records)
             assert not follower.tasks
             await end(follower)
+
+    run(test)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_one_that_is_asked_for_again_before_its_end_has_committed_runs_for_each_once(
+    rebuilt: bool,
+) -> None:
+    """To the followers, which know of its end before, it is another task of that name."""
+
+    async def test() -> None:
+        async with pair(1) as both:
+            commit = both.log.hold()
+            future = both.client.submit(work, 1, key="fired")
+            fire_and_forget(future)
+            assert await future == 1
+            future.release()
+            assert await both.client.submit(work, 2) == 2  # the leader heard of the release
+            both.leader.recorder.flush()
+            again = both.client.submit(work, 1, key="fired")
+            assert await again == 1
+            commit()
+            await eventually(lambda: not len(both.client._ha.journal))
+            assert runs[1] == 2
+            await both.kill_leader()
+            await both.take_over(rebuilt=rebuilt)
+            assert await both.client.gather(again) == 1
+            assert runs[1] == 2
+
+    run(test)
+
+
+def test_one_whose_last_future_was_released_is_kept_until_that_has_committed() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            commit = both.log.hold()
+            future = both.client.submit(work, 1)
+            fire_and_forget(future)
+            assert await future == 1
+            both.leader.recorder.flush()  # that it was fired and is over
+            both.log.stall()
+            future.release()
+            assert await both.client.submit(work, 2) == 2  # the leader heard of the release
+            commit()
+            assert await both.client.submit(work, 3) == 3
+            both.leader.recorder.flush()
+            await both.kill_leader(lose_records=both.log.stalled)
+            both.log.resume()
+            await both.take_over()
+            assert await both.client.submit(work, 4) == 4
+            assert runs[1] == 1
 
     run(test)
