@@ -320,33 +320,43 @@ class Adoption:
         """Outcomes that the former leader had not written down yet, or not even heard of.
 
         A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
-        that of one that a client had retried: its worker may not have heard of it. A task of a P2P
-        shuffle may have failed because nobody led.
+        that of one that was tried again since, by a client or because it had a retry left: its
+        worker may not have heard of it. A task of a P2P shuffle may have failed because nobody led.
         """
         replay = self._scheduler.replay
         recommendations: dict[Key, str] = {}
         for address, report in reports.items():
-            for key, payload, _ in report.erred:
+            for key, payload, run in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is None:
+                    continue
+                if self._scheduler.was_counted(key, run):
+                    if ts.state == "processing" and ts.processing_on.address == address:
+                        recommendations[key] = "released"
                     continue
                 error = loads(payload)
                 spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
-                    self._fail_processing(ts, address, error, recommendations)
+                    self._fail_processing(ts, address, run, error, recommendations)
                 elif not (ts.retries or spurious or key in replay.retried):
                     error["erred_on"] = [address]
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
 
     def _fail_processing(
-        self, ts: Any, address: str, error: dict[str, Any], recommendations: dict[Key, str]
+        self,
+        ts: Any,
+        address: str,
+        run: int,
+        error: dict[str, Any],
+        recommendations: dict[Key, str],
     ) -> None:
         """A worker that lost its connection could not say that a task of ours has failed."""
         if ts.processing_on.address != address:
             return
         if ts.retries > 0:
             ts.retries -= 1
+            self._scheduler.note_attempt(ts, run)
             recommendations[ts.key] = "waiting"
             return
         if is_no_outcome(ts, error["exception_text"]):

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from distributed.worker_state_machine import RUN_ID_SENTINEL
+
 from ha_scheduler.engine.keys import Key
 from ha_scheduler.engine.recorder import Recorder
 from ha_scheduler.engine.values import ATTEMPTS, Values
@@ -25,18 +27,25 @@ class Attempts:
     values: Values
     tasks: dict[Key, Any]
     workers: dict[str, Any]
-    attempts: dict[Key, tuple[int, int]]  # by task: retries left, workers lost
+    #: By task: retries left, workers lost, and the last run whose failure took a retry.
+    attempts: dict[Key, tuple[int, int, int]]
 
-    def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
+    def stimulus_task_erred(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
         """As upstream's, which may take one of the retries."""
         ts = self.tasks.get(key)
         before = ts.retries if ts is not None else 0
         result = super().stimulus_task_erred(  # type: ignore[misc]
-            worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
         )
         if ts is not None and ts.retries != before:
-            self._note_attempts([ts])
+            self.note_attempt(ts, run_id)
         return result
+
+    def was_counted(self, key: Key, run_id: int) -> bool:
+        """Whether the failure of this run of a task has taken a retry, and settles nothing."""
+        return run_id <= self._last_failed(key)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         """As upstream's, which suspects what the worker was running."""
@@ -45,7 +54,9 @@ class Attempts:
         before = [ts.suspicious for ts in running]
         result = await super().remove_worker(address, **kwargs)  # type: ignore[misc]
         pairs = zip(running, before, strict=True)
-        self._note_attempts([ts for ts, count in pairs if ts.suspicious != count])
+        for ts, count in pairs:
+            if ts.suspicious != count:
+                self.note_attempt(ts, self._last_failed(ts.key))
         return result
 
     def _remove_key(self, key: Key) -> None:
@@ -54,16 +65,20 @@ class Attempts:
             del self.attempts[key]
             self.values.write_soon(ATTEMPTS, key)
 
-    def _note_attempts(self, changed: list[Any]) -> None:
-        for ts in changed:
-            key: Key = ts.key
-            if key in self.tasks:
-                self.attempts[key] = (ts.retries, ts.suspicious)
-                self.values.write_soon(ATTEMPTS, key)
+    def note_attempt(self, ts: Any, failed_run: int) -> None:
+        """The counts of ``ts`` have changed."""
+        key: Key = ts.key
+        if key in self.tasks:
+            self.attempts[key] = (ts.retries, ts.suspicious, failed_run)
+            self.values.write_soon(ATTEMPTS, key)
+
+    def _last_failed(self, key: Key) -> int:
+        count = self.attempts.get(key)
+        return RUN_ID_SENTINEL if count is None else count[2]
 
     def restore_attempts(self) -> None:
         """Give the tasks their counts; those of tasks that did not come back are taken back."""
-        for key, (retries, suspicious) in list(self.attempts.items()):
+        for key, (retries, suspicious, _) in list(self.attempts.items()):
             ts = self.tasks.get(key)
             if ts is None:
                 del self.attempts[key]

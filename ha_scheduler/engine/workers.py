@@ -392,16 +392,18 @@ class Workers:
             worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
         )
 
-    def stimulus_task_erred(self, worker: str, stimulus_id: str, key: Key, **kwargs: Any) -> Any:
+    def stimulus_task_erred(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
         """As upstream's; an orphan that failed is no longer running, and will be run again."""
         self.adoption.stopped_early(key, worker, stimulus_id)
         ts = self.tasks.get(key)  # type: ignore[attr-defined]
-        if ts is not None and ts.state == "processing" and ts.run_id == kwargs.get("run_id"):
+        if ts is not None and ts.state == "processing" and ts.run_id == run_id:
             text = str(kwargs.get("exception_text", ""))
             if self.extensions["shuffle"].overtaken(ts, text, stimulus_id):  # type: ignore[attr-defined]
                 return {}, {}, {}
         return super().stimulus_task_erred(  # type: ignore[misc]
-            worker=worker, stimulus_id=stimulus_id, key=key, **kwargs
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
         )
 
     def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:

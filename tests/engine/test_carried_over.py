@@ -8,8 +8,10 @@ import tempfile
 import threading
 from pathlib import Path
 
+import pytest
 from distributed import KilledWorker
 from distributed.scheduler import TaskPrefix
+from distributed.worker_state_machine import RUN_ID_SENTINEL
 
 from ha_scheduler.engine.experience import PREFIXES_MAX
 from ha_scheduler.engine.values import ATTEMPTS, EXPERIENCE
@@ -36,6 +38,17 @@ def fail_thrice(tries: str) -> None:
     raise ValueError("again")
 
 
+def fail_twice(tries: str) -> int:
+    """The second run waits before it fails."""
+    with open(tries, "a") as file:
+        file.write("x")
+    if os.path.getsize(tries) == 2:
+        gate.wait(30)
+    if os.path.getsize(tries) <= 2:
+        raise ValueError("again")
+    return 70
+
+
 def test_a_retry_that_is_used_up_stays_used_up_under_a_new_leader(tmp_path: Path) -> None:
     tries = tmp_path / "tries"
     gate.clear()
@@ -44,12 +57,35 @@ def test_a_retry_that_is_used_up_stays_used_up_under_a_new_leader(tmp_path: Path
         async with pair(workers=1) as both:
             future = both.client.submit(fail_thrice, str(tries), retries=2, key="fail")
             await eventually(lambda: tries.exists() and tries.stat().st_size == 2)
-            await eventually(lambda: both.leader.attempts.get("fail", (9, 0))[0] == 1)
+            await eventually(lambda: both.leader.attempts.get("fail", (9,))[0] == 1)
             await both.kill_leader()
             leader = await both.take_over()
             assert leader.tasks["fail"].retries == 1
             gate.set()
             assert isinstance(await future.exception(), ValueError)
+            assert tries.stat().st_size == 3
+
+    run(test)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_failure_takes_no_second_retry_if_its_worker_was_not_told_to_try_again(
+    tmp_path: Path, rebuilt: bool
+) -> None:
+    tries = tmp_path / "tries"
+    gate.clear()
+
+    async def test() -> None:
+        async with pair(workers=1) as both:
+            future = both.client.submit(fail_twice, str(tries), retries=2, key="fail")
+            await eventually(lambda: tries.exists() and tries.stat().st_size == 2)
+            for stream in both.leader.stream_comms.values():
+                stream.send = lambda *messages: None
+            gate.set()
+            await eventually(lambda: both.leader.attempts["fail"][0] == 0)
+            await both.kill_leader()
+            await both.take_over(rebuilt=rebuilt)
+            assert await future == 70
             assert tries.stat().st_size == 3
 
     run(test)
@@ -63,7 +99,7 @@ def test_workers_that_died_under_a_task_are_counted_across_leaders() -> None:
             await eventually(lambda: "killer" in both.leader.tasks)
             ts = both.leader.tasks["killer"]
             ts.suspicious = 1
-            both.leader._note_attempts([ts])
+            both.leader.note_attempt(ts, RUN_ID_SENTINEL)
             await both.kill_leader()
             leader = await both.take_over()
             assert leader.tasks["killer"].suspicious == 1
@@ -88,8 +124,10 @@ def test_a_count_is_taken_back_when_its_task_is_forgotten() -> None:
             path = os.path.join(tempfile.mkdtemp(), "once")
             future = client.submit(fail_once, path, retries=3, key="once")
             assert await future == 1
-            assert scheduler.attempts == {"once": (2, 0)}
-            assert follow(log.records).attempts == rebuild(log.records).attempts == {"once": (2, 0)}
+            (count,) = scheduler.attempts.values()
+            assert count[:2] == (2, 0)
+            assert follow(log.records).attempts == {"once": count}
+            assert rebuild(log.records).attempts == {"once": count}
             future.release()
             await eventually(lambda: not scheduler.attempts)
             assert scheduler.recorder is not None
@@ -118,7 +156,7 @@ def test_a_worker_that_dies_raises_the_count_of_what_it_ran() -> None:
             await scheduler.remove_worker(address, stimulus_id="test")
             assert isinstance(await future.exception(), KilledWorker)
             release.set()
-            assert follow(log.records).attempts == {"wait": (0, 1)}
+            assert follow(log.records).attempts == {"wait": (0, 1, RUN_ID_SENTINEL)}
 
     run(test)
 
@@ -178,7 +216,7 @@ def test_a_restart_takes_back_the_counts() -> None:
             future = client.submit(str, 1, key="one")
             await future
             scheduler.tasks["one"].suspicious = 1
-            scheduler._note_attempts([scheduler.tasks["one"]])
+            scheduler.note_attempt(scheduler.tasks["one"], RUN_ID_SENTINEL)
             assert [r for r in log.records if getattr(r, "space", "") == ATTEMPTS]
             scheduler._clear_task_state()
             assert scheduler.recorder is not None
