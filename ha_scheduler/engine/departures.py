@@ -6,9 +6,12 @@ of before is there, under any leader, and no worker is touched before that is ce
 record makes everything void at once, its last one is awaited before a worker is killed or a client
 is told. Killed before the first has committed, it did not happen; after it, the next leader kills
 the workers that are still those of before. Whoever asked is answered in both cases (``barriers``).
+What a worker is told last, to close or to work again, may be lost with its leader: whichever it
+joins next tells it.
 
 Order: a row is written when a departure begins and deleted when the worker is gone or stays. A
-worker is known by the id of its process: another one at its address is none that must go.
+worker is known by the id of its process: another one at its address is none that must go. The
+record of a departure's end says that the worker was dismissed, if it was.
 """
 
 from __future__ import annotations
@@ -27,13 +30,19 @@ from ha_scheduler.engine.coordination.book import DELETED, Book, Change
 from ha_scheduler.engine.fencing import LeaseLike, hold
 from ha_scheduler.engine.letting_go import LettingGo
 from ha_scheduler.engine.recorder import Recorder
-from ha_scheduler.engine.values import DEPARTURES
+from ha_scheduler.engine.values import DEPARTURES, DISMISSED
 from ha_scheduler.ledger.records import Restarted
 
 logger = logging.getLogger(__name__)
 
 #: Address of the worker, "retire" or "restart"; of a retirement: close it then, remove it then
 Departure = tuple[str, str, bool, bool]
+
+DISMISSED_MAX = 1_000  # a worker that was told to close and is still there comes within moments
+
+#: What a dismissed worker has to do: end with its nanny, end and leave it to its nanny to start it
+#: anew, or nothing that it would be told, for it closes by itself
+CLOSE, START_ANEW, NOTHING = "close", "start anew", ""
 
 _OF_RETIREMENTS = (
     "close_workers",
@@ -53,6 +62,10 @@ class Departures:
     letting_go: LettingGo
     workers: dict[str, Any]
     departures: dict[str, Departure]  # by id of the worker's process
+    #: By id of the process, the oldest first: a number that rises, and what it has to do
+    dismissed: dict[str, tuple[int, str]]
+    stream_comms: dict[str, Any]
+    _retiring: set[str]  # addresses of workers whose retirement is under way here
     _inherited: set[str]  # those that a former leader began
     _resumed: set[asyncio.Task[None]]
     _restarting: Barrier | None = None  # in the step in which ``restart`` makes everything void
@@ -118,17 +131,19 @@ class Departures:
         tracked = super()._track_retire_worker(  # type: ignore[misc]
             ws, policy, prev_status=prev_status, **how
         )
-        return self._until_it_ended(ws.server_id, tracked)
+        self._retiring.add(ws.address)
+        return self._until_it_ended(ws, tracked)
 
-    async def _until_it_ended(self, worker_id: str, tracked: Coroutine[Any, Any, Any]) -> Any:
+    async def _until_it_ended(self, ws: Any, tracked: Coroutine[Any, Any, Any]) -> Any:
         outcome = "failed"
         try:
             _, outcome, _ = result = await tracked
             return result
         finally:
+            self._retiring.discard(ws.address)
             if outcome != "OK":
-                self.barriers.note(worker_id, outcome)
-            self._end_departure(worker_id)
+                self.barriers.note(ws.server_id, outcome)
+            self._end_departure(ws.server_id, gone=outcome == "OK")
 
     # Restarts
 
@@ -212,9 +227,10 @@ class Departures:
             ended = {w.address: told.get(w.address, w.end) for w in barrier.leaving.values()}
         finally:
             for worker_id, worker in barrier.leaving.items():
-                if ended[worker.address] == TIMED_OUT:
+                late = ended[worker.address] == TIMED_OUT
+                if late:
                     self.barriers.note(worker_id, TIMED_OUT)
-                self._end_departure(worker_id)
+                self._end_departure(worker_id, gone=not late)
         return await self.barriers.conclude(barrier, ended, deadline)
 
     # What the ledger knows of them
@@ -225,16 +241,22 @@ class Departures:
         self.departures[ws.server_id] = departure
         return DEPARTURES, ws.server_id, departure
 
-    def _end_departure(self, worker_id: str) -> None:
+    def _end_departure(self, worker_id: str, *, gone: bool = False) -> None:
         self._inherited.discard(worker_id)
-        if self.departures.pop(worker_id, None) is not None:
-            self.book.note((DEPARTURES, worker_id, DELETED))
+        departure = self.departures.pop(worker_id, None)
+        if departure is not None:
+            changes = self._dismiss(worker_id, departure) if gone else self._readmit(worker_id)
+            self.book.note((DEPARTURES, worker_id, DELETED), *changes)
             self.barriers.moved()
 
-    def end_departures_at(self, address: str) -> None:
-        """Nobody is at this address any more who could go."""
-        for worker_id in [i for i, (at, *_) in self.departures.items() if at == address]:
-            self._end_departure(worker_id)
+    def end_departures_at(self, address: str, *, retired: bool = False) -> None:
+        """Nobody is at this address any more who could go. ``retired``: none has its data alone.
+
+        One that was lost while it retired may come back with data, and works again then.
+        """
+        for worker_id, (at, kind, *_) in list(self.departures.items()):
+            if at == address:
+                self._end_departure(worker_id, gone=retired or kind == "restart")
 
     def worker_came(self, address: str) -> None:
         """Whoever was at this address before is gone."""
@@ -244,11 +266,48 @@ class Departures:
                 self._end_departure(worker_id)
         self.barriers.moved()
 
+    def _dismiss(self, worker_id: str, departure: Departure) -> list[Change]:
+        """It has gone, or is about to; what is to be recorded of it."""
+        _, kind, close, _ = departure
+        changes = self._readmit(worker_id)
+        if len(self.dismissed) >= DISMISSED_MAX:
+            changes += self._readmit(next(iter(self.dismissed)))
+        last, _ = next(reversed(self.dismissed.values()), (0, NOTHING))
+        closing = CLOSE if close else NOTHING
+        row = self.dismissed[worker_id] = (last + 1, START_ANEW if kind == "restart" else closing)
+        return [*changes, (DISMISSED, worker_id, row)]
+
+    def _readmit(self, worker_id: str) -> list[Change]:
+        if self.dismissed.pop(worker_id, None) is None:
+            return []
+        return [(DISMISSED, worker_id, DELETED)]
+
+    # Workers that join
+
+    def farewell(self, worker_id: str) -> dict[str, Any] | None:
+        """What this worker is told if it has to close, and has not heard it."""
+        _, what = self.dismissed.get(worker_id, (0, NOTHING))
+        if what == NOTHING:
+            return None
+        return {"op": "close", "nanny": what == CLOSE, "reason": "scheduler-remove-worker"}
+
+    def let_work_again(self, addresses: Iterable[str]) -> None:
+        """Those of these workers that take themselves for retiring, and are not, work again."""
+        for address in addresses:
+            ws = self.workers.get(address)
+            if ws is None or ws.status != Status.closing_gracefully or address in self._retiring:
+                continue
+            if ws.server_id not in self.departures and ws.server_id not in self.dismissed:
+                logger.info("Worker %s does not retire.", address, extra={"action": "works-again"})
+                message = {"op": "worker-status-change", "status": Status.running.name}
+                self.stream_comms[address].send({**message, "stimulus_id": f"ha-stays-{time()}"})
+
     # At a takeover
 
     def inherit_departures(self) -> None:
         """This engine is about to lead: what is under way is what a former leader began."""
         self._inherited = set(self.departures)
+        self.dismissed = dict(sorted(self.dismissed.items(), key=lambda item: item[1]))
 
     def resume_departures(self, addresses: Iterable[str]) -> None:
         """These workers have come: those that were about to go do so."""

@@ -139,7 +139,9 @@ class Scheduler(
         self.recorded_states = {}
         self._starting = set()
         self.departures = {}
+        self.dismissed = {}
         self._inherited = set()
+        self._retiring = set()
         self._resumed = set()
         self.switches = {}
         self.values = Values(self)

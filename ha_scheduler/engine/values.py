@@ -36,6 +36,7 @@ ATTEMPTS = "attempts"
 ACTORS = "actor"
 EXPERIENCE = "experience"
 DEPARTURES = "departure"
+DISMISSED = "dismissed"
 SWITCHES = "switch"
 
 GONE: Any = object()  # what a keeper is given for a value that is gone
@@ -85,6 +86,7 @@ class Values:
             ACTORS: scheduler.actors_created,
             EXPERIENCE: scheduler.experience.recorded,
             DEPARTURES: scheduler.departures,
+            DISMISSED: scheduler.dismissed,
             SWITCHES: scheduler.switches,
             SHUFFLES: scheduler.extensions["shuffle"].recorded,
             MEMBERS: scheduler.extensions["shuffle"].members,

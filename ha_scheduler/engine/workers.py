@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import time
 from typing import Any
 
@@ -87,6 +88,8 @@ class Workers:
         report = Report.from_wire(ha.get("report"))
         plugins: dict[str, str] = ha.get("plugins", {})
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
+        if farewell := self.farewell(fields["server_id"]):  # type: ignore[attr-defined]
+            return await self._send_away(fenced, address, farewell)
         self._latest[address] = fenced
         known = self.workers.get(address)
         if known is not None and known.server_id == fields["server_id"]:
@@ -103,6 +106,19 @@ class Workers:
             )
         finally:
             await self._unless_served(address, fenced)
+
+    async def _send_away(self, comm: FencedComm, address: str, farewell: dict[str, Any]) -> None:
+        """Tell a worker to close, as on the stream of one that was taken in. It is not."""
+        logger.info("Worker %s is told once more to close.", address, extra={"action": "sent-away"})
+        if address in self.recovery.awaited:
+            self._forget_expected(address)
+        interval = heartbeat_interval(len(self.workers))
+        answer = {"status": "OK", "time": time(), "heartbeat-interval": interval}
+        with suppress(OSError):
+            await comm.write({**answer, "worker-plugins": {}})
+            await comm.write([farewell])
+            while True:
+                await comm.read()  # until it has closed
 
     async def _unless_served(self, address: str, comm: FencedComm) -> None:
         """A worker that was registered and could not be told so is one that lost its connection.
@@ -220,6 +236,7 @@ class Workers:
         self._place_unrunnable(stimulus_id)
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         self.resume_departures(known)  # type: ignore[attr-defined]
+        self.let_work_again(known)  # type: ignore[attr-defined]
         if self.adoption.orphans:
             self._expire_orphans_later()
 
@@ -291,7 +308,8 @@ class Workers:
         self._reports.pop(address, None)
         self._following.discard(address)
         self.adoption.forget_worker(address)
-        self.end_departures_at(address)  # type: ignore[attr-defined]
+        retired = bool(kwargs.get("expected"))  # which upstream says of no others
+        self.end_departures_at(address, retired=retired)  # type: ignore[attr-defined]
         if known:
             self.letting_go.give_way_to_all()
             self.calls.abandon(self.workers[address].server_id)

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 from distributed.core import Status
 
-from tests.engine.conftest import end, eventually, follow, keep_away, pair, rebuild, run
+from ha_scheduler.engine import departures
+from ha_scheduler.ledger.records import WorkerLeft
+from tests.engine.conftest import (
+    Pair,
+    end,
+    eventually,
+    follow,
+    keep_away,
+    pair,
+    rebuild,
+    run,
+    start_worker,
+)
 from tests.engine.counted import begin, holders, on_each_worker, runs, work
 
 
@@ -144,6 +156,175 @@ def test_a_retirement_repeated_in_vain_lets_the_worker_work_again() -> None:
             await eventually(lambda: only.status == Status.running)
             assert await both.client.submit(work, 1) == 1
             assert await futures[0] == "on0"
+
+    run(test)
+
+
+def lose(leader: Any, worker: Any, lost: dict[str, str]) -> None:
+    """What is like ``lost`` is sent to the worker, and does not arrive."""
+    stream = leader.stream_comms[worker.address]
+    send = stream.send
+
+    def send_others(*messages: dict[str, Any]) -> None:
+        send(*(m for m in messages if not lost.items() <= m.items()))
+
+    stream.send = send_others
+
+
+def dismissing(both: Pair, how: str, address: str) -> Any:
+    if how == "restart":
+        return both.client.restart(wait_for_workers=False, timeout=5)
+    if how == "restart_workers":
+        return both.client.scheduler.restart_workers(
+            workers=[address], timeout=5, wait_for_workers=False, stimulus_id="test"
+        )
+    return both.client.retire_workers([address], close_workers=True, remove=how == "retire")
+
+
+@pytest.mark.parametrize("rebuilt", [True, False])
+@pytest.mark.parametrize("how", ["restart", "restart_workers", "retire", "retire and stay"])
+def test_a_worker_that_did_not_hear_that_it_has_to_close_hears_it_from_the_next_leader(
+    how: str, rebuilt: bool
+) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await on_each_worker(both)
+            gone, staying = both.workers
+            lose(both.leader, gone, {"op": "close"})
+            await dismissing(both, how, gone.address)
+            assert not both.leader.departures
+            assert gone.status in (Status.running, Status.closing_gracefully)
+            told, close = [], gone.stream_handlers["close"]
+
+            async def hear(**what: Any) -> None:
+                told.append(what)
+                await close(**what)
+
+            gone.stream_handlers["close"] = hear
+            await both.kill_leader()
+            leader = await both.take_over(rebuilt=rebuilt)
+            await gone.finished()
+            (what,) = told  # the nanny of one that was restarted is to start it anew
+            assert what["nanny"] == how.startswith("retire")
+            remaining = set() if how == "restart" else {staying.address}
+            await eventually(lambda: set(leader.workers) == remaining)
+            assert gone.address not in rebuild(both.log.records).replay.workers
+            if how == "restart":
+                both.workers.append(await start_worker(both.address, dashboard_address=":0"))
+            assert await both.client.submit(work, "next") == "next"
+            leader.validate_state()
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["restart_workers", "retire"])
+def test_a_worker_whose_heartbeat_crosses_the_word_to_close_closes(how: str) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await on_each_worker(both)
+            gone, staying = both.workers
+            lose(both.leader, gone, {"op": "close"})
+            await dismissing(both, how, gone.address)
+            await gone.heartbeat()  # it is answered that there is no such worker
+            await gone.finished()
+            assert set(both.leader.workers) == {staying.address}
+
+    run(test)
+
+
+def test_a_worker_whose_end_was_recorded_and_not_that_it_left_is_not_waited_for() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await on_each_worker(both)
+            gone, staying = both.workers
+            lose(both.leader, gone, {"op": "close"})
+            await dismissing(both, "restart_workers", gone.address)
+            both.leader.recorder.flush()
+            both.log.records[:] = [r for r in both.log.records if not isinstance(r, WorkerLeft)]
+            await both.kill_leader()
+            leader = await both.take_over(window_seconds=600)
+            assert set(leader.workers) == {staying.address}
+            await gone.finished()
+            assert gone.address not in rebuild(both.log.records).replay.workers
+
+    run(test)
+
+
+def test_a_worker_that_could_not_retire_and_did_not_hear_it_works_under_the_next_leader() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            futures = await on_each_worker(both)
+            (only,) = both.workers
+            lose(both.leader, only, {"op": "worker-status-change", "status": "running"})
+            assert await both.client.retire_workers([only.address]) == {}
+            await eventually(lambda: only.status == Status.closing_gracefully)
+            await both.kill_leader()
+            await both.take_over()
+            await eventually(lambda: only.status == Status.running)
+            assert await both.client.submit(work, 1) == 1
+            assert await both.client.gather(futures) == ["on0"]
+
+    run(test)
+
+
+def test_a_worker_that_has_retired_and_closes_by_itself_gets_no_work_meanwhile() -> None:
+    async def test() -> None:
+        async with pair() as both:
+            await on_each_worker(both)
+            retired, other = both.workers
+            await both.client.retire_workers([retired.address], close_workers=False)
+            await eventually(lambda: retired.status == Status.closing_gracefully)
+            await both.kill_leader()
+            leader = await both.take_over()
+            await eventually(lambda: retired.address in leader.workers)
+            futures = both.client.map(work, range(6))
+            await both.client.gather(futures)
+            assert retired.status == Status.closing_gracefully
+            assert {a for f in futures for a in holders(leader, f.key)} == {other.address}
+
+    run(test)
+
+
+def test_a_worker_that_was_lost_while_it_retired_works_again_with_its_data() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            futures = await on_each_worker(both)
+            (only,) = both.workers
+            began = never_retire(both.leader)
+            retire = asyncio.ensure_future(both.leader.retire_workers([only.address]))
+            await began.wait()
+            await eventually(lambda: only.status == Status.closing_gracefully)
+            free = keep_away(only)
+            only._ha.abandon("a test")
+            await eventually(lambda: not both.leader.workers)
+            await retire
+            free.set()
+            await eventually(lambda: only.status == Status.running)
+            assert await both.client.gather(futures) == ["on0"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("rebuilt", [True, False])
+def test_who_was_dismissed_first_is_forgotten_first(
+    rebuilt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "DISMISSED_MAX", 2)
+
+    async def test() -> None:
+        async with pair(4) as both:
+            ids = [worker.id for worker in both.workers]
+            for worker in both.workers[:3]:
+                await both.client.retire_workers([worker.address])
+            assert list(both.leader.dismissed) == ids[1:3]
+            await both.kill_leader()
+            leader = await both.take_over(rebuilt=rebuilt)
+            assert list(leader.dismissed) == ids[1:3]
+            await dismissing(both, "restart_workers", both.workers[3].address)
+            assert list(leader.dismissed) == ids[2:4]
+            engine = rebuild(both.log.records)
+            assert set(engine.dismissed) == set(ids[2:4])
+            await end(engine)
 
     run(test)
 
