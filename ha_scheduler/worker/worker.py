@@ -150,9 +150,10 @@ class Worker(distributed.Worker):
             if self._set_up_plugins.get(name) == digest:
                 return {"status": "OK"}
             result = await super().plugin_add(plugin=plugin, name=name, catch_errors=catch_errors)
-            self.plugin_digests[name] = digest
-            if result["status"] == "OK":
-                self._set_up_plugins[name] = digest
+            if name in self.plugins:  # else it was removed meanwhile
+                self.plugin_digests[name] = digest
+                if result["status"] == "OK":
+                    self._set_up_plugins[name] = digest
             return result
 
     async def plugin_remove(self: Any, name: str) -> Any:

@@ -149,6 +149,22 @@ def test_a_worker_that_joins_as_its_leader_dies_sets_a_plugin_up_once() -> None:
     run(test)
 
 
+def test_a_plugin_that_was_removed_while_it_was_set_up_is_set_up_when_it_is_added_again() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            registering = asyncio.ensure_future(both.client.register_plugin(Waiting()))
+            await eventually(lambda: runs["setup", "w0"] == 1)
+            await both.client.unregister_worker_plugin("waiting")
+            gate.set()
+            await registering
+            assert "waiting" not in both.workers[0].plugins
+            await both.client.register_plugin(Waiting())
+            assert "waiting" in both.workers[0].plugins
+            assert dict(runs) == {("setup", "w0"): 2}
+
+    run(test)
+
+
 class Fails(WorkerPlugin):  # type: ignore[misc]
     name = "fails"
 
