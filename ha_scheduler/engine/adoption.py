@@ -70,7 +70,7 @@ class Adoption:
             self._adopt_metadata(report)
         for address, report in reports.items():
             for key, nbytes, typename, run in self._actors.without_handles(address, report):
-                held = Held(nbytes, typename, run if run >= 0 else report.heard)
+                held = Held(nbytes, typename, report.date(key, run))
                 self._adopt_result(
                     key, address, held, key in report.actors, recommendations,
                     client_msgs, worker_msgs, stimulus_id,
@@ -99,8 +99,7 @@ class Adoption:
             if ts is None:
                 return bool(run >= 0 and runs.is_over(run))
             # Scattered data has no run of its own, whatever its holder says.
-            here = run if run >= 0 else report.heard
-            return ts.run_spec is not None and not runs.is_present(key, here)
+            return ts.run_spec is not None and not runs.is_present(key, report.date(key, run))
 
         former = {key for key, _, _, run in report.memory if is_former(key, run)}
         former.update(key for key, _, run in report.erred if is_former(key, run))

@@ -26,6 +26,7 @@ class Report:
     shuffles: tuple[tuple[str, int, bool], ...] = ()
     metadata: tuple[tuple[Key, bytes], ...] = ()
     heard: int = -1  # the highest id of a run that a leader has named to the worker
+    fetched: dict[Key, int] = field(default_factory=dict)  # what had been named when it came
 
     @classmethod
     def from_wire(cls, report: dict[str, Any] | None) -> Report:
@@ -35,7 +36,12 @@ class Report:
         return cls(
             **{name: tuple(report.get(name, ())) for name in names},
             heard=report.get("heard", -1),
+            fetched=dict(report.get("fetched", ())),
         )
+
+    def date(self, key: Key, run: int) -> int:
+        """The run of a result; or, if it has none, an id above that of the graph of its task."""
+        return run if run >= 0 else self.fetched.get(key, self.heard)
 
     def without(self, keys: set[Key]) -> Report:
         """The report, as if the worker had none of these keys."""

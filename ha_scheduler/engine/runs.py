@@ -12,7 +12,8 @@ of a task has a higher id than the graph that made the task (``Recorder.next_id`
   of a graph names the tasks of which something was *found*, and since which run it counts.
 
 What a worker fetched from another has no run. It is as new as the last word of its leader that the
-worker has heard (``worker/runs.py``): the word that frees a task of before would have come earlier.
+worker had heard when it came (``worker/runs.py``): the word that frees a task of before would have
+come earlier.
 """
 
 from __future__ import annotations

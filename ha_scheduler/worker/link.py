@@ -316,6 +316,7 @@ class SchedulerLink:
                     **snapshot(worker.state),
                     "shuffles": shuffle_runs(worker),
                     "heard": worker.runs.heard,
+                    "fetched": worker.runs.fetched(),
                 },
                 plugins=worker.plugin_digests,
             )

@@ -14,7 +14,7 @@ failed to arrive here from another worker has not erred. A result comes with the
 task left (``get_task_metadata``).
 
 Results and errors come with the id of their run, or -1 for what was fetched from another worker or
-scattered. ``heard``, in the registration, says how new that is (see ``runs.py``).
+scattered. ``heard`` and ``fetched``, in the registration, say how new that is (see ``runs.py``).
 """
 
 from __future__ import annotations

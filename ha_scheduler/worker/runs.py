@@ -6,18 +6,23 @@ worker_state_machine.py): a task that was cancelled and asked for again while it
 with another function, would come as the result of the later run.
 
 ``heard`` rises with what comes on the leader's stream, in its order. So all that the leader had
-freed before has been freed when it rises: what the worker still has, it has by a later word.
+freed before has been freed when it rises: what the worker still has, it has by a later word. But
+what a leader lets go it frees when that has committed, and it names runs meanwhile. So what was
+fetched is only as new as what was heard when it came.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from distributed.worker_state_machine import (
     RUN_ID_SENTINEL,
     ComputeTaskEvent,
     ExecuteFailureEvent,
     ExecuteSuccessEvent,
+    GatherDepSuccessEvent,
+    UpdateDataEvent,
 )
 
 
@@ -26,6 +31,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.heard = RUN_ID_SENTINEL  # the highest id that a leader has named
+        self._fetched: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by task: heard by then
 
     def hear(self, run: int) -> None:
         """A leader has named an id."""
@@ -37,3 +43,13 @@ class Runs:
             self.hear(stimulus.run_id)
         elif isinstance(stimulus, ExecuteSuccessEvent | ExecuteFailureEvent):
             state.tasks[stimulus.key].run_id = stimulus.run_id
+        elif isinstance(stimulus, GatherDepSuccessEvent):
+            came = [state.tasks[key] for key in stimulus.data if key in state.tasks]
+            self._fetched.update(dict.fromkeys(came, self.heard))
+        elif isinstance(stimulus, UpdateDataEvent):
+            for ts in [state.tasks[key] for key in stimulus.data if key in state.tasks]:
+                self._fetched.pop(ts, None)
+
+    def fetched(self) -> list[tuple[Any, int]]:
+        """What the worker has from other workers, and what it had heard when that came."""
+        return [(ts.key, run) for ts, run in self._fetched.items() if ts.state == "memory"]

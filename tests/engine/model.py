@@ -265,7 +265,8 @@ class ModelWorker:
             "metrics": METRICS, "services": {}, "local_directory": "", "versions": {}, "nanny": "",
             "extra": {}, "stimulus_id": self.stimulus(),
         }  # fmt: skip
-        report = {**snapshot(self.state), "heard": self.runs.heard}
+        runs = {"heard": self.runs.heard, "fetched": self.runs.fetched()}
+        report = {**snapshot(self.state), **runs}
         ha = {"term": term, "report": report, "plugins": {}}
         return asyncio.create_task(leader.ha_register_worker(Answer(), ha=ha, **message))
 

@@ -56,6 +56,12 @@ class Cell:
 
     async def talk(self) -> None:
         """Until nothing is on any wire but to the deaf. No thread gets on meanwhile."""
+        await self.deliver()
+        self.log.commit(len(self.log.records))
+        await settle_loop()
+
+    async def deliver(self) -> None:
+        """As ``talk``, and nothing commits."""
         play = Play.__new__(Play)
         play.leader, play.clients, play.choose = self.leader, [self.client], random.Random(0)
         await settle_loop()
@@ -65,8 +71,6 @@ class Cell:
                 break
             await settle_loop()
         self.leader.recorder.flush()
-        self.log.commit(len(self.log.records))
-        await settle_loop()
 
     async def submit(self, *keys: str, on: int, **inputs: list[str]) -> None:
         tasks = {key: inputs.get(key, []) for key in keys}
@@ -272,3 +276,31 @@ async def test_a_copy_that_the_leader_had_made_counts_though_its_worker_was_give
     await cell.change_leaders(standby)
     assert cell.holders("good") == {second.address}
     assert cell.runs["good"] == 1
+
+
+@on_both
+async def test_a_copy_is_as_old_as_when_it_came_though_its_worker_was_given_a_task_since(
+    cell: Cell, standby: Standby
+) -> None:
+    """Until the release has committed, the leader goes on and frees nothing of the result."""
+    first, second = cell.workers
+    await cell.submit("good", on=0)
+    await cell.finish("good", on=0)
+    await cell.submit("good", "top", on=1, top=["good"])
+    await cell.fetch(0, by=1)
+    await cell.finish("top", on=1)
+    await cell.release("top")
+    cell.client.release("good")
+    await cell.deliver()
+    cell.client.submit({"other": []}, {"other"}, {"workers": [second.address]})
+    await cell.deliver()
+    assert "other" in second.executing
+    cell.log.commit(len(cell.log.records))
+    assert "good" not in cell.leader.tasks
+    await cell.change_leaders(standby)  # no worker has heard that it is to free anything
+    assert "good" not in first.state.tasks
+    await cell.submit("good", on=0)
+    assert cell.client.states["good"] == "pending"
+    await cell.finish("good", on=0)
+    assert cell.holders("good") == {first.address}
+    assert cell.runs["good"] == 2

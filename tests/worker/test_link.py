@@ -27,7 +27,7 @@ from tests.worker.scripted_leader import ScriptedLeader, until
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-REPORTED = ("memory", "running", "erred", "actors", "metadata", "shuffles")
+REPORTED = ("memory", "running", "erred", "actors", "metadata", "shuffles", "fetched")
 
 
 @asynccontextmanager
