@@ -100,8 +100,10 @@ class Departures:
         self.barriers.begin(place, barrier, *begun)
         try:
             await self.barriers.begun(barrier)
-            present = [ws.address for ws in chosen]
-            return await super().retire_workers(present, **how)  # type: ignore[misc]
+            present = self._present(barrier)
+            retired = await super().retire_workers(present, **how)  # type: ignore[misc]
+            gone = (w for w in leaving.values() if w.address not in present)
+            return {**{worker.address: worker.info for worker in gone}, **retired}
         finally:
             for ws in chosen:
                 self._end_departure(ws.server_id)
@@ -222,7 +224,11 @@ class Departures:
         ended = dict.fromkeys((w.address for w in barrier.leaving.values()), TIMED_OUT)
         try:
             told = await super().restart_workers(  # type: ignore[misc]
-                list(ended), timeout=timeout, wait_for_workers=False, on_error="return", **how
+                self._present(barrier),
+                timeout=timeout,
+                wait_for_workers=False,
+                on_error="return",
+                **how,
             )
             ended = {w.address: told.get(w.address, w.end) for w in barrier.leaving.values()}
         finally:
@@ -232,6 +238,11 @@ class Departures:
                     self.barriers.note(worker_id, TIMED_OUT)
                 self._end_departure(worker_id, gone=not late)
         return await self.barriers.conclude(barrier, ended, deadline)
+
+    def _present(self, barrier: Barrier) -> list[str]:
+        """Where those are that have to go. Another one may be where one was that is gone."""
+        present = {ws.server_id for ws in self.workers.values()}
+        return [worker.address for i, worker in barrier.leaving.items() if i in present]
 
     # What the ledger knows of them
 

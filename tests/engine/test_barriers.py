@@ -255,3 +255,31 @@ def test_a_call_whose_caller_gave_up_does_not_take_the_place_of_the_next_ones_an
             await assert_nothing_is_left(both)
 
     run(test)
+
+
+@pytest.mark.parametrize("op", ["retire_workers", "restart_workers"])
+def test_nobody_goes_for_another_one_that_was_at_the_same_address(op: str) -> None:
+    async def test() -> None:
+        async with pair() as both:
+            old, _ = both.workers
+            await open_sessions(both)
+            both.leader.recorder.flush()
+            commit = both.log.hold()
+            how = {} if op == "retire_workers" else {"timeout": 5, "wait_for_workers": False}
+            asking = asyncio.ensure_future(
+                getattr(both.client.scheduler, op)(workers=[old.address], stimulus_id="test", **how)
+            )
+            await eventually(lambda: bool(both.leader.departures))
+            await old.close()
+            await eventually(lambda: old.address not in both.leader.workers)
+            port = int(old.address.rpartition(":")[2])
+            new = await start_worker(both.address, port=port, dashboard_address=":0")
+            assert new.address == old.address
+            both.workers.append(new)
+            commit()
+            assert list(await asking) == [old.address]
+            assert new.address in both.leader.workers
+            assert new.status == Status.running
+            await assert_nothing_is_left(both)
+
+    run(test)
