@@ -233,7 +233,9 @@ class Scheduler(
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""
         self.idle_since = time.time()
-        expected = list(self.replay.workers)
+        # One that was to go while it joined may have a departure, and no row of its own yet.
+        leaving = {address: None for address, *_ in self.departures.values()}
+        expected = list(self.replay.workers | leaving)
         self._await_clients()
         self.recovery.begin(expected, window_seconds)
         self._call = asyncio.create_task(self.call_workers(expected, self.address))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from tests.engine.conftest import Pair, end, eventually, pair, rebuild, run, start_worker
 from tests.engine.counted import begin, on_each_worker, runs, work
@@ -280,6 +281,42 @@ def test_nobody_goes_for_another_one_that_was_at_the_same_address(op: str) -> No
             assert list(await asking) == [old.address]
             assert new.address in both.leader.workers
             assert new.status == Status.running
+            await assert_nothing_is_left(both)
+
+    run(test)
+
+
+class Joins(SchedulerPlugin):  # type: ignore[misc]
+    """No worker has joined before ``may_join``."""
+
+    def __init__(self) -> None:
+        self.may_join, self.began = asyncio.Event(), asyncio.Event()
+
+    async def add_worker(self, scheduler: Any, worker: str) -> None:
+        self.began.set()
+        await self.may_join.wait()
+
+
+def test_nobody_waits_for_a_worker_that_died_with_its_leader_while_it_joined() -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            (staying,) = both.workers
+            await open_sessions(both)
+            both.leader.plugins["joins"] = joins = Joins()
+            starting = asyncio.ensure_future(start_worker(both.address, dashboard_address=":0"))
+            await joins.began.wait()
+            (joining,) = both.leader.workers.keys() - {staying.address}
+            both.leader.recorder.flush()
+            both.log.stall()
+            asking = asyncio.ensure_future(both.client.retire_workers([joining]))
+            await eventually(lambda: both.log.stalled > 0)
+            starting.cancel()
+            await asyncio.wait({starting})
+            await both.kill_leader()
+            both.log.resume()
+            await both.take_over()
+            assert list(await asking) == [joining]
+            assert list(both.leader.workers) == [staying.address]
             await assert_nothing_is_left(both)
 
     run(test)
