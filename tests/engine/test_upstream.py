@@ -9,6 +9,7 @@ import inspect
 import re
 from typing import Any
 
+import distributed
 import distributed.scheduler as upstream
 import pytest
 from distributed.batched import BatchedSend
@@ -220,6 +221,14 @@ def test_a_retirement_is_tracked_from_the_step_in_which_the_status_changes() -> 
     source = inspect.getsource(upstream.Scheduler.retire_workers)
     changed = source.index("self.handle_worker_status_change(")
     assert "await" not in source[changed : source.index("self._track_retire_worker(")]
+
+
+def test_who_has_retired_and_nobody_else_is_removed_as_expected() -> None:
+    """scheduler.py:7686, for ``departures.py``, by which it is told who has to close."""
+    retired = inspect.getsource(upstream.Scheduler._track_retire_worker)
+    assert "expected=True" in retired
+    assert inspect.getsource(upstream).count("expected=True") == 1
+    assert "nanny" in parameters(distributed.Worker.close)  # what it is told (worker.py:1398)
 
 
 def test_a_memory_sampler_is_started_and_stopped_by_the_methods_that_record_it() -> None:
