@@ -84,8 +84,7 @@ class Replay:
                 for key in keys:
                     self._forgotten(decode_key(key))
             case records.Erred(_, key, payload):
-                self.errors[decode_key(key)] = decode_error(payload)
-                self.retried.discard(decode_key(key))
+                self._erred(decode_key(key), payload)
             case records.Retried(_, keys):
                 for key in keys:
                     self.errors.pop(decode_key(key), None)
@@ -296,6 +295,14 @@ class Replay:
         for cs in list(ts.who_wants or ()) if ts is not None else ():
             if cs.client_key != _KEEPER:
                 self._released(cs.client_key, [key])
+
+    # Outcomes
+
+    def _erred(self, key: Key, payload: bytes) -> None:
+        """What was fired and forgotten may be forgotten before: it is let go as it fails."""
+        if key in self._scheduler.tasks:
+            self.errors[key] = decode_error(payload)
+            self.retried.discard(key)
 
     # Desires
 

@@ -165,3 +165,29 @@ def test_one_whose_last_future_was_released_is_kept_until_that_has_committed() -
             assert runs[1] == 1
 
     run(test)
+
+
+def fail(number: int) -> None:
+    runs[number] += 1
+    raise ValueError(number)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_the_error_of_one_that_is_over_is_not_that_of_the_task_submitted_anew(
+    rebuilt: bool,
+) -> None:
+    async def test() -> None:
+        async with pair(1) as both:
+            fire_and_forget(both.client.submit(fail, 1, key="fired"))
+            await eventually(lambda: runs[1] == 1 and not both.leader.tasks)
+            first = both.client.submit(blocked, 2)
+            again = both.client.submit(work, first, key="fired")
+            await eventually(lambda: runs[2] == 1 and not len(both.client._ha.journal))
+            await both.kill_leader()
+            leader = await both.take_over(rebuilt=rebuilt)
+            state = leader.tasks["fired"].state
+            gate.set()
+            assert state == "waiting"
+            assert await again == 2
+
+    run(test)
