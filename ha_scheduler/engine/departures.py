@@ -44,11 +44,8 @@ DISMISSED_MAX = 1_000  # a worker that was told to close and is still there come
 #: anew, or nothing that it would be told, for it closes by itself
 CLOSE, START_ANEW, NOTHING = "close", "start anew", ""
 
-_OF_RETIREMENTS = (
-    "close_workers",
-    "remove",
-    "stimulus_id",
-)  # the others choose (scheduler.py:7477)
+# Of the arguments of a retirement; the others choose (scheduler.py:7477)
+_OF_RETIREMENTS = ("close_workers", "remove", "stimulus_id")
 
 
 class Departures:
