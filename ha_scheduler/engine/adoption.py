@@ -29,6 +29,7 @@ from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.actors import ReportedActors
 from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.orphans import OrphansOfGraphs, free
 from ha_scheduler.engine.reports import FETCHING, Claim, Held, Orphans, Report
 from ha_scheduler.engine.shuffles import is_no_outcome
 
@@ -42,7 +43,7 @@ _PENDING = ("waiting", "queued", "no-worker")
 Messages = dict[str, list[Any]]  # to each worker
 
 
-class Adoption:
+class Adoption(OrphansOfGraphs):
     """Adopts reports into a scheduler's state."""
 
     def __init__(self, scheduler: Any) -> None:
@@ -76,7 +77,7 @@ class Adoption:
                     client_msgs, worker_msgs, stimulus_id,
                 )  # fmt: skip
         for key, address in self._actors.adopt_handles():
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
+            worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
         self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
         for address, report in reports.items():
             for key, *claim in report.running:
@@ -108,7 +109,7 @@ class Adoption:
                 former.add(key)
         if not former:
             return report
-        worker_msgs.setdefault(address, []).append(_free(*former, stimulus_id=stimulus_id))
+        worker_msgs.setdefault(address, []).append(free(*former, stimulus_id=stimulus_id))
         return report.without(former)
 
     def _reconcile(self, address: str, report: Report, recommendations: dict[Key, str]) -> None:
@@ -197,7 +198,7 @@ class Adoption:
                 scheduler.add_replica(ts, ws)
             return
         if not self._is_needed(ts) or ts.state == "erred":
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
+            worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
             return
         if ts.state == "processing":
             self._stop_processing(ts, address, worker_msgs, stimulus_id)
@@ -243,7 +244,7 @@ class Adoption:
         """A result came back while another worker computes it again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
         if ws is not None and ws.address != holder:
-            worker_msgs.setdefault(ws.address, []).append(_free(ts.key, stimulus_id=stimulus_id))
+            worker_msgs.setdefault(ws.address, []).append(free(ts.key, stimulus_id=stimulus_id))
 
     # Running tasks
 
@@ -270,7 +271,7 @@ class Adoption:
         else:
             if mine:
                 self.claims.pop(key, None)
-            worker_msgs.setdefault(claim.worker, []).append(_free(key, stimulus_id=stimulus_id))
+            worker_msgs.setdefault(claim.worker, []).append(free(key, stimulus_id=stimulus_id))
 
     def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> Messages:
         """``ts`` is being computed under the claim. Returns what the worker must be told, if so."""
@@ -402,7 +403,7 @@ class Adoption:
                 if ts is not None and ts.state == "erred":
                     ts.erred_on.add(address)
                 else:
-                    worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
+                    worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
         self._scheduler.send_all({}, worker_msgs)
 
     def take_claim(self, ts: Any) -> Claim | None:
@@ -418,43 +419,6 @@ class Adoption:
         for key in [k for k, claim in self.claims.items() if claim.worker == address]:
             del self.claims[key]
 
-    # Orphans
-
-    def claim_orphans(self, tasks: Iterable[Any]) -> list[Any]:
-        """A graph has just made these tasks: give them the results and runs that workers hold.
-
-        Called before the graph's transitions. Returns the tasks that are now in memory.
-        """
-        if not self.orphans:
-            return []
-        adopted = []
-        for ts in tasks:
-            if ts.state != "released":
-                continue
-            self._free_data(ts.key)
-            holders = self.orphans.memory.pop(ts.key, None)
-            if holders:
-                self._restore_orphan(ts, holders)
-                adopted.append(ts)
-            elif claim := self.orphans.running.pop(ts.key, None):
-                self.claims[ts.key] = claim
-        return adopted
-
-    def _free_data(self, key: Key) -> None:
-        """A task has the name of what was kept in case that it was scattered data."""
-        message = _free(key, stimulus_id=f"ha-former-{key}")
-        holders = self.orphans.data.pop(key, ())
-        self._scheduler.send_all({}, {address: [message] for address in holders})
-
-    def _restore_orphan(self, ts: Any, holders: dict[str, Held]) -> None:
-        scheduler = self._scheduler
-        for address, held in holders.items():
-            ts.set_nbytes(held.nbytes)
-            scheduler.add_replica(ts, scheduler.workers[address])
-            ts.type = held.typename
-        ts.state = "memory"
-        ts.group.add_type(ts.type)
-
     def finish_claims(self, tasks: Iterable[Any], stimulus_id: str) -> None:
         """After the graph's transitions: what waits for a worker is already with one."""
         for ts in tasks:
@@ -463,48 +427,6 @@ class Adoption:
                 if claim is not None:
                     messages = self.make_processing(ts, claim, stimulus_id)
                     self._scheduler.send_all({}, messages)
-
-    def finished_early(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
-        """A worker finished a task that no known graph has; keep the result. True if kept."""
-        claim = self.orphans.running.get(key)
-        if claim is None or claim.worker != worker:
-            return False
-        del self.orphans.running[key]
-        held = Held(nbytes, typename, claim.run_id)
-        self.orphans.memory.setdefault(key, {})[worker] = held
-        return True
-
-    def stopped_early(self, key: Key, worker: str, stimulus_id: str) -> None:
-        """A worker runs ``key`` no longer, and has no result of it; an error it need not keep."""
-        claim = self.orphans.running.get(key)
-        if claim is not None and claim.worker == worker:
-            del self.orphans.running[key]
-            self._scheduler.send_all({}, {worker: [_free(key, stimulus_id=stimulus_id)]})
-
-    def keep_copy(self, key: Key, worker: str) -> bool:
-        """A worker has got a copy of what may be an orphan. Whether it is one.
-
-        One that was removed may have said so before: what it holds is of no use any more.
-        """
-        if key in self._scheduler.tasks or worker not in self._scheduler.workers:
-            return False
-        held = Held(0, "", self.orphans.run_of(key) or 0)
-        self.orphans.memory.setdefault(key, {}).setdefault(worker, held)
-        return True
-
-    def expire(self, stimulus_id: str) -> None:
-        """Nobody resubmitted what the orphans belong to: free them."""
-        worker_msgs: dict[str, list[Any]] = {}
-        for key, address in self.orphans.holders():
-            worker_msgs.setdefault(address, []).append(_free(key, stimulus_id=stimulus_id))
-        if self.orphans:
-            logger.info(
-                "Freed %d keys of graphs that nobody resubmitted.",
-                len(self.orphans),
-                extra={"action": "orphans-freed"},
-            )
-        self.orphans = Orphans()
-        self._scheduler.send_all({}, worker_msgs)
 
     def _notify(self, key: Key, start: str, finish: str, stimulus_id: str, **kwargs: Any) -> None:
         for plugin in list(self._scheduler.plugins.values()):
@@ -518,10 +440,6 @@ class Adoption:
                     exc_info=True,
                     extra={"action": "plugin-failed"},
                 )
-
-
-def _free(*keys: Key, stimulus_id: str) -> dict[str, Any]:
-    return {"op": "free-keys", "keys": list(keys), "stimulus_id": stimulus_id}
 
 
 def _add(worker_msgs: Messages, more: Messages) -> None:
