@@ -24,11 +24,13 @@ from typing import Any
 
 from benchmarks.figures import percentile
 from ha_scheduler.channel import framing, messages
-from ha_scheduler.channel.lease import Lease
-from ha_scheduler.engine.recorder import CommitTracker, OnCommit, Recorder
+from ha_scheduler.channel.shared_lease import SharedLease
+from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit, Recorder
 from ha_scheduler.ledger import records
 
-INLINE_BYTES_MAX = 256 * 1024  # as engine/graphs.py has it: a larger payload travels in parts
+INLINE_BYTES_MAX = (
+    256 * 1024
+)  # as engine/stream/graphs.py has it: a larger payload travels in parts
 MARK = "mark"  # the space of the records by which all engines say how far they are
 PASSING = "load"  # the space of payloads that nobody will look for
 MARK_WITHIN = 16  # bytes of an encoded record that hold its space
@@ -246,7 +248,7 @@ def main() -> None:
     arguments = parser.parse_args()
     channel = socket.socket(fileno=arguments.channel_fd)
     channel.setblocking(False)
-    Lease(arguments.lease_fd)  # this engine serves nobody, so it has nothing to hold back
+    SharedLease(arguments.lease_fd)  # this engine serves nobody, so it has nothing to hold back
     try:
         LoadEngine(channel).run()
     except (ConnectionError, FileNotFoundError):

@@ -29,7 +29,7 @@ from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link, sync
 
-from client_replay import giving_up, locks, progress
+from client_replay import close_without_leader, locks, progress
 from client_replay.errors import OutcomeUnknown
 from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
@@ -69,7 +69,7 @@ class Client(distributed.Client):
 
     def _setup_replay(self: Any) -> None:
         """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
-        giving_up.install()
+        close_without_leader.install()
         locks.install()
         progress.install()
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)

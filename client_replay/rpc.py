@@ -2,7 +2,7 @@
 
 Guarantee: a call in ``REPEATABLE`` is repeated on the next leader until it is answered, at most
 ``REPEATS_MAX`` times after having been sent; so is one in ``NUMBERED``, and the cell does it once
-(``numbers.py``). Any other call is sent at most once, and if the leader is lost meanwhile the
+(``call_ids.py``). Any other call is sent at most once, and if the leader is lost meanwhile the
 caller gets ``OutcomeUnknown``. Whatever was never sent may always be tried again: waiting for a
 leader is bounded by time alone. A call that waits on the leader for a time of its own has, on the
 next one, what is left of it.
@@ -30,8 +30,8 @@ import dask
 from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
+from client_replay.call_ids import CallId, CallIds
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
-from client_replay.numbers import Number, Numbers
 from ha_scheduler.comm import address as addresses
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
@@ -42,7 +42,7 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 0.5
 SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
 
 #: What opens a session; the answer of a leader that does not know one any more, and the answer in
-#: place of one that is not kept (engine/coordination/calls.py).
+#: place of one that is not kept (engine/stream/calls.py).
 OPEN = "ha-open-calls"
 FORGOTTEN = "ha-lock-forgotten"  # engine/coordination/semaphores.py
 EXPIRED = {"status": "ha-call-expired"}
@@ -107,7 +107,7 @@ class SchedulerRPC(PooledRPCCall):
     addr: str
     pool: Any
     _owner: str
-    _numbers: Numbers | None  # None until they are needed, and when the cell forgot them
+    _numbers: CallIds | None  # None until they are needed, and when the cell forgot them
     _opening: asyncio.Lock
     _of_a_cell: bool | None  # whether the scheduler is one of ours; None until it was asked
     scattering: Counter[Any]  # keys of data that the cell was told of, and has not confirmed
@@ -199,18 +199,18 @@ class SchedulerRPC(PooledRPCCall):
             return False
         return bool(await self._call(FORGOTTEN, {"name": name}, repeatable=True))
 
-    async def _opened(self) -> Numbers:
+    async def _opened(self) -> CallIds:
         """The numbers of a session that the cell knows."""
         async with self._opening:
             if self._numbers is None:
-                numbers = Numbers(uuid.uuid4().hex)
+                numbers = CallIds(uuid.uuid4().hex)
                 asked = {"session": numbers.session, "owner": self._owner}
                 await self._call(OPEN, asked, repeatable=True)
                 self._numbers = numbers
             return self._numbers
 
     async def _call(
-        self, op: str, kwargs: dict[str, Any], repeatable: bool, number: Number | None = None
+        self, op: str, kwargs: dict[str, Any], repeatable: bool, number: CallId | None = None
     ) -> Any:
         started = time.monotonic()
         deadline = started + reconnect_timeout_s()

@@ -29,7 +29,7 @@ from typing import Any
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
-from client_replay.heard import Heard
+from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.directory import Cell, View, cell_of
@@ -78,7 +78,7 @@ class Session:
         self.in_order = threading.RLock()  # between a request's number and its way to the loop
         self._in_submission: Counter[Any] = Counter()
         self._notices: deque[int] = deque(maxlen=HEARD_MAX)
-        self.topics = Heard()
+        self.topics = EventCursor()
         self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)

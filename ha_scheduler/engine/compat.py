@@ -13,7 +13,7 @@ import distributed.scheduler as upstream
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.graphs import current_request
+from ha_scheduler.engine.stream.graphs import current_request
 
 materialize_graph = upstream._materialize_graph
 cull = upstream._cull

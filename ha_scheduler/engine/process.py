@@ -20,7 +20,6 @@ import time
 from typing import Any
 
 from ha_scheduler.channel import framing
-from ha_scheduler.channel.lease import Lease
 from ha_scheduler.channel.messages import (
     Activate,
     CaughtUp,
@@ -35,8 +34,9 @@ from ha_scheduler.channel.messages import (
     ToEngine,
     Welcome,
 )
+from ha_scheduler.channel.shared_lease import SharedLease
 from ha_scheduler.engine.fencing import lost
-from ha_scheduler.engine.recorder import CommitTracker, OnCommit
+from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
 from ha_scheduler.ledger.records import decode
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Channel:
 class EngineProcess:
     """Drives a scheduler by the daemon's messages."""
 
-    def __init__(self, channel: Channel, lease: Lease) -> None:
+    def __init__(self, channel: Channel, lease: SharedLease) -> None:
         self._channel = channel
         self._lease = lease
         self._scheduler: Any = None
@@ -172,7 +172,7 @@ def _dashboard(scheduler: Any) -> str:
 async def run(channel_fd: int, lease_fd: int) -> int:
     """The whole life of an engine. Returns the exit status."""
     channel = await Channel.open(channel_fd)
-    engine = EngineProcess(channel, Lease(lease_fd))
+    engine = EngineProcess(channel, SharedLease(lease_fd))
     try:
         await engine.run()
     except (ChannelLost, OSError) as error:

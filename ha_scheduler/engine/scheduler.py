@@ -29,42 +29,42 @@ import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
-from ha_scheduler.engine import collecting, compat, http_gate
-from ha_scheduler.engine.actors import Actors
-from ha_scheduler.engine.adoption import Adoption
-from ha_scheduler.engine.attempts import Attempts
-from ha_scheduler.engine.barriers import OPERATIONS as BARRIERS
-from ha_scheduler.engine.barriers import Barriers
-from ha_scheduler.engine.cancellation import Cancellation
-from ha_scheduler.engine.clients import Clients
+from ha_scheduler.engine import compat, gc_pauses, http_gate
+from ha_scheduler.engine.clients.cancellation import Cancellation
+from ha_scheduler.engine.clients.intents import Intents
+from ha_scheduler.engine.clients.registration import Clients
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
-from ha_scheduler.engine.coordination.book import Book
-from ha_scheduler.engine.coordination.calls import OPEN, NumberedCalls
 from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
 from ha_scheduler.engine.coordination.task_metadata import TaskMetadata
 from ha_scheduler.engine.coordination.topics import Logs, Topics
-from ha_scheduler.engine.departures import Departures
-from ha_scheduler.engine.experience import Experience
+from ha_scheduler.engine.extensions.memory_manager import MemoryManager
+from ha_scheduler.engine.extensions.memory_samples import MemorySamplers
+from ha_scheduler.engine.extensions.plugins import SchedulerPlugins
+from ha_scheduler.engine.extensions.shuffles import Shuffles
+from ha_scheduler.engine.extensions.spans import Spans
+from ha_scheduler.engine.extensions.statistics import Statistics
+from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
-from ha_scheduler.engine.graphs import GraphTable
-from ha_scheduler.engine.holders import Holders
-from ha_scheduler.engine.intents import Intents
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.letting_go import LettingGo
-from ha_scheduler.engine.memory_manager import MemoryManager
-from ha_scheduler.engine.memory_samples import MemorySamplers
-from ha_scheduler.engine.plugins import SchedulerPlugins
-from ha_scheduler.engine.recorder import Log, Recorder
-from ha_scheduler.engine.recovery import WINDOW_SECONDS, Recovery
-from ha_scheduler.engine.replay import Replay
-from ha_scheduler.engine.runs import Runs
-from ha_scheduler.engine.shuffles import Shuffles
-from ha_scheduler.engine.spans import Spans
-from ha_scheduler.engine.task_streams import TaskStreams
-from ha_scheduler.engine.values import ATTEMPTS, METADATA, ReplicatedValues, Values
-from ha_scheduler.engine.watchers import Watchers
-from ha_scheduler.engine.workers import Workers
+from ha_scheduler.engine.stream.calls import OPEN, NumberedCalls
+from ha_scheduler.engine.stream.graphs import GraphTable
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.pending_releases import PendingReleases
+from ha_scheduler.engine.stream.recorder import Log, Recorder
+from ha_scheduler.engine.stream.replay import Replay
+from ha_scheduler.engine.stream.runs import Runs
+from ha_scheduler.engine.stream.tables import ATTEMPTS, METADATA, ReplicatedValues, Values
+from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.takeover.actors import Actors
+from ha_scheduler.engine.takeover.adoption import Adoption
+from ha_scheduler.engine.takeover.attempts import Attempts
+from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
+from ha_scheduler.engine.takeover.scattered import ScatteredData
+from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
+from ha_scheduler.engine.workers.operations import WorkerOperations
+from ha_scheduler.engine.workers.registration import Workers
+from ha_scheduler.engine.workers.retirement import Retirement
+from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
 from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ UNGATED = frozenset(
 #: The calls that ``NumberedCalls`` is around: each is done once if its caller numbers it.
 CALLS = (
     OPERATIONS
-    | BARRIERS
+    | WORKER_OPERATIONS
     | {
         *("register_scheduler_plugin", "unregister_scheduler_plugin"),
         *("memory_sampler_start", "memory_sampler_stop"),
@@ -90,11 +90,11 @@ OnMark = Callable[[str, dict[str, Any]], None]
 
 class Scheduler(
     Actors,
-    Holders,
-    Departures,
+    ScatteredData,
+    Retirement,
     MemoryManager,
     Workers,
-    Watchers,
+    StatusSubscribers,
     Attempts,
     Cancellation,
     Clients,
@@ -130,7 +130,7 @@ class Scheduler(
         self.scattered: set[Key] = set()
         self.actors_created = {}
         self._creating = set()
-        self.letting_go = LettingGo(self)
+        self.pending_releases = PendingReleases(self)
         self.held = set()
         self.departed = []
         self.lost = {}
@@ -138,16 +138,16 @@ class Scheduler(
         self.recorded_plugins = {}
         self.recorded_states = {}
         self._starting = set()
-        self.departures = {}
+        self.retirements = {}
         self.dismissed = {}
         self._inherited = set()
         self._retiring = set()
         self._resumed = set()
         self.switches = {}
         self.values = Values(self)
-        self.book = Book(self)
-        self.calls = NumberedCalls(self, self.book)
-        self.barriers = Barriers(self)
+        self.transactions = Transactions(self)
+        self.calls = NumberedCalls(self, self.transactions)
+        self.worker_operations = WorkerOperations(self)
         self.keep_notices()
         self.keep_restrictions()
         self.keep_task_metadata()
@@ -170,7 +170,7 @@ class Scheduler(
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
         http_gate.install(self.http_application, http_prefix or "", self._answers_for_all)
         fence_pool(self.rpc, self.lease)
-        self.experience = Experience(self)
+        self.statistics = Statistics(self)
         self.keep_plugin_states()
         self._add_handlers()
 
@@ -212,7 +212,7 @@ class Scheduler(
 
     def prepare_to_lead(self, term: int, log: Log, on_mark: OnMark) -> None:
         """What comes before the port is bound."""
-        collecting.spare_present()
+        gc_pauses.spare_present()
         self.term = term
         self._on_mark = on_mark
         TaskState._run_id_iterator = ids = itertools.count((term << 32) + 1)
@@ -224,7 +224,7 @@ class Scheduler(
         self.runs.lead(term)
         self.restore_attempts()
         self.restore_notices(term)
-        self.experience.restore()
+        self.statistics.restore()
         self.extensions["shuffle"].prepare()
         self.inherit_departures()
         self.restore_memory_manager()
@@ -234,7 +234,7 @@ class Scheduler(
         """What comes after the port is bound: wait for the workers that the ledger names."""
         self.idle_since = time.time()
         # One that was to go while it joined may have a departure, and no row of its own yet.
-        leaving = {address: None for address, *_ in self.departures.values()}
+        leaving = {address: None for address, *_ in self.retirements.values()}
         expected = list(self.replay.workers | leaving)
         self._await_clients()
         self.recovery.begin(expected, window_seconds)
@@ -253,7 +253,7 @@ class Scheduler(
         gone = [(METADATA, key) for key in self.task_metadata]
         gone += [(ATTEMPTS, key) for key in self.attempts]
         super()._clear_task_state()
-        self.letting_go.forget()
+        self.pending_releases.forget()
         self.attempts.clear()
         for space, key in gone:
             self.values.write_soon(space, key)
@@ -300,7 +300,7 @@ class Scheduler(
         self.extensions["shuffle"].restore(stimulus_id)
         self.extensions["memory_sampler"].restore()
         self.calls.restore()
-        self.barriers.restore()
+        self.worker_operations.restore()
         for name in EXTENSIONS:
             self.extensions[name].activated()
         self._broker.activated()
@@ -319,7 +319,7 @@ class Scheduler(
         def first(**msg: Any) -> None:
             self.stream_handlers["task-finished"] = handle
             handle(**msg)
-            collecting.spare_nothing()
+            gc_pauses.spare_nothing()
             self._on_mark("first_task", {})
 
         self.stream_handlers["task-finished"] = first

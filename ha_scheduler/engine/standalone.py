@@ -12,7 +12,7 @@ from typing import Any
 
 from ha_scheduler.engine import scheduler as engine
 from ha_scheduler.engine.options import scheduler_arguments
-from ha_scheduler.engine.recorder import ImmediateLog
+from ha_scheduler.engine.stream.recorder import ImmediateLog
 
 _CELL: dict[str, Any] = {
     "cell": "standalone",

@@ -24,7 +24,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from ha_scheduler.ledger import departures, events
+from ha_scheduler.ledger import client_tombstones, events
 from ha_scheduler.ledger.layout import (
     client_of_delta,
     delta_key,
@@ -88,7 +88,7 @@ def drop_graph(tables: Tables, graph: int) -> None:
     tables.delete_prefix(DELTAS, graph_key(graph))
     for client_key in clients:
         tables.delete(WANTS, wants_key(client_key, graph))
-        departures.prune(tables, client_key)
+        client_tombstones.prune(tables, client_key)
 
 
 def surviving(ops: Iterable[Op], departed: list[int]) -> Iterator[Op]:
@@ -110,7 +110,7 @@ def _settle(tables: Tables, graph: int, client_key: bytes) -> int:
     """Drop what need not be replayed of a pair; the bytes that remain."""
     records = _records(tables, graph, client_key)
     keep: dict[int, dict[bytes, None]] = {index: {} for index in records}
-    departed = departures.indices(tables, client_key)
+    departed = client_tombstones.indices(tables, client_key)
     for key, ops in _by_key(records).items():
         for op in surviving(ops, departed):
             keep[op.index][key] = None

@@ -23,12 +23,12 @@ from typing import Any
 
 from ha_scheduler.ledger import (
     blobs,
-    book,
     calls,
-    departures,
+    client_tombstones,
     desires,
     events,
     free_keys,
+    peer_table,
     retries,
     runs,
     sessions,
@@ -254,7 +254,7 @@ def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) ->
         if session:
             sessions.drop_if_unused(tables, session)
     free_keys.client_left(tables, client_key)
-    departures.add(tables, index, client_key, data)
+    client_tombstones.add(tables, index, client_key, data)
 
 
 def _session_advanced(tables: Tables, index: int, record: SessionAdvanced, data: bytes) -> None:
@@ -330,7 +330,7 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
 
 
 def _peer_named(tables: Tables, index: int, record: PeerNamed, data: bytes) -> None:
-    book.put(tables, index, record, data)
+    peer_table.put(tables, index, record, data)
 
 
 def _answer(tables: Tables, session: str, sequence: int) -> None:

@@ -7,7 +7,7 @@ it never was, when the client lets go of it.
 
 from __future__ import annotations
 
-from ha_scheduler.ledger import departures, desires, events
+from ha_scheduler.ledger import client_tombstones, desires, events
 from ha_scheduler.ledger.layout import NAME_BYTES, event_key, event_place, name_key, pack, unpack
 from ha_scheduler.ledger.records import Desired, Released, Scattered, encode
 from ha_scheduler.ledger.tables import FREE_DELTAS, FREE_WANTS, SCATTERED, Tables
@@ -63,7 +63,7 @@ def _change_one(
     is_desire = isinstance(record, Desired)
     if not is_desire and not _is_scattered(tables, key):
         _drop_pair(tables, key, client_key)
-        departures.prune(tables, client_key)
+        client_tombstones.prune(tables, client_key)
         return
     events.put(tables, index, encode(record), part)
     row = key + client_key + event_key(index, part)
@@ -77,7 +77,7 @@ def _settle(tables: Tables, key: bytes, client_key: bytes) -> None:
         desires.Op(event_place(row)[0], sign == _DESIRED): row
         for row, sign in tables.scan(FREE_DELTAS, key + client_key)
     }
-    keep = set(desires.surviving(ops, departures.indices(tables, client_key)))
+    keep = set(desires.surviving(ops, client_tombstones.indices(tables, client_key)))
     for op, row in ops.items():
         if op not in keep:
             _drop_row(tables, row)
@@ -93,7 +93,7 @@ def _forget_one(tables: Tables, key: bytes) -> None:
         clients[row[NAME_BYTES : 2 * NAME_BYTES]] = None
     for client_key in clients:
         _drop_pair(tables, key, client_key)
-        departures.prune(tables, client_key)
+        client_tombstones.prune(tables, client_key)
 
 
 def _drop_pair(tables: Tables, key: bytes, client_key: bytes) -> None:

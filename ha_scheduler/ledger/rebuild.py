@@ -22,7 +22,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ha_scheduler.ledger import blobs, book, calls, events, runs, sessions
+from ha_scheduler.ledger import blobs, calls, events, peer_table, runs, sessions
 from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
 from ha_scheduler.ledger.records import (
     Called,
@@ -46,7 +46,7 @@ KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record that a rebuild puts t
 def rebuild(tables: Tables) -> Iterator[bytes]:
     """Encoded records. ``tables`` must not change meanwhile: hold a read view."""
     yield from _term(tables)
-    for _, row in book.scan(tables):
+    for _, row in peer_table.scan(tables):
         yield row
     yield from _values(tables)
     for _, row in tables.scan(WORKERS):

@@ -24,10 +24,10 @@ from typing import Any
 
 from ha_scheduler.errors import EXIT_FAILED, CertificateRefused, OperatorError
 from ha_scheduler.peer import opening, wire
-from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.joining import Asker, Joining
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Channel, Dialer, Links, RefusedError, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
@@ -141,18 +141,18 @@ class _Daemon:
         settings, store = self._settings, self._store
         timing, own_id = settings.timing, store.peer_id
         lease_s = (timing.election_ticks - LEASE_MARGIN_TICKS) * timing.tick_s
-        contact = Contact(own_id, max(lease_s, 0.0))
+        contact = LeaderLease(own_id, max(lease_s, 0.0))
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
         self._replica = Replica(settings, self._roster, store, contact)
-        steward, identity = self._replica.steward, self._roster.founding.identity
+        reconfiguration, identity = self._replica.reconfiguration, self._roster.founding.identity
         dialer = Dialer(
             identity,
             self._roster.own,
             timing.promise_ms,
             self._security,
             _check_peer,
-            lambda: steward.fresh,
+            lambda: reconfiguration.fresh,
         )
         call_soon = asyncio.get_running_loop().call_soon
         self._driver = Driver(
@@ -216,7 +216,7 @@ class _Daemon:
         reason = self._roster.gone(caller.peer, caller.disk, members)
         if reason:
             return wire.refusal(reason, gone=True)
-        self._replica.steward.on_hello(caller, fresh=bool(hello.get("fresh")))
+        self._replica.reconfiguration.on_hello(caller, fresh=bool(hello.get("fresh")))
         return None
 
     async def _serve_peer(

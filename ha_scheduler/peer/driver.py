@@ -14,7 +14,7 @@ Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says
 
 Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
 only, so that it hears who leads before it stands for election. All ticks that are due are counted
-*before* a message is taken in; ``contact.py`` rests on that. The clock and the loop's ``call_soon``
+*before* a message is taken in; ``lease.py`` rests on that. The clock and the loop's ``call_soon``
 are injected: a simulation drives this very code.
 
 Any error of the store, or a contradiction in the log, is final: ``on_fatal``, and the process ends.
@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ha_scheduler.peer.contact import Contact
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.membership import MembershipChange
 from ha_scheduler.raft.messages import Entry, Message, Role, SnapshotMeta
@@ -85,14 +85,14 @@ class Driver:
         node: RawNode,
         store: PeerStore,
         events: DriverEvents,
-        contact: Contact,
+        contact: LeaderLease,
         tick_s: float,
         *,
         call_soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
-        self.muted = False  # see steward.py: no message is taken in, and no time passes
+        self.muted = False  # see reconfiguration.py: no message is taken in, and no time passes
         self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
         self.leader_gap_s_max = 0.0  # the longest silence of one leader
         self._leader_heard: tuple[int, float] = (0, 0.0)  # term, CLOCK_MONOTONIC

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.ledger import book
+from ha_scheduler.ledger import peer_table
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.cell import Cell, check_count
@@ -100,7 +100,7 @@ def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Rost
         ),
     )
     with store.view() as view:
-        roster.restart(book.peers(view.tables))
+        roster.restart(peer_table.peers(view.tables))
     if store.peer_id in store.initial_state()[1].peers:
         _check_list(settings, roster)
     return roster

@@ -20,7 +20,6 @@ from ha_scheduler.channel.messages import Mark
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.compaction import Compaction
-from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
@@ -38,12 +37,13 @@ from ha_scheduler.peer.leadership import (
     StepDown,
     Transfer,
 )
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
 from ha_scheduler.peer.membership import Refused
+from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
-from ha_scheduler.peer.steward import Steward
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
 from ha_scheduler.raft import Ready as RaftReady
@@ -66,11 +66,11 @@ class Replica:
     """The events of the core, the engine and the other peers, brought together."""
 
     def __init__(
-        self, settings: PeerSettings, roster: Roster, store: PeerStore, contact: Contact
+        self, settings: PeerSettings, roster: Roster, store: PeerStore, contact: LeaderLease
     ) -> None:
         self.settings = settings
         self.roster = roster
-        self.steward = Steward(
+        self.reconfiguration = Reconfiguration(
             roster,
             store,
             settings.timing.election_s[0],
@@ -111,7 +111,7 @@ class Replica:
         self.driver, self.links = driver, links
         self.snapshots, self.incoming = snapshots, incoming
         driver.node.electable = False
-        self.steward.connect(driver, links)
+        self.reconfiguration.connect(driver, links)
 
     # -- events of the core (DriverEvents)
 
@@ -175,7 +175,7 @@ class Replica:
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
-        self.steward.on_committed(entries)
+        self.reconfiguration.on_committed(entries)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -192,7 +192,7 @@ class Replica:
         self._applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
-        self.steward.on_snapshot_installed(meta.index)
+        self.reconfiguration.on_snapshot_installed(meta.index)
         self.engine.kill("a snapshot replaced the log it was reading")
 
     def on_fatal(self, error: BaseException) -> None:
@@ -238,7 +238,7 @@ class Replica:
         ready, applied = bool(news["ready"]), int(news["applied"])
         self._others[peer] = Other(ready, applied, time.monotonic())
         self.history.merge(news.get("history", ()))
-        self.steward.on_admitted(news.get("disks", ()))
+        self.reconfiguration.on_admitted(news.get("disks", ()))
         serving = news.get("serving")
         if serving is not None:
             self._learn_serving((int(serving[0]), str(serving[1]), str(serving[2])))
@@ -280,7 +280,7 @@ class Replica:
         """Called every tick of the cell."""
         now = time.monotonic()
         self._run(self.leadership.tick(now, self._candidates(), self._contact.closed))
-        self.steward.tick()
+        self.reconfiguration.tick()
         self.engine.pump()
         self.on_contact()
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
@@ -337,7 +337,7 @@ class Replica:
                 "lag_s": self.engine.lag_s,
             },
             "members": [self._member(peer, now) for peer in node.membership.peers],
-            "change": self.steward.waiting,
+            "change": self.reconfiguration.waiting,
             "watchers": self.watchers.count,
             "tick_gap_s_max": self.driver.tick_gap_s_max,
             "leader_gap_s_max": self.driver.leader_gap_s_max,
@@ -374,17 +374,17 @@ class Replica:
         return self.roster.founding.text
 
     def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
-        return self.steward.join(disk, replacing)
+        return self.reconfiguration.join(disk, replacing)
 
     def remove(self, name: str) -> Refused | None:
-        return self.steward.remove(name)
+        return self.reconfiguration.remove(name)
 
     def _member(self, peer: int, now: float) -> dict[str, Any]:
         other, own = self._others.get(peer), peer == self.roster.own.peer
         if own:
             other = Other(self._fit_to_lead(), self._applied, now)
         return {
-            **self.steward.member(peer),
+            **self.reconfiguration.member(peer),
             "connected": own or self.links.connected(peer),
             "engine_ready": other is not None and other.engine_ready,
             "applied": other.applied if other is not None else None,
@@ -404,7 +404,7 @@ class Replica:
         A peer that could not is still elected when nobody else stands (see ``RawNode.electable``).
         """
         in_time = self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
-        return in_time and not self.steward.leaving()
+        return in_time and not self.reconfiguration.leaving()
 
     def _do(self, effect: Effect) -> None:
         match effect:

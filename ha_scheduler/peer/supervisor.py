@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ha_scheduler.channel import framing
-from ha_scheduler.channel.lease import Lease
 from ha_scheduler.channel.messages import ChannelMessage, Ping, Pong
+from ha_scheduler.channel.shared_lease import SharedLease
 
 BACKOFF_FIRST_S = 0.05  # the first restart is almost at once: a takeover may wait for it
 BACKOFF_MAX_S = 5.0  # an engine that cannot start must not eat the machine
@@ -52,7 +52,7 @@ class EngineEvents(Protocol):
 class Engine(asyncio.Protocol):
     """One engine process and its channel."""
 
-    def __init__(self, events: EngineEvents, lease: Lease) -> None:
+    def __init__(self, events: EngineEvents, lease: SharedLease) -> None:
         self.lease = lease
         self.spawned_at = time.monotonic()
         self.heard_at = self.spawned_at
@@ -216,7 +216,7 @@ class Supervisor:
     async def _spawn(self) -> Engine:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        lease = Lease.create()
+        lease = SharedLease.create()
         engine = Engine(self._events, lease)
         try:
             engine.process = self._start(theirs.fileno(), lease.fd)

@@ -34,7 +34,7 @@ METADATA_BYTES_MAX = 256 * 1024  # bytes of one task's; larger metadata ends wit
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
 
-FETCHING = "fetching"  # as engine/reports.py has it
+FETCHING = "fetching"  # as engine/takeover/reports.py has it
 
 Report = dict[str, Any]
 

@@ -18,7 +18,7 @@ from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 from distributed.protocol import pickle
 
-from client_replay import giving_up
+from client_replay import close_without_leader
 from client_replay.client import REPORT_BEGINS
 
 source = inspect.getsource
@@ -151,7 +151,10 @@ def test_a_pool_keeps_its_comms_by_address() -> None:
 
 def test_a_queue_and_a_variable_are_given_up_by_a_connected_client_only() -> None:
     """queues.py:299 and variable.py:256: messages of the stream, which ours sends as calls."""
-    for method, op in ((giving_up._close, "queue_release"), (giving_up._delete, "variable_delete")):
+    for method, op in (
+        (close_without_leader._close, "queue_release"),
+        (close_without_leader._delete, "variable_delete"),
+    ):
         assert 'if self.client.status == "running":' in source(method)
         assert f'{{"op": "{op}", "name": self.name}}' in source(method)
 

@@ -15,7 +15,7 @@ from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
 from ha_scheduler import HACluster
-from ha_scheduler.engine import workers as engine_workers
+from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import Pair, eventually, pair, run
 

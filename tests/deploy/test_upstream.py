@@ -55,7 +55,7 @@ def test_a_spec_cluster_replaces_a_worker_of_whose_removal_it_hears() -> None:
 
 
 def test_what_a_watcher_is_told_is_sent_by_a_plugin_that_has_a_name() -> None:
-    """scheduler.py:7836 and 9318: ``engine/watchers.py`` gives each its own."""
+    """scheduler.py:7836 and 9318: ``engine/workers/status_subscribers.py`` gives each its own."""
     assert WorkerStatusPlugin.name == "worker-status"
     source = inspect.getsource(Scheduler.subscribe_worker_status)
     assert "WorkerStatusPlugin(self, comm)" in source

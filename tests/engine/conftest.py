@@ -12,9 +12,9 @@ from distributed import Client, Worker
 
 from client_replay import Client as HAClient
 from ha_scheduler.deploy.ports import free_ports
-from ha_scheduler.engine import recovery
-from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.recorder import OnCommit
+from ha_scheduler.engine.takeover import recovery
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode

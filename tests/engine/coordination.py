@@ -20,9 +20,9 @@ from distributed.protocol import serialize
 from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState
 
-from ha_scheduler.engine.coordination.calls import OPEN, SESSION_IDLE_SECONDS
-from ha_scheduler.engine.keys import decode_key
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.calls import OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
 from ha_scheduler.ledger.tables import VALUES, MemoryTables

@@ -22,8 +22,8 @@ from distributed.protocol.serialize import Serialized
 from distributed.worker_state_machine import WorkerState
 from tornado.web import Application
 
-from ha_scheduler.engine.recorder import OnCommit
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.recorder import OnCommit
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode

@@ -13,8 +13,8 @@ from distributed import KilledWorker
 from distributed.scheduler import TaskPrefix
 from distributed.worker_state_machine import RUN_ID_SENTINEL
 
-from ha_scheduler.engine.experience import PREFIXES_MAX
-from ha_scheduler.engine.values import ATTEMPTS, EXPERIENCE
+from ha_scheduler.engine.extensions.statistics import PREFIXES_MAX
+from ha_scheduler.engine.stream.tables import ATTEMPTS, STATISTICS
 from tests.engine.conftest import (
     KeptLog,
     eventually,
@@ -167,11 +167,11 @@ def test_durations_and_bandwidth_carry_over() -> None:
             await both.client.gather(both.client.map(str, range(5), key="learned"))
             both.leader.bandwidth = 12_345_678
             both.leader.task_prefixes["learned"].duration_average = 7.5
-            both.leader.experience.record()
+            both.leader.statistics.record()
             await both.kill_leader()
             leader = await both.take_over()
             assert leader._get_prefix_duration(leader.task_prefixes["learned"]) == 7.5
-            assert leader.experience.recorded[EXPERIENCE]["bandwidth"] == 12_345_678
+            assert leader.statistics.recorded[STATISTICS]["bandwidth"] == 12_345_678
 
     run(test)
 
@@ -184,13 +184,13 @@ def test_what_moved_little_is_not_recorded_again() -> None:
             await client.submit(str, 1, key="one")
             prefix = scheduler.task_prefixes["one"]
             prefix.duration_average = 1.0
-            scheduler.experience.record()
+            scheduler.statistics.record()
             written = len(log.records)
             prefix.duration_average = 1.1
-            scheduler.experience.record()
+            scheduler.statistics.record()
             assert len(log.records) == written
             prefix.duration_average = 2.0
-            scheduler.experience.record()
+            scheduler.statistics.record()
             assert len(log.records) == written + 1
 
     run(test)
@@ -203,7 +203,7 @@ def test_a_million_kinds_of_tasks_do_not_make_a_large_record() -> None:
             name = f"prefix-{number}"
             scheduler.task_prefixes[name] = TaskPrefix(name)
             scheduler.task_prefixes[name].duration_average = 1.0
-        assert len(scheduler.experience._take()["prefixes"]) == PREFIXES_MAX
+        assert len(scheduler.statistics._take()["prefixes"]) == PREFIXES_MAX
 
     run(test)
 

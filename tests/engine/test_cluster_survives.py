@@ -36,7 +36,7 @@ def test_adaptive_scaling_asks_for_as_many_workers_as_before() -> None:
             both.leader.task_prefixes["blocked"].duration_average = 2.0
             futures = both.client.map(blocked, range(1, 20), key="blocked")
             await eventually(lambda: runs[1] + runs[2] >= 1 and len(both.leader.tasks) >= 19)
-            both.leader.experience.record()
+            both.leader.statistics.record()
             before = await both.client.scheduler.adaptive_target(target_duration="5s")
             assert before > 2
             await both.kill_leader()

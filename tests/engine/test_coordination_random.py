@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from distributed.metrics import monotonic
 
-from ha_scheduler.engine.coordination.calls import EXPIRED, LOST, SESSION_IDLE_SECONDS
 from ha_scheduler.engine.coordination.events import WAITERS
 from ha_scheduler.engine.coordination.multi_locks import REQUESTS
 from ha_scheduler.engine.coordination.semaphores import LOCK_IDLE_SECONDS
+from ha_scheduler.engine.stream.calls import EXPIRED, LOST, SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
 from tests.engine.conftest import follow, rebuild, run
 from tests.engine.coordination import Caller, Cell, cell, queue

@@ -9,7 +9,7 @@ import pytest
 from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
 from client_replay.rpc import LOST as LOST_TO_THE_CLIENT
 from client_replay.rpc import OPEN as OPEN_TO_THE_CLIENT
-from ha_scheduler.engine.coordination.calls import EXPIRED, LOST, OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.stream.calls import EXPIRED, LOST, OPEN, SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.records import CallsEnded
 from tests.engine.conftest import eventually

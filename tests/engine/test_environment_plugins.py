@@ -10,7 +10,7 @@ import pytest
 from distributed import NannyPlugin, WorkerPlugin
 from distributed.diagnostics.plugin import InstallPlugin
 
-from ha_scheduler.engine.values import WORKER_PLUGINS
+from ha_scheduler.engine.stream.tables import WORKER_PLUGINS
 from ha_scheduler.worker.nanny import Nanny
 from tests.engine.conftest import eventually, pair, replay, run, start_worker
 from tests.engine.counted import begin, gate, runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from distributed import fire_and_forget
 
-from ha_scheduler.engine import recorder
+from ha_scheduler.engine.stream import recorder
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import GraphsRetired, Record, Released, encode
 from ha_scheduler.ledger.tables import GRAPHS, MemoryTables
@@ -108,7 +108,7 @@ def test_many_that_end_together_are_let_go_by_few_records(monkeypatch: pytest.Mo
             leader.recorder.flush()
             written = both.log.records[before:]
             assert len(written) < 50, [type(record).__name__ for record in written]
-            assert not leader.letting_go
+            assert not leader.pending_releases
             follower = follow(both.log.records)
             assert not follower.tasks
             await end(follower)

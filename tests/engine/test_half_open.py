@@ -11,7 +11,7 @@ import pytest
 from distributed.core import Status
 
 from client_replay import Client as HAClient
-from ha_scheduler.engine import workers as engine_workers
+from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import Pair, eventually, pair, run, start_worker
 from tests.engine.counted import begin, blocked, gate, runs, work

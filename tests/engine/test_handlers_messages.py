@@ -11,7 +11,7 @@ from distributed import Reschedule, Status
 from distributed.worker_state_machine import RemoveReplicasEvent
 
 from client_replay import Client
-from ha_scheduler.engine import clients as engine_clients
+from ha_scheduler.engine.clients import registration as engine_clients
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import Pair, eventually, pair, run
 from tests.engine.counted import begin, gate, holders, runs, work

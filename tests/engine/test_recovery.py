@@ -13,7 +13,7 @@ from tests.engine.conftest import pair, run
 
 FAILING = """
 import asyncio
-from ha_scheduler.engine.recovery import Recovery
+from ha_scheduler.engine.takeover.recovery import Recovery
 
 async def recover():
     Recovery(lambda: 1 / 0).begin(())

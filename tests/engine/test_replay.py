@@ -12,8 +12,8 @@ from distributed import Future, fire_and_forget
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import loads
 
-from ha_scheduler.engine.failures import ErrorTooLarge
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.task_errors import ErrorTooLarge
 from ha_scheduler.ledger import records
 from tests.engine.conftest import KeptLog, end, eventually, follow, leading, pair, rebuild, run
 
@@ -38,7 +38,7 @@ def intents(scheduler: Scheduler) -> dict[Any, Any]:
 async def check_follower(leader: Scheduler, log: KeptLog) -> Scheduler:
     assert leader.recorder is not None
     leader.recorder.flush()
-    await eventually(lambda: not len(leader.letting_go))  # followers keep nothing
+    await eventually(lambda: not len(leader.pending_releases))  # followers keep nothing
     follower = follow(log.records)
     assert intents(follower) == intents(leader)
     follower.validate_state()

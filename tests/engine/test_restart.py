@@ -73,7 +73,7 @@ def test_after_a_restart_nothing_of_before_is_there_under_the_next_leader() -> N
             both.workers[:] = [await start_worker(both.address, dashboard_address=":0")]
             assert all(future.status == "cancelled" for future in futures)
             assert not leader.tasks
-            assert not leader.departures
+            assert not leader.retirements
             assert await both.client.submit(work, "next") == "next"
             leader.validate_state()
 
@@ -130,7 +130,7 @@ def test_a_restart_that_committed_is_carried_through_by_the_next_leader(kept: st
             await eventually(lambda: all(future.status == "cancelled" for future in futures))
             assert failed.status in ("error", "cancelled")  # a client keeps an error that it has
             await asyncio.gather(*(worker.finished() for worker in old))
-            assert not leader.departures
+            assert not leader.retirements
             both.workers.append(await start_worker(both.address, dashboard_address=":0"))
             assert await both.client.submit(work, "next") == "next"
             leader.validate_state()
@@ -242,9 +242,9 @@ def test_no_departure_is_left_of_a_worker_that_goes_while_a_restart_waits_for_th
             await leader.remove_worker(gone.address, stimulus_id="gone")
             lease.over = False
             await asking
-            await eventually(lambda: not leader.departures)
+            await eventually(lambda: not leader.retirements)
             follower = follow(both.log.records)
-            assert not follower.departures
+            assert not follower.retirements
             await end(follower)
 
     run(test)
@@ -258,13 +258,13 @@ def test_a_restart_makes_void_what_was_let_go_a_moment_before() -> None:
             both.leader.recorder.flush()
             commit = both.log.hold()
             futures[0].release()
-            await eventually(lambda: len(both.leader.letting_go) == 1)
+            await eventually(lambda: len(both.leader.pending_releases) == 1)
             asking = restart(both)
             await eventually(lambda: not both.leader.tasks or asking.done())
             assert [w.status for w in both.workers] == [Status.running] * 2
             commit()
             await asking
-            assert not both.leader.departures
+            assert not both.leader.retirements
             assert not rebuild(both.log.records).tasks
             both.leader.validate_state()
 

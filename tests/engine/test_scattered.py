@@ -9,7 +9,7 @@ import dask
 import pytest
 from distributed.client import FutureCancelledError
 
-from ha_scheduler.engine import workers as engine_workers
+from ha_scheduler.engine.workers import registration as engine_workers
 from tests.engine.conftest import Pair, eventually, keep_away, pair, run
 from tests.engine.counted import begin, runs, work
 

@@ -10,8 +10,8 @@ import pytest
 from distributed import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.keys import encode_key
-from ha_scheduler.engine.values import METADATA
+from ha_scheduler.engine.stream.keys import encode_key
+from ha_scheduler.engine.stream.tables import METADATA
 from tests.engine.conftest import (
     KeptLog,
     eventually,

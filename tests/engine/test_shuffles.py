@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 from distributed import secede
 
-from ha_scheduler.engine.shuffles import MEMBERS, SHUFFLES
+from ha_scheduler.engine.extensions.shuffles import MEMBERS, SHUFFLES
 from ha_scheduler.ledger.records import Called, ValueDeleted, ValueSet
 from ha_scheduler.worker.worker import Worker as HAWorker
 from tests.engine import conftest

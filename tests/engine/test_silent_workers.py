@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from distributed import Worker
 
-from ha_scheduler.engine import workers as engine_workers
+from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
 from tests.engine.conftest import Pair, eventually, keep_away, pair, run
 from tests.engine.counted import begin, holders, on_each_worker, runs, work

@@ -14,8 +14,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from client_replay import Client
 from client_replay.errors import OutcomeUnknown
-from ha_scheduler.engine.shuffles import Shuffles
-from ha_scheduler.engine.spans import Spans
+from ha_scheduler.engine.extensions.shuffles import Shuffles
+from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.standalone import Scheduler
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import eventually, run

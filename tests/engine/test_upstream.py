@@ -209,7 +209,7 @@ def test_calls_to_nannies_are_the_only_ones_that_go_past_the_pool() -> None:
 
 
 def test_a_restart_tells_clients_and_then_restarts_workers_without_a_pause_before() -> None:
-    """scheduler.py:6446-6464, for ``departures.py``: all is void in one step."""
+    """scheduler.py:6446-6464, for ``retirement.py``: all is void in one step."""
     source = inspect.getsource(upstream.Scheduler.restart)
     told, workers = source.index('self.report({"op": "restart"})'), source.index("await ")
     assert source.index("self._clear_task_state()") < told < workers
@@ -217,14 +217,14 @@ def test_a_restart_tells_clients_and_then_restarts_workers_without_a_pause_befor
 
 
 def test_a_retirement_is_tracked_from_the_step_in_which_the_status_changes() -> None:
-    """scheduler.py:7587-7609, for ``departures.py``."""
+    """scheduler.py:7587-7609, for ``retirement.py``."""
     source = inspect.getsource(upstream.Scheduler.retire_workers)
     changed = source.index("self.handle_worker_status_change(")
     assert "await" not in source[changed : source.index("self._track_retire_worker(")]
 
 
 def test_who_has_retired_and_nobody_else_is_removed_as_expected() -> None:
-    """scheduler.py:7686, for ``departures.py``, by which it is told who has to close."""
+    """scheduler.py:7686, for ``retirement.py``, by which it is told who has to close."""
     retired = inspect.getsource(upstream.Scheduler._track_retire_worker)
     assert "expected=True" in retired
     assert inspect.getsource(upstream).count("expected=True") == 1

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ha_scheduler.engine import workers as engine_workers
+from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.ledger.records import GraphSubmitted
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import eventually, keep_away, pair, replay, run, start_worker

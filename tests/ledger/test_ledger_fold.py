@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from ledger_model import NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
-from ha_scheduler.ledger import book, desires, runs
+from ha_scheduler.ledger import desires, peer_table, runs
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, INLINE_BYTES_MAX, Calls, pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
@@ -151,10 +151,10 @@ def peer_named(peer: int, name: str = "c", gone: str = "") -> r.PeerNamed:
 
 
 def test_of_the_disks_that_are_gone_only_the_last_are_remembered() -> None:
-    history = [peer_named(n, gone="was replaced") for n in range(1, book.GONE_MAX + 11)]
+    history = [peer_named(n, gone="was replaced") for n in range(1, peer_table.GONE_MAX + 11)]
     tables = folded([peer_named(9999), *history])
-    known = [record.peer for record in book.peers(tables)]
-    assert known == [9999, *range(11, book.GONE_MAX + 11)]
+    known = [record.peer for record in peer_table.peers(tables)]
+    assert known == [9999, *range(11, peer_table.GONE_MAX + 11)]
 
 
 def test_a_record_of_a_peer_is_told_from_others_by_its_first_bytes() -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 
 from ha_scheduler.peer import driver as driver_module
-from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.driver import CATCH_UP_TICKS_MAX, Driver
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft import (
     Config,
     Entry,
@@ -55,7 +55,7 @@ class Desk:
             node,
             self.store,
             self,
-            Contact(own_id=1, lease_s=8.0),
+            LeaderLease(own_id=1, lease_s=8.0),
             TICK_S,
             call_soon=self._soon.append,
             clock=lambda: self.now,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ha_scheduler.ledger import records
-from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
 from ha_scheduler.peer.history import ENTRIES_MAX, History
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.proposals import OUTSTANDING_BYTES_MAX, ProposalError, Proposals
 from ha_scheduler.raft import (
     CompactedError,
@@ -38,17 +38,17 @@ def message(
 
 
 @pytest.fixture
-def contact() -> Contact:
-    contact = Contact(own_id=1, lease_s=0.5)
+def contact() -> LeaderLease:
+    contact = LeaderLease(own_id=1, lease_s=0.5)
     contact.begin(5)
     return contact
 
 
-def beat(contact: Contact, tick: int, now: float) -> None:
+def beat(contact: LeaderLease, tick: int, now: float) -> None:
     contact.sent(message(MessageKind.HEARTBEAT, tick=tick, to=2, source=1), now)
 
 
-def test_the_lease_counts_from_the_sending_of_what_a_quorum_answered(contact: Contact) -> None:
+def test_the_lease_counts_from_the_sending_of_what_a_quorum_answered(contact: LeaderLease) -> None:
     beat(contact, 1, 10.0)
     assert contact.certain_until(VOTERS, 10.0) == 0.0, "nobody has answered"
     beat(contact, 2, 10.1)
@@ -59,7 +59,7 @@ def test_the_lease_counts_from_the_sending_of_what_a_quorum_answered(contact: Co
     assert contact.certain_until(VOTERS, 12.0) == 10.6
 
 
-def test_of_five_voters_the_third_newest_contact_counts(contact: Contact) -> None:
+def test_of_five_voters_the_third_newest_contact_counts(contact: LeaderLease) -> None:
     for tick, now in ((1, 10.0), (2, 11.0)):
         beat(contact, tick, now)
     contact.answered(message(MessageKind.HEARTBEAT_RESPONSE, tick=2, source=2))
@@ -68,7 +68,7 @@ def test_of_five_voters_the_third_newest_contact_counts(contact: Contact) -> Non
     assert contact.certain_until((1, 2, 3, 4, 5), 12.0) == 10.5
 
 
-def test_answers_of_another_term_or_to_nothing_we_sent_prove_nothing(contact: Contact) -> None:
+def test_answers_of_another_term_or_to_nothing_we_sent_prove_nothing(contact: LeaderLease) -> None:
     beat(contact, 1, 10.0)
     assert not contact.answered(message(MessageKind.HEARTBEAT_RESPONSE, tick=1, term=4))
     assert not contact.answered(message(MessageKind.HEARTBEAT_RESPONSE, tick=9))
@@ -78,7 +78,7 @@ def test_answers_of_another_term_or_to_nothing_we_sent_prove_nothing(contact: Co
     assert contact.certain_until(VOTERS, 10.0) == 0.0
 
 
-def test_whoever_was_told_to_campaign_takes_the_certainty_along(contact: Contact) -> None:
+def test_whoever_was_told_to_campaign_takes_the_certainty_along(contact: LeaderLease) -> None:
     beat(contact, 1, 10.0)
     contact.answered(message(MessageKind.HEARTBEAT_RESPONSE, tick=1, source=3))
     contact.sent(message(MessageKind.TIMEOUT_NOW, tick=1, to=2, source=1), 10.0)
@@ -92,7 +92,7 @@ def test_whoever_was_told_to_campaign_takes_the_certainty_along(contact: Contact
 
 
 def test_a_cell_of_one_is_certain_by_itself() -> None:
-    contact = Contact(own_id=1, lease_s=0.5)
+    contact = LeaderLease(own_id=1, lease_s=0.5)
     contact.begin(1)
     assert contact.certain_until((1,), 10.0) == 10.5
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ha_scheduler.channel import framing, messages
-from ha_scheduler.channel.lease import Lease
+from ha_scheduler.channel.shared_lease import SharedLease
 from ha_scheduler.ledger import records
 
 
 class ToyEngine:
-    def __init__(self, channel: socket.socket, lease: Lease) -> None:
+    def __init__(self, channel: socket.socket, lease: SharedLease) -> None:
         self.channel = channel
         self.lease = lease
         self.decoder = framing.Decoder()
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--lease-fd", type=int)
     arguments = parser.parse_args()
     channel = socket.socket(fileno=arguments.channel_fd)
-    ToyEngine(channel, Lease(arguments.lease_fd)).run()
+    ToyEngine(channel, SharedLease(arguments.lease_fd)).run()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ MEASURED = (
     "ha_scheduler/storage/schema.py",
     "ha_scheduler/storage/port.py",
     "ha_scheduler/peer/driver.py",
-    "ha_scheduler/peer/contact.py",
+    "ha_scheduler/peer/lease.py",
 )
 
 

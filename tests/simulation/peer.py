@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ha_scheduler.ledger import records
-from ha_scheduler.peer.contact import Contact
 from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft import (
     CallerError,
     Config,
@@ -115,7 +115,7 @@ class Process:
         self.node = RawNode(
             config, self.store, random.Random(self._rng.random()), self.store.applied()
         )
-        self.contact = Contact(host.id, options.lease_s)
+        self.contact = LeaderLease(host.id, options.lease_s)
         self.driver = ObservedDriver(
             self.node,
             self.store,

@@ -23,7 +23,7 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
-from ha_scheduler.engine import reports
+from ha_scheduler.engine.takeover import reports
 from ha_scheduler.worker.report import FETCHING, METADATA_BYTES_MAX, shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"

@@ -1,8 +1,9 @@
 """Coordination objects that survive the leader: upstream's scheduler extensions, recorded.
 
 Each module is one kind of object. Each of its changes takes effect here and enters the event stream
-in one event-loop step (``book.py``), and is told to nobody before it has committed (``calls.py``).
-A follower applies the rows as they commit; ``activated`` is called when it leads.
+in one event-loop step (``stream/transactions.py``), and is told to nobody before it has committed
+(``stream/calls.py``). A follower applies the rows as they commit; ``activated`` is
+called when it leads.
 """
 
 from __future__ import annotations

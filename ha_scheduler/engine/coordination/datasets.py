@@ -15,9 +15,9 @@ from dask.utils import stringify
 from distributed.protocol.serialize import Serialized
 from distributed.publish import PublishExtension
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions
 
 DATASETS = "dataset"  # name → (keys, header, frames), or (keys, None, data)
 
@@ -31,7 +31,7 @@ class Datasets(PublishExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         scheduler.values.keep(DATASETS, self._apply)
 
     def _apply(self, name: Key, value: Any) -> None:
@@ -69,7 +69,9 @@ class Datasets(PublishExtension):
         for name, wanted in zip(names, keys, strict=True):
             self.scheduler.client_desires_keys(wanted, _client(name))
         rows = zip(names, keys, data, strict=True)
-        self._book.write(*((DATASETS, name, _row(wanted, each)) for name, wanted, each in rows))
+        self._transactions.write(
+            *((DATASETS, name, _row(wanted, each)) for name, wanted, each in rows)
+        )
         for name, wanted, each in zip(names, keys, data, strict=True):
             former = self.datasets.get(name)
             self.datasets[name] = {"data": each, "keys": wanted}
@@ -80,7 +82,7 @@ class Datasets(PublishExtension):
         await self._sync_batched_send(client, uid)
         gone = {name: self.datasets.pop(name) for name in names if name in self.datasets}
         if gone:
-            self._book.write(*((DATASETS, name, DELETED) for name in gone))
+            self._transactions.write(*((DATASETS, name, DELETED) for name in gone))
         for name, former in gone.items():
             self._release(name, former, kept=set())
 

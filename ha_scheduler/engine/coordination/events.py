@@ -13,8 +13,8 @@ from typing import Any
 
 from distributed.event import EventExtension
 
-from ha_scheduler.engine.coordination.book import DELETED, Book, Call, current_call
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Call, Transactions, current_call
 
 EVENTS = "event"  # name → True while it is set
 WAITERS = "event-waiter"  # (session, slot) of a numbered wait → (name, sequence)
@@ -30,7 +30,7 @@ class Events(EventExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._waiters: dict[Place, tuple[Any, int]] = {}
         scheduler.calls.on_end.append(self._forget_ended)
         scheduler.calls.on_next.append(self._forget_earlier)
@@ -64,14 +64,14 @@ class Events(EventExtension):
         """As upstream's, and recorded."""
         name = self._normalize_name(name)
         if not self.event_is_set(name):
-            self._book.write((EVENTS, name, True))
+            self._transactions.write((EVENTS, name, True))
             self._answer_waiters(name)
         super().event_set(name)
 
     def event_clear(self, name: Any = None) -> None:
         """As upstream's, and recorded."""
         if self.event_is_set(name):
-            self._book.write((EVENTS, self._normalize_name(name), DELETED))
+            self._transactions.write((EVENTS, self._normalize_name(name), DELETED))
         super().event_clear(name)
 
     async def event_wait(self, name: Any = None, timeout: float | None = None) -> bool:
@@ -83,7 +83,7 @@ class Events(EventExtension):
         place, waiter = (call.session, call.slot), (name, call.sequence)
         if self._waiters.get(place) != waiter:
             self._waiters[place] = waiter
-            self._book.note((WAITERS, place, waiter))
+            self._transactions.note((WAITERS, place, waiter))
         try:
             return bool(await super().event_wait(name, timeout))
         finally:
@@ -95,11 +95,11 @@ class Events(EventExtension):
             if waits_for == name:
                 del self._waiters[place]
                 call = Call("event_wait", *place, sequence)
-                self._book.answer(call, (WAITERS, place, DELETED), answer=True)
+                self._transactions.answer(call, (WAITERS, place, DELETED), answer=True)
 
     def _forget(self, place: Place) -> None:
         del self._waiters[place]
-        self._book.note((WAITERS, place, DELETED))
+        self._transactions.note((WAITERS, place, DELETED))
 
     def _forget_ended(self) -> None:
         for place in [p for p in self._waiters if p[0] not in self.scheduler.sessions.calls]:

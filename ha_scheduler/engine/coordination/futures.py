@@ -7,7 +7,7 @@ from typing import Any
 
 from distributed.utils import Deadline
 
-from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.stream.keys import Key
 
 POLL_SECONDS = 0.01  # as upstream's (queues.py:95); a graph is on its way
 

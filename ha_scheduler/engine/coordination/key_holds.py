@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from ha_scheduler.engine.keys import Key
+from ha_scheduler.engine.stream.keys import Key
 
 #: A caller that lives confirms at once, and within seconds of a failover. One that stays away for
 #: ``clients.CLIENT_GRACE_SECONDS`` has given up its futures anyway.

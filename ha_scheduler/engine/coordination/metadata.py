@@ -9,15 +9,15 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.coordination.book import Book
-from ha_scheduler.engine.values import METADATA
+from ha_scheduler.engine.stream.tables import METADATA
+from ha_scheduler.engine.stream.transactions import Transactions
 
 
 class Metadata:
     """The part of our Scheduler that keeps metadata; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
-    book: Book
+    transactions: Transactions
     task_metadata: dict[Any, Any]
 
     def set_metadata(self, keys: list[Any], value: object = None) -> None:
@@ -26,4 +26,4 @@ class Metadata:
         before = dumps(self.task_metadata[first]) if first in self.task_metadata else None
         super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
         if dumps(self.task_metadata[first]) != before:
-            self.book.write((METADATA, first, self.task_metadata[first]))
+            self.transactions.write((METADATA, first, self.task_metadata[first]))

@@ -22,8 +22,8 @@ from typing import Any
 from distributed.multi_lock import MultiLockExtension
 from distributed.utils import Deadline, wait_for
 
-from ha_scheduler.engine.coordination.book import DELETED, Book, Call, current_call
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Call, Transactions, current_call
 
 #: id → (number of its coming, locks, how many of them it needs, the session, slot and sequence of
 #: the call that asked, or none if it is not numbered)
@@ -42,7 +42,7 @@ class MultiLocks(MultiLockExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._rows: dict[str, tuple[int, tuple[str, ...], int, Number | None]] = {}
         self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered
         self._at: dict[tuple[str, int], str] = {}  # the latest request of a session's slot
@@ -87,7 +87,7 @@ class MultiLocks(MultiLockExtension):
         left = tuple(sorted(self.requests[id]))
         asked = _number()
         self._note_call(id, asked)
-        self._book.note((REQUESTS, id, (self._last, left, num_locks, asked)))
+        self._transactions.note((REQUESTS, id, (self._last, left, num_locks, asked)))
         return served
 
     def _note_call(self, id: str, asked: Number | None) -> None:
@@ -97,7 +97,7 @@ class MultiLocks(MultiLockExtension):
 
     def _retain_locks(self, locks: Any, id: str) -> None:
         self._leave_lines(locks, id)
-        self._book.write((REQUESTS, id, DELETED), answer=False)
+        self._transactions.write((REQUESTS, id, DELETED), answer=False)
 
     def _leave_lines(self, locks: Any, id: str) -> None:
         super()._retain_locks(locks, id)
@@ -118,7 +118,7 @@ class MultiLocks(MultiLockExtension):
     def _remove(self, id: str) -> None:
         """The request waits no longer, and holds nothing any more."""
         self._leave_lines(self.requests[id], id)
-        self._book.note((REQUESTS, id, DELETED))
+        self._transactions.note((REQUESTS, id, DELETED))
 
     async def acquire(
         self,

@@ -16,12 +16,12 @@ from typing import Any
 from distributed.queues import QueueExtension
 from distributed.utils import Deadline
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
 from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
-from ha_scheduler.engine.coordination.line import Line
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.coordination.wait_queue import WaitQueue
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions
 
 QUEUES = "queue"  # name → (maxsize, how many clients opened it)
 ITEMS = "queue-item"  # (name, number) → record
@@ -36,8 +36,8 @@ class LedgerQueue:
         self.maxsize = maxsize
         self.items: dict[int, Record] = {}
         self.in_hand: dict[int, Record] = {}  # of calls that gather a batch; rows still
-        self.getters = Line()
-        self.putters = Line()
+        self.getters = WaitQueue()
+        self.putters = WaitQueue()
         self._last = 0
 
     def qsize(self) -> int:
@@ -89,7 +89,7 @@ class Queues(QueueExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "queue")
         scheduler.handlers["queue_release"] = self.release
         scheduler.calls.present["queue_get"] = self._present
@@ -150,13 +150,15 @@ class Queues(QueueExtension):
         queue = self.queues.pop(name)
         rows = {**queue.in_hand, **queue.items}
         gone = [(ITEMS, (name, number), DELETED) for number in rows]
-        self._book.write(*gone, (QUEUES, name, DELETED))
+        self._transactions.write(*gone, (QUEUES, name, DELETED))
         for key in _keys(rows.values()):
             self._holds.unname(name, key)
 
     def _count(self, name: Any, change: int) -> None:
         self.client_refcount[name] = self.client_refcount.get(name, 0) + change
-        self._book.write((QUEUES, name, (self.queues[name].maxsize, self.client_refcount[name])))
+        self._transactions.write(
+            (QUEUES, name, (self.queues[name].maxsize, self.client_refcount[name]))
+        )
 
     # Items
 
@@ -184,7 +186,7 @@ class Queues(QueueExtension):
         for key in _keys([record]):
             self._holds.name(name, key)
         number = queue.add(record)
-        self._book.write((ITEMS, (name, number), record))
+        self._transactions.write((ITEMS, (name, number), record))
         queue.getters.serve()
         return True
 
@@ -238,7 +240,7 @@ class Queues(QueueExtension):
             for key in _keys(records):
                 self._holds.hand_out(name, key)
             gone = [(ITEMS, (name, number), DELETED) for number, _ in taken]
-            self._book.write(*gone, answer=answer)
+            self._transactions.write(*gone, answer=answer)
             for key in _keys(records):
                 self._holds.unname(name, key)
             queue.putters.serve()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.values import GONE, Values
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.tables import GONE, Values
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions
 
 RESTRICTIONS = "restrictions"  # key → workers, or none for no restriction
 
@@ -20,7 +20,7 @@ class Restrictions:
     """The part of our Scheduler that restricts tasks; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
-    book: Book
+    transactions: Transactions
     values: Values
     tasks: dict[Key, Any]
     transitions: Any
@@ -66,9 +66,9 @@ class Restrictions:
         for key in worker:
             self.restrictions[key] = tuple(sorted(self.tasks[key].worker_restrictions or ()))
             self._place_anew(self.tasks[key])
-        self.book.write(*((RESTRICTIONS, key, self.restrictions[key]) for key in worker))
+        self.transactions.write(*((RESTRICTIONS, key, self.restrictions[key]) for key in worker))
 
     def _remove_key(self, key: Key) -> None:
         super()._remove_key(key)  # type: ignore[misc]
         if self.restrictions.pop(key, None) is not None:
-            self.book.note((RESTRICTIONS, key, DELETED))
+            self.transactions.note((RESTRICTIONS, key, DELETED))

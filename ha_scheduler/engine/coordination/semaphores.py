@@ -24,8 +24,8 @@ from typing import Any
 from distributed.metrics import monotonic, time
 from distributed.semaphore import SemaphoreExtension
 
-from ha_scheduler.engine.coordination.book import DELETED, Book, Change, current_call
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, current_call
 
 #: name → (most leases, seconds without a refresh, or None, whether all who registered it would do
 #: so again)
@@ -49,7 +49,7 @@ class Semaphores(SemaphoreExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._renewable: set[Any] = set()
         self._used: dict[Any, float] = {}  # locks; the one that was not used for longest is first
         self._closed: dict[Any, float] = {}  # when; the earliest is first
@@ -106,7 +106,7 @@ class Semaphores(SemaphoreExtension):
             self._apply_semaphore(name, row)
             reopened = [(CLOSED, name, DELETED)] if name in self._closed else []
             self._closed.pop(name, None)
-            self._book.write((SEMAPHORES, name, row), *reopened)
+            self._transactions.write((SEMAPHORES, name, row), *reopened)
         self._use(name)
 
     def _use(self, name: Any) -> None:
@@ -123,13 +123,13 @@ class Semaphores(SemaphoreExtension):
         got = bool(super()._get_lease(name, lease_id))
         self._use(name)
         if got and is_new:
-            self._book.write((LEASES, (name, lease_id), True))
+            self._transactions.write((LEASES, (name, lease_id), True))
         return got
 
     def _release_value(self, name: Any, lease_id: str) -> None:
         super()._release_value(name, lease_id)
         self._use(name)
-        self._book.note((LEASES, (name, lease_id), DELETED))
+        self._transactions.note((LEASES, (name, lease_id), DELETED))
 
     def refresh_leases(self, name: Any = None, lease_ids: Any = None) -> None:
         """As upstream's: a lease that is not known, because it timed out, is given again.
@@ -141,7 +141,7 @@ class Semaphores(SemaphoreExtension):
         unknown = [lease_id for lease_id in lease_ids if lease_id not in self.leases[name]]
         super().refresh_leases(name, lease_ids)
         if unknown:
-            self._book.write(*((LEASES, (name, lease_id), True) for lease_id in unknown))
+            self._transactions.write(*((LEASES, (name, lease_id), True) for lease_id in unknown))
 
     def close(self, name: Any = None) -> None:
         """As upstream's, and recorded."""
@@ -152,7 +152,7 @@ class Semaphores(SemaphoreExtension):
             self._closed[name] = monotonic()
             gone.append((CLOSED, name, True))
         self._drop(name)
-        self._book.write(*gone, (SEMAPHORES, name, DELETED))
+        self._transactions.write(*gone, (SEMAPHORES, name, DELETED))
 
     def _drop(self, name: Any) -> None:
         super().close(name)
@@ -177,4 +177,4 @@ class Semaphores(SemaphoreExtension):
             del self._closed[name]
             gone.append((CLOSED, name, DELETED))
         if gone:
-            self._book.note(*gone)
+            self._transactions.note(*gone)

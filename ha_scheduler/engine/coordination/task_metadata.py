@@ -13,10 +13,10 @@ from typing import Any
 
 from distributed.scheduler import CollectTaskMetaDataPlugin
 
-from ha_scheduler.engine.coordination.book import DELETED, Book, Change, current_call
-from ha_scheduler.engine.coordination.calls import NumberedCalls
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.values import GONE, Values
+from ha_scheduler.engine.stream.calls import NumberedCalls
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.tables import GONE, Values
+from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, current_call
 from ha_scheduler.ledger.sessions import Sessions
 
 COLLECTORS = "task-metadata"  # name → its owner (ledger/calls.py)
@@ -49,7 +49,7 @@ class Collector(CollectTaskMetaDataPlugin):
 
     def _note(self, row: tuple[str, Any], value: Any) -> None:
         self.rows[row] = value
-        self.scheduler.book.note((row[0], (self.name, row[1]), value))
+        self.scheduler.transactions.note((row[0], (self.name, row[1]), value))
 
     def gone(self) -> list[Change]:
         """What there is of it in the ledger goes."""
@@ -76,7 +76,7 @@ class TaskMetadata:
     """The part of our Scheduler that gathers task metadata; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
-    book: Book
+    transactions: Transactions
     values: Values
     plugins: dict[str, Any]
     calls: NumberedCalls
@@ -124,18 +124,18 @@ class TaskMetadata:
             super().start_task_metadata(name)  # type: ignore[misc]
             return
         self.add_plugin(Collector(self, name, owner))  # type: ignore[attr-defined]
-        self.book.write((COLLECTORS, name, owner))
+        self.transactions.write((COLLECTORS, name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:
         """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""
         collector = self.plugins.get(name or "")
         result = super().stop_task_metadata(name)  # type: ignore[misc]
         gone = collector.gone() if isinstance(collector, Collector) else []
-        self.book.write(*gone, answer=result)
+        self.transactions.write(*gone, answer=result)
         return result
 
     def _end_collectors(self) -> None:
         for collector in [each for each in self.plugins.values() if isinstance(each, Collector)]:
             if not self.sessions.calls.owned_by(collector.owner):
                 self.remove_plugin(name=collector.name)  # type: ignore[attr-defined]
-                self.book.note(*collector.gone())
+                self.transactions.note(*collector.gone())

@@ -9,7 +9,8 @@ diary of the leader and end with it as well.
 A subscriber hears of an event once. What a client logs it hears of when that has committed, for the
 client repeats what a leader took with it. What a worker logs it hears of at once, before the result
 of the task that logged it; a worker repeats nothing. A subscriber is told from when on it hears,
-and says to the next leader from when on it may have missed something (``client_replay/heard.py``).
+and says to the next leader from when on it may have missed something
+(``client_replay/event_cursor.py``).
 
 The time of an event is its place: within a topic it only rises, across leaders too.
 """
@@ -24,8 +25,8 @@ from distributed.broker import Broker
 from distributed.metrics import time
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.coordination.book import DELETED, Book, Change
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Topics(Broker):
 
     def __init__(self, maxlen: int, scheduler: Any) -> None:
         super().__init__(maxlen, scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._numbers: dict[str, int] = {}
         self._times: dict[str, float] = {}
         self._told: dict[str, float] = {}  # topic → the time of the last event that was told
@@ -87,7 +88,7 @@ class Topics(Broker):
             self._topics[name].publish(event)
             self._tell_plugins(name, message)
         if events:
-            self._book.write(*self._keep(events, len(dumps(message))))
+            self._transactions.write(*self._keep(events, len(dumps(message))))
             if at_once:
                 self._tell(events)
             else:
@@ -125,7 +126,7 @@ class Topics(Broker):
                 logger.exception("A plugin failed on an event.", extra={"action": "plugin-failed"})
 
     async def _tell_later(self, events: dict[str, Event]) -> None:
-        await self._book.settled()
+        await self._transactions.settled()
         self._tell(events)
 
     def _tell(self, events: dict[str, Event]) -> None:

@@ -13,12 +13,12 @@ from dask.utils import parse_timedelta
 from distributed.utils import Deadline
 from distributed.variable import VariableExtension
 
-from ha_scheduler.engine.coordination.book import DELETED, Book
 from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
-from ha_scheduler.engine.coordination.line import Line
-from ha_scheduler.engine.keys import Key
-from ha_scheduler.engine.values import GONE
+from ha_scheduler.engine.coordination.wait_queue import WaitQueue
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions
 
 VARIABLES = "variable"  # name → record
 
@@ -32,9 +32,9 @@ class Variables(VariableExtension):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        self._book: Book = scheduler.book
+        self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "variable")
-        self._readers: dict[str, Line] = {}
+        self._readers: dict[str, WaitQueue] = {}
         scheduler.handlers["variable_delete"] = self.delete
         scheduler.values.keep(VARIABLES, self._apply)
 
@@ -75,7 +75,7 @@ class Variables(VariableExtension):
             await known(self.scheduler, key, Deadline.after(parse_timedelta(timeout)))
             record = {"type": "Future", "value": key}
             self.scheduler.client_desires_keys(keys=[key], client=f"variable-{name}")
-        self._book.write((VARIABLES, name, record))
+        self._transactions.write((VARIABLES, name, record))
         self._put(name, record)
         if name in self._readers:
             self._readers[name].serve()
@@ -84,7 +84,7 @@ class Variables(VariableExtension):
         self, name: Any = None, client: str | None = None, timeout: float | None = None
     ) -> Record:
         """The value, when there is one. Raises ``TimeoutError``."""
-        readers = self._readers.setdefault(name, Line())
+        readers = self._readers.setdefault(name, WaitQueue())
         try:
             return await readers.turn(lambda: self._read(name), Deadline.after(timeout))
         finally:
@@ -113,7 +113,7 @@ class Variables(VariableExtension):
     async def delete(self, name: Any = None, client: str | None = None) -> None:
         """Delete the variable."""
         if name in self.variables:
-            self._book.write((VARIABLES, name, DELETED))
+            self._transactions.write((VARIABLES, name, DELETED))
             self._put(name, None)
         if self._holds.wants_nothing(name):
             self.scheduler.remove_client(f"variable-{name}")

@@ -1,0 +1,60 @@
+"""The numbers by which a cell tells a repeated call from a new one.
+
+Guarantee: no two calls have the same (session, slot, sequence), and a slot carries one call at a
+time. A call that was answered, or whose caller gave up, frees its slot; the slot's next call tells
+the cell that the answer kept for the last one may go. So a cell keeps one answer for each call that
+this process has had under way at once, however many it makes.
+
+Everything here runs on the event loop of the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SLOTS_MAX = 10_000  # calls of one process under way at once; each costs the cell a row
+
+
+@dataclass(slots=True)
+class CallId:
+    """One call's."""
+
+    numbers: CallIds
+    slot: int
+    sequence: int
+    sent: int = 0
+
+    def to_send(self) -> tuple[str, int, int]:
+        """What goes over the wire, as it is about to."""
+        self.sent += 1
+        return self.numbers.session, self.slot, self.sequence
+
+
+class CallIds:
+    """The numbers of one session."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self._sequences: list[int] = []
+        self._free: list[int] = []
+
+    @contextmanager
+    def take(self) -> Iterator[CallId]:
+        """A number for one call. Raises ``RuntimeError`` when too many are under way."""
+        slot = self._free.pop() if self._free else self._new_slot()
+        self._sequences[slot] += 1
+        try:
+            yield CallId(self, slot, self._sequences[slot])
+        finally:
+            self._free.append(slot)
+
+    def _new_slot(self) -> int:
+        if len(self._sequences) >= SLOTS_MAX:
+            raise RuntimeError(
+                f"{SLOTS_MAX} calls to the scheduler wait for an answer, and there may be no more. "
+                "Wait for some of them."
+            )
+        self._sequences.append(0)
+        return len(self._sequences) - 1

@@ -1,0 +1,50 @@
+"""How long leadership is certain, in one page of memory shared by a daemon and its engine.
+
+Guarantee: ``SharedLease.valid()`` is true only while no other peer can have been elected. The
+daemon extends the lease to a moment before the earliest possible election of another; the engine
+checks it right before each write. It is shared memory and not a message because an engine that is
+busy for seconds, or was frozen and wakes up, must see the truth before it has read its channel.
+
+Times are CLOCK_MONOTONIC seconds, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+
+_DEADLINE = struct.Struct("@d")  # an aligned 8-byte store: readers never see half of it
+
+
+class SharedLease:
+    """One deadline. The daemon creates it, the engine opens it by file descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+
+    @classmethod
+    def create(cls) -> SharedLease:
+        """A new lease, not valid; its ``fd`` is inheritable by ``pass_fds``."""
+        fd = os.memfd_create("dask-ha-lease")
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return cls(fd)
+
+    def extend(self, until: float) -> None:
+        """Leadership is certain until ``until`` (CLOCK_MONOTONIC seconds)."""
+        _DEADLINE.pack_into(self._page, 0, until)
+
+    def revoke(self) -> None:
+        """Leadership is not certain any more."""
+        self.extend(0.0)
+
+    def valid(self) -> bool:
+        """Whether leadership is certain at this moment."""
+        deadline: float = _DEADLINE.unpack_from(self._page, 0)[0]
+        return time.monotonic() < deadline
+
+    def close(self) -> None:
+        self._page.close()
+        os.close(self.fd)

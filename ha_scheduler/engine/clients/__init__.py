@@ -1,0 +1,1 @@
+"""Clients: their sessions, and what they ask for."""

@@ -1,0 +1,237 @@
+"""``Client.cancel``: done once, at its place among the client's graphs, and told to all concerned.
+
+Guarantee: a cancellation acts on the graphs that its client submitted before it and on none after
+it, whichever leader does it, and however often it arrives. It is acknowledged when what it released
+has committed. Every client whose futures it cancelled hears of it, with reason and message, also if
+the leader dies before it has said so; what a client has submitted since is not cancelled by that.
+
+Order: the notices to other futures enter the log before the releases, and the answer after them. So
+a leader's death between them leaves a cancellation that is done again, and no future that stays
+pending because its release committed and its notice did not. A notice goes when its client has
+heard of it (``ha-heard``).
+
+What is cancelled is upstream's (scheduler.py:5758): the key if nobody but the client wants it, or
+by ``force``, and then what depends on it, alike. But for three of upstream's defects: an
+intermediate result that nobody wants is passed through, where upstream fails an assertion and ends
+the client's stream; a long chain does not exhaust the stack; many keys take no quadratic time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from ha_scheduler import failpoints
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.pending_releases import PendingReleases
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.tables import GONE, Values
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.ledger.sessions import Sessions
+
+# Where upstream's own message is looked for.
+logger = logging.getLogger("distributed.scheduler")
+
+NOTICES = "cancelled"  # (client, number) → keys, after, reason, message
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Futures of one client were cancelled, and it may not know yet.
+
+    ``after``: graphs of the client above this sequence number were submitted later.
+    """
+
+    keys: tuple[Key, ...]
+    after: int
+    reason: str | None
+    msg: str | None
+
+
+class Cancellation:
+    """The part of our Scheduler that cancels; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    recorder: Recorder | None
+    sessions: Sessions
+    session_of: dict[str, str]
+    tasks: dict[Key, Any]
+    clients: dict[str, Any]
+    client_comms: dict[str, Any]
+    values: Values
+    transactions: Transactions
+    pending_releases: PendingReleases
+    _kept_for: dict[str, set[Key]]
+    _notices: dict[str, dict[int, Notice]]  # by client and number
+    _notice_numbers: Iterator[int]
+
+    def keep_notices(self) -> None:
+        """Have followers learn of notices."""
+        self._notices = {}
+        self.values.keep(NOTICES, self._apply_notice)
+
+    def _apply_notice(self, at: tuple[str, int], value: Any) -> None:
+        client, number = at
+        if value is not GONE:
+            self._notices.setdefault(client, {})[number] = Notice(*value)
+        elif client in self._notices:
+            self._notices[client].pop(number, None)
+
+    def restore_notices(self, term: int) -> None:
+        """This engine leads: number its own notices above all others; drop those to the gone."""
+        self._notice_numbers = itertools.count(term << 32)
+        for client in [client for client in self._notices if client not in self.session_of]:
+            self.drop_notices(client, self._notices[client])
+
+    def stimulus_cancel(
+        self,
+        keys: Collection[Key],
+        client: str,
+        force: bool = False,
+        reason: str | None = None,
+        msg: str | None = None,
+        ha_sequence: int = 0,
+    ) -> None:
+        """A client cancels keys. Done once by (session, ``ha_sequence``)."""
+        failpoints.reach("cancel-keys.arrived")
+        if self.was_answered(client, ha_sequence):  # type: ignore[attr-defined]
+            return
+        self.pending_releases.give_way_to_all()
+        logger.info("Client %s requests to cancel %d keys", client, len(keys))
+        self.log_event(client, {"action": "cancel", "count": len(keys), "force": force})  # type: ignore[attr-defined]
+        cs = self.clients.get(client)
+        if cs is not None:
+            self._cancel(keys, cs, force, reason, msg, ha_sequence)
+        self.answer(client, ha_sequence, "cancel-keys")  # type: ignore[attr-defined]
+        if self.recorder is not None:
+            self.recorder.flush()
+        failpoints.reach("cancel-keys.appended")
+
+    def _cancel(
+        self,
+        keys: Collection[Key],
+        cs: Any,
+        force: bool,
+        reason: str | None,
+        msg: str | None,
+        sequence: int,
+    ) -> None:
+        tasks = [self.tasks[key] for key in keys if key in self.tasks]
+        chosen = _with_dependents(tasks, cs, force)
+        if not chosen:
+            return
+        for ts in chosen:
+            logger.info("Scheduler cancels key %s.  Force=%s", ts.key, force)
+        released: dict[str, list[Key]] = {}
+        for ts in chosen:
+            for wanting in ts.who_wants or () if force else {cs} & (ts.who_wants or set()):
+                released.setdefault(wanting.client_key, []).append(ts.key)
+        numbers = self._give_notice(released, cs.client_key, set(keys), reason, msg, sequence)
+        for client, theirs in released.items():
+            stimulus_id = f"cancel-key-{time()}"
+            self.client_releases_keys(keys=theirs, client=client, stimulus_id=stimulus_id)  # type: ignore[attr-defined]
+        message: dict[str, Any] = {"op": "cancelled-keys", "keys": [ts.key for ts in chosen]}
+        message |= {"reason": reason, "msg": msg}
+        self._tell(message, numbers, {cs.client_key: sequence})
+
+    # Telling
+
+    def _give_notice(
+        self,
+        released: dict[str, list[Key]],
+        by: str,
+        known: set[Key],
+        reason: str | None,
+        msg: str | None,
+        sequence: int,
+    ) -> dict[str, int]:
+        """Record who has to hear of what, but for what the client itself has cancelled by then."""
+        numbers: dict[str, int] = {}
+        changes = []
+        for client, keys in released.items():
+            news = tuple(key for key in keys if client != by or key not in known)
+            if news and client in self.session_of:
+                after = max(self._last_of(client), sequence if client == by else 0)
+                notice = Notice(news, after, reason, msg)
+                numbers[client] = number = next(self._notice_numbers)
+                self._notices.setdefault(client, {})[number] = notice
+                changes.append((NOTICES, (client, number), (news, after, reason, msg)))
+        if changes:
+            self.transactions.note(*changes)
+        return numbers
+
+    def _last_of(self, client: str) -> int:
+        return self.sessions.last(self.session_of.get(client, ""))
+
+    def _tell(
+        self, message: dict[str, Any], numbers: dict[str, int], sequences: dict[str, int]
+    ) -> None:
+        """Tell every client, as upstream: one may want a key of which no word has come yet."""
+        for client, comm in list(self.client_comms.items()):
+            if client in self._kept_for or comm.closed():
+                continue  # it is about to state what it wants, and is told then
+            told = message
+            if client in self.session_of:
+                after = max(self._last_of(client), sequences.get(client, 0))
+                told = {**message, "ha_after": after, "ha_number": numbers.get(client, 0)}
+            comm.send(told)
+
+    def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
+        """A returning client wants these keys: tell it which were cancelled, and return them."""
+        cs = self.clients[client]
+        cancelled: set[Key] = set()
+        for number, notice in sorted(self._notices.get(client, {}).items()):
+            # One that it wants here was asked for again since.
+            again = {key for key in notice.keys if self.tasks.get(key) in cs.wants_what}
+            keys = [key for key in notice.keys if key in wanted and key not in again]
+            cancelled.update(keys)
+            self.client_comms[client].send(
+                {
+                    "op": "cancelled-keys",
+                    "keys": keys,
+                    "reason": notice.reason,
+                    "msg": notice.msg,
+                    "ha_after": notice.after,
+                    "ha_number": number,
+                }
+            )
+        return cancelled
+
+    def ha_heard(self, client: str, numbers: Iterable[int]) -> None:
+        """A client has heard of these notices."""
+        self.drop_notices(client, numbers)
+
+    def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
+        """They need not be given any more."""
+        kept = self._notices.get(client, {})
+        gone = [number for number in numbers if number in kept]
+        for number in gone:
+            del kept[number]
+        if not kept:
+            self._notices.pop(client, None)
+        if gone:
+            self.transactions.note(*((NOTICES, (client, number), DELETED) for number in gone))
+
+    def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
+        """A client is gone for good: there is nobody to tell."""
+        super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
+        if self.recorder is not None:
+            self.drop_notices(client, list(self._notices.get(client, ())))
+
+
+def _with_dependents(tasks: Iterable[Any], cs: Any, force: bool) -> list[Any]:
+    """What a cancellation of ``tasks`` by ``cs`` cancels. Without ``force``, only what it alone
+    wants; what nobody wants is passed through, and is not in the result.
+    """
+    passed: dict[Any, None] = {}
+    stack = list(tasks)
+    while stack:
+        ts = stack.pop()
+        if ts not in passed and (force or not (ts.who_wants or set()) - {cs}):
+            passed[ts] = None
+            stack.extend(ts.dependents)
+    return [ts for ts in passed if ts.who_wants]

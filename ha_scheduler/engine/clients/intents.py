@@ -1,0 +1,423 @@
+"""What clients want, recorded as it happens.
+
+Guarantee: each change of intent (a graph accepted, a key desired or released, an error reached,
+data scattered) is appended to the event stream in the event-loop step in which this engine's state
+changes, before anything that follows from it. On a follower ``recorder`` is None and the same
+methods apply records without writing any.
+
+A request of the stream (a graph, a cancellation, a fire-and-forget desire) is acknowledged to its
+client by ``ha-committed`` once its record has committed, and is done once, however often it comes.
+A graph that was refused (lost dependencies, or it would not unpickle) is acknowledged at once: its
+outcome has been reported and there is nothing to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from time import time
+from typing import Any
+
+from distributed.protocol.serialize import Serialized
+
+from ha_scheduler import failpoints
+from ha_scheduler.engine import gc_pauses
+from ha_scheduler.engine.extensions.spans import Spans
+from ha_scheduler.engine.stream.calls import NumberedCalls
+from ha_scheduler.engine.stream.graphs import (
+    INLINE_BYTES_MAX,
+    GraphRequest,
+    GraphTable,
+    current_request,
+    encode_graph,
+    key_digest,
+    serialized_frames,
+)
+from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET, PendingReleases
+from ha_scheduler.engine.stream.recorder import OnCommit, Recorder, key_parts
+from ha_scheduler.engine.stream.replay import Replay
+from ha_scheduler.engine.stream.runs import Runs
+from ha_scheduler.engine.stream.task_errors import encode_error
+from ha_scheduler.engine.takeover.adoption import Adoption
+from ha_scheduler.ledger.records import (
+    ClientLeft,
+    Erred,
+    GraphSubmitted,
+    Retried,
+    Scattered,
+    ScatteredForgotten,
+)
+from ha_scheduler.ledger.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+_DECISIONS = (
+    "annotations_by_type",
+    "global_annotations",
+    "submitting_task",
+    "span_metadata",
+    "user_priority",
+    "actors",
+    "fifo_timeout",
+    "code",
+)
+
+
+class ClientGoneError(Exception):
+    """Remote: the client left while its graph was on its way."""
+
+
+class Intents:
+    """The part of our Scheduler that records; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    recorder: Recorder | None
+    adoption: Adoption
+    graphs: GraphTable
+    sessions: Sessions
+    session_of: dict[str, str]
+    scattered: set[Key]
+    replay: Replay
+    runs: Runs
+    tasks: dict[Key, Any]
+    clients: dict[str, Any]
+    client_comms: dict[str, Any]
+    extensions: dict[str, Any]
+    generation: float
+    _last_time: float
+    _desires_implied: str | None = None  # the client whose desires the record of now implies
+    _releases_implied = False
+    _scatter_committed: asyncio.Event | None = None  # of the latest scattering
+    _retry_committed: asyncio.Event | None = None  # of the latest retry
+    calls: NumberedCalls
+    _touched: list[Any]
+    _kept_for: dict[str, set[Key]]
+    pending_releases: PendingReleases
+    _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
+
+    # Graphs
+
+    async def update_graph(
+        self, client: str, expr_ser: Serialized, ha_sequence: int = 0, **kwargs: Any
+    ) -> None:
+        """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
+        if self.was_answered(client, ha_sequence):
+            return
+        failpoints.reach("graph.arrived")
+        session = self.session_of.get(client, "")
+        header, frames = serialized_frames(expr_ser)
+        request = GraphRequest(session, ha_sequence, header, frames)
+        current_request.set(request)
+        try:
+            await super().update_graph(client=client, expr_ser=expr_ser, **kwargs)  # type: ignore[misc]
+        finally:
+            current_request.set(None)
+        if not request.recorded:
+            self._acknowledge(client, ha_sequence)
+
+    def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
+        """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
+        self.pending_releases.give_way_to_graph(dsk, keys)
+        return super()._find_lost_dependencies(dsk, keys)  # type: ignore[misc]
+
+    def _create_taskstate_from_graph(
+        self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
+    ) -> Any:
+        """Record the graph, then make its tasks: one event-loop step."""
+        request = current_request.get()
+        graph = 0
+        if request is not None and request.session and client not in self.clients:
+            # Nobody would ever let go of its keys.
+            raise ClientGoneError(f"client {client} left before its graph was made")
+        if self.recorder is not None and request is not None:
+            graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
+            failpoints.reach("graph.appended")
+        try:
+            return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
+        except Exception:
+            if self.recorder is not None and graph:
+                self.recorder.retired(graph)
+            raise
+
+    def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
+        """Make a graph's tasks, on the leader and on a follower that replays it."""
+        self._desires_implied = kwargs["client"]
+        try:
+            with gc_pauses.paused():
+                result = super()._create_taskstate_from_graph(  # type: ignore[misc]
+                    dsk=dsk, keys=keys, **kwargs
+                )
+        finally:
+            self._desires_implied = None
+        if graph:
+            self._own(graph, dsk.keys() | keys)
+        return result
+
+    def _own(self, graph: int, keys: set[Key]) -> None:
+        known = {key for key in keys if key in self.tasks}
+        self.graphs.add(graph, known)
+        if not known:
+            self.graphs.drop(graph)
+            if self.recorder is not None:
+                self.recorder.retired(graph)
+
+    def _record_graph(
+        self,
+        recorder: Recorder,
+        request: GraphRequest,
+        start: float,
+        dsk: dict[Key, Any],
+        keys: set[Key],
+        client: str,
+        kwargs: dict[str, Any],
+    ) -> int:
+        spans: Spans = self.extensions["spans"]
+        span_id = spans.choose_default()
+        spans.use_default(span_id)
+        decisions = {name: kwargs.get(name) for name in _DECISIONS}
+        decisions |= {
+            "client": client,
+            "keys": keys,
+            "start": start,
+            "generation": self.generation,
+            "last_time": self._last_time,
+            "ordered": kwargs["ordered"],  # depends on the layout of sets; dear to compute again
+            "span_id": span_id,
+            "digest": key_digest(dsk),
+            "known": dsk.keys() & self.tasks.keys(),  # tasks that stay as they are
+            "found": self._found(dsk.keys() - self.tasks.keys()),
+        }
+        graph = recorder.next_id()
+        self._append_graph(recorder, graph, client, request, encode_graph(request, decisions))
+        request.recorded = True
+        return graph
+
+    def _found(self, new: set[Key]) -> dict[Key, int]:
+        """Of which tasks that are about to be made workers have something, and since which run."""
+        orphans = self.adoption.orphans
+        found = {key: orphans.run_of(key) for key in new} if orphans else {}
+        counting = {key: run for key, run in found.items() if run is not None}
+        self.runs.found.update(counting)
+        return counting
+
+    def _append_graph(
+        self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
+    ) -> None:
+        blob = parts = 0
+        if len(payload) > INLINE_BYTES_MAX:
+            blob, parts = recorder.append_blob(payload)
+            payload = b""
+        session, sequence = request.session, request.sequence
+        record = GraphSubmitted(graph, client, session, sequence, payload, blob, parts)
+        self.sessions.apply(record)
+        recorder.append(record, on_commit=self._when_committed(client, session, sequence, "graph"))
+
+    # Requests of the stream
+
+    def was_answered(self, client: str, sequence: int) -> bool:
+        """Whether a request has been done before. It is acknowledged when that has committed."""
+        session = self.session_of.get(client, "")
+        if not self.sessions.answered(session, sequence):
+            return False
+        if (session, sequence) not in self._uncommitted:
+            self._acknowledge(client, sequence)
+        return True
+
+    def answer(self, client: str, sequence: int, op: str) -> None:
+        """A request has been done, and what it changed is recorded."""
+        session = self.session_of.get(client, "")
+        if self.recorder is None or not session or not sequence:
+            return
+        committed = self._when_committed(client, session, sequence, op)
+        self.sessions.record(session, sequence)
+        self.recorder.answered(client, session, sequence, committed)
+
+    def _when_committed(self, client: str, session: str, sequence: int, op: str) -> OnCommit:
+        self._uncommitted.add((session, sequence))
+
+        def committed() -> None:
+            failpoints.reach(f"{op}.committed")
+            self._uncommitted.discard((session, sequence))
+            self._acknowledge(client, sequence)
+
+        return committed
+
+    def _acknowledge(self, client: str, sequence: int) -> None:
+        comm = self.client_comms.get(client)
+        if sequence and comm is not None and not comm.closed():
+            comm.send({"op": "ha-committed", "sequences": [sequence]})
+
+    def _set_priorities(self, *, tasks: Iterable[Any], start: float, **kwargs: Any) -> None:
+        """As upstream's; and hand out what workers already hold of this graph."""
+        super()._set_priorities(tasks=tasks, start=start, **kwargs)  # type: ignore[misc]
+        adoption = self.adoption
+        if adoption.orphans or adoption.claims:
+            tasks = list(tasks)
+            restored = adoption.claim_orphans(tasks)
+            self._after_graph(tasks, restored)
+
+    def _after_graph(self, tasks: list[Any], restored: list[Any]) -> None:
+        """After this event-loop step's transitions, settle claims and free what nobody needs."""
+        self._touched.extend(tasks)
+
+        def settle() -> None:
+            touched, self._touched = self._touched, []
+            self.adoption.finish_claims(touched, f"ha-claims-{time()}")
+            unneeded = {
+                ts.key: "released"
+                for ts in restored
+                if ts.state == "memory" and not ts.waiters and not ts.who_wants
+            }
+            self.transitions(unneeded, f"ha-orphans-{time()}")  # type: ignore[attr-defined]
+
+        self.loop.add_callback(settle)  # type: ignore[attr-defined]
+
+    # Desires
+
+    def client_desires_keys(self, keys: Collection[Key], client: str) -> None:
+        """A client, or a pseudo-client, wants keys."""
+        self.pending_releases.give_way(keys)
+        if client == FIRE_AND_FORGET:
+            keys = [key for key in keys if self._is_ahead(key)]
+        if self.recorder is not None and client != self._desires_implied:
+            self._record_desires(self.recorder, keys, client)
+        super().client_desires_keys(keys=keys, client=client)  # type: ignore[misc]
+
+    def ha_fire_and_forget(self, client: str, keys: Collection[Key], ha_sequence: int) -> None:
+        """A client with a journal wants keys to be computed, whatever becomes of it."""
+        failpoints.reach("fire-and-forget.arrived")
+        if not self.was_answered(client, ha_sequence):
+            self.client_desires_keys(keys=keys, client=FIRE_AND_FORGET)
+            self.answer(client, ha_sequence, "fire-and-forget")
+
+    def _is_ahead(self, key: Key) -> bool:
+        """Whether the outcome of ``key`` is still to come; or else it would be held for ever."""
+        ts = self.tasks.get(key)
+        return ts is not None and ts.state in ("waiting", "queued", "no-worker", "processing")
+
+    def _record_desires(self, recorder: Recorder, keys: Collection[Key], client: str) -> None:
+        cs = self.clients.get(client)
+        for key in keys:
+            ts = self.tasks.get(key)
+            if ts is not None and (cs is None or ts not in cs.wants_what):
+                recorder.desired(self.graphs.graph_of(key), client, key)
+
+    def _client_releases_keys(
+        self, keys: Collection[Key], cs: Any, recommendations: dict[Key, str]
+    ) -> None:
+        """A client, or a pseudo-client, no longer wants keys."""
+        recorder = self.recorder
+        if recorder is not None and not self._releases_implied:
+            wanted = [key for key in keys if self.tasks.get(key) in cs.wants_what]
+            committed = self.pending_releases.keep(wanted, cs)
+            for key in wanted[:-1]:
+                recorder.released(self.graphs.graph_of(key), cs.client_key, key)
+            for key in wanted[-1:]:
+                recorder.released(self.graphs.graph_of(key), cs.client_key, key, committed)
+        super()._client_releases_keys(  # type: ignore[misc]
+            keys=keys, cs=cs, recommendations=recommendations
+        )
+
+    def _remove_key(self, key: Key) -> None:
+        """A key is forgotten: its graph may be retired."""
+        super()._remove_key(key)  # type: ignore[misc]
+        self.replay.forget(key)
+        self.runs.forget(key)
+        recorder = self.recorder
+        retired, living = self.graphs.forget(key)
+        if recorder is not None:
+            for graph in retired:
+                recorder.retired(graph)
+            for graph in living:
+                recorder.forgotten(graph, key)
+        if self.scattered and key in self.scattered:
+            self.scattered.discard(key)
+            if recorder is not None:
+                recorder.append(ScatteredForgotten((encode_key(key),)))
+
+    def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
+        """A client is gone for good: so are its desires and its session."""
+        if client in self.clients and self.recorder is not None:
+            cs = self.clients[client]
+            committed = self.pending_releases.keep([ts.key for ts in cs.wants_what], cs)
+            self.recorder.append(ClientLeft(client, self.recorder.next_id()), committed)
+        self._releases_implied = True  # ClientLeft says it all
+        try:
+            super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
+        finally:
+            self._releases_implied = False
+        self.calls.abandon(self.session_of.pop(client, ""))
+        self._kept_for.pop(client, None)
+        self.sessions.apply(ClientLeft(client))
+        if self.recorder is not None:
+            self.calls.ended()
+
+    # Outcomes and data
+
+    def _propagate_erred(self, ts: Any, *, cause: Key | None = None, **kwargs: Any) -> Any:
+        """An error is the outcome of ``ts``; only the blamed task's is recorded."""
+        result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
+        if self.recorder is not None and ts.exception_blame is ts:
+            payload = encode_error(ts)
+            self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
+            self.replay.retried.discard(ts.key)
+        return result
+
+    def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
+        """Errors are withdrawn."""
+        retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
+        recorder = self.recorder
+        if recorder is not None:
+            self.replay.retried.update(retried)
+            records = [
+                Retried(graph, (encode_key(key),))
+                for key in retried
+                for graph in self.graphs.graphs_of(key)  # the error is filed under one of them
+            ]
+            for record in records[:-1]:
+                recorder.append(record)
+            if records:
+                committed = self._retry_committed = asyncio.Event()
+                recorder.append(records[-1], on_commit=committed.set)
+        return retried
+
+    async def retry_asked(self, keys: Collection[Key], client: str | None = None) -> Any:
+        """A client's request: errors are withdrawn, and that has committed."""
+        retried = self.stimulus_retry(keys=keys, client=client)
+        if self._retry_committed is not None:
+            await self._retry_committed.wait()
+        return retried
+
+    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, and then committed: what was answered is expected after a failover."""
+        result = await super().scatter(*args, **kwargs)  # type: ignore[misc]
+        if self._scatter_committed is not None:
+            await self._scatter_committed.wait()
+        return result
+
+    async def update_data_asked(self, **data: Any) -> None:
+        """A client's request, after it has scattered straight to workers: told when committed."""
+        self.update_data(**data)
+        if self._scatter_committed is not None:
+            await self._scatter_committed.wait()
+
+    def update_data(
+        self,
+        *,
+        who_has: dict[Key, list[str]],
+        nbytes: dict[Key, int],
+        client: str | None = None,
+    ) -> None:
+        """Data was scattered: only its holders can bring it back."""
+        if self.recorder is not None:
+            committed = self._scatter_committed = asyncio.Event()
+            *parts, last = key_parts(who_has) if who_has else [()]
+            for part in parts:
+                self.recorder.append(Scattered(client or "", part))
+            self.recorder.append(Scattered(client or "", last), on_commit=committed.set)
+        self.scattered.update(who_has)
+        if client in self._kept_for:
+            self._kept_for[client].update(who_has)
+        super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]

@@ -1,0 +1,268 @@
+"""Clients that come back.
+
+Guarantee: a client that lost its connection without a goodbye keeps its desires for
+``CLIENT_GRACE_SECONDS``, and a connection that ends never removes the registration of a newer one
+(hazard 10). A returning client first resubmits what was never acknowledged, then states all that it
+wants (``ha-resume``), and is told the state of each key.
+
+Wire: see the docstrings of ``ha_hello`` and ``ha_resume``; everything else is upstream's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from time import time
+from typing import Any
+
+from distributed.batched import BatchedSend
+from distributed.comm import CommClosedError
+from distributed.scheduler import ClientState
+from distributed.versions import error_message, get_versions
+
+from ha_scheduler.engine.fencing import FencedComm, LeaseLike
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.takeover.recovery import Recovery
+from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
+from ha_scheduler.ledger.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GRACE_SECONDS = 60.0  # a client that is alive comes back within seconds
+REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others get a turn
+
+
+class Clients:
+    """The part of our Scheduler that deals with clients; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    term: int
+    recorder: Recorder | None
+    lease: LeaseLike
+    recovery: Recovery
+    sessions: Sessions
+    session_of: dict[str, str]
+    clients: dict[str, Any]
+    client_comms: dict[str, Any]
+    workers: dict[str, Any]
+    tasks: dict[Key, Any]
+    _awaited_clients: set[str]
+    _leaving: dict[str, asyncio.TimerHandle]  # clients that may come back, until when
+    _kept_for: dict[str, set[Key]]  # what was scattered for a client that has not resumed yet
+    _served: dict[str, asyncio.Event]  # set when a client's latest stream is over
+
+    def welcome(self) -> dict[str, Any]:
+        """What a worker or client learns of the cell when it registers."""
+        raise NotImplementedError
+
+    def client_returned(self, client: str) -> None:
+        """A client that the ledger names is back."""
+
+    def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
+        """The client has heard of these cancellations."""
+        raise NotImplementedError
+
+    def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
+        """Tell a client of the cancellations of which it has not heard."""
+        raise NotImplementedError
+
+    async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
+        """Register a client, or take back one that the ledger knows, and serve its stream."""
+        await self.recovery.opened()
+        comm.name = "Scheduler->Client"
+        served = asyncio.Event()
+        before, self._served[client] = self._served.get(client), served
+        try:
+            await self._end_former_stream(client, before)
+            await self._serve_client(comm, client, versions, served)
+        finally:
+            served.set()
+            if self._served.get(client) is served:
+                del self._served[client]
+                self._client_lost(client)
+
+    async def _end_former_stream(self, client: str, served: asyncio.Event | None) -> None:
+        """Two streams of one client must not be handled side by side."""
+        former = self.client_comms.pop(client, None)
+        if former is not None:
+            former.abort()
+        if served is not None:
+            await served.wait()
+
+    async def _serve_client(
+        self, comm: Any, client: str, versions: dict[str, Any], served: asyncio.Event
+    ) -> None:
+        fenced = FencedComm(comm, self.lease)
+        # Alone in its message: a client takes the first message for the answer to its registration
+        # (client.py:1589), and one that the ledger knows may be sent more at once.
+        await fenced.write([{"op": "stream-start", **self._version_warning(versions)}])
+        if self._served.get(client) is not served:  # its end may never be heard of here
+            raise CommClosedError(f"{client} has registered anew meanwhile")
+        stream = self._open_stream(fenced, client, versions)
+        try:
+            await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
+        finally:
+            if self.client_comms.get(client) is stream:
+                del self.client_comms[client]
+            stream.abort()
+
+    def _version_warning(self, versions: dict[str, Any]) -> dict[str, Any]:
+        """What upstream tells a client whose packages differ (scheduler.py:5929)."""
+        workers = {address: ws.versions for address, ws in self.workers.items()}
+        warning: dict[str, Any] = error_message(get_versions(), workers, versions)
+        return warning
+
+    def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
+        leaving = self._leaving.pop(client, None)
+        if leaving is not None:
+            leaving.cancel()
+        self._restore_or_add(client, versions)
+        stream = BatchedSend(interval="2ms", loop=self.loop)  # type: ignore[attr-defined]
+        stream.start(comm)
+        self.client_comms[client] = stream
+        return stream
+
+    def _restore_or_add(self, client: str, versions: dict[str, Any]) -> None:
+        known = self.clients.get(client)
+        if known is not None:
+            known.versions = versions
+            known.last_seen = time()
+            return
+        logger.info("Client %s joined.", client, extra={"action": "client-joined"})
+        self.log_event(["all", client], {"action": "add-client", "client": client})  # type: ignore[attr-defined]
+        self.clients[client] = ClientState(client, versions=versions)
+        self._client_connections_added_total += 1  # type: ignore[attr-defined]
+        if self.recorder is not None:
+            self.recorder.append(ClientJoined(client, ""))
+        for plugin in list(self.plugins.values()):  # type: ignore[attr-defined]
+            try:
+                plugin.add_client(scheduler=self, client=client)
+            except Exception:
+                logger.warning(
+                    "A scheduler plugin failed on a new client.",
+                    exc_info=True,
+                    extra={"action": "plugin-failed"},
+                )
+
+    def _client_lost(self, client: str) -> None:
+        """The stream ended: a client with a session may come back, any other is gone."""
+        if client not in self.clients:
+            return  # it said goodbye
+        if client in self.session_of:
+            self.await_client(client)
+        else:
+            self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")  # type: ignore[attr-defined]
+
+    def await_client(self, client: str) -> None:
+        """Keep an absent client's desires for the grace period."""
+
+        def give_up() -> None:
+            self._leaving.pop(client, None)
+            if client in self.clients and client not in self.client_comms:
+                logger.warning(
+                    "Client %s stayed away for %.0f s; its futures are released.",
+                    client,
+                    CLIENT_GRACE_SECONDS,
+                    extra={"action": "client-gave-up"},
+                )
+                self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")  # type: ignore[attr-defined]
+
+        self._kept_for.setdefault(client, set())
+        former = self._leaving.pop(client, None)
+        if former is not None:
+            former.cancel()
+        loop = asyncio.get_running_loop()
+        self._leaving[client] = loop.call_later(CLIENT_GRACE_SECONDS, give_up)
+
+    def ha_hello(self, client: str, session: str, term: int, floor: int) -> None:
+        """First message of a client with a journal.
+
+        ``term``: the highest it has seen. ``floor``: no sequence up to it will come again.
+        """
+        stream = self.client_comms[client]
+        if term > self.term:
+            stream.send({"op": "ha-stale", "term": self.term})
+            return
+        if self.session_of.get(client) != session:
+            if term:  # it was another leader's client, and is about to state what it wants
+                self._kept_for.setdefault(client, set())
+            self.session_of[client] = session
+            self._record_session(ClientJoined(client, session))
+        if floor:
+            self._record_session(SessionAdvanced(session, floor))
+        stream.send({"op": "ha-welcome", **self.welcome()})
+
+    def _record_session(self, record: ClientJoined | SessionAdvanced) -> None:
+        self.sessions.apply(record)
+        if self.recorder is not None:
+            self.recorder.append(record)
+
+    async def ha_resume(
+        self,
+        client: str,
+        keys: Collection[Key],
+        finished: Collection[Key],
+        heard: Collection[int] = (),
+        scattering: Collection[Key] = (),
+    ) -> None:
+        """A returning client states all that it wants, after what it resubmitted.
+
+        ``finished``: the keys whose results it believes to be there. ``heard``: the cancellations
+        of which it knows. ``scattering``: the keys of data that it has handed over, and was not
+        answered. It is told of the other cancellations, the state of every key that has one, and
+        which keys the cell does not know.
+        """
+        self.drop_notices(client, heard)
+        cancelled = self.tell_cancelled(client, set(keys))
+        keys = [key for key in keys if key not in cancelled]
+        wanted, believed = {*keys, *scattering}, set(finished)
+        known = [key for key in keys if key in self.tasks]
+        self._set_desires(client, wanted, known)
+        self._tell_unknown(client, [key for key in keys if key not in self.tasks])
+        for start in range(0, len(known), REPORT_KEYS_PER_STEP):
+            for key in known[start : start + REPORT_KEYS_PER_STEP]:
+                self._tell_state(client, key, key in believed)
+            await asyncio.sleep(0)
+        self.client_returned(client)
+
+    def _set_desires(self, client: str, wanted: set[Key], known: list[Key]) -> None:
+        # A scatter goes another way than the stream: it may be done before the statement comes that
+        # was made without it.
+        wanted |= self._kept_for.pop(client, set())
+        cs = self.clients[client]
+        excess = [ts.key for ts in cs.wants_what if ts.key not in wanted]
+        missing = [key for key in known if self.tasks[key] not in cs.wants_what]
+        if missing:  # first: they may be known for the sake of the others alone
+            self.client_desires_keys(keys=missing, client=client)  # type: ignore[attr-defined]
+        if excess:
+            self.client_releases_keys(keys=excess, client=client)  # type: ignore[attr-defined]
+
+    def _tell_unknown(self, client: str, keys: list[Key]) -> None:
+        if keys:
+            logger.warning(
+                "Client %s wants %d keys that the cell does not know.",
+                client,
+                len(keys),
+                extra={"action": "keys-unknown"},
+            )
+            self.client_comms[client].send(
+                {
+                    "op": "cancelled-keys",
+                    "keys": keys,
+                    "reason": "unknown-after-failover",
+                    "msg": "The cell does not know this key: it was released, or its data was "
+                    "scattered and its only holder is gone. Submit the work again.",
+                }
+            )
+
+    def _tell_state(self, client: str, key: Key, believed_finished: bool) -> None:
+        ts = self.tasks.get(key)
+        stream = self.client_comms.get(client)
+        if ts is None or stream is None:
+            return
+        if ts.state in ("memory", "erred"):
+            self.report_on_key(ts=ts, client=client)  # type: ignore[attr-defined]
+        elif believed_finished:
+            stream.send({"op": "lost-data", "key": key})

@@ -1,0 +1,1 @@
+"""Upstream's extensions and plugins, made to survive a leader."""

@@ -1,0 +1,37 @@
+"""The active memory manager, which a client may stop and start.
+
+Guarantee: it runs under the next leader if and only if it ran under this one, once whoever stopped
+or started it has been told so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ha_scheduler.engine.stream.tables import SWITCHES, Values
+
+AMM = "amm"  # the name of upstream's extension, and of its row
+
+
+class MemoryManager:
+    """The part of our Scheduler that keeps the switch; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    values: Values
+    extensions: dict[str, Any]
+    switches: dict[str, bool]
+
+    async def amm_asked(self, method: str) -> Any:
+        """As upstream's ``amm_handler``; what was switched has committed."""
+        manager = self.extensions[AMM]
+        result = manager.amm_handler(method)
+        if method in ("start", "stop"):
+            self.switches[AMM] = manager.running
+            await self.values.write(SWITCHES, AMM)
+        return result
+
+    def restore_memory_manager(self) -> None:
+        """Switch it as it was under the leader before; where nobody did, as it is configured."""
+        manager, running = self.extensions.get(AMM), self.switches.get(AMM)
+        if manager is not None and running is not None:
+            (manager.start if running else manager.stop)()

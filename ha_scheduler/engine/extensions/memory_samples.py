@@ -1,0 +1,73 @@
+"""Samples of the cluster's memory, which go on under a new leader.
+
+Guarantee: a sampler that its client was told of samples under each later leader too, until it is
+stopped or its client is gone; so the end of a measurement never fails because of a failover. The
+samples themselves are those of one leader: what a former one took is lost, because a row for each
+would cost the log more than the tasks do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.diagnostics.memory_sampler import MemorySamplerExtension
+
+from ha_scheduler.engine.stream.tables import GONE
+from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, take_call
+
+SAMPLERS = "memory-sampler"  # the space of their values in the ledger
+
+
+class MemorySamplers(MemorySamplerExtension):
+    """The scheduler's memory_sampler extension."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self._transactions: Transactions = scheduler.transactions
+        #: By the key that a client was told: its name, what is measured, and how often.
+        self.recorded: dict[str, tuple[str, str, float]] = {}
+        self._own_keys: dict[str, str] = {}  # under this leader, by the key that was told
+        scheduler.values.keep(SAMPLERS, self._apply)
+        scheduler.handlers["memory_sampler_stop"] = self.stop_asked
+
+    def _apply(self, key: str, value: Any) -> None:
+        if value is GONE:
+            self.recorded.pop(key, None)
+        else:
+            self.recorded[key] = value
+
+    def start(self, client: str, measure: str, interval: float) -> str:
+        """As upstream's, and recorded."""
+        call = take_call()  # the samples are not taken in its name
+        key: str = super().start(client, measure, interval)
+        self.recorded[key] = (client, measure, interval)
+        self._transactions.answer(call, (SAMPLERS, key, self.recorded[key]), answer=key)
+        return key
+
+    def stop_asked(self, key: str) -> Any:
+        """A client's request: as upstream's, and recorded."""
+        samples, rows = self._stop(key)
+        self._transactions.answer(take_call(), *rows, answer=samples)
+        return samples
+
+    def stop(self, key: str) -> Any:
+        """As upstream's, which calls it when the client of a sampler is gone."""
+        samples, rows = self._stop(key)
+        self._transactions.note(*rows)
+        return samples
+
+    def _stop(self, key: str) -> tuple[Any, list[Change]]:
+        """By the key that was told or by the one that it has here: the samples, and what goes."""
+        told = next((told for told, own in self._own_keys.items() if own == key), key)
+        known = self.recorded.pop(told, None) is not None
+        samples = super().stop(self._own_keys.pop(told, told))
+        return samples, [(SAMPLERS, told, DELETED)] if known else []
+
+    def restore(self) -> None:
+        """This engine leads: sample on for the clients that are expected back."""
+        for told, (client, measure, interval) in list(self.recorded.items()):
+            if client in self.scheduler.clients:
+                self._own_keys[told] = super().start(client, measure, interval)
+            else:
+                del self.recorded[told]
+                self._transactions.note((SAMPLERS, told, DELETED))

@@ -1,0 +1,164 @@
+"""Scheduler plugins and uploaded files, which a new leader must have as well.
+
+Guarantee: a plugin that was registered through a client is registered with every later leader,
+whoever that is; the client is answered when the record has committed. A plugin is started anew on
+the new leader, from what its client had sent. One that gathers state of its own may keep it, by two
+methods::
+
+    def ha_state(self) -> Any: ...           # something to pickle; asked for every few seconds
+    def ha_restore(self, state: Any) -> None: ...  # on the next leader, before ``start``
+
+Order: a follower puts an uploaded file into place as soon as it learns of it, because the graphs
+that follow in the log may need its module. All else is started when the follower is about to lead,
+before it takes in workers: a plugin sees every event of its leader, also that workers come back and
+that what they bring is in memory (so count by key). It is given ``START_SECONDS``; what takes
+longer (an installation) goes on while the cell works.
+
+Plugins of ``--preload`` and of the scheduler's own extensions are not recorded: every engine has
+them from its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin, SchedulerUploadFile, _get_plugin_name
+from distributed.protocol.pickle import dumps, loads
+from distributed.utils import import_file
+from tornado.ioloop import PeriodicCallback
+
+from ha_scheduler.engine.stream.tables import PLUGIN_STATES, SCHEDULER_PLUGINS, Values
+from ha_scheduler.engine.stream.transactions import DELETED, Transactions, take_call
+
+START_SECONDS = 1.0  # a takeover waits this long for all plugins together
+STATE_SECONDS = 5.0  # how old the state may be that a plugin gets back
+
+logger = logging.getLogger(__name__)
+
+
+class SchedulerPlugins:
+    """The part of our Scheduler that keeps its plugins; a mixin before upstream's class."""
+
+    transactions: Transactions
+    values: Values
+    plugins: dict[str, Any]
+    local_directory: str
+    periodic_callbacks: dict[str, Any]
+    recorded_plugins: dict[str, bytes]  # pickled, as their clients sent them
+    recorded_states: dict[str, bytes]  # pickled, by name of the plugin
+    _starting: set[asyncio.Task[None]]
+
+    def keep_plugin_states(self) -> None:
+        """Record what plugins say of themselves, from now on."""
+        callback = PeriodicCallback(self.record_plugin_states, STATE_SECONDS * 1000)
+        self.periodic_callbacks[PLUGIN_STATES] = callback
+
+    async def register_scheduler_plugin(
+        self, plugin: bytes | SchedulerPlugin, name: str | None = None, *, idempotent: bool
+    ) -> None:
+        """As upstream's, and then committed. Started once, though the request may come again."""
+        call, changes = take_call(), []  # what the plugin does is not done in the call's name
+        # Before it is started: what it then holds on to may be no thing to pickle.
+        pickled = dumps(plugin) if isinstance(plugin, SchedulerPlugin) else bytes(plugin)
+        if name is None:
+            name = str(_get_plugin_name(loads(pickled)))
+        if not (idempotent and name in self.plugins):
+            await super().register_scheduler_plugin(  # type: ignore[misc]
+                plugin, name=name, idempotent=idempotent
+            )
+            self.recorded_plugins[name] = pickled
+            self._forget_state(name)  # of a plugin that had this name before
+            changes.append((SCHEDULER_PLUGINS, name, pickled))
+        self.transactions.answer(call, *changes, answer=None)
+        await self.transactions.settled()
+
+    async def unregister_scheduler_plugin(self, name: str) -> None:
+        """As upstream's, and then committed."""
+        call = take_call()
+        await super().unregister_scheduler_plugin(name=name)  # type: ignore[misc]
+        self.recorded_plugins.pop(name, None)
+        self._forget_state(name)
+        self.transactions.answer(call, (SCHEDULER_PLUGINS, name, DELETED), answer=None)
+        await self.transactions.settled()
+
+    def _forget_state(self, name: str) -> None:
+        if self.recorded_states.pop(name, None) is not None:
+            self.values.write_soon(PLUGIN_STATES, name)
+
+    def record_plugin_states(self) -> None:
+        """Write the state of each plugin that has any, if it changed."""
+        for name in self.recorded_plugins:
+            state_of = getattr(self.plugins.get(name), "ha_state", None)
+            if state_of is None:
+                continue
+            try:
+                self.recorded_states[name] = dumps(state_of())
+            except Exception:
+                logger.exception(
+                    "Scheduler plugin %r cannot say its state.",
+                    name,
+                    extra={"action": "plugin-state-failed"},
+                )
+            else:
+                self.values.write_soon(PLUGIN_STATES, name)
+
+    def follow_plugin(self, name: str) -> None:
+        """A follower has learned of a plugin: an uploaded file is put into place."""
+        plugin = self._unpickled(name)
+        if isinstance(plugin, SchedulerUploadFile):
+            path = Path(self.local_directory, os.path.basename(plugin.filename))
+            path.write_bytes(plugin.data)
+            if plugin.load:
+                try:
+                    import_file(str(path))
+                except Exception:
+                    logger.exception(
+                        "The uploaded file %s cannot be imported here.",
+                        path.name,
+                        extra={"action": "upload-failed"},
+                    )
+
+    async def start_plugins(self) -> None:
+        """The plugins of former leaders, on one that is about to lead."""
+        self._starting = {
+            asyncio.create_task(self._start_plugin(name))
+            for name in self.recorded_plugins
+            if name not in self.plugins
+        }
+        if self._starting:
+            await asyncio.wait(self._starting, timeout=START_SECONDS)
+
+    async def _start_plugin(self, name: str) -> None:
+        plugin = self._unpickled(name)
+        if plugin is None:
+            return
+        try:
+            if name in self.recorded_states and hasattr(plugin, "ha_restore"):
+                plugin.ha_restore(loads(self.recorded_states[name]))
+            if not isinstance(plugin, SchedulerUploadFile) and hasattr(plugin, "start"):
+                result = plugin.start(self)
+                if inspect.isawaitable(result):
+                    await result
+            self.plugins[name] = plugin
+        except Exception:
+            logger.exception(
+                "Scheduler plugin %r cannot be started on this leader; register it again.",
+                name,
+                extra={"action": "plugin-start-failed"},
+            )
+
+    def _unpickled(self, name: str) -> Any:
+        try:
+            return loads(self.recorded_plugins[name])
+        except Exception:
+            logger.exception(
+                "Scheduler plugin %r cannot be read here; install its module on all peers.",
+                name,
+                extra={"action": "plugin-unreadable"},
+            )
+            return None

@@ -1,0 +1,90 @@
+"""What the leader has learned of the work: how long tasks take, how fast the network is.
+
+Guarantee: none of it is needed to be right, so it is recorded late and seldom: every
+``EVERY_SECONDS`` at most, and only when something moved by more than ``NEWS``. With it a new leader
+places tasks as well as the old one did; without it, it would take every task for half a second
+long (``UNKNOWN_TASK_DURATION``) until it had seen one of its kind.
+
+Order: a follower keeps the latest record and puts it to use when it is about to lead, after the
+replay has made the prefixes of the tasks that are there.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from distributed.scheduler import TaskPrefix
+from tornado.ioloop import PeriodicCallback
+
+from ha_scheduler.engine.stream.tables import STATISTICS
+
+EVERY_SECONDS = 5.0
+NEWS = 0.2  # of the former value: what changes less is not worth a record
+PREFIXES_MAX = 2_000  # the newest; some 60 bytes each
+
+Snapshot = dict[str, Any]
+
+
+class Statistics:
+    """Keeps in the ledger what upstream keeps in memory."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        #: The one value of our space: what the ledger holds.
+        self.recorded: dict[str, Snapshot] = {}
+        scheduler.periodic_callbacks[STATISTICS] = PeriodicCallback(
+            self.record, EVERY_SECONDS * 1000
+        )
+
+    def record(self) -> None:
+        """Write what is known now, if there is news."""
+        if self._scheduler.recorder is None:
+            return
+        now = self._take()
+        if _is_news(self.recorded.get(STATISTICS), now):
+            self.recorded[STATISTICS] = now
+            self._scheduler.values.write_soon(STATISTICS, STATISTICS)
+
+    def restore(self) -> None:
+        """Put to use what a former leader knew."""
+        scheduler, known = self._scheduler, self.recorded.get(STATISTICS)
+        if known is None:
+            return
+        scheduler.bandwidth = known["bandwidth"]
+        scheduler.bandwidth_types.update(known["bandwidth_types"])
+        for name, (average, longest, suspicious) in known["prefixes"].items():
+            prefix = scheduler.task_prefixes.get(name)
+            if prefix is None:  # upstream, too, keeps the prefixes of tasks that are gone
+                prefix = scheduler.task_prefixes[name] = TaskPrefix(name)
+            prefix.duration_average = average
+            prefix.max_exec_time = longest
+            prefix.suspicious = suspicious
+
+    def _take(self) -> Snapshot:
+        scheduler = self._scheduler
+        newest = islice(reversed(scheduler.task_prefixes.values()), PREFIXES_MAX)
+        return {
+            "bandwidth": scheduler.bandwidth,
+            "bandwidth_types": dict(scheduler.bandwidth_types),
+            "prefixes": {
+                prefix.name: (prefix.duration_average, prefix.max_exec_time, prefix.suspicious)
+                for prefix in newest
+                if prefix.duration_average >= 0 or prefix.max_exec_time >= 0 or prefix.suspicious
+            },
+        }
+
+
+def _is_news(before: Snapshot | None, now: Snapshot) -> bool:
+    if before is None:
+        return bool(now["prefixes"])
+    if before["prefixes"].keys() != now["prefixes"].keys():
+        return True
+    pairs = [(before["bandwidth"], now["bandwidth"])]
+    for name, numbers in now["prefixes"].items():
+        pairs += zip(before["prefixes"][name], numbers, strict=True)
+    return any(_moved(old, new) for old, new in pairs)
+
+
+def _moved(old: float, new: float) -> bool:
+    return abs(new - old) > NEWS * abs(old)

@@ -1,0 +1,150 @@
+"""Graphs as the event stream carries them, and which keys belong to which graph.
+
+Guarantee: an engine that replays a graph's payload makes the same tasks, with the same priorities
+and span, as the leader that wrote it; ``key_digest`` shows it when it does not, and that engine
+then refuses to go on rather than stand by with a state that is not the leader's.
+
+The payload is the client's bytes as they arrived when they are a plain low-level graph: then
+materialising is deterministic, and recording costs a copy. Any other expression is recorded as the
+leader materialised it, because some expressions draw keys at random while they materialise
+(dask/dataframe/dask_expr/_shuffle.py, ``DiskShuffle``).
+
+A graph may be retired when the leader knows none of the keys that it mentions. Desires and releases
+of a key are filed under the latest graph that mentions it: graphs rebuild in the order of their
+ids, so a later graph's implied desire cannot undo a later release. When such a key is forgotten
+while an older graph that mentions it lives on, the older one's implied desire is withdrawn by a
+``Forgotten``; or else it would come back with a rebuild, after the latest graph and what is filed
+under it have been retired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed.protocol import deserialize
+from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.serialize import Serialized
+
+from ha_scheduler.engine.stream.keys import Key
+
+INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
+
+
+class ReplayDivergedError(Exception):
+    """Local: this engine made other tasks of a graph than the leader did.
+
+    The peers of a cell must run the same versions of Python, Dask and of the user's packages.
+    """
+
+
+@dataclass(slots=True)
+class GraphRequest:
+    """One ``update-graph`` on its way through the leader."""
+
+    session: str = ""
+    sequence: int = 0
+    header: dict[str, Any] = field(default_factory=dict)
+    frames: list[Any] = field(default_factory=list)
+    materialised: bytes | None = None
+    recorded: bool = False
+
+
+#: The request that the running task handles; ``offload`` hands it to the materialising thread.
+current_request: ContextVar[GraphRequest | None] = ContextVar("current_request", default=None)
+
+
+def key_digest(keys: Iterable[Key]) -> int:
+    """An order-free digest of a set of keys; all engines of a cell share one PYTHONHASHSEED."""
+    return sum(map(hash, keys)) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def encode_graph(request: GraphRequest, decisions: dict[str, Any]) -> bytes:
+    """The payload of ``GraphSubmitted``: the graph and what the leader decided about it."""
+    if request.materialised is not None:
+        form: tuple[Any, ...] = ("materialised", request.materialised)
+    else:
+        form = ("raw", request.header, [bytes(frame) for frame in request.frames])
+    return bytes(dumps((form, decisions)))
+
+
+def decode_graph(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The form and the decisions of ``encode_graph``."""
+    form, decisions = loads(payload)
+    return form, decisions
+
+
+def expression_of(form: tuple[Any, ...]) -> Any:
+    """The client's expression of a raw form."""
+    _, header, frames = form
+    return deserialize(header, frames)
+
+
+def serialized_frames(expr_ser: Serialized) -> tuple[dict[str, Any], list[Any]]:
+    """The header and frames of a graph as it arrived."""
+    return expr_ser.header, list(expr_ser.frames)
+
+
+class GraphTable:
+    """Which graphs mention which keys, on leader and follower alike."""
+
+    def __init__(self) -> None:
+        self._latest: dict[Key, int] = {}
+        self._older: dict[Key, list[int]] = {}
+        self._live: dict[int, set[Key]] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def add(self, graph: int, keys: set[Key]) -> None:
+        """``graph`` mentions ``keys``, which are known from now on."""
+        latest = self._latest
+        for key in keys & latest.keys():
+            self._older.setdefault(key, []).append(latest[key])
+        latest.update(dict.fromkeys(keys, graph))
+        self._live[graph] = set(keys)
+
+    def graph_of(self, key: Key) -> int:
+        """The latest graph that mentions ``key``; 0 for none."""
+        return self._latest.get(key, 0)
+
+    def graphs_of(self, key: Key) -> list[int]:
+        """Every graph that mentions ``key``, the latest first; [0] for none."""
+        return [self._latest.get(key, 0), *self._older.get(key, ())]
+
+    def maker_of(self, key: Key) -> int:
+        """The graph that made the task of ``key``; 0 for none."""
+        older = self._older.get(key)
+        return older[0] if older else self._latest.get(key, 0)
+
+    def keys_of(self, graph: int) -> set[Key]:
+        """The keys of ``graph`` that are still known."""
+        return self._live.get(graph, set())
+
+    def forget(self, key: Key) -> tuple[list[int], list[int]]:
+        """``key`` is no longer known: the graphs that may now be retired, and those that live on.
+
+        Of those that live on only the older ones: desires of ``key`` are filed under the latest.
+        """
+        graph = self._latest.pop(key, 0)
+        older = self._older.pop(key, ())
+        retired = [g for g in (graph, *older) if self._drop(g, key)]
+        return retired, [g for g in older if g in self._live]
+
+    def _drop(self, graph: int, key: Key) -> bool:
+        live = self._live.get(graph)
+        if live is None:
+            return False
+        live.discard(key)
+        if live:
+            return False
+        del self._live[graph]
+        return True
+
+    def drop(self, graph: int) -> None:
+        """Forget a graph that was retired, whatever it still mentions."""
+        for key in self._live.pop(graph, ()):
+            if self._latest.get(key) == graph:
+                del self._latest[key]

@@ -1,0 +1,111 @@
+"""Results that nobody wants any more, until that is certain.
+
+Guarantee: a result is not given up because it was let go before every later leader will know that
+it was. Or else the next one would find a task that is wanted and whose result is gone, and run it a
+second time. (An error is a record of its own; but what was fired and forgotten is let go in the
+step in which it fails, so its error is kept as a result is.)
+
+Order: the release is recorded, and from then on the keeper wants the key in place of whoever let
+it go, until the record has committed. The keeper is in nobody's way: it gives way at once to a
+graph that mentions the key, to a desire, a cancellation and the loss of a worker. To those the key
+is let go, as it is for the followers.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Collection, Iterable
+from time import time
+from typing import Any
+
+import distributed.scheduler as upstream
+from distributed.scheduler import ClientState
+
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.recorder import OnCommit
+
+KEEPER = "ha-until-committed"
+FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
+
+
+class PendingReleases:
+    """What the leader keeps until a release has committed."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
+        self._numbers = itertools.count()
+        self._kept: dict[Key, int] = {}  # by which call of ``keep``
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, keys: Iterable[Key], cs: Any) -> OnCommit | None:
+        """Keep the outcomes that ``cs``, which lets go of them, is the last to want.
+
+        To be called when that is recorded; what is returned, when it has committed.
+        """
+        if not self._scheduler.recorder.outlives_its_engine:
+            return None
+        outcomes = ("memory", "erred") if cs.client_key == FIRE_AND_FORGET else ("memory",)
+        number = next(self._numbers)
+        kept = []
+        for key in keys:
+            ts = self._scheduler.tasks.get(key)
+            if ts is not None and ts.state in outcomes and ts.who_wants == {cs}:
+                ts.who_wants.add(self._keeper)
+                self._keeper.wants_what.add(ts)
+                self._kept[key] = number
+                kept.append(key)
+        return functools.partial(self._committed, number, kept) if kept else None
+
+    def give_way(self, keys: Iterable[Key]) -> None:
+        """Somebody else has something in mind with these."""
+        if self._kept:
+            self._let_go(self._because_of(keys))
+
+    def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
+        """A graph is about to be made that may mention what is kept, or is known because of it."""
+        if self._kept:
+            inputs = (key for spec in dsk.values() for key in spec.dependencies)
+            self._let_go(self._because_of(itertools.chain(dsk, keys, inputs)))
+
+    def _because_of(self, keys: Iterable[Key]) -> list[Key]:
+        """What is kept because of which one of these is known: followers know it no more.
+
+        It costs what the keys and what nobody wants above them cost, and nothing of what is below
+        what is kept: that may be a graph of any size, and many small ones may come meanwhile.
+        """
+        tasks = self._scheduler.tasks
+        seen = set()
+        stack = [tasks[key] for key in keys if key in tasks]
+        while stack:
+            ts = stack.pop()
+            if ts not in seen and (not ts.who_wants or ts.key in self._kept):
+                seen.add(ts)
+                stack.extend(ts.dependents)
+        return [ts.key for ts in seen if ts.key in self._kept]
+
+    def give_way_to_all(self) -> None:
+        """Something happens after which nothing must come back to life that nobody wants."""
+        self._let_go(list(self._kept))
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self._kept.clear()
+        self._keeper.wants_what.clear()
+
+    def _committed(self, number: int, keys: list[Key]) -> None:
+        self._let_go([key for key in keys if self._kept.get(key) == number])
+
+    def _let_go(self, keys: Collection[Key]) -> None:
+        if not keys:
+            return
+        for key in keys:
+            del self._kept[key]
+        recommendations: dict[Key, str] = {}
+        upstream.Scheduler._client_releases_keys(
+            self._scheduler, keys=keys, cs=self._keeper, recommendations=recommendations
+        )
+        self._scheduler.transitions(recommendations, f"ha-let-go-{time()}")

@@ -1,0 +1,387 @@
+"""The records of the event stream applied to a follower's scheduler.
+
+Guarantee: after record ``n`` a follower has the tasks, desires, priorities, sessions and clients
+that the leader had when it wrote record ``n``. It has no workers, so its runnable tasks wait as
+``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
+applied once workers are back (errors, scattered data) is kept until ``settle``.
+
+While the ledger is rebuilt (before ``caught_up``) nothing is forgotten but what a later graph says
+that the leader made anew: what kept a key alive for a while may be a graph that has been retired
+since and is not replayed. A pseudo-client holds all keys until then.
+
+A leader may die between the record that let go of a graph's last key and the one that retires the
+graph. Its successor retires the graphs of which it knows no key (``retire_unknown``), but for those
+that cannot be read here: another peer may be able to.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from dask._expr import LLGExpr
+from distributed.protocol.pickle import loads
+from distributed.scheduler import ClientState
+
+from ha_scheduler.engine import gc_pauses
+from ha_scheduler.engine.compat import cull, materialize_graph
+from ha_scheduler.engine.stream.graphs import (
+    ReplayDivergedError,
+    decode_graph,
+    expression_of,
+    key_digest,
+)
+from ha_scheduler.engine.stream.keys import Key, decode_key
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.task_errors import decode_error
+from ha_scheduler.ledger import records
+from ha_scheduler.ledger.calls import unpack_payload
+from ha_scheduler.ledger.records import Record
+
+logger = logging.getLogger(__name__)
+
+_STIMULUS = "ha-replay"
+_KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledger is rebuilt
+
+
+class Replay:
+    """Applies records; holds what the scheduler has no place for until it leads."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._blobs: dict[tuple[int, int], list[bytes]] = {}
+        self._rebuilding = True
+        self.workers: dict[str, records.WorkerJoined] = {}
+        self._unretired: set[int] = set()  # graphs of the ledger
+        self.errors: dict[Key, dict[str, Any]] = {}
+        self.retried: set[Key] = set()
+
+    def apply(self, record: Record) -> None:
+        """Apply one committed record. Raises ``ReplayDivergedError``."""
+        if isinstance(record, records.Called) and record.blob_parts:
+            record = replace(
+                record, payload=self._blob(record.term, record.blob, record.blob_parts)
+            )
+        self._scheduler.sessions.apply(record)
+        match record:
+            case records.TermStarted():
+                self._blobs.clear()
+            case records.BlobPart(term, blob, _, data):
+                self._blobs.setdefault((term, blob), []).append(data)
+            case records.GraphSubmitted():
+                self._graph(record)
+            case records.GraphsRetired(graphs, upto):
+                self._scheduler.runs.let_go(upto)
+                for graph in graphs:
+                    self._retire(graph)
+            case records.Desired(_, client, keys):
+                self._desired(client, [decode_key(key) for key in keys])
+            case records.Released(_, client, keys, upto):
+                self._scheduler.runs.let_go(upto)
+                self._released(client, [decode_key(key) for key in keys])
+            case records.Forgotten(_, keys):
+                for key in keys:
+                    self._forgotten(decode_key(key))
+            case records.Erred(_, key, payload):
+                self._erred(decode_key(key), payload)
+            case records.Retried(_, keys):
+                for key in keys:
+                    self.errors.pop(decode_key(key), None)
+                    self.retried.add(decode_key(key))
+            case _:
+                self._of_the_cluster(record)
+
+    def _of_the_cluster(self, record: Record) -> None:
+        scheduler = self._scheduler
+        match record:
+            case records.WorkerJoined(address, name):
+                self.workers[address] = record
+                scheduler.aliases[decode_key(name)] = address  # restrictions may name it
+            case records.WorkerLeft(address):
+                left = self.workers.pop(address, None)
+                if left is not None:
+                    scheduler.aliases.pop(decode_key(left.name), None)
+            case records.ClientJoined(client, session):
+                self._client(client)
+                if session:
+                    scheduler.session_of[client] = session
+            case records.ClientLeft(client, upto):
+                scheduler.runs.let_go(upto)
+                scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
+            case records.SessionAdvanced() | records.SessionRestored() | records.Answered():
+                pass  # applied above, as for every record
+            case records.CallsOpened() | records.CallsEnded() | records.AnswerDropped():
+                pass  # likewise
+            case records.Called(payload=payload):
+                for change in unpack_payload(payload)[0]:
+                    self._of_the_cluster(records.decode(change))
+            case records.Scattered(client, keys):
+                self._scattered(client, [decode_key(key) for key in keys])
+            case records.ScatteredForgotten(keys):
+                for key in keys:
+                    self._forget_scattered(decode_key(key))
+            case records.ValueSet(space, name, value, blob, parts, term):
+                scheduler.values.apply(space, name, value or self._blob(term, blob, parts))
+            case records.ValueDeleted(space, name):
+                scheduler.values.apply(space, name, None)
+            case records.Restarted():
+                self._restarted()
+            case _:
+                raise TypeError(record)
+
+    def caught_up(self) -> None:
+        """The ledger has been rebuilt: forget what was only kept by the order of the records."""
+        self._rebuilding = False
+        scheduler = self._scheduler
+        keeper = scheduler.clients.get(_KEEPER)
+        if keeper is not None:
+            keys = [ts.key for ts in keeper.wants_what]
+            scheduler.client_releases_keys(keys=keys, client=_KEEPER, stimulus_id=_STIMULUS)
+            del scheduler.clients[_KEEPER]
+        scheduler.restore_restrictions()
+
+    def forget(self, key: Key) -> None:
+        """The key is no longer known here."""
+        self.errors.pop(key, None)
+        self.retried.discard(key)
+
+    # Graphs
+
+    def _graph(self, record: records.GraphSubmitted) -> None:
+        scheduler = self._scheduler
+        payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
+        try:
+            with gc_pauses.paused():
+                form, decisions = decode_graph(payload)
+                dsk, by_type = self._materialise(form, decisions)
+        except Exception:
+            # The leader could: a module that was uploaded to it alone, or another environment here.
+            # Its keys are unknown to us, and their clients will be told so if we ever lead.
+            logger.exception(
+                "Graph %x cannot be read here; install on all peers what its client uses.",
+                record.graph,
+                extra={"action": "graph-unreadable"},
+            )
+            return
+        if key_digest(dsk) != decisions["digest"]:
+            raise ReplayDivergedError(
+                f"this engine made other tasks of graph {record.graph:#x} than its leader did; "
+                "install the same versions of Python, Dask and of the user's packages on all peers"
+            )
+        self._client(record.client)
+        if self._rebuilding:
+            self._forget_former(dsk.keys() - decisions["known"])
+        self._prepare(decisions)
+        self._know_inputs(dsk)
+        self._make_tasks(record, dsk, by_type, decisions)
+        scheduler.runs.found.update(decisions["found"])
+        self._unretired.add(record.graph)
+        if len(dsk) >= gc_pauses.LARGE_TASKS:
+            gc_pauses.spare_present()
+        if self._rebuilding:
+            keys = list(scheduler.graphs.keys_of(record.graph))
+            scheduler.client_desires_keys(keys=keys, client=_KEEPER)
+
+    def _forget_former(self, new: set[Key]) -> None:
+        """The leader made these tasks: whatever had their names it had forgotten by then.
+
+        And so it had what depended on them.
+        """
+        tasks = self._scheduler.tasks
+        former: dict[Key, None] = {}
+        stack = [key for key in new if key in tasks]
+        while stack:
+            key = stack.pop()
+            if key not in former:
+                former[key] = None
+                stack.extend(ts.key for ts in tasks[key].dependents)
+        if former:
+            self._released(_KEEPER, list(former))
+
+    def _know_inputs(self, dsk: dict[Key, Any]) -> None:
+        """Inputs of the graph that are no longer known were data, scattered and given up since."""
+        scheduler = self._scheduler
+        for spec in dsk.values():
+            for key in spec.dependencies:
+                if key not in dsk and key not in scheduler.tasks:
+                    scheduler.new_task(key, None, "memory")
+                    scheduler.scattered.add(key)
+
+    def _make_tasks(
+        self,
+        record: records.GraphSubmitted,
+        dsk: dict[Key, Any],
+        by_type: Any,
+        decisions: dict[str, Any],
+    ) -> None:
+        try:
+            self._make_tasks_as_decided(record, dsk, by_type, decisions)
+        except Exception:
+            # As on the leader, which told the client and retires the graph.
+            logger.warning(
+                "Graph %x cannot be made into tasks.",
+                record.graph,
+                exc_info=True,
+                extra={"action": "graph-refused"},
+            )
+
+    def _make_tasks_as_decided(
+        self,
+        record: records.GraphSubmitted,
+        dsk: dict[Key, Any],
+        by_type: Any,
+        decisions: dict[str, Any],
+    ) -> None:
+        self._scheduler.make_tasks(
+            record.graph,
+            start=decisions["start"],
+            dsk=dsk,
+            keys=set(decisions["keys"]),
+            ordered=decisions["ordered"],
+            client=record.client,
+            annotations_by_type=by_type,
+            global_annotations=decisions["global_annotations"],
+            stimulus_id=_STIMULUS,
+            submitting_task=decisions["submitting_task"],
+            span_metadata=decisions["span_metadata"],
+            user_priority=decisions["user_priority"],
+            actors=decisions["actors"],
+            fifo_timeout=decisions["fifo_timeout"],
+            code=decisions["code"],
+        )
+
+    def _prepare(self, decisions: dict[str, Any]) -> None:
+        """Put back what the leader's decisions depended on."""
+        scheduler = self._scheduler
+        scheduler.generation = decisions["generation"]
+        scheduler._last_time = decisions["last_time"]
+        scheduler.extensions["spans"].use_default(decisions["span_id"])
+
+    @staticmethod
+    def _materialise(form: tuple[Any, ...], decisions: dict[str, Any]) -> tuple[Any, Any]:
+        if form[0] == "materialised":
+            dsk, by_type = loads(form[1])
+            return dsk, by_type
+        expr = expression_of(form)
+        dsk, by_type = materialize_graph(expr=expr, validate=False)
+        if isinstance(expr, LLGExpr):
+            dsk = cull(dsk, set(decisions["keys"]))
+        return dsk, by_type
+
+    def _blob(self, term: int, blob: int, parts: int) -> bytes:
+        data = self._blobs.pop((term, blob), [])
+        if len(data) != parts:
+            raise ReplayDivergedError(
+                f"blob {blob} of term {term} has {len(data)} of its {parts} parts: the event "
+                "stream that reached this engine has a hole; replace this peer's data directory"
+            )
+        return b"".join(data)
+
+    def _retire(self, graph: int) -> None:
+        """The leader knows none of the graph's keys any more: nor shall we."""
+        scheduler = self._scheduler
+        for key in list(scheduler.graphs.keys_of(graph)):
+            ts = scheduler.tasks.get(key)
+            if ts is not None and scheduler.graphs.graph_of(key) == graph:
+                for cs in list(ts.who_wants or ()):
+                    self._released(cs.client_key, [key])
+        scheduler.graphs.drop(graph)
+        self._unretired.discard(graph)
+
+    def _forgotten(self, key: Key) -> None:
+        """The leader forgot the key: whoever an older graph says wants it does not."""
+        ts = self._scheduler.tasks.get(key)
+        for cs in list(ts.who_wants or ()) if ts is not None else ():
+            if cs.client_key != _KEEPER:
+                self._released(cs.client_key, [key])
+
+    # Outcomes
+
+    def _erred(self, key: Key, payload: bytes) -> None:
+        """What was fired and forgotten may be forgotten before: it is let go as it fails."""
+        if key in self._scheduler.tasks:
+            self.errors[key] = decode_error(payload)
+            self.retried.discard(key)
+
+    # Desires
+
+    def _client(self, client: str) -> None:
+        scheduler = self._scheduler
+        if client not in scheduler.clients:
+            scheduler.clients[client] = ClientState(client)
+
+    def _desired(self, client: str, keys: list[Key]) -> None:
+        tasks = self._scheduler.tasks
+        known = [key for key in keys if key in tasks]
+        self._scheduler.client_desires_keys(keys=known, client=client)
+
+    def _released(self, client: str, keys: list[Key]) -> None:
+        if client in self._scheduler.clients:
+            self._scheduler.client_releases_keys(keys=keys, client=client, stimulus_id=_STIMULUS)
+        for key in keys:
+            if key not in self._scheduler.tasks:
+                self.errors.pop(key, None)
+
+    def _restarted(self) -> None:
+        """Nobody wants anything any more, and nothing that was there is known."""
+        scheduler = self._scheduler
+        for client, cs in list(scheduler.clients.items()):
+            keys = [ts.key for ts in cs.wants_what]
+            scheduler.client_releases_keys(keys=keys, client=client, stimulus_id=_STIMULUS)
+        for key in list(scheduler.scattered):
+            self._forget_scattered(key)
+        self.errors.clear()
+        self.retried.clear()
+        self._unretired.clear()
+
+    # Scattered data: in memory somewhere, but only the holders can say where
+
+    def _scattered(self, client: str, keys: list[Key]) -> None:
+        scheduler = self._scheduler
+        for key in keys:
+            ts = scheduler.tasks.get(key) or scheduler.new_task(key, None, "memory")
+            ts.state = "memory"
+            scheduler.scattered.add(key)
+        if client:
+            self._desired(client, keys)
+
+    def _forget_scattered(self, key: Key) -> None:
+        """The leader forgot scattered data: whoever wanted it does not any more.
+
+        What depends on it may be finished there and never is here, where it would be forgotten
+        with its input. So it stays until ``settle``, when what is finished is known to be.
+        """
+        scheduler = self._scheduler
+        ts = scheduler.tasks.get(key)
+        if ts is None or key not in scheduler.scattered:
+            scheduler.scattered.discard(key)
+            return
+        self._forgotten(key)
+        if key in scheduler.scattered and not (ts.dependents or ts.who_wants):
+            scheduler.transitions({key: "forgotten"}, _STIMULUS)
+
+    # At the takeover, when the workers' reports have been adopted
+
+    def settle(self, stimulus_id: str) -> None:
+        """Apply the errors, and see to scattered data that no worker brought back."""
+        scheduler = self._scheduler
+        client_msgs: dict[str, list[Any]] = {}
+        worker_msgs: dict[str, list[Any]] = {}
+        recommendations: dict[Key, str] = {}
+        for key, error in self.errors.items():
+            ts = scheduler.tasks.get(key)
+            if ts is not None:
+                scheduler.adoption.adopt_error(ts, error, recommendations, client_msgs)
+        scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+        scheduler.send_all(client_msgs, worker_msgs)
+        self.errors.clear()
+        scheduler.settle_actors(stimulus_id)
+        scheduler.settle_scattered(stimulus_id)
+
+    def retire_unknown(self, recorder: Recorder) -> None:
+        """Retire the graphs of which no key is known: nobody else would."""
+        for graph in self._unretired:
+            if not self._scheduler.graphs.keys_of(graph):
+                recorder.retired(graph)
+        self._unretired.clear()

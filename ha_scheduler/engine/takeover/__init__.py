@@ -1,0 +1,1 @@
+"""A takeover: from the reports of workers to a leader that schedules."""

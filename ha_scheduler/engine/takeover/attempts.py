@@ -1,0 +1,87 @@
+"""How often a task has been tried: retries that are left, and workers that died under it.
+
+Guarantee: both counts go on under a new leader, so a task that kills its workers ends as
+``KilledWorker`` after ``allowed-failures`` of them, however many leaders it sees, and one that may
+be retried twice is not retried four times.
+
+Order: a count is recorded when it has changed and taken back when its task is forgotten. A follower
+keeps the counts, as the records have them and whatever it forgets itself, and sets them when it is
+about to lead: its tasks then are those that count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed.worker_state_machine import RUN_ID_SENTINEL
+
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.tables import ATTEMPTS, Values
+
+
+class Attempts:
+    """The part of our Scheduler that records attempts; a mixin before upstream's class."""
+
+    recorder: Recorder | None
+    values: Values
+    tasks: dict[Key, Any]
+    workers: dict[str, Any]
+    #: By task: retries left, workers lost, and the last run whose failure took a retry.
+    attempts: dict[Key, tuple[int, int, int]]
+
+    def stimulus_task_erred(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
+        """As upstream's, which may take one of the retries."""
+        ts = self.tasks.get(key)
+        before = ts.retries if ts is not None else 0
+        result = super().stimulus_task_erred(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
+        )
+        if ts is not None and ts.retries != before:
+            self.note_attempt(ts, run_id)
+        return result
+
+    def was_counted(self, key: Key, run_id: int) -> bool:
+        """Whether the failure of this run of a task has taken a retry, and settles nothing."""
+        return run_id <= self._last_failed(key)
+
+    async def remove_worker(self, address: str, **kwargs: Any) -> Any:
+        """As upstream's, which suspects what the worker was running."""
+        ws = self.workers.get(address)
+        running = list(ws.processing) if ws is not None else []
+        before = [ts.suspicious for ts in running]
+        result = await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+        pairs = zip(running, before, strict=True)
+        for ts, count in pairs:
+            if ts.suspicious != count:
+                self.note_attempt(ts, self._last_failed(ts.key))
+        return result
+
+    def _remove_key(self, key: Key) -> None:
+        super()._remove_key(key)  # type: ignore[misc]
+        if self.recorder is not None and key in self.attempts:
+            del self.attempts[key]
+            self.values.write_soon(ATTEMPTS, key)
+
+    def note_attempt(self, ts: Any, failed_run: int) -> None:
+        """The counts of ``ts`` have changed."""
+        key: Key = ts.key
+        if key in self.tasks:
+            self.attempts[key] = (ts.retries, ts.suspicious, failed_run)
+            self.values.write_soon(ATTEMPTS, key)
+
+    def _last_failed(self, key: Key) -> int:
+        count = self.attempts.get(key)
+        return RUN_ID_SENTINEL if count is None else count[2]
+
+    def restore_attempts(self) -> None:
+        """Give the tasks their counts; those of tasks that did not come back are taken back."""
+        for key, (retries, suspicious, _) in list(self.attempts.items()):
+            ts = self.tasks.get(key)
+            if ts is None:
+                del self.attempts[key]
+                self.values.write_soon(ATTEMPTS, key)
+            else:
+                ts.retries, ts.suspicious = retries, suspicious

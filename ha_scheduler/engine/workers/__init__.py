@@ -1,0 +1,1 @@
+"""Workers: how they join, return, retire and are restarted."""

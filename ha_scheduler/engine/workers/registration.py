@@ -1,0 +1,490 @@
+"""Workers that come back: registration with a snapshot, and the leader's call to them.
+
+Guarantee: a worker's stream is neither read nor written before the worker's report has been
+adopted, so nothing that it says of its tasks meets a leader that does not know them yet (hazards 3
+to 5 and 31), and a connection that ends never removes the registration of a newer one (hazard 10).
+
+Wire: ``ha-register-worker`` carries upstream's fields of ``register-worker`` and
+``ha = {"term", "report", "plugins"}``; the reply is upstream's with
+``ha = {"term", "cell", "leader", "watch", "addresses"}``, or ``{"status": "stale-leader", "term"}``
+for a worker that has seen a later term. A running worker registers as paused and becomes running
+when it has been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from time import time
+from typing import Any
+
+from distributed.batched import BatchedSend
+from distributed.comm import CommClosedError
+from distributed.core import Status
+from distributed.scheduler import heartbeat_interval
+from distributed.utils import log_errors
+
+from ha_scheduler.engine.compat import nanny_pool
+from ha_scheduler.engine.fencing import FencedComm, LeaseLike
+from ha_scheduler.engine.stream.calls import NumberedCalls
+from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.engine.stream.pending_releases import PendingReleases
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.takeover.adoption import Adoption
+from ha_scheduler.engine.takeover.recovery import Recovery
+from ha_scheduler.engine.takeover.reports import Report
+from ha_scheduler.engine.workers.probe import call, refuses
+from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
+
+logger = logging.getLogger(__name__)
+
+CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
+ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
+LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
+RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
+
+# What upstream removes a worker with when it sends to a stream that has closed (6278, 6320)
+_SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
+_MAY_COME_BACK = (Status.running, Status.paused)
+
+
+class Workers:
+    """The part of our Scheduler that deals with workers; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    term: int
+    recorder: Recorder | None
+    lease: LeaseLike
+    recovery: Recovery
+    adoption: Adoption
+    validate: bool
+    workers: dict[str, Any]
+    calls: NumberedCalls
+    pending_releases: PendingReleases
+    stream_comms: dict[str, Any]
+    rpc: Any
+    _reports: dict[str, tuple[Report, str]]
+    _orphan_expiry: asyncio.TimerHandle | None = None
+    _joining = False  # workers become running that are to be given work together
+    _following: set[str]  # addresses of registered workers that follow the leader
+    _latest: dict[str, FencedComm]  # by address: the registration that is under way, if any
+    worker_ttl: float
+
+    def welcome(self) -> dict[str, Any]:
+        """What a worker or client learns of the cell when it registers."""
+        raise NotImplementedError
+
+    @log_errors
+    async def ha_register_worker(
+        self, comm: Any, *, ha: dict[str, Any], address: str, status: str, **fields: Any
+    ) -> Any:
+        """Register a worker that follows the leader, with what it reports to hold and run."""
+        if ha.get("term", 0) > self.term:
+            await comm.write({"status": "stale-leader", "term": self.term, "time": time()})
+            return None
+        report = Report.from_wire(ha.get("report"))
+        plugins: dict[str, str] = ha.get("plugins", {})
+        fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
+        if farewell := self.farewell(fields["server_id"]):  # type: ignore[attr-defined]
+            return await self._send_away(fenced, address, farewell)
+        self._latest[address] = fenced
+        known = self.workers.get(address)
+        if known is not None and known.server_id == fields["server_id"]:
+            return await self._take_back(fenced, address, report, status)
+        if known is not None:
+            await self.remove_worker(address, stimulus_id=f"ha-replaced-{time()}", close=False)
+        self._reports[address] = (report, status)
+        self._following.add(address)
+        running = status == Status.running.name
+        first = Status.paused.name if running else status
+        try:
+            return await super().add_worker(  # type: ignore[misc]
+                fenced, address=address, status=first, **fields
+            )
+        finally:
+            await self._unless_served(address, fenced)
+
+    async def _send_away(self, comm: FencedComm, address: str, farewell: dict[str, Any]) -> None:
+        """Tell a worker to close, as on the stream of one that was taken in. It is not."""
+        logger.info("Worker %s is told once more to close.", address, extra={"action": "sent-away"})
+        if address in self.recovery.awaited:
+            self._forget_expected(address)
+        interval = heartbeat_interval(len(self.workers))
+        answer = {"status": "OK", "time": time(), "heartbeat-interval": interval}
+        with suppress(OSError):
+            await comm.write({**answer, "worker-plugins": {}})
+            await comm.write([farewell])
+            while True:
+                await comm.read()  # until it has closed
+
+    async def _unless_served(self, address: str, comm: FencedComm) -> None:
+        """A worker that was registered and could not be told so is one that lost its connection.
+
+        Upstream leaves it without a stream until its time to live is over (scheduler.py:4796).
+        """
+        if self._latest.get(address) is comm:
+            del self._latest[address]
+            if address in self.workers:
+                await self._connection_lost(address, self.stream_comms[address])
+            if address not in self.workers:
+                self._will_not_report(address)
+
+    async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
+        """A worker of ours lost its connection and is back: it never left."""
+        logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
+        self.stream_comms[address].abort()
+        stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+        self.stream_comms[address] = stream
+        self._reports[address] = (report, status)
+        self.workers[address].last_seen = time()
+        answer = {
+            "status": "OK",
+            "time": time(),
+            "heartbeat-interval": heartbeat_interval(len(self.workers)),
+            "worker-plugins": self.worker_plugins,  # type: ignore[attr-defined]
+        }
+        try:
+            await comm.write(answer)
+            await self.handle_worker(comm, address)
+        finally:
+            await self._unless_served(address, comm)
+
+    async def add_worker(self, comm: Any, **fields: Any) -> Any:
+        """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
+        await self.recovery.opened()
+        return await super().add_worker(FencedComm(comm, self.lease), **fields)  # type: ignore[misc]
+
+    def _amend(self, reply: dict[str, Any], held: dict[str, str]) -> dict[str, Any]:
+        wanted = {
+            name: data
+            for name, data in reply.get("worker-plugins", {}).items()
+            if held.get(name) != hashlib.sha256(data).hexdigest()
+        }
+        return {**reply, "worker-plugins": wanted, "ha": self.welcome()}
+
+    async def handle_worker(self, comm: Any, worker: str) -> None:
+        """Adopt the worker's report, then serve its stream until it ends."""
+        if worker in self._following:
+            if self._latest.get(worker) is not comm:
+                raise CommClosedError(f"{worker} has registered anew meanwhile")
+            del self._latest[worker]
+        comm.name = "Scheduler connection to worker"
+        stream = self.stream_comms[worker]
+        self._record_join(worker)
+        try:
+            await self._adopt(worker)
+            stream.start(comm)
+            await self.handle_stream(comm=comm, extra={"worker": worker})  # type: ignore[attr-defined]
+        finally:
+            if worker in self.stream_comms and self.stream_comms[worker] is stream:
+                stream.abort()
+                await self._connection_lost(worker, stream)
+
+    async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
+        """Remove the worker, unless it lives and may come back within ``RETURN_SECONDS``.
+
+        Taking a worker that merely lost its connection for dead would compute its results anew.
+        Nothing is sent to it meanwhile: it counts as paused.
+        """
+        ws = self.workers[worker]
+        if worker in self._following and ws.status in _MAY_COME_BACK:
+            # Upstream removes a worker to whose closed stream it sends; one that has not started
+            # takes what is sent, and the worker's report on its return makes up for it.
+            stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+            self.stream_comms[worker] = stream
+            self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")  # type: ignore[attr-defined]
+            if await self._lives(worker):
+                await asyncio.sleep(RETURN_SECONDS)
+        if self.stream_comms.get(worker) is stream:
+            await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
+
+    async def _lives(self, worker: str) -> bool:
+        """Whether something answers at the worker's address."""
+        if await refuses(worker, CALL_SECONDS):  # its process has ended
+            return False
+        try:
+            await call(worker, self.rpc(worker).identity(), CALL_SECONDS)
+        except (OSError, TimeoutError):
+            return False
+        return True
+
+    async def _adopt(self, worker: str) -> None:
+        self.recovery.settled(worker)
+        if not self.recovery.is_open:
+            await self.recovery.opened()
+        if worker in self._reports:  # it came after the barrier had opened
+            self.adopt_reports([worker], lambda stimulus_id: None)
+
+    def adopt_reports(self, addresses: list[str], settle: Callable[[str], None]) -> None:
+        """Adopt what these workers reported, settle what follows from it, let them work."""
+        known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
+        stimulus_id = f"ha-adopt-{self.term}-{time()}"
+        reports = {address: report for address, (report, _) in known.items()}
+        reports = self.adoption.adopt(reports, stimulus_id)
+        shuffles = self.extensions["shuffle"]  # type: ignore[attr-defined]
+        shuffles.hear({address: report.shuffles for address, report in reports.items()})
+        settle(stimulus_id)
+        self.look_after_held(stimulus_id)  # type: ignore[attr-defined]
+        shuffles.end_strays()
+        self.adoption.settle_errors(reports, stimulus_id)
+        if self.validate:
+            self.validate_state()  # type: ignore[attr-defined]
+        self._join({address: status for address, (_, status) in known.items()}, stimulus_id)
+        self._place_unrunnable(stimulus_id)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        self.resume_departures(known)  # type: ignore[attr-defined]
+        self.let_work_again(known)  # type: ignore[attr-defined]
+        if self.adoption.orphans:
+            self._expire_orphans_later()
+
+    def _expire_orphans_later(self) -> None:
+        if self._orphan_expiry is not None:
+            self._orphan_expiry.cancel()
+        self._orphan_expiry = asyncio.get_running_loop().call_later(
+            ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
+        )
+
+    def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
+        """Let these workers work; nothing is placed before all of them may be chosen."""
+        self._joining = True
+        try:
+            for address, status in statuses.items():
+                self.handle_worker_status_change(  # type: ignore[attr-defined]
+                    status, address, stimulus_id
+                )
+        finally:
+            self._joining = False
+
+    def _place_unrunnable(self, stimulus_id: str) -> None:
+        """Place what waited for workers, each task where its inputs are.
+
+        Upstream does so as each worker comes, of which there is one at a time. Here the first one
+        would be given everything. Tasks that would rather run on a worker that is not there run
+        elsewhere: upstream's have a worker from the start, so it never looks for tasks of this
+        kind among the unrunnable. Outputs of shuffles are spread (``Shuffles.prepare``).
+        """
+        placeable = [
+            ts
+            for ts in self.unrunnable  # type: ignore[attr-defined]
+            if ts.loose_restrictions or self.valid_workers(ts) != set()  # type: ignore[attr-defined]
+        ]
+        placeable.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
+        self.transitions(_placing(placeable), stimulus_id)  # type: ignore[attr-defined]
+
+    def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
+        """As upstream's, when all workers that join together have."""
+        if not self._joining:
+            super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def _record_join(self, address: str) -> None:
+        ws = self.workers[address]
+        if self.recorder is not None:
+            self.recorder.append(WorkerJoined(address, encode_key(ws.name), ws.nanny or ""))
+        self.worker_came(address)  # type: ignore[attr-defined]
+
+    def bulk_schedule_unrunnable_after_adding_worker(self, ws: Any) -> dict[Key, str]:
+        """As upstream's, and tasks whose restriction is a wish that nobody here can fulfil.
+
+        Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
+        which has no workers, none does, and the worker that was wished for may never come back.
+        """
+        if self._joining:
+            return {}
+        recommendations: dict[Key, str] = super().bulk_schedule_unrunnable_after_adding_worker(ws)  # type: ignore[misc]
+        for ts in self.unrunnable:  # type: ignore[attr-defined]
+            if ts.loose_restrictions and not self.valid_workers(ts):  # type: ignore[attr-defined]
+                recommendations[ts.key] = "processing"
+        return _placing(self.tasks[key] for key in recommendations)  # type: ignore[attr-defined]
+
+    async def remove_worker(self, address: str, **kwargs: Any) -> Any:
+        """Remove a worker, and stop expecting it."""
+        known = address in self.workers
+        stimulus_id = str(kwargs.get("stimulus_id", ""))
+        if address in self._following and stimulus_id.startswith(_SEND_FAILED):
+            return "already-removed"  # the end of its stream is about to be noticed
+        self._reports.pop(address, None)
+        self._following.discard(address)
+        self.adoption.forget_worker(address)
+        retired = bool(kwargs.get("expected"))  # which upstream says of no others
+        self.end_departures_at(address, retired=retired)  # type: ignore[attr-defined]
+        if known:
+            self.pending_releases.give_way_to_all()
+            self.calls.abandon(self.workers[address].server_id)
+            if self.recorder is not None:
+                self.recorder.append(WorkerLeft(address))
+        return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+
+    async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, with nannies called over our pool, which waits for the lease."""
+        token = nanny_pool.set(self.rpc)
+        try:
+            return await super().restart_workers(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            nanny_pool.reset(token)
+
+    async def call_workers(self, expected: list[str], address: str) -> None:
+        """Tell the workers that the ledger names who leads, rather than wait for them.
+
+        A worker that refuses the connection is gone and no longer awaited. One that does not
+        answer stays awaited until the recovery window is over: its network may be slow.
+        """
+        await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
+
+    async def _call_worker(self, worker: str, address: str) -> None:
+        present = getattr(self.rpc(worker), "ha-leader")
+        presented = present(term=self.term, address=address, leader=self.welcome()["leader"])
+        try:
+            await call(worker, presented, CALL_SECONDS)
+        except TimeoutError:
+            logger.info(
+                "Worker %s did not answer within %.1f s.",
+                worker,
+                CALL_SECONDS,
+                extra={"action": "worker-silent"},
+            )
+        except OSError:
+            self._forget_expected(worker)
+
+    def _forget_expected(self, worker: str) -> None:
+        logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
+        if worker in self.workers:
+            self.recovery.settled(worker)
+            return
+        self.end_departures_at(worker)  # type: ignore[attr-defined]
+        if self.recorder is not None:
+            self.recorder.append(WorkerLeft(worker))
+        self._will_not_report(worker)
+
+    def _will_not_report(self, worker: str) -> None:
+        self.departed.append(worker)  # type: ignore[attr-defined]
+        self.recovery.settled(worker)
+        if self.recovery.is_open:
+            self.look_after_held(f"ha-gone-{time()}")  # type: ignore[attr-defined]
+
+    # Silent workers
+
+    def expect_late(self, missing: Iterable[str]) -> None:
+        """These did not report in time: expect them for as long as a worker may be silent.
+
+        Until then a later leader waits for them, too.
+        """
+        if self.worker_ttl:
+            loop = asyncio.get_running_loop()
+            for worker in missing:
+                loop.call_later(self.worker_ttl, self._give_up, worker)
+
+    def _give_up(self, worker: str) -> None:
+        if worker not in self.workers:
+            self._forget_expected(worker)
+
+    async def check_worker_ttl(self) -> None:
+        """As upstream's, but for workers that spoke while this engine could not listen.
+
+        To one that was frozen all workers seem silent, until it has read what they sent meanwhile.
+        """
+        now = time()
+        if any(now - ws.last_seen > self.worker_ttl for ws in self.workers.values()):
+            await asyncio.sleep(min(LISTEN_SECONDS, self.worker_ttl))
+            await super().check_worker_ttl()  # type: ignore[misc]
+
+    # Tasks that a worker talks about before their graph is known again
+
+    def stimulus_task_finished(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
+        """Keep the result of a task whose graph is on its way back; otherwise as upstream."""
+        adoption = self.adoption
+        if adoption.orphans or adoption.claims:
+            ts = self.tasks.get(key)  # type: ignore[attr-defined]
+            if ts is None:
+                nbytes, typename = kwargs.get("nbytes", 0), kwargs.get("typename", "")
+                if adoption.finished_early(key, worker, nbytes, typename):
+                    return {}, {}, {}
+            elif key in adoption.claims:
+                adoption.finish_claims([ts], stimulus_id)
+                adoption.claims.pop(key, None)  # one that cannot be placed is over now
+        return super().stimulus_task_finished(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
+        )
+
+    def stimulus_task_erred(
+        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
+    ) -> Any:
+        """As upstream's; an orphan that failed is no longer running, and will be run again."""
+        self.adoption.stopped_early(key, worker, stimulus_id)
+        ts = self.tasks.get(key)  # type: ignore[attr-defined]
+        if ts is not None and ts.state == "processing" and ts.run_id == run_id:
+            text = str(kwargs.get("exception_text", ""))
+            if self.extensions["shuffle"].overtaken(ts, text, stimulus_id):  # type: ignore[attr-defined]
+                return {}, {}, {}
+        return super().stimulus_task_erred(  # type: ignore[misc]
+            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
+        )
+
+    def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:
+        """As upstream's; an orphan that was given back is no longer running."""
+        self.adoption.stopped_early(key, worker or "", stimulus_id)
+        return super()._reschedule(key, worker, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
+        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it.
+
+        So is what the worker computes for us and took for a copy: our word that we want it computed
+        is on its way there, and is answered with the result.
+        """
+        keys = [key for key in keys if not self._computes(worker, key)]
+        if self.adoption.orphans:
+            keys = [key for key in keys if not self.adoption.keep_copy(key, worker)]
+        return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+    def request_acquire_replicas(self, addr: str, *args: Any, **kwargs: Any) -> None:
+        """As upstream's; the worker learns how new what it fetches is, as it does with a task."""
+        self._name_run(addr)
+        super().request_acquire_replicas(addr, *args, **kwargs)  # type: ignore[misc]
+
+    async def gather_on_worker(self, worker_address: str, *args: Any, **kwargs: Any) -> Any:
+        """As upstream's; likewise."""
+        self._name_run(worker_address)
+        return await super().gather_on_worker(worker_address, *args, **kwargs)  # type: ignore[misc]
+
+    def _name_run(self, worker: str) -> None:
+        if self.recorder is not None and worker in self._following:
+            self.stream_comms[worker].send({"op": "ha-runs", "run": self.recorder.next_id()})
+
+    def _computes(self, worker: str, key: Key) -> bool:
+        ts = self.tasks.get(key)  # type: ignore[attr-defined]
+        return ts is not None and ts.processing_on is self.workers.get(worker, ts)
+
+    def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
+        """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
+        held = self.adoption.orphans.memory
+        orphans = {key: list(held[key]) for key in keys if key in held}
+        if orphans:
+            self.stream_comms[worker].send(
+                {"op": "refresh-who-has", "who_has": orphans, "stimulus_id": stimulus_id}
+            )
+        rest = [key for key in keys if key not in orphans]
+        super().handle_request_refresh_who_has(  # type: ignore[misc]
+            keys=rest, worker=worker, stimulus_id=stimulus_id
+        )
+
+    def _add_to_processing(self, ts: Any, ws: Any, stimulus_id: str) -> Any:
+        """Send a task to a worker, unless one already has it from an earlier leader."""
+        if self.adoption.claims:
+            claim = self.adoption.take_claim(ts)
+            if claim is not None:
+                return {}, {}, self.adoption.make_processing(ts, claim, stimulus_id)
+        return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)  # type: ignore[misc]
+
+
+def _placing(tasks: Iterable[Any]) -> dict[Key, str]:
+    """What to recommend for tasks without a worker, now that there may be one.
+
+    Those that are never queued begin again at ``released``, which comes to ``processing`` by way of
+    ``waiting``. So do actors: upstream's strict validation does not expect them to have been
+    without a worker (scheduler.py:2177), as they are while a leader has none yet.
+    """
+    return {ts.key: "processing" if ts._queueable and not ts.actor else "released" for ts in tasks}

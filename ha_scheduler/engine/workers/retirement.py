@@ -1,0 +1,370 @@
+"""Workers that were told to go: to retire, or to restart. What a leader began, the next finishes.
+
+Guarantee: a retirement whose leader died is carried through by the next one, whether whoever asked
+for it asks again or not; so is the restart of a worker. After ``restart`` has been answered nothing
+of before is there, under any leader, and no worker is touched before that is certain: its first
+record makes everything void at once, its last one is awaited before a worker is killed or a client
+is told. Killed before the first has committed, it did not happen; after it, the next leader kills
+the workers that are still those of before. Whoever asked is answered in both cases
+(``operations.py``).
+What a worker is told last, to close or to work again, may be lost with its leader: whichever it
+joins next tells it.
+
+Order: a row is written when a departure begins and deleted when the worker is gone or stays. A
+worker is known by the id of its process: another one at its address is none that must go. The
+record of a departure's end says that the worker was dismissed, if it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from time import time
+from typing import Any
+
+from distributed.core import Status
+from distributed.utils import Deadline
+
+from ha_scheduler.engine.fencing import LeaseLike, hold
+from ha_scheduler.engine.stream.pending_releases import PendingReleases
+from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.tables import DISMISSED, RETIREMENTS
+from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions
+from ha_scheduler.engine.workers.operations import (
+    TIMED_OUT,
+    Leaving,
+    Place,
+    WorkerOperation,
+    WorkerOperations,
+)
+from ha_scheduler.ledger.records import Restarted
+
+logger = logging.getLogger(__name__)
+
+#: Address of the worker, "retire" or "restart"; of a retirement: close it then, remove it then
+Departure = tuple[str, str, bool, bool]
+
+DISMISSED_MAX = 1_000  # a worker that was told to close and is still there comes within moments
+
+#: What a dismissed worker has to do: end with its nanny, end and leave it to its nanny to start it
+#: anew, or nothing that it would be told, for it closes by itself
+CLOSE, START_ANEW, NOTHING = "close", "start anew", ""
+
+# Of the arguments of a retirement; the others choose (scheduler.py:7477)
+_OF_RETIREMENTS = ("close_workers", "remove", "stimulus_id")
+
+
+class Retirement:
+    """The part of our Scheduler that sees departures through; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    recorder: Recorder | None
+    lease: LeaseLike
+    transactions: Transactions
+    worker_operations: WorkerOperations
+    pending_releases: PendingReleases
+    workers: dict[str, Any]
+    retirements: dict[str, Departure]  # by id of the worker's process
+    #: By id of the process, the oldest first: a number that rises, and what it has to do
+    dismissed: dict[str, tuple[int, str]]
+    stream_comms: dict[str, Any]
+    _retiring: set[str]  # addresses of workers whose retirement is under way here
+    _inherited: set[str]  # those that a former leader began
+    _resumed: set[asyncio.Task[None]]
+    _restarting: WorkerOperation | None = (
+        None  # in the step in which ``restart`` makes everything void
+    )
+    _releases_implied: bool
+
+    # Retirements
+
+    async def retire_workers(
+        self, workers: list[str] | None = None, *, names: list[Any] | None = None, **how: Any
+    ) -> dict[str, Any]:
+        """As upstream's, once it is certain that the next leader would retire the same ones."""
+        retired: dict[str, Any] = await self.worker_operations.once(
+            lambda place: self._retire(place, workers, names, how)
+        )
+        return retired
+
+    async def _retire(
+        self, place: Place | None, workers: list[str] | None, names: Any, how: dict[str, Any]
+    ) -> Any:
+        choosing = {name: value for name, value in how.items() if name not in _OF_RETIREMENTS}
+        is_clear = (workers is not None) + (names is not None) + bool(choosing) <= 1
+        if place is None or not is_clear:  # upstream says what is wrong with it
+            return await super().retire_workers(workers, names=names, **how)  # type: ignore[misc]
+        chosen = self._chosen(workers, names, choosing)
+        how = {name: value for name, value in how.items() if name not in choosing}
+        close, remove = how.get("close_workers", False), how.get("remove", True)
+        if not chosen:
+            return {}
+        leaving = {ws.server_id: Leaving(ws.address, ws.nanny, ws.identity()) for ws in chosen}
+        operation = WorkerOperation("retire_workers", leaving)
+        begun = [self._begin(ws, (ws.address, "retire", close, remove)) for ws in chosen]
+        self.worker_operations.begin(place, operation, *begun)
+        try:
+            await self.worker_operations.begun(operation)
+            present = self._present(operation)
+            retired = await super().retire_workers(present, **how)  # type: ignore[misc]
+            gone = (w for w in leaving.values() if w.address not in present)
+            return {**{worker.address: worker.info for worker in gone}, **retired}
+        finally:
+            for ws in chosen:
+                self._end_departure(ws.server_id)
+
+    def _chosen(self, workers: list[str] | None, names: Any, choosing: dict[str, Any]) -> list[Any]:
+        """Who is to retire (scheduler.py:7539)."""
+        if names is not None:
+            wanted = {str(name) for name in names}
+            return [ws for ws in self.workers.values() if str(ws.name) in wanted]
+        if workers is None:
+            workers = self.workers_to_close(**choosing)  # type: ignore[attr-defined]
+        return [self.workers[address] for address in set(workers) if address in self.workers]
+
+    def _track_retire_worker(
+        self, ws: Any, policy: Any, prev_status: Any, **how: Any
+    ) -> Coroutine[Any, Any, Any]:
+        """As upstream's, which gives a worker that cannot retire the status that it had before.
+
+        One that was retiring under an earlier leader works again then, rather than never more.
+        Called in the step in which the status changes (scheduler.py:7601), awaited later.
+        """
+        if prev_status == Status.closing_gracefully:
+            prev_status = Status.running
+        departure = (ws.address, "retire", how["close"], how["remove"])
+        if self.retirements.get(ws.server_id) != departure:
+            self.transactions.note(self._begin(ws, departure))
+        tracked = super()._track_retire_worker(  # type: ignore[misc]
+            ws, policy, prev_status=prev_status, **how
+        )
+        self._retiring.add(ws.address)
+        return self._until_it_ended(ws, tracked)
+
+    async def _until_it_ended(self, ws: Any, tracked: Coroutine[Any, Any, Any]) -> Any:
+        outcome = "failed"
+        try:
+            _, outcome, _ = result = await tracked
+            return result
+        finally:
+            self._retiring.discard(ws.address)
+            if outcome != "OK":
+                self.worker_operations.note(ws.server_id, outcome)
+            self._end_departure(ws.server_id, gone=outcome == "OK")
+
+    # Restarts
+
+    async def restart(self, **how: Any) -> Any:
+        """As upstream's, as a operation: see this module."""
+        return await self.worker_operations.once(lambda place: self._restart(place, **how))
+
+    async def _restart(
+        self, place: Place | None, timeout: float = 30, wait_for_workers: bool = True, **how: Any
+    ) -> Any:
+        await hold(self.lease)  # what a leader of the past would do to workers cannot be undone
+        self.pending_releases.give_way_to_all()  # or else it would outlive the others, half-way
+        leaving = {ws.server_id: _leaving(ws) for ws in self.workers.values()}
+        operation = WorkerOperation(
+            "restart", leaving, len(self.workers), timeout, wait_for_workers, raises=True
+        )
+        begun = [self._begin(ws, _restart_of(ws)) for ws in self.workers.values()]
+        self.worker_operations.begin(place, operation, *begun, first=Restarted(""))
+        self._restarting, self._releases_implied = operation, True
+        try:
+            return await super().restart(  # type: ignore[misc]
+                timeout=timeout, wait_for_workers=wait_for_workers, **how
+            )
+        finally:
+            self._restarting, self._releases_implied = None, False
+
+    def end_of_everything(self) -> None:
+        """The last record of what ``restart`` makes void."""
+        if self.recorder is not None:
+            self.recorder.append(Restarted(""), self.transactions.mark())
+
+    def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """As upstream's; of a restart clients hear when it is certain."""
+        if self._restarting is None or msg.get("op") != "restart":
+            super().report(msg, *args, **kwargs)  # type: ignore[misc]
+
+    async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
+        """As upstream's, once it is certain that the next leader would do it as well."""
+        everything, self._restarting, self._releases_implied = self._restarting, None, False
+        if everything is not None:  # upstream's ``restart`` goes on here
+            del how["wait_for_workers"]
+            return await self._end_workers(everything, **how)
+        return await self.worker_operations.once(
+            lambda place: self._restart_some(place, workers, **how)
+        )
+
+    async def _restart_some(
+        self,
+        place: Place | None,
+        workers: list[str] | None,
+        timeout: float = 30,
+        wait_for_workers: bool = True,
+        on_error: str = "raise",
+        **how: Any,
+    ) -> Any:
+        await hold(self.lease)
+        wanted = self.workers if workers is None else workers
+        chosen = [self.workers[address] for address in set(wanted) if address in self.workers]
+        operation = WorkerOperation(
+            "restart_workers",
+            {ws.server_id: _leaving(ws) for ws in chosen},
+            len(self.workers),
+            timeout,
+            wait_for_workers,
+            raises=on_error == "raise",
+        )
+        begun = [self._begin(ws, _restart_of(ws)) for ws in chosen]
+        self.worker_operations.begin(place, operation, *begun)
+        return await self._end_workers(operation, timeout=timeout, **how)
+
+    async def _end_workers(self, operation: WorkerOperation, timeout: float, **how: Any) -> Any:
+        """Upstream's ``restart_workers``, with the wait for those that come after them apart."""
+        deadline = Deadline.after(timeout)
+        await hold(self.lease)
+        await self.worker_operations.begun(operation)
+        if operation.op == "restart":
+            super().report({"op": "restart"})  # type: ignore[misc]
+        ended = dict.fromkeys((w.address for w in operation.leaving.values()), TIMED_OUT)
+        try:
+            told = await super().restart_workers(  # type: ignore[misc]
+                self._present(operation),
+                timeout=timeout,
+                wait_for_workers=False,
+                on_error="return",
+                **how,
+            )
+            ended = {w.address: told.get(w.address, w.end) for w in operation.leaving.values()}
+        finally:
+            for worker_id, worker in operation.leaving.items():
+                late = ended[worker.address] == TIMED_OUT
+                if late:
+                    self.worker_operations.note(worker_id, TIMED_OUT)
+                self._end_departure(worker_id, gone=not late)
+        return await self.worker_operations.conclude(operation, ended, deadline)
+
+    def _present(self, operation: WorkerOperation) -> list[str]:
+        """Where those are that have to go. Another one may be where one was that is gone."""
+        present = {ws.server_id for ws in self.workers.values()}
+        return [worker.address for i, worker in operation.leaving.items() if i in present]
+
+    # What the ledger knows of them
+
+    def _begin(self, ws: Any, departure: Departure) -> Change:
+        """A worker is about to go; what is to be recorded of it."""
+        self._inherited.discard(ws.server_id)
+        self.retirements[ws.server_id] = departure
+        return RETIREMENTS, ws.server_id, departure
+
+    def _end_departure(self, worker_id: str, *, gone: bool = False) -> None:
+        self._inherited.discard(worker_id)
+        departure = self.retirements.pop(worker_id, None)
+        if departure is not None:
+            changes = self._dismiss(worker_id, departure) if gone else self._readmit(worker_id)
+            self.transactions.note((RETIREMENTS, worker_id, DELETED), *changes)
+            self.worker_operations.moved()
+
+    def end_departures_at(self, address: str, *, retired: bool = False) -> None:
+        """Nobody is at this address any more who could go. ``retired``: none has its data alone.
+
+        One that was lost while it retired may come back with data, and works again then.
+        """
+        for worker_id, (at, kind, *_) in list(self.retirements.items()):
+            if at == address:
+                self._end_departure(worker_id, gone=retired or kind == "restart")
+
+    def worker_came(self, address: str) -> None:
+        """Whoever was at this address before is gone."""
+        present = self.workers[address].server_id
+        for worker_id in [i for i, (at, *_) in self.retirements.items() if at == address]:
+            if worker_id != present:
+                self._end_departure(worker_id)
+        self.worker_operations.moved()
+
+    def _dismiss(self, worker_id: str, departure: Departure) -> list[Change]:
+        """It has gone, or is about to; what is to be recorded of it."""
+        _, kind, close, _ = departure
+        changes = self._readmit(worker_id)
+        if len(self.dismissed) >= DISMISSED_MAX:
+            changes += self._readmit(next(iter(self.dismissed)))
+        last, _ = next(reversed(self.dismissed.values()), (0, NOTHING))
+        closing = CLOSE if close else NOTHING
+        row = self.dismissed[worker_id] = (last + 1, START_ANEW if kind == "restart" else closing)
+        return [*changes, (DISMISSED, worker_id, row)]
+
+    def _readmit(self, worker_id: str) -> list[Change]:
+        if self.dismissed.pop(worker_id, None) is None:
+            return []
+        return [(DISMISSED, worker_id, DELETED)]
+
+    # Workers that join
+
+    def farewell(self, worker_id: str) -> dict[str, Any] | None:
+        """What this worker is told if it has to close, and has not heard it."""
+        _, what = self.dismissed.get(worker_id, (0, NOTHING))
+        if what == NOTHING:
+            return None
+        return {"op": "close", "nanny": what == CLOSE, "reason": "scheduler-remove-worker"}
+
+    def let_work_again(self, addresses: Iterable[str]) -> None:
+        """Those of these workers that take themselves for retiring, and are not, work again."""
+        for address in addresses:
+            ws = self.workers.get(address)
+            if ws is None or ws.status != Status.closing_gracefully or address in self._retiring:
+                continue
+            if ws.server_id not in self.retirements and ws.server_id not in self.dismissed:
+                logger.info("Worker %s does not retire.", address, extra={"action": "works-again"})
+                message = {"op": "worker-status-change", "status": Status.running.name}
+                self.stream_comms[address].send({**message, "stimulus_id": f"ha-stays-{time()}"})
+
+    # At a takeover
+
+    def inherit_departures(self) -> None:
+        """This engine is about to lead: what is under way is what a former leader began."""
+        self._inherited = set(self.retirements)
+        self.dismissed = dict(sorted(self.dismissed.items(), key=lambda item: item[1]))
+
+    def resume_departures(self, addresses: Iterable[str]) -> None:
+        """These workers have come: those that were about to go do so."""
+        for address in addresses:
+            ws = self.workers.get(address)
+            if ws is not None and ws.server_id in self._inherited:
+                self._inherited.discard(ws.server_id)
+                task = asyncio.create_task(self._resume(ws, self.retirements[ws.server_id]))
+                self._resumed.add(task)
+                task.add_done_callback(self._resumed.discard)
+
+    async def _resume(self, ws: Any, departure: Departure) -> None:
+        address, kind, close, remove = departure
+        logger.info(
+            "Worker %s goes on to %s.", address, kind, extra={"action": "departure-resumed"}
+        )
+        try:
+            if kind == "retire":
+                await self.retire_workers([address], close_workers=close, remove=remove)
+            else:
+                await self.restart_workers(
+                    [address],
+                    wait_for_workers=False,
+                    on_error="return",
+                    stimulus_id=f"ha-restart-{time()}",
+                )
+        except Exception:
+            logger.exception(
+                "Worker %s did not %s; ask for it again.",
+                address,
+                kind,
+                extra={"action": "departure-failed"},
+            )
+
+
+def _restart_of(ws: Any) -> Departure:
+    return ws.address, "restart", False, False
+
+
+def _leaving(ws: Any) -> Leaving:
+    return Leaving(ws.address, ws.nanny)

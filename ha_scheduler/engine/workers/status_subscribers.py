@@ -1,0 +1,65 @@
+"""Cluster objects that watch the workers of a leader, and what they decide of them.
+
+Guarantee: each watcher hears of every worker that comes or goes, however many watch. Upstream knows
+one, by the name of its plugin (scheduler.py:9324): a second one silences the first.
+
+A worker that runs, or has run, tasks of graphs which the leader does not know yet is not idle. The
+leader before died when they had not committed, and their client is about to resubmit them; until
+then nothing else says that the worker is of use, and ``Adaptive`` would close it. Nor is a leader
+idle that still waits for workers or clients of the leader before.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from distributed.scheduler import WorkerStatusPlugin
+
+from ha_scheduler.engine.takeover.adoption import Adoption
+from ha_scheduler.engine.takeover.recovery import Recovery
+
+
+class StatusSubscriber(WorkerStatusPlugin):
+    """Upstream's, under a name of its own."""
+
+    def __init__(self, scheduler: Any, comm: Any) -> None:
+        self.name = f"worker-status-{uuid.uuid4().hex}"
+        super().__init__(scheduler, comm)
+
+
+class StatusSubscribers:
+    """The part of our Scheduler that watchers ask; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    adoption: Adoption
+    recovery: Recovery
+    clients: dict[str, Any]
+    workers: dict[str, Any]
+    idle_since: float | None
+    _awaited_clients: set[str]
+
+    def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
+        """As upstream's."""
+        StatusSubscriber(self, comm)
+        info: dict[str, Any] = self.identity()  # type: ignore[attr-defined]
+        for worker in info["workers"].values():
+            del worker["metrics"], worker["last_seen"]
+        return info
+
+    def workers_to_close(self, *args: Any, attribute: str = "address", **how: Any) -> list[Any]:
+        """As upstream's, without those that have what a client is about to resubmit."""
+        to_close = super().workers_to_close(*args, attribute=attribute, **how)  # type: ignore[misc]
+        kept = {
+            getattr(self.workers[worker], attribute) for worker in self.adoption.orphans.owners()
+        }
+        return [worker for worker in to_close if worker not in kept]
+
+    def check_idle(self) -> float | None:
+        """As upstream's, once all who are awaited are back or given up."""
+        awaited = any(client in self.clients for client in self._awaited_clients)
+        if awaited or self.adoption.orphans or not self.recovery.is_open:
+            self.idle_since = None
+            return None
+        since: float | None = super().check_idle()  # type: ignore[misc]
+        return since

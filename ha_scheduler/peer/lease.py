@@ -1,0 +1,85 @@
+"""Until when leadership is certain: what the answers of the followers prove. Pure.
+
+Guarantee: ``certain_until`` lies before the earliest moment at which another peer can be elected.
+
+A follower that hears from its leader refuses other candidates for ``election_ticks``. The leader's
+messages carry the leader's tick and the answers echo it, so an answer proves contact at the moment
+the *question* left, however long the network held either. The quorum's newest common moment of
+contact, plus the election timeout less a margin, is the end of the lease.
+
+The margin covers the phase between two peers' ticks (one) and the drift of their clocks. The
+follower's side of the promise is in ``driver.py``: it brings its clock up to date before it takes
+in a message, so ticks that were due before the message are not counted after it.
+
+A leader that has told another to campaign at once (``TIMEOUT_NOW``) has given its certainty away:
+that message may arrive at any time. It comes back when that peer answers a message sent in a later
+tick, because from then on the peer takes the wish for an old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ha_scheduler.raft.messages import FROM_LEADER, Message, MessageKind
+
+REMEMBERED_MAX = 4096  # ticks of our own whose time is kept; minutes more than an answer takes
+
+_ANSWERS = frozenset({MessageKind.HEARTBEAT_RESPONSE, MessageKind.APPEND_RESPONSE})
+
+
+class LeaderLease:
+    """The leader's view of who has heard it, and when."""
+
+    def __init__(self, own_id: int, lease_s: float) -> None:
+        self._own_id = own_id
+        self._lease_s = lease_s
+        self._sent_at: dict[int, float] = {}  # tick → when the first message of it left
+        self._heard: dict[int, float] = {}  # peer → when the question it answered left
+        self._given_away: dict[int, int] = {}  # peer told to campaign → tick
+        self.term = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether another peer may campaign at any moment, because we asked it to."""
+        return bool(self._given_away)
+
+    def begin(self, term: int) -> None:
+        """We lead in ``term``; nothing of an earlier term proves anything."""
+        self.term = term
+        self._heard.clear()
+        self._sent_at.clear()
+        self._given_away.clear()
+
+    def sent(self, message: Message, now: float) -> None:
+        """A message is about to leave."""
+        if message.kind is MessageKind.TIMEOUT_NOW:
+            self._given_away[message.to] = message.tick
+        elif message.kind in FROM_LEADER and message.tick not in self._sent_at:
+            self._sent_at[message.tick] = now
+            while len(self._sent_at) > REMEMBERED_MAX:
+                del self._sent_at[next(iter(self._sent_at))]
+
+    def answered(self, message: Message) -> bool:
+        """A message has come in; whether it proves newer contact."""
+        if message.kind not in _ANSWERS or message.term != self.term:
+            return False
+        if message.tick > self._given_away.get(message.source, message.tick):
+            del self._given_away[message.source]
+        at = self._sent_at.get(message.tick)
+        if at is None or at <= self._heard.get(message.source, 0.0):
+            return False
+        self._heard[message.source] = at
+        return True
+
+    def certain_until(self, voters: Iterable[int], now: float) -> float:
+        """The end of the lease (CLOCK_MONOTONIC); 0.0 when there is no certainty."""
+        if self.closed:
+            return 0.0
+        newest = sorted(
+            (now if peer == self._own_id else self._heard.get(peer, 0.0) for peer in voters),
+            reverse=True,
+        )
+        if not newest:
+            return 0.0
+        contact = newest[len(newest) // 2]  # a majority has heard us at or after this moment
+        return contact + self._lease_s if contact else 0.0

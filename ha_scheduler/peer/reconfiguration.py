@@ -1,0 +1,260 @@
+"""The membership of the running cell, between the core, the ledger's book and the links.
+
+Guarantee: a change of the membership is proposed only after all that was proposed before it, in
+this term or an earlier one, has committed and is known, and only by the leader of the term.
+``membership.py`` decides; this is its only interpreter.
+
+**A disk that may have had a past.** A founder's id follows from its name, so an empty disk might
+stand in for one that was lost, and vote and acknowledge twice under one id. Such a disk is *mute*:
+it takes in no message of the core, and no time passes for it, until
+
+- a majority of the founding list, itself included, has said that its disk is empty too, which is
+  how a cell begins; or
+- the book, as another peer tells it, holds its id with this very disk: the leader writes that down
+  for every member that calls, before the member has said anything that counts.
+
+The book holding another disk under its id means that this one is an impostor: it is refused.
+What this does not see: a majority of the founders losing their disks at once; a disk that was put
+back as it was some time ago.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ha_scheduler.ledger import peer_table, records
+from ha_scheduler.ledger.records import PeerNamed, is_peer_named
+from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.leadership import FRESH_S
+from ha_scheduler.peer.links import Links
+from ha_scheduler.peer.membership import Change, Changes, HandOver, Name, Refused, Seen
+from ha_scheduler.peer.roster import Roster
+from ha_scheduler.raft.errors import CallerError
+from ha_scheduler.raft.membership import MembershipChange
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Role
+from ha_scheduler.storage.port import PeerStore
+
+logger = logging.getLogger(__name__)
+
+
+class Reconfiguration:
+    """Keeps roster, links and membership together."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        store: PeerStore,
+        round_s: float,
+        heard_at: Callable[[int], float],
+        hand_over: Callable[[], object],
+        on_change: Callable[[], None],
+    ) -> None:
+        """``heard_at``: when (CLOCK_MONOTONIC) the peer last said something; 0.0: never."""
+        self.roster = roster
+        self._store = store
+        self._round_s = round_s
+        self._heard_at = heard_at
+        self._hand_over = hand_over
+        self._on_change = on_change
+        self._changes = Changes(round_s)
+        self._said: dict[int, PeerNamed] = {roster.own.peer: roster.own}
+        self._fresh: set[int] = set()  # founders who said that their disk is empty
+        self._term = 0  # that we lead; 0: none
+        self._asked = 0  # everything up to this index must commit before more is asked for
+        self._committed = store.applied()
+        self._membership: Membership | None = None  # for which the links were set
+        self.driver: Driver
+        self.links: Links
+
+    def connect(self, driver: Driver, links: Links) -> None:
+        """The parts that need this one are there."""
+        self.driver, self.links = driver, links
+        self._load()
+        driver.muted = self._may_have_a_past()
+        self._hear_fresh(frozenset())
+        self._set_links()
+
+    # -- a disk that may have had a past
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this disk holds no entry of the log."""
+        return self.driver.node.last_index == 0
+
+    def _may_have_a_past(self) -> bool:
+        founder = self.roster.own.peer in self.roster.founding.by_id
+        return founder and self.fresh and self.driver.node.term == 0
+
+    def on_hello(self, caller: PeerNamed, *, fresh: bool) -> None:
+        """Another peer has called and was let in."""
+        self._said[caller.peer] = caller
+        if fresh:
+            self._hear_fresh({caller.peer})
+        else:
+            self._fresh.discard(caller.peer)
+
+    def _hear_fresh(self, peers: frozenset[int] | set[int]) -> None:
+        founders = self.roster.founding.by_id
+        self._fresh |= peers & founders.keys()
+        if self.driver.muted and 2 * len(self._fresh | {self.roster.own.peer}) > len(founders):
+            self._unmute("a majority of the founders begins with empty disks")
+
+    def on_admitted(self, admitted: Sequence[tuple[int, int]]) -> None:
+        """Another peer says which disks its book holds."""
+        if self.driver.muted and (self.roster.own.peer, self.roster.own.disk) in admitted:
+            self._unmute("the cell knows this disk")
+
+    def _unmute(self, why: str) -> None:
+        self.driver.muted = False
+        logger.info("this empty disk takes part: %s", why, extra={"action": "disk_admitted"})
+
+    # -- the book
+
+    def on_committed(self, entries: Sequence[Entry]) -> None:
+        """These have committed, in the order of the log."""
+        self._committed = entries[-1].index
+        named = [e for e in entries if e.kind is EntryKind.NORMAL and is_peer_named(e.data)]
+        for entry in named:
+            record = records.decode(entry.data)
+            assert isinstance(record, PeerNamed)
+            self.roster.learn(record)
+        if named:
+            self._set_links()
+            self._on_change()
+
+    def on_snapshot_installed(self, index: int) -> None:
+        self._committed = index
+        self._load()
+        self._set_links()
+        self._on_change()
+
+    def _load(self) -> None:
+        with self._store.view() as view:
+            self.roster.restart(peer_table.peers(view.tables))
+
+    def _set_links(self) -> None:
+        self._membership = self.driver.node.membership
+        self.links.update(self.roster.addresses(self._membership.peers))
+
+    # -- changes
+
+    def tick(self) -> None:
+        """Called every tick of the cell."""
+        node = self.driver.node
+        if node.membership is not self._membership:
+            self._set_links()
+            self._on_change()
+        self._note_term()
+        if self._term and self._committed >= self._asked:
+            self._do(self._changes.step(self._seen()))
+
+    def _note_term(self) -> None:
+        """In a new term what earlier leaders wrote down comes first, as if we had asked for it."""
+        node = self.driver.node
+        term = node.term if node.role is Role.LEADER else 0
+        if term != self._term:
+            self._term, self._changes = term, Changes(self._round_s)
+            self._asked = node.last_index
+
+    def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
+        """A disk wants to belong to the cell; None: it will."""
+        return self._wish(lambda seen: self._changes.join(disk, replacing, seen))
+
+    def remove(self, name: str) -> Refused | None:
+        """A peer is to leave the cell; None: it will."""
+        return self._wish(lambda seen: self._changes.remove(name, seen))
+
+    def _wish(self, ask: Callable[[Seen], Name | Refused | None]) -> Refused | None:
+        self._note_term()
+        if self._committed < self._asked:
+            return Refused("another change has not committed yet", passing=True)
+        answer = ask(self._seen())
+        if isinstance(answer, Refused):
+            return answer
+        if answer is not None and not self._do(answer):
+            return Refused("the leader takes no changes at this moment", passing=True)
+        return None
+
+    def _do(self, effect: Name | Change | HandOver | None) -> bool:
+        """Whether it was done; what the core will not take now is decided anew at the next tick."""
+        try:
+            match effect:
+                case None:
+                    pass
+                case Name(record):
+                    self._asked = self.driver.propose(records.encode(record))
+                    fate = record.gone or "belongs to the cell"
+                    self._log("the book says: %s", f"{self._title(record.peer)} {fate}")
+                case Change(kind, peer):
+                    self._asked = self.driver.propose_membership(MembershipChange(kind, peer))
+                    self._log("the membership changes: %s", f"{kind.name} {self._title(peer)}")
+                case HandOver():
+                    self._hand_over()
+                case _:
+                    raise TypeError(effect)
+        except CallerError as error:
+            logger.debug("not now: %s", error)
+            return False
+        return True
+
+    def _log(self, sentence: str, what: object) -> None:
+        logger.info(sentence, what, extra={"action": "membership"})
+
+    def _title(self, peer: int) -> str:
+        return f"disk {peer} of peer {self.roster.name(peer) or '(new)'}"
+
+    def _seen(self) -> Seen:
+        node, now = self.driver.node, time.monotonic()
+        members = node.membership
+        own = self.roster.own.peer
+        disks = self.roster.disks()
+        return Seen(
+            now=now,
+            date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            own=own,
+            voters=members.voters,
+            learners=members.learners,
+            last_index=node.last_index,
+            match={view.peer: view.match for view in node.progress()},
+            live=[own, *(disk.peer for disk in disks if self._is_live(disk.peer, now))],
+            disks=disks,
+            recorded=set(self.roster.recorded),
+            said=self._connected_ones(own),
+        )
+
+    def _is_live(self, peer: int, now: float) -> bool:
+        return self.links.connected(peer) and now - self._heard_at(peer) < FRESH_S
+
+    def _connected_ones(self, own: int) -> Mapping[int, PeerNamed]:
+        self._said = {p: s for p, s in self._said.items() if p == own or self.links.calls(p)}
+        return self._said
+
+    # -- what operators see
+
+    @property
+    def waiting(self) -> str:
+        """What a change in progress waits for, on the leader."""
+        return self._changes.waiting if self._term else ""
+
+    def leaving(self) -> bool:
+        """Whether this peer's own disk is to go, or has gone."""
+        disk = self.roster.disk(self.roster.own.peer)
+        return disk is not None and bool(disk.gone)
+
+    def member(self, peer: int) -> dict[str, Any]:
+        """What is known of a member; ``match`` and ``lag`` on the leader only."""
+        node = self.driver.node
+        disk = self.roster.disk(peer)
+        match = next((view.match for view in node.progress() if view.peer == peer), None)
+        role = "voter" if peer in node.membership.voters else "learner"
+        return {
+            "id": peer,
+            "name": disk.name if disk is not None else str(peer),
+            "role": "witness" if disk is not None and disk.witness and role == "voter" else role,
+            "leaving": disk is not None and bool(disk.gone),
+            "match": match,
+            "lag": node.last_index - match if match is not None else None,
+        }
