@@ -302,7 +302,8 @@ class Play:
             looks += 1
             if not missing or looks > LOOKS_MAX:
                 return
-            self.leader.adoption.expire("the-end")  # an orphan may wait for what nobody makes
+            # An orphan may wait for what nobody makes.
+            self.leader.adoption.orphans.expire("the-end")
             for worker in missing:
                 worker.look_for_missing()
         raise AssertionError("the cell does not come to rest")
@@ -351,7 +352,7 @@ class Play:
             for key in list(client.states):
                 client.release(key)
         await self.run_to_the_end()
-        self.leader.adoption.expire("the-end")
+        self.leader.adoption.orphans.expire("the-end")
         await self.run_to_the_end()
 
     def check_nothing_is_left(self) -> None:

@@ -9,7 +9,7 @@ import dask
 import pytest
 from distributed.client import FutureCancelledError
 
-from ha_scheduler.engine.workers import registration as engine_workers
+from ha_scheduler.engine.takeover import orphans
 from tests.engine.conftest import Pair, eventually, keep_away, pair, run
 from tests.engine.counted import begin, runs, work
 
@@ -139,7 +139,7 @@ def test_data_that_has_arrived_is_kept_though_its_scattering_is_repeated(
     direct: bool, noted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``noted``: the leader did note it, and the note never committed."""
-    monkeypatch.setattr(engine_workers, "ORPHAN_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.5)
 
     async def test() -> None:
         async with pair(1) as both:
@@ -157,7 +157,7 @@ def test_data_that_has_arrived_is_kept_though_its_scattering_is_repeated(
             both.log.resume()
             leader = await both.take_over()
             data = (await scattering)["key"]
-            expiry = leader._orphan_expiry
+            expiry = leader.adoption.orphans.expiry
             assert expiry is not None
             await eventually(lambda: expiry.when() < asyncio.get_running_loop().time())
             assert await both.client.submit(work, data) == 5

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ha_scheduler.engine.workers import registration as engine_workers
+from ha_scheduler.engine.takeover import orphans
 from ha_scheduler.ledger.records import GraphSubmitted
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import eventually, keep_away, pair, replay, run, start_worker
@@ -67,7 +67,7 @@ def test_what_would_rather_run_on_a_missing_worker_runs_elsewhere() -> None:
 def test_results_that_no_leader_and_no_client_knows_are_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine_workers, "ORPHAN_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(orphans, "GRACE_SECONDS", 0.1)
 
     async def test() -> None:
         async with pair(1) as both:

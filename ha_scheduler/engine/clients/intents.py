@@ -255,7 +255,7 @@ class Intents:
         adoption = self.adoption
         if adoption.orphans or adoption.claims:
             tasks = list(tasks)
-            restored = adoption.claim_orphans(tasks)
+            restored = adoption.orphans.take(tasks, adoption.claims)
             self._after_graph(tasks, restored)
 
     def _after_graph(self, tasks: list[Any], restored: list[Any]) -> None:

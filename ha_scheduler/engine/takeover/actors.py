@@ -18,18 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.protocol.pickle import dumps
-from distributed.scheduler import TaskState
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import ACTORS, Values
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.takeover.adoption import Adoption
-    from ha_scheduler.engine.takeover.reports import Report
+from ha_scheduler.engine.takeover.adoption import Adoption
 
 LOST = "Worker holding Actor was lost"  # upstream's words (scheduler.py:2560)
 
@@ -111,64 +106,3 @@ def _lost() -> dict[str, Any]:
         "traceback_text": "",
         "erred_on": [],
     }
-
-
-class ReportedActors:
-    """What the reports of workers mean for actors; ``Adoption`` asks."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self._handles: list[tuple[Key, str]] = []  # key, and the worker that has one
-
-    def not_told_of(self, report: Report) -> Report:
-        """The report, with actors as running of whose creation nobody can have been told.
-
-        Its end is yet to come then, under a run id of ours.
-        """
-        created = self._scheduler.actors_created
-        new = {key for key in report.actors if key not in created}
-        made = [entry for entry in report.memory if entry[0] in new]
-        if not made:
-            return report
-        run_ids = TaskState._run_id_iterator
-        running = [(k, next(run_ids), "executing", (n, kind, run)) for k, n, kind, run in made]
-        memory = tuple(entry for entry in report.memory if entry[0] not in new)
-        return replace(report, memory=memory, running=(*report.running, *running))
-
-    def finish_soon(self, key: Key, worker: str, run_id: int, nbytes: int, typename: str) -> None:
-        """The creation of an actor has ended: as if its worker said so after its report."""
-
-        def finish() -> None:
-            ts = self._scheduler.tasks.get(key)
-            if ts is not None and ts.state == "processing" and ts.run_id == run_id:
-                self._scheduler.handle_task_finished(
-                    key=key, worker=worker, run_id=run_id, nbytes=nbytes, type=b"",
-                    typename=typename, metadata={}, thread=0, startstops=(),
-                    stimulus_id=f"ha-actor-{run_id}",
-                )  # fmt: skip
-
-        asyncio.get_running_loop().call_soon(finish)
-
-    def without_handles(self, address: str, report: Report) -> list[tuple[Key, int, str, int]]:
-        """The results of a report. Handles of actors are like them, and are put aside."""
-        tasks = self._scheduler.tasks
-        results = []
-        for entry in report.memory:
-            ts = tasks.get(entry[0])
-            if ts is not None and ts.actor and entry[0] not in report.actors:
-                self._handles.append((entry[0], address))
-            else:
-                results.append(entry)
-        return results
-
-    def adopt_handles(self) -> list[tuple[Key, str]]:
-        """A handle is worth what its actor is. Returns those without one, to be freed."""
-        handles, self._handles = self._handles, []
-        worthless = []
-        for key, address in handles:
-            ts, ws = self._scheduler.tasks[key], self._scheduler.workers[address]
-            if not ts.who_has:
-                worthless.append((key, address))
-            elif ws not in ts.who_has:
-                self._scheduler.add_replica(ts, ws)
-        return worthless

@@ -3,8 +3,8 @@
 Guarantee: a reported result becomes ``memory`` and a reported running task becomes ``processing``
 under the run id it already has; neither is computed again, and ``validate_state`` holds after each
 ``adopt``. A key that the leader never knew is not freed: its graph may be one that never committed,
-and that its client is about to resubmit. It is kept as an *orphan* and found again when its graph
-arrives, or freed when ``expire`` says that nobody came. What is of a task that was released or
+and that its client is about to resubmit. It is kept as an *orphan* (``orphans.py``) until its graph
+arrives or nobody came. What is of a task that was released or
 cancelled is freed: what came or comes under its name later is another task (``runs.py``).
 
 Order within ``adopt``: what is of former tasks is put aside, and freed before a worker hears of
@@ -29,9 +29,9 @@ from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.extensions.shuffles import is_no_outcome
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.takeover.actors import ReportedActors
-from ha_scheduler.engine.takeover.orphans import OrphansOfGraphs, free
-from ha_scheduler.engine.takeover.reports import FETCHING, Claim, Held, Orphans, Report
+from ha_scheduler.engine.takeover.orphans import Orphans, free
+from ha_scheduler.engine.takeover.reported_actors import ReportedActors
+from ha_scheduler.engine.takeover.reports import FETCHING, Claim, Held, Report
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ _PENDING = ("waiting", "queued", "no-worker")
 Messages = dict[str, list[Any]]  # to each worker
 
 
-class Adoption(OrphansOfGraphs):
+class Adoption:
     """Adopts reports into a scheduler's state."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
-        self.orphans = Orphans()
+        self.orphans = Orphans(scheduler)
         self._actors = ReportedActors(scheduler)
 
     def adopt(self, reports: dict[str, Report], stimulus_id: str) -> dict[str, Report]:
@@ -187,10 +187,10 @@ class Adoption(OrphansOfGraphs):
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
         if ts is None and (held.run < 0 or scheduler.runs.is_over(held.run)):
-            self.orphans.data.setdefault(key, set()).add(address)
+            self.orphans.hold_data(key, address)
             return
         if ts is None:
-            self.orphans.memory.setdefault(key, {})[address] = held
+            self.orphans.hold(key, address, held)
             return
         ws = scheduler.workers[address]
         if ts.state == "memory" and ts.who_has:
@@ -256,7 +256,7 @@ class Adoption(OrphansOfGraphs):
         mine = self.claims.get(key) == claim
         if ts is None:
             self.claims.pop(key, None)
-            self.orphans.running[key] = claim
+            self.orphans.run(key, claim)
         elif mine and ts.state in _PENDING and not ts.waiting_on:
             self.claims.pop(key, None)
             _add(worker_msgs, self.make_processing(ts, claim, stimulus_id))

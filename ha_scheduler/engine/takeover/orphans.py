@@ -1,7 +1,7 @@
 """Orphans: what workers hold or run of graphs that the leader does not know, or not yet.
 
-Guarantee: what is an orphan is not computed again if its graph arrives in time, and is freed if
-nobody resubmits that. Until then its worker is told nothing of it.
+Guarantee: an orphan is not computed again if its graph arrives within ``GRACE_SECONDS`` of the last
+report, and is freed if nobody resubmits the graph. Until then its worker is told nothing of it.
 
 Order: a graph takes its orphans when its tasks have been made and before their transitions; what
 workers say of an orphan meanwhile changes what the graph will take.
@@ -9,50 +9,130 @@ workers say of an orphan meanwhile changes what the graph will take.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.takeover.reports import Claim, Held, Orphans
+from ha_scheduler.engine.takeover.reports import Claim, Held
 
 logger = logging.getLogger(__name__)
 
+GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
 
-class OrphansOfGraphs:
-    """The part of ``Adoption`` that keeps orphans."""
 
-    _scheduler: Any
-    claims: dict[Key, Claim]
-    orphans: Orphans
+class Orphans:
+    """All orphans of one leader."""
 
-    def claim_orphans(self, tasks: Iterable[Any]) -> list[Any]:
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self._memory: dict[Key, dict[str, Held]] = {}
+        self._running: dict[Key, Claim] = {}
+        #: Not of a task that is about to be known again. It may be scattered data of which the
+        #: leader is about to hear.
+        self._data: dict[Key, set[str]] = {}
+        self.expiry: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._memory) + len(self._running) + len(self._data)
+
+    # What is one
+
+    def hold(self, key: Key, worker: str, held: Held) -> None:
+        """A worker holds the result of a task that no known graph has."""
+        self._memory.setdefault(key, {})[worker] = held
+
+    def run(self, key: Key, claim: Claim) -> None:
+        """A worker runs a task that no known graph has."""
+        self._running[key] = claim
+
+    def hold_data(self, key: Key, worker: str) -> None:
+        """A worker holds what may be scattered data."""
+        self._data.setdefault(key, set()).add(worker)
+
+    def owners(self) -> set[str]:
+        """The workers that hold or run any of them."""
+        return {address for _, address in self._places()}
+
+    def _places(self) -> Iterator[tuple[Key, str]]:
+        """Each key, and each worker that holds or runs it."""
+        for held in (self._memory, self._data):
+            yield from ((key, address) for key, addresses in held.items() for address in addresses)
+        yield from ((key, claim.worker) for key, claim in self._running.items())
+
+    def holders(self, key: Key) -> list[str]:
+        """The workers that hold the result of ``key``."""
+        return list(self._memory.get(key, ()))
+
+    def run_of(self, key: Key) -> int | None:
+        """The run since which what there is of ``key`` counts; None if there is nothing."""
+        if key in self._memory:
+            return min(held.run for held in self._memory[key].values())
+        claim = self._running.get(key)
+        if claim is None:
+            return None
+        return claim.run_id if claim.made is None else claim.made[2]
+
+    # What workers say of them
+
+    def finished(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
+        """A worker finished a task that no known graph has; keep the result. True if kept."""
+        claim = self._running.get(key)
+        if claim is None or claim.worker != worker:
+            return False
+        del self._running[key]
+        self.hold(key, worker, Held(nbytes, typename, claim.run_id))
+        return True
+
+    def stopped(self, key: Key, worker: str, stimulus_id: str) -> None:
+        """A worker runs ``key`` no longer, and has no result of it; an error it need not keep."""
+        claim = self._running.get(key)
+        if claim is not None and claim.worker == worker:
+            del self._running[key]
+            self._scheduler.send_all({}, {worker: [free(key, stimulus_id=stimulus_id)]})
+
+    def copied(self, key: Key, worker: str) -> bool:
+        """A worker has got a copy of what may be an orphan. Whether it is one.
+
+        One that was removed may have said so before: what it holds is of no use any more.
+        """
+        if key in self._scheduler.tasks or worker not in self._scheduler.workers:
+            return False
+        held = Held(0, "", self.run_of(key) or 0)
+        self._memory.setdefault(key, {}).setdefault(worker, held)
+        return True
+
+    # What becomes of them
+
+    def take(self, tasks: Iterable[Any], claims: dict[Key, Claim]) -> list[Any]:
         """A graph has just made these tasks: give them the results and runs that workers hold.
 
-        Called before the graph's transitions. Returns the tasks that are now in memory.
+        Called before the graph's transitions. Returns the tasks that are now in memory; runs are
+        added to ``claims``.
         """
-        if not self.orphans:
+        if not self:
             return []
         adopted = []
         for ts in tasks:
             if ts.state != "released":
                 continue
             self._free_data(ts.key)
-            holders = self.orphans.memory.pop(ts.key, None)
+            holders = self._memory.pop(ts.key, None)
             if holders:
-                self._restore_orphan(ts, holders)
+                self._restore(ts, holders)
                 adopted.append(ts)
-            elif claim := self.orphans.running.pop(ts.key, None):
-                self.claims[ts.key] = claim
+            elif claim := self._running.pop(ts.key, None):
+                claims[ts.key] = claim
         return adopted
 
     def _free_data(self, key: Key) -> None:
         """A task has the name of what was kept in case that it was scattered data."""
         message = free(key, stimulus_id=f"ha-former-{key}")
-        holders = self.orphans.data.pop(key, ())
+        holders = self._data.pop(key, ())
         self._scheduler.send_all({}, {address: [message] for address in holders})
 
-    def _restore_orphan(self, ts: Any, holders: dict[str, Held]) -> None:
+    def _restore(self, ts: Any, holders: dict[str, Held]) -> None:
         scheduler = self._scheduler
         for address, held in holders.items():
             ts.set_nbytes(held.nbytes)
@@ -61,46 +141,44 @@ class OrphansOfGraphs:
         ts.state = "memory"
         ts.group.add_type(ts.type)
 
-    def finished_early(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
-        """A worker finished a task that no known graph has; keep the result. True if kept."""
-        claim = self.orphans.running.get(key)
-        if claim is None or claim.worker != worker:
-            return False
-        del self.orphans.running[key]
-        held = Held(nbytes, typename, claim.run_id)
-        self.orphans.memory.setdefault(key, {})[worker] = held
-        return True
+    def scattered(self, key: Key) -> None:
+        """``key`` turns out to be scattered data: it has an owner again."""
+        self._memory.pop(key, None)
+        self._data.pop(key, None)
 
-    def stopped_early(self, key: Key, worker: str, stimulus_id: str) -> None:
-        """A worker runs ``key`` no longer, and has no result of it; an error it need not keep."""
-        claim = self.orphans.running.get(key)
-        if claim is not None and claim.worker == worker:
-            del self.orphans.running[key]
-            self._scheduler.send_all({}, {worker: [free(key, stimulus_id=stimulus_id)]})
+    def forget_worker(self, address: str) -> None:
+        """The worker is gone, and with it what it held."""
+        for key in [k for k, claim in self._running.items() if claim.worker == address]:
+            del self._running[key]
+        for held in self._memory.values():
+            held.pop(address, None)
+        for addresses in self._data.values():
+            addresses.discard(address)
+        self._memory = {key: held for key, held in self._memory.items() if held}
+        self._data = {key: addresses for key, addresses in self._data.items() if addresses}
 
-    def keep_copy(self, key: Key, worker: str) -> bool:
-        """A worker has got a copy of what may be an orphan. Whether it is one.
-
-        One that was removed may have said so before: what it holds is of no use any more.
-        """
-        if key in self._scheduler.tasks or worker not in self._scheduler.workers:
-            return False
-        held = Held(0, "", self.orphans.run_of(key) or 0)
-        self.orphans.memory.setdefault(key, {}).setdefault(worker, held)
-        return True
+    def expire_later(self) -> None:
+        """Give the clients of what is here the grace period, from now on."""
+        if not self:
+            return
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self.expiry = asyncio.get_running_loop().call_later(
+            GRACE_SECONDS, self.expire, f"ha-orphans-{self._scheduler.term}"
+        )
 
     def expire(self, stimulus_id: str) -> None:
         """Nobody resubmitted what the orphans belong to: free them."""
         worker_msgs: dict[str, list[Any]] = {}
-        for key, address in self.orphans.holders():
+        for key, address in self._places():
             worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
-        if self.orphans:
+        if self:
             logger.info(
                 "Freed %d keys of graphs that nobody resubmitted.",
-                len(self.orphans),
+                len(self),
                 extra={"action": "orphans-freed"},
             )
-        self.orphans = Orphans()
+        self._memory, self._running, self._data = {}, {}, {}
         self._scheduler.send_all({}, worker_msgs)
 
 

@@ -1,12 +1,12 @@
 """What workers report, as ``adoption.py`` takes it.
 
-Guarantee: nothing here decides anything. A report is one instant of one worker; claims and orphans
-are what is left of reports until a leader has a place for it.
+Guarantee: nothing here decides anything. A report is one instant of one worker; a claim is what is
+left of it until a leader has a place for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,53 +81,3 @@ class Held:
     nbytes: int
     typename: str
     run: int
-
-
-@dataclass(slots=True)
-class Orphans:
-    """What workers hold or run of graphs that the leader does not know (yet).
-
-    ``data``: not of a task that is about to be known again. It may be scattered data of which the
-    leader is about to hear.
-    """
-
-    memory: dict[Key, dict[str, Held]] = field(default_factory=dict)
-    running: dict[Key, Claim] = field(default_factory=dict)
-    data: dict[Key, set[str]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.memory) + len(self.running) + len(self.data)
-
-    def owners(self) -> set[str]:
-        """The workers that hold or run any of them."""
-        holders = {address for held in self.memory.values() for address in held}
-        holders.update(*self.data.values())
-        return holders | {claim.worker for claim in self.running.values()}
-
-    def holders(self) -> Iterator[tuple[Key, str]]:
-        """Each key, and each worker that holds or runs it."""
-        for held in (self.memory, self.data):
-            yield from ((key, address) for key, addresses in held.items() for address in addresses)
-        yield from ((key, claim.worker) for key, claim in self.running.items())
-
-    def run_of(self, key: Key) -> int | None:
-        """The run since which what there is of ``key`` counts; None if there is nothing."""
-        if key in self.memory:
-            return min(held.run for held in self.memory[key].values())
-        claim = self.running.get(key)
-        if claim is None:
-            return None
-        return claim.run_id if claim.made is None else claim.made[2]
-
-    def forget_worker(self, address: str) -> None:
-        """The worker is gone, and with it what it held."""
-        for key in [k for k, claim in self.running.items() if claim.worker == address]:
-            del self.running[key]
-        for key in [k for k, holders in self.memory.items() if address in holders]:
-            del self.memory[key][address]
-            if not self.memory[key]:
-                del self.memory[key]
-        for key in [k for k, addresses in self.data.items() if address in addresses]:
-            self.data[key].discard(address)
-            if not self.data[key]:
-                del self.data[key]

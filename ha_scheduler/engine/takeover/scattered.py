@@ -156,8 +156,7 @@ class ScatteredData:
                 )
         here = {k: [a for a in v if a in self.workers] for k, v in who_has.items()}
         for key in here:
-            self.adoption.orphans.memory.pop(key, None)
-            self.adoption.orphans.data.pop(key, None)
+            self.adoption.orphans.scattered(key)
             self.lost.pop(key, None)
         if client and client not in self.client_comms and client not in self._leaving:
             # What it says of its desires when it comes, it may have said without this.

@@ -42,7 +42,6 @@ from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
-ORPHAN_GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for their client
 LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
 RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
 
@@ -67,7 +66,6 @@ class Workers:
     stream_comms: dict[str, Any]
     rpc: Any
     _reports: dict[str, tuple[Report, str]]
-    _orphan_expiry: asyncio.TimerHandle | None = None
     _joining = False  # workers become running that are to be given work together
     _following: set[str]  # addresses of registered workers that follow the leader
     _latest: dict[str, FencedComm]  # by address: the registration that is under way, if any
@@ -237,15 +235,7 @@ class Workers:
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
         self.resume_departures(known)  # type: ignore[attr-defined]
         self.let_work_again(known)  # type: ignore[attr-defined]
-        if self.adoption.orphans:
-            self._expire_orphans_later()
-
-    def _expire_orphans_later(self) -> None:
-        if self._orphan_expiry is not None:
-            self._orphan_expiry.cancel()
-        self._orphan_expiry = asyncio.get_running_loop().call_later(
-            ORPHAN_GRACE_SECONDS, self.adoption.expire, f"ha-orphans-{self.term}"
-        )
+        self.adoption.orphans.expire_later()
 
     def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
         """Let these workers work; nothing is placed before all of them may be chosen."""
@@ -401,7 +391,7 @@ class Workers:
             ts = self.tasks.get(key)  # type: ignore[attr-defined]
             if ts is None:
                 nbytes, typename = kwargs.get("nbytes", 0), kwargs.get("typename", "")
-                if adoption.finished_early(key, worker, nbytes, typename):
+                if adoption.orphans.finished(key, worker, nbytes, typename):
                     return {}, {}, {}
             elif key in adoption.claims:
                 adoption.finish_claims([ts], stimulus_id)
@@ -414,7 +404,7 @@ class Workers:
         self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
     ) -> Any:
         """As upstream's; an orphan that failed is no longer running, and will be run again."""
-        self.adoption.stopped_early(key, worker, stimulus_id)
+        self.adoption.orphans.stopped(key, worker, stimulus_id)
         ts = self.tasks.get(key)  # type: ignore[attr-defined]
         if ts is not None and ts.state == "processing" and ts.run_id == run_id:
             text = str(kwargs.get("exception_text", ""))
@@ -426,7 +416,7 @@ class Workers:
 
     def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:
         """As upstream's; an orphan that was given back is no longer running."""
-        self.adoption.stopped_early(key, worker or "", stimulus_id)
+        self.adoption.orphans.stopped(key, worker or "", stimulus_id)
         return super()._reschedule(key, worker, stimulus_id=stimulus_id)  # type: ignore[misc]
 
     def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
@@ -436,8 +426,8 @@ class Workers:
         is on its way there, and is answered with the result.
         """
         keys = [key for key in keys if not self._computes(worker, key)]
-        if self.adoption.orphans:
-            keys = [key for key in keys if not self.adoption.keep_copy(key, worker)]
+        if orphans := self.adoption.orphans:
+            keys = [key for key in keys if not orphans.copied(key, worker)]
         return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
 
     def request_acquire_replicas(self, addr: str, *args: Any, **kwargs: Any) -> None:
@@ -460,8 +450,7 @@ class Workers:
 
     def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
         """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
-        held = self.adoption.orphans.memory
-        orphans = {key: list(held[key]) for key in keys if key in held}
+        orphans = {key: held for key in keys if (held := self.adoption.orphans.holders(key))}
         if orphans:
             self.stream_comms[worker].send(
                 {"op": "refresh-who-has", "who_has": orphans, "stimulus_id": stimulus_id}
