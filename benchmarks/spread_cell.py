@@ -24,6 +24,7 @@ from distributed.security import Security
 
 from benchmarks.namespaces import Network
 from client_replay import Client
+from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.cell import is_ready, is_serving
 from ha_scheduler.deploy.child import ChildProcess
@@ -31,7 +32,6 @@ from ha_scheduler.deploy.environment import peer_environment, worker_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.worker_process import WorkerProcess
 from ha_scheduler.errors import ControlError
-from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.security.authority import client_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 

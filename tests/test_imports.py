@@ -25,13 +25,10 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.raft": set(),
     "ha_scheduler.ledger": set(),
     "ha_scheduler.storage": {"ha_scheduler.raft", "ha_scheduler.ledger"},
-    "ha_scheduler.security": {
-        "ha_scheduler.channel",
-        "ha_scheduler.errors",
-        "ha_scheduler.peer.cell",
-        "ha_scheduler.peer.settings",
-    },
+    "ha_scheduler.cell": {"ha_scheduler.channel", "ha_scheduler.errors"},
+    "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.channel", "ha_scheduler.errors"},
     "ha_scheduler.peer": {
+        "ha_scheduler.cell",
         "ha_scheduler.channel",
         "ha_scheduler.errors",
         "ha_scheduler.ledger",
@@ -39,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.security",
         "ha_scheduler.storage",
     },
-    "ha_scheduler.comm": set(),
+    "ha_scheduler.comm": {"ha_scheduler.cell"},
     "ha_scheduler.engine": {
         "ha_scheduler.channel",
         "ha_scheduler.comm",
@@ -50,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.worker": {"ha_scheduler.comm", "client_replay"},
     "client_replay": {"ha_scheduler.comm", "ha_scheduler.errors"},
     "ha_scheduler.cli": {
+        "ha_scheduler.cell",
         "ha_scheduler.channel",
         "ha_scheduler.errors",
         "ha_scheduler.peer",
@@ -58,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ha_scheduler.deploy": {
         "client_replay",
+        "ha_scheduler.cell",
         "ha_scheduler.channel",
         "ha_scheduler.cli",
         "ha_scheduler.comm",
@@ -80,6 +79,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "ha_scheduler.raft": _DASK | _UNPICKLING | _NETWORK | {"threading", "time", "os", "pathlib"},
     "ha_scheduler.ledger": _DASK | _UNPICKLING | _NETWORK | {"threading", "time", "os", "random"},
     "ha_scheduler.storage": _DASK | _UNPICKLING | _NETWORK,
+    "ha_scheduler.cell": _DASK | _UNPICKLING | _NETWORK,
     "ha_scheduler.peer": _DASK | _UNPICKLING,
     "ha_scheduler.security": _DASK | _UNPICKLING,
 }

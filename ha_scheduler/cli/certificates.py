@@ -12,9 +12,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ha_scheduler.cell.peers import Cell
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import Cell
-from ha_scheduler.peer.settings import TlsFiles
 from ha_scheduler.security.authority import CA_FILE, client_files, ensure_certificates, peer_files
 from ha_scheduler.security.tls import Role, check_files
 

@@ -9,9 +9,9 @@ import os
 import re
 from typing import Any
 
+from ha_scheduler.cell.peers import PORT_MAX
 from ha_scheduler.cli.host import interface_address
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import PORT_MAX
 from ha_scheduler.peer.settings import ENGINE_OPTIONS, PeerSettings
 
 _URI = re.compile(

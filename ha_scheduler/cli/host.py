@@ -7,8 +7,9 @@ import socket
 
 import psutil
 
+from ha_scheduler.cell.address import is_loopback
+from ha_scheduler.cell.peers import Cell
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import Cell, is_loopback
 
 _INET = (socket.AF_INET, socket.AF_INET6)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cli.options import path_option, peers_option, port_option, the_cell
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import Cell
 from ha_scheduler.security import authority
 from ha_scheduler.security.authority import CA_FILE, CA_KEY_FILE, client_files, peer_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ha_scheduler.cell.peers import Cell, check_count, own_name
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
 from ha_scheduler.cli.daemon_options import engine_options, listen_host
 from ha_scheduler.cli.host import local_addresses, local_names
@@ -36,7 +37,6 @@ from ha_scheduler.cli.options import (
 from ha_scheduler.cli.preflight import check_start
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
-from ha_scheduler.peer.cell import Cell, check_count, own_name
 from ha_scheduler.peer.settings import (
     ENGINE_WATCHDOG_S,
     PRIORITY_MAX,

@@ -9,9 +9,9 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, PORT_MAX, Cell, parse_peers
 from ha_scheduler.cli.certificates import PROTOCOLS, TlsOptions
 from ha_scheduler.errors import EXIT_BAD_INPUT, EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.cell import DEFAULT_DASK_PORT, PORT_MAX, Cell, parse_peers
 
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 

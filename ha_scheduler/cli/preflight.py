@@ -14,9 +14,9 @@ import socket
 import time
 from pathlib import Path
 
+from ha_scheduler.cell.address import join_address
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import founding
-from ha_scheduler.peer.cell import join_address
 from ha_scheduler.peer.settings import PeerSettings
 
 PORT_GRACE_S = 1.0  # the engine of a daemon that was just killed still holds its port for a moment

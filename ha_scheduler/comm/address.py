@@ -7,9 +7,10 @@ canonical one is made before anything else sees it.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from ha_scheduler.cell.address import join_address
 
 SCHEME = "ha"
 DASK_PORT_DEFAULT = 8786  # as ``dask scheduler``
@@ -27,8 +28,7 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return join_address(self.host, self.port)
 
 
 def is_ha(address: object) -> bool:
@@ -82,13 +82,3 @@ def parse(address: str) -> tuple[Endpoint, ...]:
 def unparse(endpoints: Iterable[Endpoint]) -> str:
     """The canonical address of a cell."""
     return f"{SCHEME}://" + ",".join(map(str, endpoints))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name; no resolver is asked."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

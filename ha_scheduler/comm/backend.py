@@ -33,13 +33,8 @@ from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
 from distributed.utils import get_ip
 
-from ha_scheduler.comm.address import (
-    Endpoint,
-    HAAddressError,
-    is_loopback,
-    parse,
-    unparse,
-)
+from ha_scheduler.cell.address import is_loopback
+from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import Cell, cell_of
 
 logger = logging.getLogger("distributed.ha.comm")

@@ -14,8 +14,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import Cell, parse_peers
 
 FILE = "founding.json"
 NUMBER_BITS = 53  # as the ids of peers: what JSON keeps exactly

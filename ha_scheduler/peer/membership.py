@@ -22,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.cell import PEERS_MAX
 from ha_scheduler.raft.errors import InvariantViolationError
 from ha_scheduler.raft.membership import ChangeKind
 

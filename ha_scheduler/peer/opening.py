@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import peer_table
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import founding
-from ha_scheduler.peer.cell import Cell, check_count
 from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings

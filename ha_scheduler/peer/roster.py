@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from ha_scheduler.cell.peers import Cell
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.peer import witness
-from ha_scheduler.peer.cell import Cell
 from ha_scheduler.peer.membership import gone_reason
 
 UNKNOWN_DISK = 0  # of a founder that has no record yet

@@ -23,9 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ha_scheduler.cell.address import is_loopback
+from ha_scheduler.cell.peers import Cell
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import Cell, is_loopback
 
 TICK_MS_MIN = 5  # below it a loaded event loop misses ticks
 TICK_MS_MAX = 1000
@@ -87,15 +89,6 @@ class Timing:
     def election_s(self) -> tuple[float, float]:
         """The shortest and the longest silence after which a follower stands for election."""
         return self.tick_s * self.election_ticks, self.tick_s * self.election_ticks * 2
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: the authority all peers trust, and the certificate and key of this process."""
-
-    ca_file: Path
-    cert_file: Path
-    key_file: Path
 
 
 class Entry(enum.Enum):

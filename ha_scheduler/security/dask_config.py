@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from ha_scheduler.peer.settings import TlsFiles
+from ha_scheduler.cell.tls_files import TlsFiles
 
 DASK_CONFIG_FILE = "dask.yaml"
 

@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
-from ha_scheduler.peer.settings import TlsFiles
 from ha_scheduler.security.files import read_certificates, read_private_key
 
 _CHAIN_MAX = 8  # certificates between ours and the CA, which OpenSSL would follow too

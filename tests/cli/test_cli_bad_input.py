@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cli import host as host_module
 from ha_scheduler.cli import preflight
 from ha_scheduler.cli.main import main
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.peer.settings import ENGINE_OPTIONS, PeerSettings
 from ha_scheduler.security.authority import create_authority
 from ha_scheduler.storage import errors

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.channel.messages import PeerAddress
-from ha_scheduler.errors import HAError, OperatorError
-from ha_scheduler.peer.cell import (
+from ha_scheduler.cell.address import is_loopback
+from ha_scheduler.cell.peers import (
     DEFAULT_DASK_PORT,
     DEFAULT_PEER_PORT,
     Cell,
-    is_loopback,
     own_name,
     parse_peers,
 )
+from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.errors import HAError, OperatorError
 from ha_scheduler.peer.settings import PRIORITY_MAX, PeerSettings, Timing
 from ha_scheduler.raft import HIGHEST_PRIORITY
 

@@ -13,13 +13,13 @@ from distributed.comm import (
 from distributed.core import coerce_to_address
 from distributed.utils import get_ip
 
+from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm import directory
 from ha_scheduler.comm.address import (
     ADDRESSES_MAX,
     Endpoint,
     HAAddressError,
     is_ha,
-    is_loopback,
     parse,
     parse_endpoint,
     unparse,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from stage import ROUND_S, Stage, disk
 
+from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.cell import PEERS_MAX
 from ha_scheduler.peer.membership import (
     Change,
     Refused,

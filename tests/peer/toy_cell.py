@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.deploy.ports import free_ports
-from ha_scheduler.peer.cell import Cell, parse_peers
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.tls import client_context
 

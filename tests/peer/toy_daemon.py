@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import compaction, daemon
-from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.peer.settings import Entry, PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
 from ha_scheduler.storage import DiskFailed, LmdbStore, StorageError, WriteBatch

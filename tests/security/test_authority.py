@@ -18,8 +18,8 @@ import pytest
 import yaml
 from cryptography import x509
 
+from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer.cell import parse_peers
 from ha_scheduler.security import authority
 from ha_scheduler.security.authority import (
     client_files,
@@ -169,7 +169,7 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
 
 RACE = """
 import pathlib, sys, time
-from ha_scheduler.peer.cell import parse_peers
+from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.security.authority import ensure_certificates
 directory, peers = pathlib.Path(sys.argv[1]), parse_peers(sys.argv[2])
 print(flush=True)

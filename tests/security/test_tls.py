@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ha_scheduler.cell.peers import parse_peers
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
-from ha_scheduler.peer.cell import parse_peers
-from ha_scheduler.peer.settings import TlsFiles
 from ha_scheduler.security.authority import client_files, create_authority, peer_files
 from ha_scheduler.security.tls import (
     Role,

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ha_scheduler.cell.address import is_loopback, join_address
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
 
@@ -93,20 +94,6 @@ class Cell:
 def _peer_id(name: str) -> int:
     digest = hashlib.sha256(name.encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> (64 - _PEER_ID_BITS)) or 1
-
-
-def join_address(host: str, port: int) -> str:
-    """``host:port``, with an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is reached from its own machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        name = host.rstrip(".").lower()
-        return name == "localhost" or name.endswith(".localhost")
 
 
 def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT, *, any_count: bool = False) -> Cell:

@@ -1,0 +1,15 @@
+"""Where a process finds its certificate, its key, and the authority that all peers trust."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: the authority all peers trust, and the certificate and key of this process."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
