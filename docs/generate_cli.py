@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ha_scheduler.cli.dask_ha import ha
 from ha_scheduler.cli.main import main
 
 TARGET = Path(__file__).with_name("cli.md")
@@ -20,7 +21,9 @@ HEADER = """\
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([HEADER, *_sections(main, "dask-ha-scheduler", None)])
+    dask = click.Context(click.Group("dask"), info_name="dask")
+    of_ours = [*_sections(main, "dask-ha-scheduler", None), *_sections(ha, "ha", dask)]
+    return "\n".join([HEADER, *of_ours])
 
 
 def _sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:

@@ -3,8 +3,6 @@
 Guarantee: whatever is wrong with what the operator said is one sentence on stderr and exit status 2
 before anything is changed on disk. Certificates of a loopback cell, the only thing made here, are
 made after every check. The daemon, and with it everything heavy, is imported after that.
-
-Exit statuses: 0 done, 1 it did not succeed, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,9 +22,6 @@ from ha_scheduler.cli.init import init
 from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
 from ha_scheduler.cli.operate import history, remove, status, transfer
 from ha_scheduler.cli.options import (
-    OneSentenceGroup,
-    as_sentence,
-    fail,
     path_option,
     peers_option,
     port_option,
@@ -35,6 +30,7 @@ from ha_scheduler.cli.options import (
     tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
+from ha_scheduler.cli.sentences import OneSentenceGroup, as_sentence, fail
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (

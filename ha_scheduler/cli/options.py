@@ -1,60 +1,18 @@
-"""Options that several commands share, and how a mistake is told: one sentence, exit status 2."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, PORT_MAX, Cell, parse_peers
 from ha_scheduler.cli.certificates import PROTOCOLS, TlsOptions
-from ha_scheduler.errors import EXIT_BAD_INPUT, EXIT_FAILED, ControlError, OperatorError
-
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+from ha_scheduler.errors import OperatorError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class OneSentenceGroup(click.Group):
-    """A group whose every error is one line on stderr, without usage or traceback."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run, and exit with the status that the command returned."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, False, **extra)
-        try:
-            status = super().main(args, prog_name, complete_var, False, **extra)
-        except click.ClickException as error:
-            sentence = error.format_message().replace("\n", " ").rstrip(".")
-            fail(f"{sentence}; see --help for what can be given.", EXIT_BAD_INPUT)
-        except OperatorError as error:
-            fail(str(error), error.exit_status)
-        except ControlError as error:
-            fail(str(error), EXIT_FAILED)
-        except click.Abort:
-            sys.exit(EXIT_INTERRUPTED)
-        sys.exit(status if isinstance(status, int) else 0)
-
-
-def as_sentence(error: BaseException) -> str:
-    """The text of ``error`` with one full stop at its end."""
-    return f"{str(error).rstrip('.')}."
-
-
-def fail(sentence: str, status: int) -> NoReturn:
-    """Say it on stderr, and exit."""
-    click.echo(f"Error: {sentence}", err=True)
-    sys.exit(status)
 
 
 def path_option(name: str, help_text: str) -> Callable[[_F], _F]:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.system
 
 DEADLINE_S = 30.0 * float(os.environ.get("TEST_TIMEOUT_MULTIPLIER", "1"))
 COMMAND = [sys.executable, "-m", "ha_scheduler.cli"]
+DASK_HA = [sys.executable, "-m", "dask", "ha"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -69,8 +70,14 @@ class Peers:
         return run("--peers", alone, "--data-dir", str(self.directory / name), *tls)
 
     def ask(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        tls = ["--tls-dir", str(self.directory / "tls")]
-        return run(command, "--peers", self.peers, *tls, *arguments)
+        return run(command, *self._cell(), *arguments)
+
+    def ask_by_dask(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, as ``dask ha …``."""
+        return run(command, *self._cell(), *arguments, program=DASK_HA)
+
+    def _cell(self) -> list[str]:
+        return ["--peers", self.peers, "--tls-dir", str(self.directory / "tls")]
 
     def leader(self) -> str:
         """The peer that leads with an active engine, while every other is ready to take over."""
@@ -96,9 +103,9 @@ class Peers:
             process.wait(DEADLINE_S)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, program: list[str] = COMMAND) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        [*program, *arguments], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
 
 
@@ -130,6 +137,13 @@ def test_a_cell_from_its_first_start(peers: Peers, tmp_path: Path) -> None:
     terms = [entry["term"] for entry in json.loads(peers.ask("history", "--format", "json").stdout)]
     assert terms == sorted(terms)
     assert len(terms) >= 2
+
+    by_dask = peers.ask_by_dask("status", "--format", "json")
+    assert (by_dask.returncode, by_dask.stderr) == (0, "")
+    assert json.loads(by_dask.stdout)["leader"] == to
+    by_dask = peers.ask_by_dask("history", "--format", "json")
+    assert [entry["term"] for entry in json.loads(by_dask.stdout)] == terms
+    assert to in peers.ask_by_dask("history").stdout
 
     # The same peer once more: its port is taken, and once more without it, its data is locked.
     again = run(*peers.arguments(to))

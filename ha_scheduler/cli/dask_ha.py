@@ -1,0 +1,44 @@
+"""``dask ha``: the commands that operate a cell, among Dask's own.
+
+Every call of ``dask`` loads this module to list it, so it imports next to nothing: the module of a
+command is loaded when that command is asked for.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+
+import click
+
+from ha_scheduler.cli.sentences import OneSentenceGroup
+
+#: Name of a command -> where it is. The same objects are commands of ``dask-ha-scheduler``.
+COMMANDS = {
+    "history": "ha_scheduler.cli.operate:history",
+    "status": "ha_scheduler.cli.operate:status",
+}
+
+
+class _LazyGroup(OneSentenceGroup):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = pkgutil.resolve_name(COMMANDS[cmd_name])
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    name="ha",
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.pass_context
+def ha(context: click.Context, /) -> None:
+    """Operate a replicated scheduler."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

@@ -1,0 +1,59 @@
+"""How a command ends: a mistake is told in one sentence on stderr, and the exit status says whose.
+
+Exit statuses: 0 done, 1 it did not succeed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from ha_scheduler.errors import EXIT_BAD_INPUT, EXIT_FAILED, ControlError, OperatorError
+
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+class OneSentenceGroup(click.Group):
+    """A group whose every error is one line on stderr, without usage or traceback.
+
+    What a command returns is its exit status; None is 0.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _one_sentence():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> NoReturn:
+        with _one_sentence():
+            status = super().invoke(ctx)
+        ctx.exit(status if isinstance(status, int) else 0)
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        sentence = error.format_message().replace("\n", " ").rstrip(".")
+        fail(f"{sentence}; see --help for what can be given.", EXIT_BAD_INPUT)
+    except OperatorError as error:
+        fail(str(error), error.exit_status)
+    except ControlError as error:
+        fail(str(error), EXIT_FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def as_sentence(error: BaseException) -> str:
+    """The text of ``error`` with one full stop at its end."""
+    return f"{str(error).rstrip('.')}."
+
+
+def fail(sentence: str, status: int) -> NoReturn:
+    """Say it on stderr, and exit."""
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(status)
