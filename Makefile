@@ -3,7 +3,7 @@
 # make test         all tests but the slow suites (docs/testing.md)
 # make test-versions   the tests with the oldest and the newest distributed that we allow
 # make lint         ruff and mypy
-# make docs         docs/cli.md, from the command line's own help
+# make docs         the generated pages of docs/: docs/generate_*.py
 # make clean        remove what these have made
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
 	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo
 
 docs: $(VENV)/.demo
-	$(BIN)/python docs/generate_cli.py
+	for generator in docs/generate_*.py; do $(BIN)/python $$generator || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ HEADER = """\
 """
 
 
-def reference() -> str:
+def page() -> str:
     """The whole page."""
     dask = click.Context(click.Group("dask"), info_name="dask")
     of_ours = [*_sections(main, "dask-ha-scheduler", None), *_sections(ha, "ha", dask)]
@@ -38,5 +38,5 @@ def _sections(command: click.Command, name: str, parent: click.Context | None) -
 
 
 if __name__ == "__main__":
-    TARGET.write_text(reference())
+    TARGET.write_text(page())
     sys.stdout.write(f"wrote {TARGET}\n")
