@@ -30,6 +30,7 @@ lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo
+	$(BIN)/mypy examples
 
 docs: $(VENV)/.demo
 	for generator in docs/generate_*.py; do $(BIN)/python $$generator || exit 1; done
