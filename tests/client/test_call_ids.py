@@ -77,39 +77,36 @@ async def asked(leader: ScriptedLeader, *calls: dict[str, Any]) -> list[Any]:
     return results
 
 
-def test_a_call_keeps_its_number_when_it_is_repeated() -> None:
+async def test_a_call_keeps_its_number_when_it_is_repeated() -> None:
     leader = OfACell("die", "die", 1, 2)
-    assert asyncio.run(asked(leader, {}, {})) == [1, 2]
+    assert await asked(leader, {}, {}) == [1, 2]
     assert leader.numbers == [*[(0, 0, 1)] * 3, (0, 0, 2)]
     assert len(leader.opened) == 1
 
 
-def test_a_session_is_open_before_the_first_call_is_sent() -> None:
+async def test_a_session_is_open_before_the_first_call_is_sent() -> None:
     leader = OfACell(1)
     leader.deaths_at_opening = 2
-    assert asyncio.run(asked(leader, {})) == [1]
+    assert await asked(leader, {}) == [1]
     assert len(leader.opened) == 3
     assert len(set(leader.opened)) == 1, "it is the same, whoever opened it"
     assert leader.numbers == [(0, 0, 1)]
 
 
-def test_calls_that_begin_at_once_open_one_session() -> None:
-    async def test() -> None:
-        leader = await OfACell(1, 2, 3).open()
-        pool = await ConnectionPool(timeout=1)
-        rpc = SchedulerRPC.around(pool(f"ha://127.0.0.1:{leader.port}"), "owner")
-        assert sorted(await asyncio.gather(*(rpc.queue_get() for _ in range(3)))) == [1, 2, 3]
-        assert len(leader.opened) == 1
-        assert sorted(leader.numbers) == [(0, slot, 1) for slot in range(3)]
-        await pool.close()
-        await leader.die()
-
-    asyncio.run(test())
+async def test_calls_that_begin_at_once_open_one_session() -> None:
+    leader = await OfACell(1, 2, 3).open()
+    pool = await ConnectionPool(timeout=1)
+    rpc = SchedulerRPC.around(pool(f"ha://127.0.0.1:{leader.port}"), "owner")
+    assert sorted(await asyncio.gather(*(rpc.queue_get() for _ in range(3)))) == [1, 2, 3]
+    assert len(leader.opened) == 1
+    assert sorted(leader.numbers) == [(0, slot, 1) for slot in range(3)]
+    await pool.close()
+    await leader.die()
 
 
-def test_a_repeated_call_waits_for_what_is_left_of_its_time() -> None:
+async def test_a_repeated_call_waits_for_what_is_left_of_its_time() -> None:
     leader = OfACell("die", 1, 2)
-    asyncio.run(asked(leader, {"timeout": "10s"}, {"timeout": None}))
+    await asked(leader, {"timeout": "10s"}, {"timeout": None})
     first, second, third = leader.timeouts
     assert first is not None
     assert second is not None
@@ -118,36 +115,36 @@ def test_a_repeated_call_waits_for_what_is_left_of_its_time() -> None:
     assert third is None
 
 
-def test_a_call_of_a_session_that_is_over_is_begun_anew_if_it_was_sent_once() -> None:
+async def test_a_call_of_a_session_that_is_over_is_begun_anew_if_it_was_sent_once() -> None:
     leader = OfACell(0, EXPIRED, 1)
-    assert asyncio.run(asked(leader, {}, {})) == [0, 1]
+    assert await asked(leader, {}, {}) == [0, 1]
     assert leader.numbers == [(0, 0, 1), (0, 0, 2), (1, 0, 1)]
 
 
-def test_a_cell_that_forgets_every_session_at_once_is_not_asked_for_ever() -> None:
+async def test_a_cell_that_forgets_every_session_at_once_is_not_asked_for_ever() -> None:
     leader = OfACell(*[EXPIRED] * (SESSIONS_MAX + 1))
-    (error,) = asyncio.run(asked(leader, {}))
+    (error,) = await asked(leader, {})
     assert isinstance(error, OutcomeUnknown)
     assert len(leader.opened) == SESSIONS_MAX
 
 
-def test_and_has_an_unknown_outcome_if_it_was_sent_before() -> None:
+async def test_and_has_an_unknown_outcome_if_it_was_sent_before() -> None:
     leader = OfACell("die", EXPIRED, 1)
-    first, second = asyncio.run(asked(leader, {}, {}))
+    first, second = await asked(leader, {}, {})
     assert isinstance(first, OutcomeUnknown), "the first call of a session as well"
     assert second == 1
 
 
-def test_an_answer_that_the_cell_does_not_keep_is_said_to_be_lost() -> None:
-    (error,) = asyncio.run(asked(OfACell("die", LOST), {}))
+async def test_an_answer_that_the_cell_does_not_keep_is_said_to_be_lost() -> None:
+    (error,) = await asked(OfACell("die", LOST), {})
     assert isinstance(error, AnswerLost)
     assert "was done" in str(error)
 
 
-def test_a_scheduler_that_is_not_of_a_cell_is_sent_no_number() -> None:
+async def test_a_scheduler_that_is_not_of_a_cell_is_sent_no_number() -> None:
     leader = ScriptedLeader()
     leader.handlers["queue_get"] = lambda: "plain"
-    assert asyncio.run(asked(leader, {})) == ["plain"]
+    assert await asked(leader, {}) == ["plain"]
 
 
 def test_calls_under_way_at_once_have_slots_of_their_own() -> None:

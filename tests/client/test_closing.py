@@ -19,27 +19,24 @@ from tests.worker.scripted_leader import ScriptedLeader, until
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-def test_closing_during_an_outage_is_quick_and_leaves_no_task() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            client.submit(int, key="x")
-            await leader.die()
-            await until(lambda: client.status == "connecting")
-            began = asyncio.get_running_loop().time()
-            await client.close()
-            assert asyncio.get_running_loop().time() - began < 3
-        assert client.status == "closed"
-
-    asyncio.run(test())
+async def test_closing_during_an_outage_is_quick_and_leaves_no_task() -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        client.submit(int, key="x")
+        await leader.die()
+        await until(lambda: client.status == "connecting")
+        began = asyncio.get_running_loop().time()
+        await client.close()
+        assert asyncio.get_running_loop().time() - began < 3
+    assert client.status == "closed"
 
 
 @pytest.mark.parametrize("how", ["close", "with"])
 @pytest.mark.parametrize("what", ["ha-fire-and-forget", "cancel-keys"])
-def test_what_outlives_a_client_is_told_to_the_next_leader_before_it_closes(
+async def test_what_outlives_a_client_is_told_to_the_next_leader_before_it_closes(
     how: str, what: str
 ) -> None:
-    async def test() -> None:
+    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
         first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
         async with connected(first, port) as client:
             future = client.submit(int, key="x")
@@ -62,12 +59,9 @@ def test_what_outlives_a_client_is_told_to_the_next_leader_before_it_closes(
             assert second.ops()[-2:] == ["close-client", "close-stream"]
         await second.die()
 
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
-        asyncio.run(test())
 
-
-def test_a_client_waits_for_nothing_that_ends_with_it() -> None:
-    async def test() -> None:
+async def test_a_client_waits_for_nothing_that_ends_with_it() -> None:
+    with mock.patch.object(client_module, "GOODBYE_S_MAX", 60.0):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             fired, future = client.submit(int, key="fired"), client.submit(int, key="x")
@@ -79,14 +73,11 @@ def test_a_client_waits_for_nothing_that_ends_with_it() -> None:
             await asyncio.wait_for(client.close(), 10)
         await leader.die()
 
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 60.0):
-        asyncio.run(test())
 
-
-def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may_and_says_so(
+async def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def test() -> None:
+    with mock.patch.object(client_module, "GOODBYE_S_MAX", 0.1):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             fire_and_forget(client.submit(int, key="x"))
@@ -98,13 +89,10 @@ def test_a_client_that_closes_waits_for_a_leader_no_longer_than_it_may_and_says_
             )
         await leader.die()
 
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 0.1):
-        asyncio.run(test())
-
 
 @pytest.mark.parametrize("how", ["close", "with"])
-def test_a_client_that_closes_waits_for_the_calls_under_way(how: str) -> None:
-    async def test() -> None:
+async def test_a_client_that_closes_waits_for_the_calls_under_way(how: str) -> None:
+    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             await until(lambda: client._ha.term)
@@ -126,12 +114,9 @@ def test_a_client_that_closes_waits_for_the_calls_under_way(how: str) -> None:
             await closing
         await leader.die()
 
+
+async def test_a_client_of_another_thread_waits_when_it_closes() -> None:
     with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
-        asyncio.run(test())
-
-
-def test_a_client_of_another_thread_waits_when_it_closes() -> None:
-    async def test() -> None:
         leader = await ScriptedLeader().open()
 
         def use() -> None:
@@ -148,6 +133,3 @@ def test_a_client_of_another_thread_waits_when_it_closes() -> None:
         await using
         assert "close-client" in leader.ops()
         await leader.die()
-
-    with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
-        asyncio.run(test())

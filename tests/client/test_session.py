@@ -23,344 +23,283 @@ from tests.worker.scripted_leader import ScriptedLeader, until
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-def test_hello_is_the_first_word_and_graphs_are_numbered_until_committed() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader(term=4).open()
-        async with connected(leader) as client:
-            futures = [client.submit(int, i, key=f"k{i}") for i in range(2)]
-            await until(lambda: len(leader.said("update-graph")) == 2)
-            hello = leader.told[0]
-            assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 0, 0)
-            assert [g["ha_sequence"] for g in leader.said("update-graph")] == [1, 2]
-            await until(lambda: client._ha.term == 4)
-            await leader.tell(commit([1]))
-            await until(lambda: len(client._ha.journal) == 1)
-            assert {f.status for f in futures} == {"pending"}
-        assert leader.ops()[-2:] == ["close-client", "close-stream"]
-        await leader.die()
-
-    asyncio.run(test())
+async def test_hello_is_the_first_word_and_graphs_are_numbered_until_committed() -> None:
+    leader = await ScriptedLeader(term=4).open()
+    async with connected(leader) as client:
+        futures = [client.submit(int, i, key=f"k{i}") for i in range(2)]
+        await until(lambda: len(leader.said("update-graph")) == 2)
+        hello = leader.told[0]
+        assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 0, 0)
+        assert [g["ha_sequence"] for g in leader.said("update-graph")] == [1, 2]
+        await until(lambda: client._ha.term == 4)
+        await leader.tell(commit([1]))
+        await until(lambda: len(client._ha.journal) == 1)
+        assert {f.status for f in futures} == {"pending"}
+    assert leader.ops()[-2:] == ["close-client", "close-stream"]
+    await leader.die()
 
 
-def test_the_next_leader_hears_hello_then_the_open_graphs_then_what_is_wanted() -> None:
-    async def test() -> None:
-        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with connected(first, port) as client:
-            futures = {key: client.submit(int, key=key) for key in ("a", "b", "c")}
-            await until(lambda: len(first.said("update-graph")) == 3)
-            await first.tell(commit([1]), {"op": "key-in-memory", "key": "a"})
-            await until(lambda: futures["a"].status == "finished")
-            await first.die()
-            await until(lambda: client.status == "connecting")
-            futures["d"] = client.submit(int, key="d")
-            fire_and_forget(futures["d"])
-            del futures["c"]
-            second = await ScriptedLeader(term=2).open(port)
-            await until(lambda: second.said("ha-resume"))
-            hello = second.told[0]
-            assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 1, 1)
-            assert hello["session"] == first.told[0]["session"]
-            assert [g["ha_sequence"] for g in second.said("update-graph")] == [2, 3, 4]
-            (desire,) = second.said("ha-fire-and-forget")
-            assert (list(desire["keys"]), desire["ha_sequence"]) == (["d"], 5)
-            resume = second.said("ha-resume")[0]
-            assert sorted(resume["keys"]) == ["a", "b", "d"]
-            assert resume["finished"] == ["a"] or resume["finished"] == ("a",)
-            assert second.ops().index("ha-resume") > second.ops().index("ha-fire-and-forget")
-            assert {s["topic"] for s in second.said("subscribe-topic")} == {"print", "warn"}
-            assert futures["a"].status == "finished"
-            await until(lambda: client._ha.term == 2)
-            await asyncio.sleep(0.1)
-            assert len(second.said("update-graph")) == 3
-        await second.die()
-
-    asyncio.run(test())
+async def test_the_next_leader_hears_hello_then_the_open_graphs_then_what_is_wanted() -> None:
+    first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    async with connected(first, port) as client:
+        futures = {key: client.submit(int, key=key) for key in ("a", "b", "c")}
+        await until(lambda: len(first.said("update-graph")) == 3)
+        await first.tell(commit([1]), {"op": "key-in-memory", "key": "a"})
+        await until(lambda: futures["a"].status == "finished")
+        await first.die()
+        await until(lambda: client.status == "connecting")
+        futures["d"] = client.submit(int, key="d")
+        fire_and_forget(futures["d"])
+        del futures["c"]
+        second = await ScriptedLeader(term=2).open(port)
+        await until(lambda: second.said("ha-resume"))
+        hello = second.told[0]
+        assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 1, 1)
+        assert hello["session"] == first.told[0]["session"]
+        assert [g["ha_sequence"] for g in second.said("update-graph")] == [2, 3, 4]
+        (desire,) = second.said("ha-fire-and-forget")
+        assert (list(desire["keys"]), desire["ha_sequence"]) == (["d"], 5)
+        resume = second.said("ha-resume")[0]
+        assert sorted(resume["keys"]) == ["a", "b", "d"]
+        assert resume["finished"] == ["a"] or resume["finished"] == ("a",)
+        assert second.ops().index("ha-resume") > second.ops().index("ha-fire-and-forget")
+        assert {s["topic"] for s in second.said("subscribe-topic")} == {"print", "warn"}
+        assert futures["a"].status == "finished"
+        await until(lambda: client._ha.term == 2)
+        await asyncio.sleep(0.1)
+        assert len(second.said("update-graph")) == 3
+    await second.die()
 
 
 @pytest.mark.parametrize("word", ["close", "stream-closed"])
-def test_a_goodbye_of_the_leader_is_no_reason_to_stop_listening(word: str) -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            future = client.submit(int, key="x")
-            await until(lambda: leader.said("update-graph"))
-            await leader.tell({"op": word})
-            await until(lambda: len(leader.said("ha-hello")) == 2)
-            await leader.tell({"op": "key-in-memory", "key": "x"})
-            await until(lambda: future.status == "finished")
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_goodbye_of_the_leader_is_no_reason_to_stop_listening(word: str) -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        future = client.submit(int, key="x")
+        await until(lambda: leader.said("update-graph"))
+        await leader.tell({"op": word})
+        await until(lambda: len(leader.said("ha-hello")) == 2)
+        await leader.tell({"op": "key-in-memory", "key": "x"})
+        await until(lambda: future.status == "finished")
+    await leader.die()
 
 
-def test_a_leader_that_says_it_is_stale_is_left() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader(term=1).open()
-        stale = [{"op": "ha-stale", "term": 1}, {"op": "cancelled-keys", "keys": ["x"]}]
-        leader.answer = lambda message: stale if message.get("term") == 0 else None
-        async with connected(leader) as client:
-            client._ha.term = 0
-            future = client.submit(int, key="x")
-            await until(lambda: len(leader.said("ha-hello")) >= 2)
-            leader.answer = lambda message: None
-            await until(lambda: client._ha.term == 1)
-            assert future.status == "pending"
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_leader_that_says_it_is_stale_is_left() -> None:
+    leader = await ScriptedLeader(term=1).open()
+    stale = [{"op": "ha-stale", "term": 1}, {"op": "cancelled-keys", "keys": ["x"]}]
+    leader.answer = lambda message: stale if message.get("term") == 0 else None
+    async with connected(leader) as client:
+        client._ha.term = 0
+        future = client.submit(int, key="x")
+        await until(lambda: len(leader.said("ha-hello")) >= 2)
+        leader.answer = lambda message: None
+        await until(lambda: client._ha.term == 1)
+        assert future.status == "pending"
+    await leader.die()
 
 
-def test_a_welcome_of_an_older_term_is_refused_with_all_that_follows_it() -> None:
-    async def test() -> None:
-        old, (port,) = await ScriptedLeader(term=2).open(), free_ports(1)
-        async with connected(old, port) as client:
-            future = client.submit(int, key="x")
-            await until(lambda: client._ha.term == 2)
-            client._ha.term = 3  # as the watch said
-            welcome = {"op": "ha-welcome", **old.cell()}
-            await old.tell(welcome, {"op": "cancelled-keys", "keys": ["x"]})
-            await until(lambda: len(old.said("ha-hello")) >= 2)
-            assert old.said("ha-hello")[1]["term"] == 3
-            assert future.status == "pending"
-            await old.die()
-            new = await ScriptedLeader(term=3).open(port)
-            await until(lambda: new.said("ha-resume"))
-            await until(lambda: client.status == "running")
-        await new.die()
-
-    asyncio.run(test())
+async def test_a_welcome_of_an_older_term_is_refused_with_all_that_follows_it() -> None:
+    old, (port,) = await ScriptedLeader(term=2).open(), free_ports(1)
+    async with connected(old, port) as client:
+        future = client.submit(int, key="x")
+        await until(lambda: client._ha.term == 2)
+        client._ha.term = 3  # as the watch said
+        welcome = {"op": "ha-welcome", **old.cell()}
+        await old.tell(welcome, {"op": "cancelled-keys", "keys": ["x"]})
+        await until(lambda: len(old.said("ha-hello")) >= 2)
+        assert old.said("ha-hello")[1]["term"] == 3
+        assert future.status == "pending"
+        await old.die()
+        new = await ScriptedLeader(term=3).open(port)
+        await until(lambda: new.said("ha-resume"))
+        await until(lambda: client.status == "running")
+    await new.die()
 
 
-def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
-    async def test() -> None:
-        frozen, new = await ScriptedLeader(term=1).open(), await ScriptedLeader(term=2).open()
-        async with connected(frozen) as client:
-            await until(lambda: client._ha.term == 1)
-            cell = client._ha._cell
-            assert cell is not None
-            cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
-            await until(lambda: new.said("ha-hello"), within_s=1)
-            assert client._ha.term == 2
-        await frozen.die()
-        await new.die()
-
-    asyncio.run(test())
+async def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
+    frozen, new = await ScriptedLeader(term=1).open(), await ScriptedLeader(term=2).open()
+    async with connected(frozen) as client:
+        await until(lambda: client._ha.term == 1)
+        cell = client._ha._cell
+        assert cell is not None
+        cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
+        await until(lambda: new.said("ha-hello"), within_s=1)
+        assert client._ha.term == 2
+    await frozen.die()
+    await new.die()
 
 
-def test_an_attempt_that_has_just_begun_is_given_up_soon_when_another_leader_is_told() -> None:
+async def test_an_attempt_just_begun_is_given_up_soon_when_another_leader_is_told() -> None:
     """It is with a peer that accepts and does not answer, and no later view comes."""
+    first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    async with connected(first, port) as client:
+        await until(lambda: client._ha.term == 1)
+        cell = client._ha._cell
+        assert cell is not None
+        await first.die()
+        deaf = await ScriptedLeader(term=1).open(port)
+        asked = asyncio.Event()
 
-    async def test() -> None:
-        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with connected(first, port) as client:
-            await until(lambda: client._ha.term == 1)
-            cell = client._ha._cell
-            assert cell is not None
-            await first.die()
-            deaf = await ScriptedLeader(term=1).open(port)
-            asked = asyncio.Event()
+        async def say_nothing(comm: Any, **message: Any) -> Any:
+            asked.set()
+            await asyncio.Event().wait()
 
-            async def say_nothing(comm: Any, **message: Any) -> Any:
-                asked.set()
-                await asyncio.Event().wait()
-
-            deaf.handlers["register-client"] = say_nothing
-            await asked.wait()
-            new = await ScriptedLeader(term=2).open(first.port)
-            cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
-            await until(lambda: new.said("ha-hello"), within_s=5)
-        await deaf.die()
-        await new.die()
-
-    asyncio.run(test())
+        deaf.handlers["register-client"] = say_nothing
+        await asked.wait()
+        new = await ScriptedLeader(term=2).open(first.port)
+        cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
+        await until(lambda: new.said("ha-hello"), within_s=5)
+    await deaf.die()
+    await new.die()
 
 
-def test_a_future_that_was_cancelled_stays_so_and_one_submitted_again_does_not() -> None:
+async def test_a_future_that_was_cancelled_stays_so_and_one_submitted_again_does_not() -> None:
     """A leader that lacks the cancellation says what it has before it is told what is wanted."""
-
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            futures = {key: client.submit(int, key=key) for key in ("x", "last")}
-            await until(lambda: len(leader.said("update-graph")) == 2)
-            await leader.tell({"op": "cancelled-keys", "keys": ["x"]})
-            await until(futures["x"].cancelled)
-            in_memory = [{"op": "key-in-memory", "key": key} for key in ("x", "last")]
-            await leader.tell(*in_memory)
-            await until(futures["last"].done)
-            assert futures["x"].status == "cancelled"
-            again = client.submit(int, key="x")
-            assert again.status == "pending"
-            await leader.tell(*in_memory)
-            await until(again.done)
-            assert (again.status, futures["x"].status) == ("finished", "cancelled")
-        await leader.die()
-
-    asyncio.run(test())
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        futures = {key: client.submit(int, key=key) for key in ("x", "last")}
+        await until(lambda: len(leader.said("update-graph")) == 2)
+        await leader.tell({"op": "cancelled-keys", "keys": ["x"]})
+        await until(futures["x"].cancelled)
+        in_memory = [{"op": "key-in-memory", "key": key} for key in ("x", "last")]
+        await leader.tell(*in_memory)
+        await until(futures["last"].done)
+        assert futures["x"].status == "cancelled"
+        again = client.submit(int, key="x")
+        assert again.status == "pending"
+        await leader.tell(*in_memory)
+        await until(again.done)
+        assert (again.status, futures["x"].status) == ("finished", "cancelled")
+    await leader.die()
 
 
-def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            failed, unknown = client.submit(int, key="failed"), client.submit(int, key="unknown")
-            await until(lambda: len(leader.said("update-graph")) == 2)
-            error = {"exception": dumps(ValueError("unreadable")), "traceback": None}
-            await leader.tell({"op": "task-erred", "key": "failed", **error})
-            await until(lambda: failed.status == "error")
-            client.scheduler_comm.abort()
-            await until(lambda: leader.said("ha-resume"))
-            keys = ["failed", "unknown"]
-            await leader.tell({"op": "cancelled-keys", "keys": keys, "reason": UNKNOWN_KEYS})
-            await until(lambda: unknown.status == "cancelled")
-            assert failed.status == "error"
-        await leader.die()
-
-    asyncio.run(test())
+async def test_an_error_stays_the_outcome_of_a_future_whose_key_no_leader_knows() -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        failed, unknown = client.submit(int, key="failed"), client.submit(int, key="unknown")
+        await until(lambda: len(leader.said("update-graph")) == 2)
+        error = {"exception": dumps(ValueError("unreadable")), "traceback": None}
+        await leader.tell({"op": "task-erred", "key": "failed", **error})
+        await until(lambda: failed.status == "error")
+        client.scheduler_comm.abort()
+        await until(lambda: leader.said("ha-resume"))
+        keys = ["failed", "unknown"]
+        await leader.tell({"op": "cancelled-keys", "keys": keys, "reason": UNKNOWN_KEYS})
+        await until(lambda: unknown.status == "cancelled")
+        assert failed.status == "error"
+    await leader.die()
 
 
 @pytest.mark.parametrize("outcome", ["finished", "error"])
-def test_what_came_of_a_retry_before_its_answer_is_not_forgotten(outcome: str) -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            future = client.submit(int, key="x")
-            await until(lambda: leader.said("update-graph"))
-            error = {"exception": dumps(ValueError("again")), "traceback": None}
-            erred = {"op": "task-erred", "key": "x", **error}
-            in_memory = {"op": "key-in-memory", "key": "x"}
-            await leader.tell(erred)
-            await until(lambda: future.status == "error")
+async def test_what_came_of_a_retry_before_its_answer_is_not_forgotten(outcome: str) -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        future = client.submit(int, key="x")
+        await until(lambda: leader.said("update-graph"))
+        error = {"exception": dumps(ValueError("again")), "traceback": None}
+        erred = {"op": "task-erred", "key": "x", **error}
+        in_memory = {"op": "key-in-memory", "key": "x"}
+        await leader.tell(erred)
+        await until(lambda: future.status == "error")
 
-            async def retry(**kwargs: Any) -> list[str]:
-                retried = {"op": "task-retried", "key": "x"}
-                await leader.tell(retried, in_memory if outcome == "finished" else erred)
-                await leader.tell({"op": "ha-committed", "sequences": [1]})
-                await until(lambda: not client._ha.journal)
-                return ["x"]
+        async def retry(**kwargs: Any) -> list[str]:
+            retried = {"op": "task-retried", "key": "x"}
+            await leader.tell(retried, in_memory if outcome == "finished" else erred)
+            await leader.tell({"op": "ha-committed", "sequences": [1]})
+            await until(lambda: not client._ha.journal)
+            return ["x"]
 
-            leader.handlers["retry"] = retry
-            await client.retry(future)
-            assert future.status == outcome
-        await leader.die()
-
-    asyncio.run(test())
+        leader.handlers["retry"] = retry
+        await client.retry(future)
+        assert future.status == outcome
+    await leader.die()
 
 
-def test_a_client_that_is_welcomed_while_it_closes_watches_nobody() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        leader.answer = lambda message: [] if message["op"] == "ha-hello" else None
-        async with connected(leader) as client:
-            await until(lambda: leader.said("ha-hello"))
-            await client._ha.stop()
-            await leader.tell({"op": "ha-welcome", **leader.cell()})
-            await until(lambda: client._ha.term == 1)
-            assert client._ha._watch is None
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_client_that_is_welcomed_while_it_closes_watches_nobody() -> None:
+    leader = await ScriptedLeader().open()
+    leader.answer = lambda message: [] if message["op"] == "ha-hello" else None
+    async with connected(leader) as client:
+        await until(lambda: leader.said("ha-hello"))
+        await client._ha.stop()
+        await leader.tell({"op": "ha-welcome", **leader.cell()})
+        await until(lambda: client._ha.term == 1)
+        assert client._ha._watch is None
+    await leader.die()
 
 
-def test_a_key_submitted_after_the_resume_is_not_cancelled_by_the_answer_to_it() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            old = client.submit(int, key="old")
-            await until(lambda: client._ha.term == 1)
-            client.scheduler_comm.abort()
-            await until(lambda: leader.said("ha-resume"))
-            new = client.submit(int, key="new")
-            await leader.tell(
-                {"op": "cancelled-keys", "keys": ["old", "new"], "reason": UNKNOWN_KEYS}
-            )
-            await until(lambda: old.status == "cancelled")
-            assert new.status == "pending"
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_key_submitted_after_the_resume_is_not_cancelled_by_the_answer_to_it() -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        old = client.submit(int, key="old")
+        await until(lambda: client._ha.term == 1)
+        client.scheduler_comm.abort()
+        await until(lambda: leader.said("ha-resume"))
+        new = client.submit(int, key="new")
+        await leader.tell({"op": "cancelled-keys", "keys": ["old", "new"], "reason": UNKNOWN_KEYS})
+        await until(lambda: old.status == "cancelled")
+        assert new.status == "pending"
+    await leader.die()
 
 
-def test_a_full_journal_is_told_to_the_one_who_submits() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with connected(leader) as client:
-            client._ha.journal = Journal(entries_max=1)
-            first = client.submit(int, key="x")
-            with pytest.raises(JournalFull):
-                client.submit(int, key="y")
-            assert first.status == "pending"
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_full_journal_is_told_to_the_one_who_submits() -> None:
+    leader = await ScriptedLeader().open()
+    async with connected(leader) as client:
+        client._ha.journal = Journal(entries_max=1)
+        first = client.submit(int, key="x")
+        with pytest.raises(JournalFull):
+            client.submit(int, key="y")
+        assert first.status == "pending"
+    await leader.die()
 
 
-def test_the_client_gives_up_after_the_time_that_is_configured() -> None:
-    async def test() -> None:
+async def test_the_client_gives_up_after_the_time_that_is_configured() -> None:
+    with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.5s"}):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             await leader.die()
             await until(lambda: client.status == "closed")
 
-    with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.5s"}):
-        asyncio.run(test())
+
+async def test_an_address_without_ha_becomes_the_cell_that_the_leader_names() -> None:
+    (other,) = free_ports(1)
+    leader = await ScriptedLeader().open()
+    leader.welcome = {"addresses": [f"tcp://127.0.0.1:{leader.port}", f"tcp://127.0.0.1:{other}"]}
+    client = await Client(leader.address, asynchronous=True, set_as_default=False)
+    await until(lambda: client._ha.term == 1)
+    assert client.scheduler.address == f"ha://127.0.0.1:{leader.port},127.0.0.1:{other}"
+    await leader.die()
+    second = await ScriptedLeader(term=2).open(other)
+    await until(lambda: second.said("ha-hello"))
+    await client.close()
+    await second.die()
 
 
-def test_an_address_without_ha_becomes_the_cell_that_the_leader_names() -> None:
-    async def test() -> None:
-        (other,) = free_ports(1)
-        leader = await ScriptedLeader().open()
-        leader.welcome = {
-            "addresses": [f"tcp://127.0.0.1:{leader.port}", f"tcp://127.0.0.1:{other}"]
-        }
-        client = await Client(leader.address, asynchronous=True, set_as_default=False)
-        await until(lambda: client._ha.term == 1)
-        assert client.scheduler.address == f"ha://127.0.0.1:{leader.port},127.0.0.1:{other}"
-        await leader.die()
-        second = await ScriptedLeader(term=2).open(other)
-        await until(lambda: second.said("ha-hello"))
-        await client.close()
-        await second.die()
-
-    asyncio.run(test())
-
-
-def test_an_unmodified_scheduler_is_served_as_upstream_serves_it() -> None:
+async def test_an_unmodified_scheduler_is_served_as_upstream_serves_it() -> None:
     """core.py:895: an unknown stream operation ends the stream."""
-
-    async def test() -> None:
-        async with distributed.LocalCluster(
-            n_workers=1,
-            processes=False,
-            dashboard_address=":0",
-            asynchronous=True,
-            protocol="tcp",
-        ) as cluster:
-            client = await Client(cluster, asynchronous=True, set_as_default=False)
-            assert await client.submit(int, 7) == 7
-            assert client._ha.plain
-            assert len(client._ha.journal) == 0
-            assert await client.submit(int, 8) == 8
-            await client.close()
-
-    asyncio.run(test())
-
-
-def test_the_preload_makes_a_plain_client_one_of_ours() -> None:
-    """client.py:1503 runs the preloads before it listens to the stream."""
-
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        with dask.config.set({"distributed.client.preload": ["client_replay.preload"]}):
-            client = await distributed.Client(
-                leader.address, asynchronous=True, set_as_default=False
-            )
-        assert type(client) is Client
-        assert client.id.startswith("Client-")
-        await until(lambda: client._ha.term == 1)
-        client.submit(int, key="x")
-        assert (await until(lambda: leader.said("update-graph")))[0]["ha_sequence"] == 1
+    async with distributed.LocalCluster(
+        n_workers=1,
+        processes=False,
+        dashboard_address=":0",
+        asynchronous=True,
+        protocol="tcp",
+    ) as cluster:
+        client = await Client(cluster, asynchronous=True, set_as_default=False)
+        assert await client.submit(int, 7) == 7
+        assert client._ha.plain
+        assert len(client._ha.journal) == 0
+        assert await client.submit(int, 8) == 8
         await client.close()
-        await leader.die()
 
-    asyncio.run(test())
+
+async def test_the_preload_makes_a_plain_client_one_of_ours() -> None:
+    """client.py:1503 runs the preloads before it listens to the stream."""
+    leader = await ScriptedLeader().open()
+    with dask.config.set({"distributed.client.preload": ["client_replay.preload"]}):
+        client = await distributed.Client(leader.address, asynchronous=True, set_as_default=False)
+    assert type(client) is Client
+    assert client.id.startswith("Client-")
+    await until(lambda: client._ha.term == 1)
+    client.submit(int, key="x")
+    assert (await until(lambda: leader.said("update-graph")))[0]["ha_sequence"] == 1
+    await client.close()
+    await leader.die()

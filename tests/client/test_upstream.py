@@ -6,7 +6,6 @@ the module that relies on it has to be looked at before anything else.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from typing import Any
 
@@ -136,15 +135,11 @@ def test_a_pooled_call_has_what_ours_takes_over() -> None:
     assert "self.pool.reuse(self.addr, comm)" in source(PooledRPCCall.__getattr__)
 
 
-def test_a_pool_keeps_its_comms_by_address() -> None:
+async def test_a_pool_keeps_its_comms_by_address() -> None:
     """core.py:1281: what ``drop_pooled`` aborts."""
-
-    async def test() -> None:
-        pool = ConnectionPool()
-        assert (pool.available, pool.occupied, pool._connecting) == ({}, {}, {})
-        await pool.close()
-
-    asyncio.run(test())
+    pool = ConnectionPool()
+    assert (pool.available, pool.occupied, pool._connecting) == ({}, {}, {})
+    await pool.close()
     text = source(ConnectionPool.connect)
     assert "self._connecting[addr].add(" in text
 

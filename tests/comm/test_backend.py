@@ -64,66 +64,46 @@ async def reach(*ports: int, **kwargs: Any) -> tuple[Any, float]:
     return comm, time.monotonic() - began
 
 
-def test_the_only_one_that_does_not_refuse_is_found_at_once() -> None:
-    async def test() -> None:
+async def test_the_only_one_that_does_not_refuse_is_found_at_once() -> None:
+    async with answering() as (port, _):
+        first, last = free_ports(2)
+        comm, took_s = await reach(first, port, last)
+        assert comm.peer_address == f"tcp://127.0.0.1:{port}"
+        assert took_s < 0.2
+        comm.abort()
+
+
+async def test_a_deaf_host_does_not_delay_the_others() -> None:
+    with deaf() as silent:
         async with answering() as (port, _):
-            first, last = free_ports(2)
-            comm, took_s = await reach(first, port, last)
-            assert comm.peer_address == f"tcp://127.0.0.1:{port}"
+            comm, took_s = await reach(silent, port)
             assert took_s < 0.2
             comm.abort()
 
-    asyncio.run(test())
 
-
-def test_a_deaf_host_does_not_delay_the_others() -> None:
-    async def test() -> None:
-        with deaf() as silent:
-            async with answering() as (port, _):
-                comm, took_s = await reach(silent, port)
-                assert took_s < 0.2
-                comm.abort()
-
-    asyncio.run(test())
-
-
-def test_a_leader_that_froze_costs_its_head_start_and_no_more() -> None:
-    async def test() -> None:
-        with deaf() as silent:
-            async with answering() as (port, _):
-                cell = cell_of([Endpoint("127.0.0.1", silent), Endpoint("127.0.0.1", port)])
-                cell.connected(Endpoint("127.0.0.1", silent))
-                comm, took_s = await reach(silent, port)
-                assert 0.2 < took_s < 0.6
-                assert cell.leader_hint == Endpoint("127.0.0.1", port)
-                comm.abort()
-
-    asyncio.run(test())
-
-
-def test_the_known_leader_alone_is_asked() -> None:
-    async def test() -> None:
-        async with answering() as (one, at_one), answering() as (two, at_two):
-            cell_of([Endpoint("127.0.0.1", one), Endpoint("127.0.0.1", two)]).connected(
-                Endpoint("127.0.0.1", two)
-            )
-            comm, _ = await reach(one, two)
-            assert (len(at_one), len(at_two)) == (0, 1)
+async def test_a_leader_that_froze_costs_its_head_start_and_no_more() -> None:
+    with deaf() as silent:
+        async with answering() as (port, _):
+            cell = cell_of([Endpoint("127.0.0.1", silent), Endpoint("127.0.0.1", port)])
+            cell.connected(Endpoint("127.0.0.1", silent))
+            comm, took_s = await reach(silent, port)
+            assert 0.2 < took_s < 0.6
+            assert cell.leader_hint == Endpoint("127.0.0.1", port)
             comm.abort()
 
-    asyncio.run(test())
+
+async def test_the_known_leader_alone_is_asked() -> None:
+    async with answering() as (one, at_one), answering() as (two, at_two):
+        cell_of([Endpoint("127.0.0.1", one), Endpoint("127.0.0.1", two)]).connected(
+            Endpoint("127.0.0.1", two)
+        )
+        comm, _ = await reach(one, two)
+        assert (len(at_one), len(at_two)) == (0, 1)
+        comm.abort()
 
 
-def test_the_losers_of_a_race_are_closed() -> None:
-    async def test() -> None:
-        async with answering() as (one, at_one), answering() as (two, at_two):
-            comm, _ = await reach(one, two)
-            await asyncio.sleep(0.1)
-            open_comms = [c for c in at_one + at_two if not await _ended(c)]
-            assert len(open_comms) == 1
-            comm.abort()
-
-    async def _ended(comm: Any) -> bool:
+async def test_the_losers_of_a_race_are_closed() -> None:
+    async def ended(comm: Any) -> bool:
         try:
             await asyncio.wait_for(comm.read(), 0.1)
         except TimeoutError:
@@ -132,37 +112,35 @@ def test_the_losers_of_a_race_are_closed() -> None:
             return True
         raise AssertionError("nobody says anything")
 
-    asyncio.run(test())
+    async with answering() as (one, at_one), answering() as (two, at_two):
+        comm, _ = await reach(one, two)
+        await asyncio.sleep(0.1)
+        open_comms = [c for c in at_one + at_two if not await ended(c)]
+        assert len(open_comms) == 1
+        comm.abort()
 
 
-def test_nobody_leads_is_a_timeout_that_names_everybody() -> None:
-    async def test() -> None:
-        one, two = free_ports(2)
-        with pytest.raises(OSError, match="ha://127") as caught:
-            await connect(f"ha://127.0.0.1:{one},127.0.0.1:{two}", timeout=0.3)
-        said, error = "", caught.value.__cause__
-        while error is not None:
-            said, error = said + str(error), error.__cause__
-        assert str(one) in said
-        assert str(two) in said
-
-    asyncio.run(test())
+async def test_nobody_leads_is_a_timeout_that_names_everybody() -> None:
+    one, two = free_ports(2)
+    with pytest.raises(OSError, match="ha://127") as caught:
+        await connect(f"ha://127.0.0.1:{one},127.0.0.1:{two}", timeout=0.3)
+    said, error = "", caught.value.__cause__
+    while error is not None:
+        said, error = said + str(error), error.__cause__
+    assert str(one) in said
+    assert str(two) in said
 
 
-def test_tls_is_used_when_it_is_configured() -> None:
+async def test_tls_is_used_when_it_is_configured() -> None:
     security = Security.temporary()
-
-    async def test() -> None:
-        async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
-            (refusing,) = free_ports(1)
-            comm, _ = await reach(refusing, port, **security.get_connection_args("client"))
-            assert comm.peer_address == f"tls://127.0.0.1:{port}"
-            comm.abort()
-
-    asyncio.run(test())
+    async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
+        (refusing,) = free_ports(1)
+        comm, _ = await reach(refusing, port, **security.get_connection_args("client"))
+        assert comm.peer_address == f"tls://127.0.0.1:{port}"
+        comm.abort()
 
 
-def test_a_peer_that_hangs_up_before_tls_began_is_tried_again(
+async def test_a_peer_that_hangs_up_before_tls_began_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """tornado's iostream.py:1307 calls a stream that was closed meanwhile "not idle"."""
@@ -176,23 +154,16 @@ def test_a_peer_that_hangs_up_before_tls_began_is_tried_again(
         return start_tls(stream, server_side, *args, **kwargs)
 
     monkeypatch.setattr(IOStream, "start_tls", hang_up_first)
-
-    async def test() -> None:
-        async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
-            comm, _ = await reach(port, **security.get_connection_args("client"))
-            assert hung_up
-            comm.abort()
-
-    asyncio.run(test())
+    async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
+        comm, _ = await reach(port, **security.get_connection_args("client"))
+        assert hung_up
+        comm.abort()
 
 
-def test_without_tls_another_machine_is_refused_at_once_and_says_what_to_configure() -> None:
-    async def test() -> None:
-        with pytest.raises(TLSNotConfigured, match="--tls-ca-file") as caught:
-            await connect("ha://127.0.0.1:1,10.1.2.3:8786", timeout=30)
-        assert "tls.client.cert" in str(caught.value)
-
-    asyncio.run(test())
+async def test_without_tls_another_machine_is_refused_at_once_and_says_what_to_configure() -> None:
+    with pytest.raises(TLSNotConfigured, match="--tls-ca-file") as caught:
+        await connect("ha://127.0.0.1:1,10.1.2.3:8786", timeout=30)
+    assert "tls.client.cert" in str(caught.value)
 
 
 def test_one_does_not_listen_on_a_cell() -> None:
@@ -200,15 +171,12 @@ def test_one_does_not_listen_on_a_cell() -> None:
         HABackend().get_listener("a:1,b:2", lambda comm: None)
 
 
-def test_listening_on_ha_is_listening_on_the_transport_beneath() -> None:
-    async def test() -> None:
-        async with listen("ha://127.0.0.1:0", lambda comm: None) as listener:
-            assert listener.contact_address.startswith("tcp://127.0.0.1:")
-        kwargs = Security.temporary().get_listen_args("worker")
-        async with listen("ha://", lambda comm: None, **kwargs) as listener:
-            assert listener.contact_address.startswith("tls://127.0.0.1:")
-
-    asyncio.run(test())
+async def test_listening_on_ha_is_listening_on_the_transport_beneath() -> None:
+    async with listen("ha://127.0.0.1:0", lambda comm: None) as listener:
+        assert listener.contact_address.startswith("tcp://127.0.0.1:")
+    kwargs = Security.temporary().get_listen_args("worker")
+    async with listen("ha://", lambda comm: None, **kwargs) as listener:
+        assert listener.contact_address.startswith("tls://127.0.0.1:")
 
 
 def test_the_entry_point_is_installed_and_makes_workers_ha_by_configuration() -> None:
@@ -219,34 +187,26 @@ def test_the_entry_point_is_installed_and_makes_workers_ha_by_configuration() ->
     assert dask.config.get("distributed.worker.preload") == ["ha_scheduler.worker.preload"]
 
 
-def test_a_nanny_passes_on_a_preload_that_was_set_after_it_read_its_own() -> None:
+async def test_a_nanny_passes_on_a_preload_that_was_set_after_it_read_its_own() -> None:
     """nanny.py:236: ``self.config`` shares the nested parts of ``dask.config.config``."""
-
-    async def test() -> None:
-        nanny = distributed.Nanny("tcp://127.0.0.1:1", nthreads=1)
-        HABackend()
-        assert dask.config.get("distributed.worker.preload", config=nanny.config) == [
-            "ha_scheduler.worker.preload"
-        ]
-        await nanny.close()
-
-    asyncio.run(test())
+    nanny = distributed.Nanny("tcp://127.0.0.1:1", nthreads=1)
+    HABackend()
+    assert dask.config.get("distributed.worker.preload", config=nanny.config) == [
+        "ha_scheduler.worker.preload"
+    ]
+    await nanny.close()
 
 
-def test_a_plain_worker_that_listens_because_of_ha_is_upgraded() -> None:
+async def test_a_plain_worker_that_listens_because_of_ha_is_upgraded() -> None:
     """worker.py:1304 hands the worker's own method to the listener before the preloads run."""
-
-    async def test() -> None:
-        (port,) = free_ports(1)
-        worker = distributed.Worker(f"ha://127.0.0.1:{port}", dashboard=False)
-        starting = asyncio.ensure_future(worker.start())
-        while type(worker) is distributed.Worker:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        assert isinstance(worker, Worker)
-        assert type(worker).__name__ == "Worker"
-        assert worker.address.startswith("tcp://127.0.0.1:")
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        await worker.close()
-
-    asyncio.run(test())
+    (port,) = free_ports(1)
+    worker = distributed.Worker(f"ha://127.0.0.1:{port}", dashboard=False)
+    starting = asyncio.ensure_future(worker.start())
+    while type(worker) is distributed.Worker:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert isinstance(worker, Worker)
+    assert type(worker).__name__ == "Worker"
+    assert worker.address.startswith("tcp://127.0.0.1:")
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await worker.close()

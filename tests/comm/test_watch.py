@@ -52,108 +52,80 @@ def watched(peers: list[WatchPeer]) -> list[str]:
     return [peer.name for peer in peers if peer.watchers]
 
 
-def test_the_watch_is_kept_with_one_peer_that_does_not_lead() -> None:
-    async def test() -> None:
-        async with watching() as (peers, _, watch):
-            await until(lambda: watch.watched)
-            assert len(watched(peers)) == 1
-            assert watched(peers) != ["p0"]
-            (hello,) = [hello for peer in peers for hello in peer.hellos]
-            assert hello == {"role": "watch", "cell": "test"}
-
-    asyncio.run(test())
+async def test_the_watch_is_kept_with_one_peer_that_does_not_lead() -> None:
+    async with watching() as (peers, _, watch):
+        await until(lambda: watch.watched)
+        assert len(watched(peers)) == 1
+        assert watched(peers) != ["p0"]
+        (hello,) = [hello for peer in peers for hello in peer.hellos]
+        assert hello == {"role": "watch", "cell": "test"}
 
 
-def test_a_new_leader_is_known_at_once() -> None:
-    async def test() -> None:
-        async with watching() as (peers, cell, watch):
-            await until(lambda: watch.watched)
-            heard: list[View] = []
-            cell.subscribe(heard.append)
-            for peer in peers[1:]:
-                peer.push(view_of(peers, "p2", 2, [11, 12, 13]))
-            assert await until(lambda: heard) < 0.2
-            assert (cell.term, cell.leader_hint) == (2, Endpoint("127.0.0.1", 13))
-
-    asyncio.run(test())
+async def test_a_new_leader_is_known_at_once() -> None:
+    async with watching() as (peers, cell, watch):
+        await until(lambda: watch.watched)
+        heard: list[View] = []
+        cell.subscribe(heard.append)
+        for peer in peers[1:]:
+            peer.push(view_of(peers, "p2", 2, [11, 12, 13]))
+        assert await until(lambda: heard) < 0.2
+        assert (cell.term, cell.leader_hint) == (2, Endpoint("127.0.0.1", 13))
 
 
-def test_silence_makes_the_watch_go_on_to_another_peer() -> None:
-    async def test() -> None:
-        async with watching() as (peers, _, watch):
-            await until(lambda: watch.watched)
-            (quiet,) = (peer for peer in peers if peer.watchers)
-            quiet.silent = True
-            other = next(p for p in peers if p is not quiet and p.name != "p0")
-            took_s = await until(lambda: other.watchers)
-            assert SILENCE_S - 0.5 < took_s < 2.0
-
-    asyncio.run(test())
+async def test_silence_makes_the_watch_go_on_to_another_peer() -> None:
+    async with watching() as (peers, _, watch):
+        await until(lambda: watch.watched)
+        (quiet,) = (peer for peer in peers if peer.watchers)
+        quiet.silent = True
+        other = next(p for p in peers if p is not quiet and p.name != "p0")
+        took_s = await until(lambda: other.watchers)
+        assert SILENCE_S - 0.5 < took_s < 2.0
 
 
-def test_a_dead_peer_is_replaced_within_a_moment() -> None:
-    async def test() -> None:
-        async with watching() as (peers, _, watch):
-            await until(lambda: watch.watched)
-            (dead,) = (peer for peer in peers if peer.watchers)
-            await dead.stop()
-            assert await until(lambda: any(p.watchers for p in peers if p is not dead)) < 0.5
-
-    asyncio.run(test())
+async def test_a_dead_peer_is_replaced_within_a_moment() -> None:
+    async with watching() as (peers, _, watch):
+        await until(lambda: watch.watched)
+        (dead,) = (peer for peer in peers if peer.watchers)
+        await dead.stop()
+        assert await until(lambda: any(p.watchers for p in peers if p is not dead)) < 0.5
 
 
-def test_a_peer_that_comes_to_lead_is_no_longer_the_one_to_watch() -> None:
-    async def test() -> None:
-        async with watching() as (peers, cell, watch):
-            await until(lambda: watch.watched)
-            (name,) = watched(peers)
-            for peer in peers:
-                peer.push(view_of(peers, name, 2, [11, 12, 13]))
-            await until(lambda: cell.term == 2 and watched(peers) not in ([], [name]))
-
-    asyncio.run(test())
+async def test_a_peer_that_comes_to_lead_is_no_longer_the_one_to_watch() -> None:
+    async with watching() as (peers, cell, watch):
+        await until(lambda: watch.watched)
+        (name,) = watched(peers)
+        for peer in peers:
+            peer.push(view_of(peers, name, 2, [11, 12, 13]))
+        await until(lambda: cell.term == 2 and watched(peers) not in ([], [name]))
 
 
-def test_a_lone_peer_is_watched_although_it_leads_and_waited_for_when_it_is_gone() -> None:
-    async def test() -> None:
-        async with watching(count=1) as ((peer,), _, watch):
-            await until(lambda: watch.watched)
-            await peer.stop()
-            await until(lambda: not watch.watched)
-            await peer.start()
-            await until(lambda: watch.watched)
-
-    asyncio.run(test())
+async def test_a_lone_peer_is_watched_although_it_leads_and_waited_for_when_it_is_gone() -> None:
+    async with watching(count=1) as ((peer,), _, watch):
+        await until(lambda: watch.watched)
+        await peer.stop()
+        await until(lambda: not watch.watched)
+        await peer.start()
+        await until(lambda: watch.watched)
 
 
-def test_over_tls_with_the_files_of_the_security() -> None:
+async def test_over_tls_with_the_files_of_the_security() -> None:
     security = Security.temporary()
-
-    async def test() -> None:
-        async with watching(security=security) as (_, cell, watch):
-            await until(lambda: watch.watched)
-            assert cell.peers[0].dask_port == 11
-
-    asyncio.run(test())
+    async with watching(security=security) as (_, cell, watch):
+        await until(lambda: watch.watched)
+        assert cell.peers[0].dask_port == 11
 
 
-def test_nonsense_ends_the_connection_and_not_the_watch() -> None:
-    async def test() -> None:
-        async with watching() as (peers, _, watch):
-            await until(lambda: watch.watched)
-            (mad,) = (peer for peer in peers if peer.watchers)
-            mad.push({"kind": "view", "term": "x"})
-            await until(lambda: any(p.watchers for p in peers if p is not mad))
-
-    asyncio.run(test())
+async def test_nonsense_ends_the_connection_and_not_the_watch() -> None:
+    async with watching() as (peers, _, watch):
+        await until(lambda: watch.watched)
+        (mad,) = (peer for peer in peers if peer.watchers)
+        mad.push({"kind": "view", "term": "x"})
+        await until(lambda: any(p.watchers for p in peers if p is not mad))
 
 
 @pytest.mark.parametrize("data", [struct.pack(">I", FRAME_BYTES_MAX + 1), b"\0\0\0\1\x01"])
-def test_a_frame_is_a_map_of_bounded_size(data: bytes) -> None:
-    async def test() -> None:
-        reader = asyncio.StreamReader()
-        reader.feed_data(data)
-        with pytest.raises(WatchBroken):
-            await read_frame(reader)
-
-    asyncio.run(test())
+async def test_a_frame_is_a_map_of_bounded_size(data: bytes) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    with pytest.raises(WatchBroken):
+        await read_frame(reader)

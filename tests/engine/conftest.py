@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -132,11 +132,6 @@ async def eventually(condition: Callable[[], bool]) -> None:
     """Until the condition holds; the test's own deadline ends a wait in vain."""
     while not condition():  # noqa: ASYNC110 - any state of any party
         await asyncio.sleep(0.01)
-
-
-def run(test: Callable[[], Awaitable[Any]]) -> None:
-    """Run one test in an event loop of its own."""
-    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 class Pair:

@@ -26,7 +26,7 @@ from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
 from ha_scheduler.ledger.tables import VALUES, MemoryTables
-from tests.engine.conftest import KeptLog, end, follow, rebuild, run
+from tests.engine.conftest import KeptLog, end, follow, rebuild
 
 Takeover = Callable[[list[Any]], Scheduler]
 
@@ -164,23 +164,20 @@ async def cell(successor: Takeover = follow) -> AsyncIterator[Cell]:
 Test = Callable[..., Awaitable[None]]
 
 
-def _in_cells(*successors: Takeover) -> Callable[[Test], Callable[..., None]]:
+def _in_cells(*successors: Takeover) -> Callable[[Test], Test]:
     """Give a test a cell of its own as ``own``, once for each way to take over."""
 
-    def decorate(test: Test) -> Callable[..., None]:
+    def decorate(test: Test) -> Test:
         @wraps(test)
-        def in_a_loop(successor: Takeover, **others: Any) -> None:
-            async def with_a_cell() -> None:
-                async with cell(successor) as own:
-                    await test(own, **others)
-
-            run(with_a_cell)
+        async def in_its_cell(successor: Takeover, **others: Any) -> None:
+            async with cell(successor) as own:
+                await test(own, **others)
 
         own, *others = inspect.signature(test).parameters.values()
         assert own.name == "own"
         given = own.replace(name="successor")
-        in_a_loop.__signature__ = inspect.Signature([given, *others])  # type: ignore[attr-defined]
-        return pytest.mark.parametrize("successor", successors)(in_a_loop)
+        in_its_cell.__signature__ = inspect.Signature([given, *others])  # type: ignore[attr-defined]
+        return pytest.mark.parametrize("successor", successors)(in_its_cell)
 
     return decorate
 

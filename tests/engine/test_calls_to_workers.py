@@ -16,7 +16,7 @@ from distributed import Nanny
 from distributed.core import Server, Status
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import KeptLog, end, eventually, run
+from tests.engine.conftest import KeptLog, end, eventually
 
 
 class Switch:
@@ -84,52 +84,43 @@ def broadcast(scheduler: Scheduler, address: str) -> Coroutine[Any, Any, Any]:
 @pytest.mark.parametrize(
     ("call", "op"), [(delete, "free_keys"), (gather, "gather"), (broadcast, "run")]
 )
-def test_a_call_is_not_sent_while_leadership_is_uncertain(call: Call, op: str) -> None:
-    async def test() -> None:
-        async with leader_and_recipient() as (scheduler, switch, recipient):
-            await scheduler.rpc(recipient.address).identity()  # the connection is there already
-            recipient.asked.clear()
-            switch.on = False
-            calling = asyncio.ensure_future(call(scheduler, recipient.address))
-            await eventually(lambda: switch.asked > 5)
-            assert recipient.asked == []
-            switch.on = True
-            await calling
-            assert recipient.asked == [op]
-
-    run(test)
+async def test_a_call_is_not_sent_while_leadership_is_uncertain(call: Call, op: str) -> None:
+    async with leader_and_recipient() as (scheduler, switch, recipient):
+        await scheduler.rpc(recipient.address).identity()  # the connection is there already
+        recipient.asked.clear()
+        switch.on = False
+        calling = asyncio.ensure_future(call(scheduler, recipient.address))
+        await eventually(lambda: switch.asked > 5)
+        assert recipient.asked == []
+        switch.on = True
+        await calling
+        assert recipient.asked == [op]
 
 
-def test_a_nanny_is_not_told_to_kill_while_leadership_is_uncertain() -> None:
-    async def test() -> None:
-        async with (
-            leader_and_recipient() as (scheduler, switch, recipient),
-            Nanny(scheduler.address, nthreads=1, dashboard_address=":0") as nanny,
-        ):
-            await eventually(lambda: len(scheduler.workers) == 1)
-            (ws,) = scheduler.workers.values()
-            ws.nanny = recipient.address
-            pid = nanny.pid
-            switch.on = False
-            restarting = asyncio.ensure_future(
-                scheduler.restart_workers(wait_for_workers=False, stimulus_id="test")
-            )
-            await eventually(lambda: switch.asked > 5)
-            assert recipient.asked == []
-            switch.on = True
-            assert await restarting == {ws.address: "OK"}
-            assert recipient.asked == ["kill"]
-            assert nanny.pid == pid
-
-    run(test)
+async def test_a_nanny_is_not_told_to_kill_while_leadership_is_uncertain() -> None:
+    async with (
+        leader_and_recipient() as (scheduler, switch, recipient),
+        Nanny(scheduler.address, nthreads=1, dashboard_address=":0") as nanny,
+    ):
+        await eventually(lambda: len(scheduler.workers) == 1)
+        (ws,) = scheduler.workers.values()
+        ws.nanny = recipient.address
+        pid = nanny.pid
+        switch.on = False
+        restarting = asyncio.ensure_future(
+            scheduler.restart_workers(wait_for_workers=False, stimulus_id="test")
+        )
+        await eventually(lambda: switch.asked > 5)
+        assert recipient.asked == []
+        switch.on = True
+        assert await restarting == {ws.address: "OK"}
+        assert recipient.asked == ["kill"]
+        assert nanny.pid == pid
 
 
-def test_a_comm_goes_back_to_its_pool() -> None:
-    async def test() -> None:
-        async with leader_and_recipient() as (scheduler, _, recipient):
-            for _ in range(3):
-                await scheduler.rpc(recipient.address).identity()
-            assert scheduler.rpc.open == 1
-            assert scheduler.rpc.active == 0
-
-    run(test)
+async def test_a_comm_goes_back_to_its_pool() -> None:
+    async with leader_and_recipient() as (scheduler, _, recipient):
+        for _ in range(3):
+            await scheduler.rpc(recipient.address).identity()
+        assert scheduler.rpc.open == 1
+        assert scheduler.rpc.active == 0

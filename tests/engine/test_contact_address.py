@@ -9,7 +9,7 @@ import pytest
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.engine.options import contact_address
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import KeptLog, end, run
+from tests.engine.conftest import KeptLog, end
 
 
 def test_an_ip_address_is_announced_as_the_cell_has_it() -> None:
@@ -39,16 +39,13 @@ def test_a_host_name_is_announced_by_an_address_that_others_can_reach(
     assert contact_address("tls", PeerAddress("a", "node-a", 8785, 8786)) == announced
 
 
-def test_a_leader_listens_everywhere_and_announces_that_address() -> None:
-    async def leads() -> None:
-        scheduler = Scheduler(
-            port=0, protocol="tcp://", dashboard_address=":0", contact_address="tcp://10.1.2.3:8786"
-        )
-        await scheduler.activate(1, KeptLog(), lambda phase, detail: None)
-        try:
-            assert scheduler.address == "tcp://10.1.2.3:8786"
-            assert scheduler.identity()["address"] == "tcp://10.1.2.3:8786"
-        finally:
-            await end(scheduler)
-
-    run(leads)
+async def test_a_leader_listens_everywhere_and_announces_that_address() -> None:
+    scheduler = Scheduler(
+        port=0, protocol="tcp://", dashboard_address=":0", contact_address="tcp://10.1.2.3:8786"
+    )
+    await scheduler.activate(1, KeptLog(), lambda phase, detail: None)
+    try:
+        assert scheduler.address == "tcp://10.1.2.3:8786"
+        assert scheduler.identity()["address"] == "tcp://10.1.2.3:8786"
+    finally:
+        await end(scheduler)

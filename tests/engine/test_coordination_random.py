@@ -24,7 +24,7 @@ from ha_scheduler.engine.coordination.multi_locks import REQUESTS
 from ha_scheduler.engine.coordination.semaphores import LOCK_IDLE_SECONDS
 from ha_scheduler.engine.stream.calls import EXPIRED, LOST, SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
-from tests.engine.conftest import follow, rebuild, run
+from tests.engine.conftest import follow, rebuild
 from tests.engine.coordination import Caller, Cell, cell, queue
 
 SEEDS = int(os.environ.get("DASK_HA_TEST_SEEDS", "20"))
@@ -237,18 +237,14 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_each_call_is_done_once_whatever_happens(
+async def test_each_call_is_done_once_whatever_happens(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Calls.excess, "__defaults__", (HEAVY_BYTES,))
-
-    async def test() -> None:
-        async with cell() as own:
-            await queue(Caller(own, "opener"))
-            play = Play(own, seed)
-            for _ in range(N_MOVES):
-                await play.move()
-            await play.check()
-            await play.everybody_leaves()
-
-    run(test)
+    async with cell() as own:
+        await queue(Caller(own, "opener"))
+        play = Play(own, seed)
+        for _ in range(N_MOVES):
+            await play.move()
+        await play.check()
+        await play.everybody_leaves()

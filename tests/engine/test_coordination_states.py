@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import follow, rebuild, run
+from tests.engine.conftest import follow, rebuild
 from tests.engine.coordination import Caller, Cell, cell
 
 SEEDS = int(os.environ.get("DASK_HA_TEST_SEEDS", "20"))
@@ -121,18 +121,15 @@ class Crowd:
 
 @pytest.mark.parametrize("successor", [follow, rebuild])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_new_leader_has_the_objects_of_the_old_one(successor: Any, seed: int) -> None:
-    async def test() -> None:
-        async with cell(successor) as own:
-            crowd = Crowd(own, seed)
-            for _ in range(N_CALLS):
-                await crowd.step()
-            expected = state_of(own.leader)
-            await own.fail_over()
-            assert state_of(own.leader) == expected
-            again = [caller.repeat(slot) for caller, slot in crowd.waiting]
-            await settle_loop()
-            assert not any(call.done() for call in again)
-            assert state_of(own.leader) == expected
-
-    run(test)
+async def test_a_new_leader_has_the_objects_of_the_old_one(successor: Any, seed: int) -> None:
+    async with cell(successor) as own:
+        crowd = Crowd(own, seed)
+        for _ in range(N_CALLS):
+            await crowd.step()
+        expected = state_of(own.leader)
+        await own.fail_over()
+        assert state_of(own.leader) == expected
+        again = [caller.repeat(slot) for caller, slot in crowd.waiting]
+        await settle_loop()
+        assert not any(call.done() for call in again)
+        assert state_of(own.leader) == expected

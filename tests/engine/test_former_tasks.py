@@ -111,13 +111,10 @@ def on_both(test: Callable[[Cell, Standby], Any]) -> Any:
     """The test with each kind of standby."""
 
     @pytest.mark.parametrize("standby", [follow, rebuild])
-    def run(standby: Standby) -> None:
-        async def play() -> None:
-            cell = Cell()
-            await cell.begin()
-            await test(cell, standby)
-
-        asyncio.run(play())
+    async def run(standby: Standby) -> None:
+        cell = Cell()
+        await cell.begin()
+        await test(cell, standby)
 
     run.__name__ = test.__name__
     return run

@@ -13,7 +13,7 @@ from distributed.core import Status
 from client_replay import Client as HAClient
 from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.worker.link import Phase
-from tests.engine.conftest import Pair, eventually, pair, run, start_worker
+from tests.engine.conftest import Pair, eventually, pair, start_worker
 from tests.engine.counted import begin, blocked, gate, runs, work
 
 PIECE_BYTES = 65536
@@ -106,78 +106,68 @@ async def rejoins(worker: Any) -> None:
     await eventually(lambda: worker._ha.phase is Phase.UP)
 
 
-def test_the_end_of_a_workers_former_connection_removes_nothing() -> None:
-    async def test() -> None:
-        async with networked(1) as (both, network):
-            (worker,) = both.workers
-            done = both.client.submit(work, 1, key="done")
-            assert await done == 1
-            running = both.client.submit(blocked, 2, key="running")
-            await eventually(lambda: runs[2] == 1)
-            network.lose_ends()
-            await rejoins(worker)
-            network.find_out()
-            gate.set()
-            assert await running == 2
-            assert await both.client.submit(work, 3) == 3
-            assert list(both.leader.workers) == [worker.address]
-            assert await done == 1
-            assert set(runs.values()) == {1}
-            both.leader.validate_state()
-
-    run(test)
+async def test_the_end_of_a_workers_former_connection_removes_nothing() -> None:
+    async with networked(1) as (both, network):
+        (worker,) = both.workers
+        done = both.client.submit(work, 1, key="done")
+        assert await done == 1
+        running = both.client.submit(blocked, 2, key="running")
+        await eventually(lambda: runs[2] == 1)
+        network.lose_ends()
+        await rejoins(worker)
+        network.find_out()
+        gate.set()
+        assert await running == 2
+        assert await both.client.submit(work, 3) == 3
+        assert list(both.leader.workers) == [worker.address]
+        assert await done == 1
+        assert set(runs.values()) == {1}
+        both.leader.validate_state()
 
 
-def test_the_end_of_a_clients_former_connection_removes_nothing() -> None:
-    async def test() -> None:
-        async with networked(1) as (both, network):
-            client = both.client
-            done = client.submit(work, 1, key="done")
-            running = client.submit(blocked, 2, key="running")
-            assert await done == 1
-            await eventually(lambda: runs[2] == 1)
-            former = client.scheduler_comm
-            network.lose_ends()
-            former.abort()
-            await eventually(lambda: client.status == "running")
-            await eventually(lambda: client.scheduler_comm not in (None, former))
-            await eventually(lambda: both.leader.client_comms.get(client.id) is not None)
-            network.find_out()
-            gate.set()
-            assert await running == 2
-            assert await client.submit(work, 3) == 3
-            assert set(both.leader.clients) >= {client.id}
-            assert both.leader.tasks["done"].state == "memory"
-            assert set(runs.values()) == {1}
-
-    run(test)
+async def test_the_end_of_a_clients_former_connection_removes_nothing() -> None:
+    async with networked(1) as (both, network):
+        client = both.client
+        done = client.submit(work, 1, key="done")
+        running = client.submit(blocked, 2, key="running")
+        assert await done == 1
+        await eventually(lambda: runs[2] == 1)
+        former = client.scheduler_comm
+        network.lose_ends()
+        former.abort()
+        await eventually(lambda: client.status == "running")
+        await eventually(lambda: client.scheduler_comm not in (None, former))
+        await eventually(lambda: both.leader.client_comms.get(client.id) is not None)
+        network.find_out()
+        gate.set()
+        assert await running == 2
+        assert await client.submit(work, 3) == 3
+        assert set(both.leader.clients) >= {client.id}
+        assert both.leader.tasks["done"].state == "memory"
+        assert set(runs.values()) == {1}
 
 
-def test_a_connection_to_a_leader_of_the_past_takes_nothing_with_it() -> None:
+async def test_a_connection_to_a_leader_of_the_past_takes_nothing_with_it() -> None:
     """The leader dies and nobody hears of it but from its successor."""
-
-    async def test() -> None:
-        async with networked(2) as (both, network):
-            futures = both.client.map(work, range(4))
-            await both.client.gather(futures)
-            running = both.client.map(blocked, range(10, 12))
-            await eventually(lambda: len(runs) == 6)
-            network.lose_ends()
-            await both.kill_leader()
-            assert all(worker._ha.phase is Phase.UP for worker in both.workers)
-            leader = await both.take_over()
-            assert len(leader.workers) == 2
-            await eventually(lambda: len(network.half_open) >= 2)
-            network.find_out()
-            # The client watches no peer of a cell here: it finds out with the network.
-            gate.set()
-            assert await both.client.gather(running) == [10, 11]
-            assert await both.client.gather(futures) == [0, 1, 2, 3]
-            assert len(leader.workers) == 2
-            assert set(runs.values()) == {1}
-            leader.validate_state()
-
-    run(test)
+    async with networked(2) as (both, network):
+        futures = both.client.map(work, range(4))
+        await both.client.gather(futures)
+        running = both.client.map(blocked, range(10, 12))
+        await eventually(lambda: len(runs) == 6)
+        network.lose_ends()
+        await both.kill_leader()
+        assert all(worker._ha.phase is Phase.UP for worker in both.workers)
+        leader = await both.take_over()
+        assert len(leader.workers) == 2
+        await eventually(lambda: len(network.half_open) >= 2)
+        network.find_out()
+        # The client watches no peer of a cell here: it finds out with the network.
+        gate.set()
+        assert await both.client.gather(running) == [10, 11]
+        assert await both.client.gather(futures) == [0, 1, 2, 3]
+        assert len(leader.workers) == 2
+        assert set(runs.values()) == {1}
+        leader.validate_state()
 
 
 class Switch:
@@ -190,108 +180,96 @@ class Switch:
         return self.on
 
 
-def test_a_registration_that_was_given_up_does_not_take_over_the_one_that_followed() -> None:
+async def test_a_registration_that_was_given_up_does_not_take_over_the_one_that_followed() -> None:
     """Its answer is written late, into a connection that is open on the leader's side alone."""
+    async with networked(1) as (both, network):
+        (worker,) = both.workers
+        leader = both.leader
+        assert await both.client.submit(work, 1) == 1
+        leader.lease = lease = Switch()
+        network.lose_ends()
+        registrations = []
+        take_back = leader._take_back
 
-    async def test() -> None:
-        async with networked(1) as (both, network):
-            (worker,) = both.workers
-            leader = both.leader
-            assert await both.client.submit(work, 1) == 1
-            leader.lease = lease = Switch()
-            network.lose_ends()
-            registrations = []
-            take_back = leader._take_back
+        async def noted(comm: Any, *args: Any) -> None:
+            registrations.append(comm)
+            await take_back(comm, *args)
 
-            async def noted(comm: Any, *args: Any) -> None:
-                registrations.append(comm)
-                await take_back(comm, *args)
-
-            leader._take_back = noted
-            worker._ha._comm.abort()
-            await eventually(lambda: len(registrations) == 1)
-            worker._ha._comm.abort()
-            await eventually(lambda: len(registrations) == 2)
-            lease.on = True
-            await eventually(lambda: worker._ha.phase is Phase.UP)
-            stream = worker.batched_stream
-            assert await both.client.submit(work, 2) == 2
-            network.find_out()
-            await eventually(lambda: registrations[0].closed())
-            assert await both.client.submit(work, 3) == 3
-            assert list(leader.workers) == [worker.address]
-            assert worker.batched_stream is stream
-            assert leader.workers[worker.address].status == Status.running
-            assert set(runs.values()) == {1}
-
-    run(test)
+        leader._take_back = noted
+        worker._ha._comm.abort()
+        await eventually(lambda: len(registrations) == 1)
+        worker._ha._comm.abort()
+        await eventually(lambda: len(registrations) == 2)
+        lease.on = True
+        await eventually(lambda: worker._ha.phase is Phase.UP)
+        stream = worker.batched_stream
+        assert await both.client.submit(work, 2) == 2
+        network.find_out()
+        await eventually(lambda: registrations[0].closed())
+        assert await both.client.submit(work, 3) == 3
+        assert list(leader.workers) == [worker.address]
+        assert worker.batched_stream is stream
+        assert leader.workers[worker.address].status == Status.running
+        assert set(runs.values()) == {1}
 
 
-def test_a_clients_registration_that_was_given_up_does_not_hold_up_the_one_that_followed() -> None:
+async def test_a_clients_registration_that_was_given_up_does_not_hold_up_the_next_one() -> None:
     """It is answered late, into a connection that is open on the leader's side alone."""
+    async with networked(1) as (both, network):
+        client, leader = both.client, both.leader
+        assert await client.submit(work, 1) == 1
+        leader.lease = lease = Switch()
+        network.lose_ends()
+        registrations = []
+        serve = leader._serve_client
 
-    async def test() -> None:
-        async with networked(1) as (both, network):
-            client, leader = both.client, both.leader
-            assert await client.submit(work, 1) == 1
-            leader.lease = lease = Switch()
-            network.lose_ends()
-            registrations = []
-            serve = leader._serve_client
+        async def noted(comm: Any, *args: Any) -> None:
+            registrations.append(comm)
+            await serve(comm, *args)
 
-            async def noted(comm: Any, *args: Any) -> None:
-                registrations.append(comm)
-                await serve(comm, *args)
-
-            leader._serve_client = noted
-            client.scheduler_comm.abort()
-            await eventually(lambda: len(registrations) == 1)
-            await eventually(lambda: client._ha._attempt is not None)
-            client._ha._attempt.cancel()
-            waiting = leader._served[client.id]
-            await eventually(lambda: leader._served[client.id] is not waiting)
-            lease.on = True
-            assert await client.submit(work, 2) == 2
-            assert leader.client_comms[client.id].comm is not None
-            assert waiting.is_set()
-
-    run(test)
+        leader._serve_client = noted
+        client.scheduler_comm.abort()
+        await eventually(lambda: len(registrations) == 1)
+        await eventually(lambda: client._ha._attempt is not None)
+        client._ha._attempt.cancel()
+        waiting = leader._served[client.id]
+        await eventually(lambda: leader._served[client.id] is not waiting)
+        lease.on = True
+        assert await client.submit(work, 2) == 2
+        assert leader.client_comms[client.id].comm is not None
+        assert waiting.is_set()
 
 
-def test_a_worker_that_died_before_its_registration_was_answered_is_not_kept(
+async def test_a_worker_that_died_before_its_registration_was_answered_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is no worker without a stream, which holds what it reported until its time is over."""
-
-    async def test() -> None:
-        async with pair(2) as both:
-            futures = both.client.map(work, range(4))
-            await both.client.gather(futures)
-            running = both.client.map(blocked, range(10, 12))
-            await eventually(lambda: len(runs) == 6)
-            lease = Switch()
-            scheduler = both._scheduler
-
-            def without_lease(number: int) -> Any:
-                follower = scheduler(number)
-                follower.lease = lease
-                return follower
-
-            both._scheduler = without_lease
-            await both.kill_leader()
-            taking_over = asyncio.ensure_future(both.take_over(window_seconds=60))
-            await eventually(lambda: both.leader.term == 2 and len(both.leader.workers) == 2)
-            dying = both.workers.pop()
-            dying._ha._comm.abort()
-            await dying._ha.stop()
-            gate.set()
-            await dying.close()
-            lease.on = True
-            leader = await taking_over
-            await eventually(lambda: dying.address not in leader.workers)
-            assert await both.client.gather(futures) == [0, 1, 2, 3]
-            assert await both.client.gather(running) == [10, 11]
-            leader.validate_state()
-
     monkeypatch.setattr(engine_workers, "RETURN_SECONDS", 1.0)
-    run(test)
+    async with pair(2) as both:
+        futures = both.client.map(work, range(4))
+        await both.client.gather(futures)
+        running = both.client.map(blocked, range(10, 12))
+        await eventually(lambda: len(runs) == 6)
+        lease = Switch()
+        scheduler = both._scheduler
+
+        def without_lease(number: int) -> Any:
+            follower = scheduler(number)
+            follower.lease = lease
+            return follower
+
+        both._scheduler = without_lease
+        await both.kill_leader()
+        taking_over = asyncio.ensure_future(both.take_over(window_seconds=60))
+        await eventually(lambda: both.leader.term == 2 and len(both.leader.workers) == 2)
+        dying = both.workers.pop()
+        dying._ha._comm.abort()
+        await dying._ha.stop()
+        gate.set()
+        await dying.close()
+        lease.on = True
+        leader = await taking_over
+        await eventually(lambda: dying.address not in leader.workers)
+        assert await both.client.gather(futures) == [0, 1, 2, 3]
+        assert await both.client.gather(running) == [10, 11]
+        leader.validate_state()

@@ -16,7 +16,7 @@ import pytest
 from client_replay import OutcomeUnknown
 from client_replay.rpc import ONCE as NOT_REPEATABLE
 from client_replay.rpc import READ_ONLY_ON_WORKERS
-from tests.engine.conftest import Pair, eventually, pair, run
+from tests.engine.conftest import Pair, eventually, pair
 
 ONCE = NOT_REPEATABLE - {"terminate"}  # but of a scheduler that stands alone
 MARK = "of this test"  # workers make some of the same requests meanwhile
@@ -64,79 +64,65 @@ def ask(both: Pair) -> dict[str, asyncio.Future[Any]]:
     }
 
 
-def test_what_must_not_be_repeated_has_an_unknown_outcome() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            arrived: Counter[str] = Counter()
-            count(both.leader, arrived, answered=False)
-            asked = ask(both)
-            await eventually(lambda: set(arrived) == ONCE)
-            again = count_at_the_next(both)
-            await both.kill_leader()
-            outcomes = await asyncio.gather(*asked.values(), return_exceptions=True)
-            for op, outcome in zip(asked, outcomes, strict=True):
-                assert isinstance(outcome, OutcomeUnknown)
-                assert outcome.op == op
-            await both.take_over()
-            assert await both.client.submit(abs, -1) == 1
-            assert not again
-            assert set(arrived.values()) == {1}
-
-    run(test)
+async def test_what_must_not_be_repeated_has_an_unknown_outcome() -> None:
+    async with pair() as both:
+        arrived: Counter[str] = Counter()
+        count(both.leader, arrived, answered=False)
+        asked = ask(both)
+        await eventually(lambda: set(arrived) == ONCE)
+        again = count_at_the_next(both)
+        await both.kill_leader()
+        outcomes = await asyncio.gather(*asked.values(), return_exceptions=True)
+        for op, outcome in zip(asked, outcomes, strict=True):
+            assert isinstance(outcome, OutcomeUnknown)
+            assert outcome.op == op
+        await both.take_over()
+        assert await both.client.submit(abs, -1) == 1
+        assert not again
+        assert set(arrived.values()) == {1}
 
 
-def test_what_was_never_sent_is_done_once_by_the_next_leader() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            arrived = count_at_the_next(both)
-            await both.kill_leader()
-            await eventually(lambda: both.client.status == "connecting")
-            asked = ask(both)
-            await both.take_over()
-            assert await asyncio.gather(*asked.values()) == list(asked)
-            assert arrived == dict.fromkeys(ONCE, 1)
-
-    run(test)
+async def test_what_was_never_sent_is_done_once_by_the_next_leader() -> None:
+    async with pair() as both:
+        arrived = count_at_the_next(both)
+        await both.kill_leader()
+        await eventually(lambda: both.client.status == "connecting")
+        asked = ask(both)
+        await both.take_over()
+        assert await asyncio.gather(*asked.values()) == list(asked)
+        assert arrived == dict.fromkeys(ONCE, 1)
 
 
 @pytest.mark.parametrize("op", sorted(READ_ONLY_ON_WORKERS))
-def test_a_broadcast_that_only_looks_is_made_again(op: str) -> None:
-    async def test() -> None:
-        async with pair() as both:
-            reached = asyncio.Event()
+async def test_a_broadcast_that_only_looks_is_made_again(op: str) -> None:
+    async with pair() as both:
+        reached = asyncio.Event()
 
-            async def never(**kwargs: Any) -> None:
-                reached.set()
-                await asyncio.Event().wait()
+        async def never(**kwargs: Any) -> None:
+            reached.set()
+            await asyncio.Event().wait()
 
-            both.leader.handlers["broadcast"] = never
-            arguments = {"keys_or_stimuli": ["x"]} if op == "get_story" else {}
-            asked = asyncio.ensure_future(
-                both.client.scheduler.broadcast(msg={"op": op, **arguments})
-            )
-            await reached.wait()
-            await both.kill_leader()
-            await both.take_over()
-            assert set(await asked) == {worker.address for worker in both.workers}
-
-    run(test)
+        both.leader.handlers["broadcast"] = never
+        arguments = {"keys_or_stimuli": ["x"]} if op == "get_story" else {}
+        asked = asyncio.ensure_future(both.client.scheduler.broadcast(msg={"op": op, **arguments}))
+        await reached.wait()
+        await both.kill_leader()
+        await both.take_over()
+        assert set(await asked) == {worker.address for worker in both.workers}
 
 
-def test_a_shutdown_whose_leader_died_is_made_by_the_next() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            reached = asyncio.Event()
+async def test_a_shutdown_whose_leader_died_is_made_by_the_next() -> None:
+    async with pair() as both:
+        reached = asyncio.Event()
 
-            async def never(**kwargs: Any) -> None:
-                reached.set()
-                await asyncio.Event().wait()
+        async def never(**kwargs: Any) -> None:
+            reached.set()
+            await asyncio.Event().wait()
 
-            both.leader.handlers["terminate"] = never
-            shutdown = asyncio.ensure_future(both.client.shutdown())
-            await reached.wait()
-            await both.kill_leader()
-            await both.take_over()
-            await shutdown
-            await asyncio.gather(*(worker.finished() for worker in both.workers))
-
-    run(test)
+        both.leader.handlers["terminate"] = never
+        shutdown = asyncio.ensure_future(both.client.shutdown())
+        await reached.wait()
+        await both.kill_leader()
+        await both.take_over()
+        await shutdown
+        await asyncio.gather(*(worker.finished() for worker in both.workers))

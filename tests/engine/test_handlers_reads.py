@@ -15,7 +15,7 @@ from typing import Any
 from distributed import Event, Queue
 
 from client_replay.rpc import READ_ONLY
-from tests.engine.conftest import Pair, eventually, pair, run
+from tests.engine.conftest import Pair, eventually, pair
 
 Check = Callable[[Any], bool]
 
@@ -155,32 +155,26 @@ async def answers(asked: dict[str, asyncio.Future[Any]]) -> dict[str, Any]:
     return dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
 
 
-def test_what_only_looks_is_asked_again_of_the_next_leader() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            held = await furnish(both)
-            before = await answers(ask(both))
-            assert wrong(before, before) == {}
-            arrived = never_answered(both.leader)
-            asked = ask(both)
-            await eventually(lambda: len(arrived) == len(ASKED))
-            await both.kill_leader()
-            await both.take_over()
-            assert wrong(before, await answers(asked)) == {}
-            del held
-
-    run(test)
+async def test_what_only_looks_is_asked_again_of_the_next_leader() -> None:
+    async with pair() as both:
+        held = await furnish(both)
+        before = await answers(ask(both))
+        assert wrong(before, before) == {}
+        arrived = never_answered(both.leader)
+        asked = ask(both)
+        await eventually(lambda: len(arrived) == len(ASKED))
+        await both.kill_leader()
+        await both.take_over()
+        assert wrong(before, await answers(asked)) == {}
+        del held
 
 
-def test_what_only_looks_waits_for_a_leader() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            held = await furnish(both)
-            before = await answers(ask(both))
-            await both.kill_leader()
-            asked = ask(both)
-            await both.take_over()
-            assert wrong(before, await answers(asked)) == {}
-            del held
-
-    run(test)
+async def test_what_only_looks_waits_for_a_leader() -> None:
+    async with pair() as both:
+        held = await furnish(both)
+        before = await answers(ask(both))
+        await both.kill_leader()
+        asked = ask(both)
+        await both.take_over()
+        assert wrong(before, await answers(asked)) == {}
+        del held

@@ -13,7 +13,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import KeptLog, Pair, end, follow, pair, run
+from tests.engine.conftest import KeptLog, Pair, end, follow, pair
 from tests.engine.counted import begin, blocked, gate, work
 
 ROUTES = "distributed.scheduler.http.routes"
@@ -63,111 +63,84 @@ async def furnished() -> AsyncIterator[tuple[Pair, str]]:
             del held
 
 
-def test_every_page_is_answered_by_the_next_leader_as_by_the_former() -> None:
-    async def test() -> None:
-        async with furnished() as (both, worker):
-            before = await codes(both.leader, OF_THE_LEADER + OF_THE_PROCESS, worker)
-            assert set(before.values()) == {200}
-            workers = (await fetch(both.leader, "/api/v1/get_workers")).body
-            await both.kill_leader()
-            leader = await both.take_over()
-            assert await codes(leader, OF_THE_LEADER + OF_THE_PROCESS, worker) == before
-            assert json.loads((await fetch(leader, "/api/v1/get_workers")).body) == json.loads(
-                workers
-            )
-            counts = json.loads((await fetch(leader, "/json/counts.json")).body)
-            assert (counts["workers"], counts["tasks"], counts["memory"]) == (2, 2, 1)
-
-    run(test)
+async def test_every_page_is_answered_by_the_next_leader_as_by_the_former() -> None:
+    async with furnished() as (both, worker):
+        before = await codes(both.leader, OF_THE_LEADER + OF_THE_PROCESS, worker)
+        assert set(before.values()) == {200}
+        workers = (await fetch(both.leader, "/api/v1/get_workers")).body
+        await both.kill_leader()
+        leader = await both.take_over()
+        assert await codes(leader, OF_THE_LEADER + OF_THE_PROCESS, worker) == before
+        assert json.loads((await fetch(leader, "/api/v1/get_workers")).body) == json.loads(workers)
+        counts = json.loads((await fetch(leader, "/json/counts.json")).body)
+        assert (counts["workers"], counts["tasks"], counts["memory"]) == (2, 2, 1)
 
 
-def test_a_peer_that_does_not_lead_answers_for_its_process_alone() -> None:
-    async def test() -> None:
-        async with furnished() as (both, worker):
-            follower = follow(both.log.records)
-            assert set((await codes(follower, [*OF_THE_LEADER, IDENTITY], worker)).values()) == {
-                503
-            }
-            assert set((await codes(follower, OF_THE_PROCESS, worker)).values()) == {200}
-            answer = await fetch(
-                follower, "/api/v1/retire_workers", method="POST", body='{"workers": ["x"]}'
-            )
-            assert answer.code == 503
-            assert b"does not lead" in answer.body
-            assert answer.headers["Retry-After"] == "1"
-            await end(follower)
-
-    run(test)
+async def test_a_peer_that_does_not_lead_answers_for_its_process_alone() -> None:
+    async with furnished() as (both, worker):
+        follower = follow(both.log.records)
+        assert set((await codes(follower, [*OF_THE_LEADER, IDENTITY], worker)).values()) == {503}
+        assert set((await codes(follower, OF_THE_PROCESS, worker)).values()) == {200}
+        answer = await fetch(
+            follower, "/api/v1/retire_workers", method="POST", body='{"workers": ["x"]}'
+        )
+        assert answer.code == 503
+        assert b"does not lead" in answer.body
+        assert answer.headers["Retry-After"] == "1"
+        await end(follower)
 
 
-def test_a_leader_that_recovers_or_is_not_certain_to_lead_answers_for_nobody() -> None:
+async def test_a_leader_that_recovers_or_is_not_certain_to_lead_answers_for_nobody() -> None:
     class Lease:
         held = True
 
         def valid(self) -> bool:
             return self.held
 
-    async def test() -> None:
-        lease = Lease()
-        leader = Scheduler(host="127.0.0.1", dashboard_address=":0", lease=lease)
-        assert (await fetch(leader, "/api/v1/get_workers")).code == 503
-        leader.prepare_to_lead(1, KeptLog(), lambda phase, detail: None)
-        leader.recovery.begin([])
-        assert (await fetch(leader, "/api/v1/get_workers")).code == 200
-        lease.held = False
-        assert (await fetch(leader, "/api/v1/get_workers")).code == 503
-        await end(leader)
-
-    run(test)
+    lease = Lease()
+    leader = Scheduler(host="127.0.0.1", dashboard_address=":0", lease=lease)
+    assert (await fetch(leader, "/api/v1/get_workers")).code == 503
+    leader.prepare_to_lead(1, KeptLog(), lambda phase, detail: None)
+    leader.recovery.begin([])
+    assert (await fetch(leader, "/api/v1/get_workers")).code == 200
+    lease.held = False
+    assert (await fetch(leader, "/api/v1/get_workers")).code == 503
+    await end(leader)
 
 
-def test_routes_with_a_prefix_are_the_leaders_alone_as_well() -> None:
-    async def test() -> None:
-        follower = Scheduler(host="127.0.0.1", dashboard_address=":0", http_prefix="/dask")
-        assert (await fetch(follower, "/dask/api/v1/get_workers")).code == 503
-        assert (await fetch(follower, "/dask/health")).code == 200
-        await end(follower)
-
-    run(test)
+async def test_routes_with_a_prefix_are_the_leaders_alone_as_well() -> None:
+    follower = Scheduler(host="127.0.0.1", dashboard_address=":0", http_prefix="/dask")
+    assert (await fetch(follower, "/dask/api/v1/get_workers")).code == 503
+    assert (await fetch(follower, "/dask/health")).code == 200
+    await end(follower)
 
 
-def test_workers_can_be_retired_over_http_under_the_next_leader() -> None:
-    async def test() -> None:
-        async with furnished() as (both, worker):
-            await both.kill_leader()
-            leader = await both.take_over()
-            gate.set()
-            body = json.dumps({"workers": [worker]})
-            answer = await fetch(leader, "/api/v1/retire_workers", method="POST", body=body)
-            assert list(json.loads(answer.body)) == [worker]
-            assert set(leader.workers) == {both.workers[1].address}
-
-    run(test)
+async def test_workers_can_be_retired_over_http_under_the_next_leader() -> None:
+    async with furnished() as (both, worker):
+        await both.kill_leader()
+        leader = await both.take_over()
+        gate.set()
+        body = json.dumps({"workers": [worker]})
+        answer = await fetch(leader, "/api/v1/retire_workers", method="POST", body=body)
+        assert list(json.loads(answer.body)) == [worker]
+        assert set(leader.workers) == {both.workers[1].address}
 
 
-def test_metrics_are_those_of_the_present_leader() -> None:
+async def test_metrics_are_those_of_the_present_leader() -> None:
     pytest.importorskip("prometheus_client")
-
-    async def test() -> None:
-        async with furnished() as (both, _):
-            await both.kill_leader()
-            leader = await both.take_over()
-            metrics = (await fetch(leader, "/metrics")).body.decode()
-            assert "dask_scheduler_desired_workers" in metrics
-            assert 'dask_scheduler_tasks{state="memory"} 1.0' in metrics
-
-    run(test)
+    async with furnished() as (both, _):
+        await both.kill_leader()
+        leader = await both.take_over()
+        metrics = (await fetch(leader, "/metrics")).body.decode()
+        assert "dask_scheduler_desired_workers" in metrics
+        assert 'dask_scheduler_tasks{state="memory"} 1.0' in metrics
 
 
-def test_the_dashboard_of_the_next_leader_shows_its_state() -> None:
+async def test_the_dashboard_of_the_next_leader_shows_its_state() -> None:
     pytest.importorskip("bokeh")
-
-    async def test() -> None:
-        async with furnished() as (both, worker):
-            pages = ["/status", "/workers", "/tasks", "/individual-progress"]
-            before = await codes(both.leader, pages, worker)
-            await both.kill_leader()
-            leader = await both.take_over()
-            assert await codes(leader, pages, worker) == before == dict.fromkeys(pages, 200)
-
-    run(test)
+    async with furnished() as (both, worker):
+        pages = ["/status", "/workers", "/tasks", "/individual-progress"]
+        before = await codes(both.leader, pages, worker)
+        await both.kill_leader()
+        leader = await both.take_over()
+        assert await codes(leader, pages, worker) == before == dict.fromkeys(pages, 200)

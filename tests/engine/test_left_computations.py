@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import Any
 
 from tests.engine.model import Leader, Log, ModelClient, ModelWorker, follow, settle_loop
 from tests.engine.test_adoption_states import Play
@@ -86,51 +85,42 @@ class Scripted:
         self.leader.validate_state()
 
 
-def scripted(test: Any) -> None:
-    async def play() -> None:
-        cell = Scripted()
-        await cell.begin()
-        await cell.come_to_fetch_what_it_computes()
-        await test(cell)
-
-    asyncio.run(play())
+async def fetching_what_it_computes() -> Scripted:
+    cell = Scripted()
+    await cell.begin()
+    await cell.come_to_fetch_what_it_computes()
+    return cell
 
 
-def test_what_waits_for_a_result_that_its_worker_may_leave_to_another_gets_it() -> None:
-    async def test(cell: Scripted) -> None:
-        await cell.change_leaders(cell.first, cell.second)
-        assert cell.leader.tasks["good"].state == "memory"
-        cell.first.finish("good")  # nobody counts on it, but it will do
+async def test_what_waits_for_a_result_that_its_worker_may_leave_to_another_gets_it() -> None:
+    cell = await fetching_what_it_computes()
+    await cell.change_leaders(cell.first, cell.second)
+    assert cell.leader.tasks["good"].state == "memory"
+    cell.first.finish("good")  # nobody counts on it, but it will do
+    await cell.deliver_all()
+    await cell.finish_top()
+
+
+async def test_a_computation_that_was_left_counts_when_the_result_was_lost() -> None:
+    cell = await fetching_what_it_computes()
+    await cell.change_leaders(cell.first)
+    assert cell.leader.tasks["good"].state == "processing"
+    cell.first.finish("good")
+    await cell.deliver_all()
+    await cell.finish_top()
+
+
+async def test_a_computation_that_was_left_counts_though_it_ended_before_it_was_asked_for() -> None:
+    cell = await fetching_what_it_computes()
+    cell.silent = True
+    await cell.change_leaders(cell.first)
+    cell.first.finish("good")
+    cell.silent = False
+    await cell.deliver_all()
+    assert cell.leader.tasks["good"].state == "memory"
+    while cell.first.executing:
+        cell.first.finish("top")
         await cell.deliver_all()
-        await cell.finish_top()
-
-    scripted(test)
-
-
-def test_a_computation_that_was_left_counts_when_the_result_was_lost() -> None:
-    async def test(cell: Scripted) -> None:
-        await cell.change_leaders(cell.first)
-        assert cell.leader.tasks["good"].state == "processing"
-        cell.first.finish("good")
-        await cell.deliver_all()
-        await cell.finish_top()
-
-    scripted(test)
-
-
-def test_a_computation_that_was_left_counts_though_it_ended_before_it_was_asked_for() -> None:
-    async def test(cell: Scripted) -> None:
-        cell.silent = True
-        await cell.change_leaders(cell.first)
-        cell.first.finish("good")
-        cell.silent = False
-        await cell.deliver_all()
-        assert cell.leader.tasks["good"].state == "memory"
-        while cell.first.executing:
-            cell.first.finish("top")
-            await cell.deliver_all()
-        assert cell.client.states["top"] == "finished"
-        assert cell.runs["good"] == 2
-        cell.leader.validate_state()
-
-    scripted(test)
+    assert cell.client.states["top"] == "finished"
+    assert cell.runs["good"] == 2
+    cell.leader.validate_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import pair, run
+from tests.engine.conftest import pair
 
 FAILING = """
 import asyncio
@@ -47,4 +48,4 @@ def test_a_recovery_that_fails_is_a_test_that_fails(
             await both.take_over()
 
     with pytest.raises(RuntimeError, match="Event loop stopped"):
-        run(test)
+        asyncio.run(test())

@@ -10,7 +10,7 @@ from distributed import Worker
 
 from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
-from tests.engine.conftest import Pair, eventually, keep_away, pair, run
+from tests.engine.conftest import Pair, eventually, keep_away, pair
 from tests.engine.counted import begin, holders, on_each_worker, runs, work
 
 TTL_SECONDS = 300.0
@@ -32,39 +32,33 @@ def make_older(leader: Any, seconds: float) -> None:
         ws.last_seen -= seconds
 
 
-def test_a_worker_that_fell_silent_in_the_outage_is_removed_after_its_time_and_not_before() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            futures = await on_each_worker(both)
-            silent, live = both.workers
-            await both.kill_leader()
-            fall_silent(silent)
-            leader = await both.take_over()
-            assert leader.worker_ttl == TTL_SECONDS
-            make_older(leader, TTL_SECONDS - 5)
-            await leader.check_worker_ttl()
-            assert len(leader.workers) == 2
-            make_older(leader, 10)
-            await leader.check_worker_ttl()
-            assert list(leader.workers) == [live.address]
-            assert await both.client.gather(futures) == ["on0", "on1"]
-            assert runs == {"on0": 2, "on1": 1}
-            assert holders(leader, "on0") == {live.address}
-
-    run(test)
+async def test_a_worker_silent_in_the_outage_is_removed_after_its_time_and_not_before() -> None:
+    async with pair() as both:
+        futures = await on_each_worker(both)
+        silent, live = both.workers
+        await both.kill_leader()
+        fall_silent(silent)
+        leader = await both.take_over()
+        assert leader.worker_ttl == TTL_SECONDS
+        make_older(leader, TTL_SECONDS - 5)
+        await leader.check_worker_ttl()
+        assert len(leader.workers) == 2
+        make_older(leader, 10)
+        await leader.check_worker_ttl()
+        assert list(leader.workers) == [live.address]
+        assert await both.client.gather(futures) == ["on0", "on1"]
+        assert runs == {"on0": 2, "on1": 1}
+        assert holders(leader, "on0") == {live.address}
 
 
-def test_a_leader_that_was_frozen_listens_before_it_takes_anybody_for_silent() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            futures = await on_each_worker(both)
-            make_older(both.leader, TTL_SECONDS * 2)
-            await both.leader.check_worker_ttl()
-            assert len(both.leader.workers) == 2
-            assert await both.client.gather(futures) == ["on0", "on1"]
-            assert set(runs.values()) == {1}
-
-    run(test)
+async def test_a_leader_that_was_frozen_listens_before_it_takes_anybody_for_silent() -> None:
+    async with pair() as both:
+        futures = await on_each_worker(both)
+        make_older(both.leader, TTL_SECONDS * 2)
+        await both.leader.check_worker_ttl()
+        assert len(both.leader.workers) == 2
+        assert await both.client.gather(futures) == ["on0", "on1"]
+        assert set(runs.values()) == {1}
 
 
 def with_ttl(both: Pair, seconds: float) -> None:
@@ -82,57 +76,46 @@ def left(both: Pair, address: str) -> bool:
     return any(isinstance(r, WorkerLeft) and r.address == address for r in both.log.records)
 
 
-def test_a_worker_that_never_reported_is_expected_until_its_time_is_over() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            missing = both.workers[0]
-            keep_away(missing)
-            await both.kill_leader()
-            with_ttl(both, 0.5)
-            leader = await both.take_over(window_seconds=0.1)
-            assert missing.address not in leader.workers
-            assert not left(both, missing.address)
-            await eventually(lambda: left(both, missing.address))
-
-    run(test)
+async def test_a_worker_that_never_reported_is_expected_until_its_time_is_over() -> None:
+    async with pair() as both:
+        missing = both.workers[0]
+        keep_away(missing)
+        await both.kill_leader()
+        with_ttl(both, 0.5)
+        leader = await both.take_over(window_seconds=0.1)
+        assert missing.address not in leader.workers
+        assert not left(both, missing.address)
+        await eventually(lambda: left(both, missing.address))
 
 
-def test_a_worker_that_reported_late_stays_expected() -> None:
-    async def test() -> None:
-        async with pair() as both:
-            late = both.workers[0]
-            free = keep_away(late)
-            await both.kill_leader()
-            with_ttl(both, 0.5)
-            leader = await both.take_over(window_seconds=0.1)
-            free.set()
-            await eventually(lambda: late.address in leader.workers)
-            await asyncio.sleep(0.6)  # its time would be over
-            assert not left(both, late.address)
-            joined = [r for r in both.log.records if isinstance(r, WorkerJoined)]
-            assert joined[-1].address == late.address
-
-    run(test)
+async def test_a_worker_that_reported_late_stays_expected() -> None:
+    async with pair() as both:
+        late = both.workers[0]
+        free = keep_away(late)
+        await both.kill_leader()
+        with_ttl(both, 0.5)
+        leader = await both.take_over(window_seconds=0.1)
+        free.set()
+        await eventually(lambda: late.address in leader.workers)
+        await asyncio.sleep(0.6)  # its time would be over
+        assert not left(both, late.address)
+        joined = [r for r in both.log.records if isinstance(r, WorkerJoined)]
+        assert joined[-1].address == late.address
 
 
-def test_what_would_rather_run_on_a_missing_worker_runs_on_one_of_upstreams_kind_that_joins() -> (
-    None
-):
-    async def test() -> None:
-        async with pair(1) as both:
-            (wished,) = both.workers
-            future = both.client.submit(
-                work, 1, key="wish", workers=[wished.address], allow_other_workers=True
-            )
-            assert await future == 1
-            await both.kill_leader()
-            both.workers.clear()
-            await wished.close()
-            leader = await both.take_over()
-            assert leader.tasks["wish"].state == "no-worker"
-            async with Worker(leader.address, nthreads=1, dashboard_address=":0") as plain:
-                assert await future.result() == 1
-                assert holders(leader, "wish") == {plain.address}
-            assert runs == {1: 2}
-
-    run(test)
+async def test_what_prefers_a_missing_worker_runs_on_one_of_upstreams_kind_that_joins() -> None:
+    async with pair(1) as both:
+        (wished,) = both.workers
+        future = both.client.submit(
+            work, 1, key="wish", workers=[wished.address], allow_other_workers=True
+        )
+        assert await future == 1
+        await both.kill_leader()
+        both.workers.clear()
+        await wished.close()
+        leader = await both.take_over()
+        assert leader.tasks["wish"].state == "no-worker"
+        async with Worker(leader.address, nthreads=1, dashboard_address=":0") as plain:
+            assert await future.result() == 1
+            assert holders(leader, "wish") == {plain.address}
+        assert runs == {1: 2}

@@ -61,43 +61,34 @@ def entries(*indices: int) -> list[Entry]:
     return [Entry(1, index, EntryKind.NORMAL, b"record") for index in indices]
 
 
-def test_an_engine_that_keeps_up_is_sent_a_commit_in_the_same_step() -> None:
-    async def run() -> None:
-        async with fed() as (engine, tail, feed):
-            tail.append(entries(1))
-            assert engine.indices() == [1], "without a turn of the loop"
-            tail.append(entries(2, 3))
-            assert engine.indices() == [1, 2, 3]
-            assert feed.cursor == 3
-
-    asyncio.run(run())
+async def test_an_engine_that_keeps_up_is_sent_a_commit_in_the_same_step() -> None:
+    async with fed() as (engine, tail, feed):
+        tail.append(entries(1))
+        assert engine.indices() == [1], "without a turn of the loop"
+        tail.append(entries(2, 3))
+        assert engine.indices() == [1, 2, 3]
+        assert feed.cursor == 3
 
 
-def test_an_engine_that_takes_nothing_is_sent_the_rest_when_it_does() -> None:
-    async def run() -> None:
-        async with fed() as (engine, tail, _):
-            engine.writable = False
-            tail.append(entries(1))
-            tail.append(entries(2))
-            await turns()
-            assert engine.indices() == [], "the log is the queue"
-            engine.writable = True
-            engine.taken.set()
-            await turns()
-            assert engine.indices() == [1, 2]
-            tail.append(entries(3))
-            await turns()
-            assert engine.indices() == [1, 2, 3]
-
-    asyncio.run(run())
+async def test_an_engine_that_takes_nothing_is_sent_the_rest_when_it_does() -> None:
+    async with fed() as (engine, tail, _):
+        engine.writable = False
+        tail.append(entries(1))
+        tail.append(entries(2))
+        await turns()
+        assert engine.indices() == [], "the log is the queue"
+        engine.writable = True
+        engine.taken.set()
+        await turns()
+        assert engine.indices() == [1, 2]
+        tail.append(entries(3))
+        await turns()
+        assert engine.indices() == [1, 2, 3]
 
 
-def test_an_engine_that_ended_is_sent_nothing_more() -> None:
-    async def run() -> None:
-        async with fed() as (engine, tail, _):
-            engine.alive = False
-            tail.append(entries(1))
-            await turns()
-            assert engine.indices() == []
-
-    asyncio.run(run())
+async def test_an_engine_that_ended_is_sent_nothing_more() -> None:
+    async with fed() as (engine, tail, _):
+        engine.alive = False
+        tail.append(entries(1))
+        await turns()
+        assert engine.indices() == []

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,15 +106,13 @@ class Receiving:
         limited.feed_eof()
 
 
-def run(directory: Path, play: Callable[[Receiving, int], Awaitable[None]]) -> None:
-    async def main() -> None:
-        receiving = Receiving(directory)
-        server = await asyncio.start_server(receiving.connected, "127.0.0.1", 0)
-        async with asyncio.timeout(DEADLINE_S):
-            await play(receiving, server.sockets[0].getsockname()[1])
-        server.close()
-
-    asyncio.run(main())
+@asynccontextmanager
+async def started(directory: Path) -> AsyncIterator[tuple[Receiving, int]]:
+    receiving = Receiving(directory)
+    server = await asyncio.start_server(receiving.connected, "127.0.0.1", 0)
+    async with asyncio.timeout(DEADLINE_S):
+        yield receiving, server.sockets[0].getsockname()[1]
+    server.close()
 
 
 async def send(port: int, tables: MemoryTables) -> bool:
@@ -138,17 +136,15 @@ def rows(tables: MemoryTables) -> list[tuple[bytes, bytes]]:
     return list(tables.scan(VALUES))
 
 
-def test_a_snapshot_arrives_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    async def play(receiving: Receiving, port: int) -> None:
+async def test_a_snapshot_arrives_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with started(tmp_path) as (receiving, port):
         assert await send(port, ledger())
         assert rows(receiving.installed) == rows(ledger())
         assert not receiving.spool.exists()
 
-    run(tmp_path, play)
 
-
-def test_after_a_cut_in_the_middle_only_the_rest_is_sent(tmp_path: Path) -> None:
-    async def play(receiving: Receiving, port: int) -> None:
+async def test_after_a_cut_in_the_middle_only_the_rest_is_sent(tmp_path: Path) -> None:
+    async with started(tmp_path) as (receiving, port):
         receiving.cuts = [LEDGER_BYTES // 2, LEDGER_BYTES // 4]
         assert await send(port, ledger())
         assert rows(receiving.installed) == rows(ledger())
@@ -157,11 +153,9 @@ def test_after_a_cut_in_the_middle_only_the_rest_is_sent(tmp_path: Path) -> None
         assert third < LEDGER_BYTES // 3
         assert first + second + third < LEDGER_BYTES * 1.2, "little was sent twice"
 
-    run(tmp_path, play)
 
-
-def test_a_sender_that_was_restarted_begins_anew(tmp_path: Path) -> None:
-    async def play(receiving: Receiving, port: int) -> None:
+async def test_a_sender_that_was_restarted_begins_anew(tmp_path: Path) -> None:
+    async with started(tmp_path) as (receiving, port):
         cut = asyncio.Event()
         receiving.cuts, receiving.on_cut = [LEDGER_BYTES // 2], cut.set
         first = asyncio.create_task(send(port, ledger(1)))
@@ -173,25 +167,22 @@ def test_a_sender_that_was_restarted_begins_anew(tmp_path: Path) -> None:
         assert rows(receiving.installed) == rows(ledger(2)), "nothing of the other stream"
         assert receiving.took[-1] > LEDGER_BYTES
 
-    run(tmp_path, play)
 
-
-def test_a_receiver_that_was_restarted_makes_the_sender_give_up_its_stream(tmp_path: Path) -> None:
-    async def play(receiving: Receiving, port: int) -> None:
+async def test_a_receiver_that_was_restarted_makes_the_sender_give_up_its_stream(
+    tmp_path: Path,
+) -> None:
+    async with started(tmp_path) as (receiving, port):
         receiving.cuts, receiving.on_cut = [LEDGER_BYTES // 2], receiving.restart
         assert not await send(port, ledger()), "the core is told, and asks for another"
         assert await send(port, ledger())
         assert rows(receiving.installed) == rows(ledger())
 
-    run(tmp_path, play)
 
-
-def test_a_spool_that_lost_its_end_is_not_gone_on_with(
+async def test_a_spool_that_lost_its_end_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "RESUME_EVERY_S", 1.0)
-
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         receiving.cuts = [LEDGER_BYTES // 2]
         cut = asyncio.Event()
         receiving.on_cut = cut.set
@@ -204,43 +195,34 @@ def test_a_spool_that_lost_its_end_is_not_gone_on_with(
         assert not await sending
         assert not rows(receiving.installed)
 
-    run(tmp_path, play)
 
-
-def test_a_sender_does_not_hold_its_view_for_ever(
+async def test_a_sender_does_not_hold_its_view_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.4)
-
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         receiving.cuts = [LEDGER_BYTES // 2] + [0] * 1000
         assert not await send(port, ledger())
 
-    run(tmp_path, play)
 
-
-def test_what_nobody_goes_on_with_is_deleted(
+async def test_what_nobody_goes_on_with_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.0)
     monkeypatch.setattr(snapshots, "SPOOL_KEEP_S", 0.01)
-
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         receiving.cuts = [LEDGER_BYTES // 2]
         assert not await send(port, ledger())
         while receiving.spool.exists():  # noqa: ASYNC110 - the run has a deadline
             await asyncio.sleep(0.01)
 
-    run(tmp_path, play)
 
-
-def test_what_is_to_be_installed_can_be_read_after_the_receiver_gave_up_waiting(
+async def test_what_is_to_be_installed_can_be_read_after_the_receiver_gave_up_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store may be busy with an earlier ledger for longer than that."""
     monkeypatch.setattr(snapshots, "INSTALL_TIMEOUT_S", 0.2)
-
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         queued: list[Iterator[bytes]] = []
 
         def step(message: Message) -> bool:
@@ -255,14 +237,12 @@ def test_what_is_to_be_installed_can_be_read_after_the_receiver_gave_up_waiting(
         load(queued[0], receiving.installed)
         assert rows(receiving.installed) == rows(ledger())
 
-    run(tmp_path, play)
-
 
 @pytest.mark.parametrize("sent", [0, 1])
-def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
+async def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
     tmp_path: Path, sent: int
 ) -> None:
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         message = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(wire.pack({"hello": "receiver"}))
@@ -277,16 +257,13 @@ def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
         assert not rows(receiving.installed)
         writer.close()
 
-    run(tmp_path, play)
 
-
-def test_what_has_filled_the_disk_is_deleted_at_once(
+async def test_what_has_filled_the_disk_is_deleted_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log is on the same disk, and cannot wait until the stream goes on."""
     monkeypatch.setattr(snapshots, "RESUME_WITHIN_S", 0.0)
-
-    async def play(receiving: Receiving, port: int) -> None:
+    async with started(tmp_path) as (receiving, port):
         write = snapshots._write_chunk
         took = 0
 
@@ -304,38 +281,32 @@ def test_what_has_filled_the_disk_is_deleted_at_once(
             await asyncio.sleep(0.01)
         assert not receiving.spool.exists()
 
-    run(tmp_path, play)
-
 
 @pytest.mark.parametrize("address", [None, PeerAddress("b", "127.0.0.1", 1, 0)])
-def test_a_core_that_asks_again_when_it_is_told_of_a_failure_is_told_again(
+async def test_a_core_that_asks_again_when_it_is_told_of_a_failure_is_told_again(
     address: PeerAddress | None,
 ) -> None:
     """Until it is told, it sends that peer nothing."""
     asked = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
+    reports: list[bool] = []
+    done = asyncio.Event()
 
-    async def main() -> None:
-        reports: list[bool] = []
-        done = asyncio.Event()
+    def report(peer: int, ok: bool) -> None:
+        reports.append(ok)
+        if len(reports) < 3:
+            sender.send(asked)
+        else:
+            done.set()
 
-        def report(peer: int, ok: bool) -> None:
-            reports.append(ok)
-            if len(reports) < 3:
-                sender.send(asked)
-            else:
-                done.set()
-
-        own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
-        sender = SnapshotSender(
-            Ledger(ledger()),  # type: ignore[arg-type]
-            lambda peer: address,
-            Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False),
-            report,
-        )
-        sender.send(asked)
-        async with asyncio.timeout(DEADLINE_S):
-            await done.wait()
-        await sender.stop()
-        assert reports == [False, False, False]
-
-    asyncio.run(main())
+    own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
+    sender = SnapshotSender(
+        Ledger(ledger()),  # type: ignore[arg-type]
+        lambda peer: address,
+        Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False),
+        report,
+    )
+    sender.send(asked)
+    async with asyncio.timeout(DEADLINE_S):
+        await done.wait()
+    await sender.stop()
+    assert reports == [False, False, False]

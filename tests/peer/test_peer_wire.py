@@ -100,52 +100,46 @@ def test_a_line_is_bounded_in_frames_and_in_bytes(line: Line) -> None:
     assert not small.put("raft", ())
 
 
-def test_what_may_linger_goes_with_the_next_frame_or_soon_by_itself(line: Line) -> None:
-    async def run() -> None:
-        line.connected = True
-        assert line.put("raft", "news", lingers=True)
-        line.flush()
-        assert not line._some.is_set(), "nobody is woken for it"
-        assert line.put("raft", "append")
-        line.flush()
-        assert line._some.is_set()
-        assert read_all([line._frames()]) == [("raft", "news"), ("raft", "append")]
-        line._some.clear()
-        assert line.put("raft", "news", lingers=True)
-        async with asyncio.timeout(10):
-            await line._some.wait()
-
-    asyncio.run(run())
+async def test_what_may_linger_goes_with_the_next_frame_or_soon_by_itself(line: Line) -> None:
+    line.connected = True
+    assert line.put("raft", "news", lingers=True)
+    line.flush()
+    assert not line._some.is_set(), "nobody is woken for it"
+    assert line.put("raft", "append")
+    line.flush()
+    assert line._some.is_set()
+    assert read_all([line._frames()]) == [("raft", "news"), ("raft", "append")]
+    line._some.clear()
+    assert line.put("raft", "news", lingers=True)
+    async with asyncio.timeout(10):
+        await line._some.wait()
 
 
-def test_a_frame_is_on_the_wire_when_flush_returns_unless_the_connection_is_behind(
+async def test_a_frame_is_on_the_wire_when_flush_returns_unless_the_connection_is_behind(
     line: Line,
 ) -> None:
-    async def run() -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            theirs.setblocking(False)
-            _, writer = await asyncio.open_connection(sock=ours)
-            line.connected, line._writer = True, writer
-            line.put("raft", "first")
-            line.put("raft", "second")
-            line.flush()
-            assert read_all([theirs.recv(1000)]) == [("raft", "first"), ("raft", "second")]
-            assert not line._some.is_set(), "nobody is woken for what has left"
-            line.put("raft", "large", PROMPT_BYTES + 1)
-            line.flush()
-            assert line._some.is_set(), "the own disk does not wait until much is encrypted"
-            line._queue.clear()
-            line._queued_bytes = 0
-            line._some.clear()
-            writer.write(bytes(16 * 1024 * 1024))  # more than a socket takes
-            line.put("raft", "third")
-            line.flush()
-            assert line._some.is_set(), "it waits for the connection, and not in its buffer"
-            assert len(line._queue) == 1
-            writer.transport.abort()
-
-    asyncio.run(run())
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        _, writer = await asyncio.open_connection(sock=ours)
+        line.connected, line._writer = True, writer
+        line.put("raft", "first")
+        line.put("raft", "second")
+        line.flush()
+        assert read_all([theirs.recv(1000)]) == [("raft", "first"), ("raft", "second")]
+        assert not line._some.is_set(), "nobody is woken for what has left"
+        line.put("raft", "large", PROMPT_BYTES + 1)
+        line.flush()
+        assert line._some.is_set(), "the own disk does not wait until much is encrypted"
+        line._queue.clear()
+        line._queued_bytes = 0
+        line._some.clear()
+        writer.write(bytes(16 * 1024 * 1024))  # more than a socket takes
+        line.put("raft", "third")
+        line.flush()
+        assert line._some.is_set(), "it waits for the connection, and not in its buffer"
+        assert len(line._queue) == 1
+        writer.transport.abort()
 
 
 def read_all(pieces: list[bytes]) -> list[Any]:

@@ -46,69 +46,59 @@ def put(worker: Any, **data: Any) -> None:
     worker.handle_stimulus(UpdateDataEvent(data=data, stimulus_id="test"))
 
 
-def test_the_first_registration_has_upstreams_fields_and_an_empty_report() -> None:
+async def test_the_first_registration_has_upstreams_fields_and_an_empty_report() -> None:
     """worker.py:1097"""
-
-    async def test() -> None:
-        leader = await ScriptedLeader(term=3).open()
-        async with joined(leader) as worker:
-            (message,) = leader.registrations
-            assert message["ha"] == {
-                "term": 0,
-                "report": {**dict.fromkeys(REPORTED, ()), "heard": RUN_ID_SENTINEL},
-                "plugins": {},
-            }
-            assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
-            assert {"memory_limit", "local_directory", "services", "nanny"} <= set(message)
-            assert {"pid", "versions", "metrics", "extra", "stimulus_id"} <= set(message)
-            assert worker._ha.term == 3
-            assert worker.status == Status.running
-        await leader.die()
-
-    asyncio.run(test())
+    leader = await ScriptedLeader(term=3).open()
+    async with joined(leader) as worker:
+        (message,) = leader.registrations
+        assert message["ha"] == {
+            "term": 0,
+            "report": {**dict.fromkeys(REPORTED, ()), "heard": RUN_ID_SENTINEL},
+            "plugins": {},
+        }
+        assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
+        assert {"memory_limit", "local_directory", "services", "nanny"} <= set(message)
+        assert {"pid", "versions", "metrics", "extra", "stimulus_id"} <= set(message)
+        assert worker._ha.term == 3
+        assert worker.status == Status.running
+    await leader.die()
 
 
-def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_lives() -> None:
-    async def test() -> None:
-        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with joined(first, port) as worker:
-            put(worker, x=1)
-            await first.die()
-            await until(lambda: worker._ha.phase is Phase.DOWN)
-            worker.log_event("topic", "said to nobody")
-            worker.batched_send({"op": "long-running", "key": "x"})
-            second = await ScriptedLeader(term=2).open(port)
-            await until(lambda: worker._ha.phase is Phase.UP)
-            (message,) = second.registrations
-            assert message["ha"]["term"] == 1
-            assert [entry[0] for entry in message["ha"]["report"]["memory"]] == ["x"]
-            assert message["status"] == "running"
-            await until(lambda: second.said("log-event"))
-            assert [event["msg"] for event in second.said("log-event")] == ["said to nobody"]
-            assert second.said("long-running") == []  # superseded by the snapshot
-            assert worker.status == Status.running
-            assert worker._ha.term == 2
-        await second.die()
-
-    asyncio.run(test())
+async def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_lives() -> None:
+    first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    async with joined(first, port) as worker:
+        put(worker, x=1)
+        await first.die()
+        await until(lambda: worker._ha.phase is Phase.DOWN)
+        worker.log_event("topic", "said to nobody")
+        worker.batched_send({"op": "long-running", "key": "x"})
+        second = await ScriptedLeader(term=2).open(port)
+        await until(lambda: worker._ha.phase is Phase.UP)
+        (message,) = second.registrations
+        assert message["ha"]["term"] == 1
+        assert [entry[0] for entry in message["ha"]["report"]["memory"]] == ["x"]
+        assert message["status"] == "running"
+        await until(lambda: second.said("log-event"))
+        assert [event["msg"] for event in second.said("log-event")] == ["said to nobody"]
+        assert second.said("long-running") == []  # superseded by the snapshot
+        assert worker.status == Status.running
+        assert worker._ha.term == 2
+    await second.die()
 
 
-def test_what_happens_between_snapshot_and_stream_is_said_on_the_stream() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with joined(leader) as worker:
+async def test_what_happens_between_snapshot_and_stream_is_said_on_the_stream() -> None:
+    leader = await ScriptedLeader().open()
+    async with joined(leader) as worker:
 
-            async def meanwhile() -> None:
-                worker.log_event("topic", "in between")
-                assert worker._ha.phase is Phase.BUFFERING
+        async def meanwhile() -> None:
+            worker.log_event("topic", "in between")
+            assert worker._ha.phase is Phase.BUFFERING
 
-            leader.answer = lambda message: meanwhile() if "ha" in message else None
-            worker._ha.abandon("test")
-            await until(lambda: leader.said("log-event"))
-            assert leader.said("log-event")[0]["msg"] == "in between"
-        await leader.die()
-
-    asyncio.run(test())
+        leader.answer = lambda message: meanwhile() if "ha" in message else None
+        worker._ha.abandon("test")
+        await until(lambda: leader.said("log-event"))
+        assert leader.said("log-event")[0]["msg"] == "in between"
+    await leader.die()
 
 
 @pytest.mark.parametrize(
@@ -125,166 +115,140 @@ def test_what_happens_between_snapshot_and_stream_is_said_on_the_stream() -> Non
     ],
     ids=["stale", "refused", "older term"],
 )
-def test_an_answer_that_is_no_welcome_makes_a_rejoining_worker_ask_again(answer: Any) -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader(term=2).open()
-        async with joined(leader) as worker:
-            leader.answer = lambda message: answer if "ha" in message else None
-            worker._ha.abandon("test")
-            await until(lambda: len(leader.registrations) >= 3)
-            leader.answer = lambda message: None
-            await until(lambda: worker._ha.phase is Phase.UP)
-            assert (worker._ha.term, worker.status) == (2, Status.running)
-        await leader.die()
-
-    asyncio.run(test())
+async def test_an_answer_that_is_no_welcome_makes_a_rejoining_worker_ask_again(answer: Any) -> None:
+    leader = await ScriptedLeader(term=2).open()
+    async with joined(leader) as worker:
+        leader.answer = lambda message: answer if "ha" in message else None
+        worker._ha.abandon("test")
+        await until(lambda: len(leader.registrations) >= 3)
+        leader.answer = lambda message: None
+        await until(lambda: worker._ha.phase is Phase.UP)
+        assert (worker._ha.term, worker.status) == (2, Status.running)
+    await leader.die()
 
 
-def test_a_refusal_at_the_first_registration_is_fatal_as_upstream() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        refusal = {"status": "error", "message": "name taken, w", "time": time()}
-        leader.answer = lambda message: refusal
-        with pytest.raises(RuntimeError) as caught:
-            async with joined(leader):
-                raise AssertionError("it joined")
-        assert "name taken" in str(caught.value.__cause__)
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_refusal_at_the_first_registration_is_fatal_as_upstream() -> None:
+    leader = await ScriptedLeader().open()
+    refusal = {"status": "error", "message": "name taken, w", "time": time()}
+    leader.answer = lambda message: refusal
+    with pytest.raises(RuntimeError) as caught:
+        async with joined(leader):
+            raise AssertionError("it joined")
+    assert "name taken" in str(caught.value.__cause__)
+    await leader.die()
 
 
-def test_a_heartbeat_that_is_missing_or_fails_makes_the_worker_rejoin_not_close() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with joined(leader) as worker:
-            await until(lambda: leader.beats)
-            leader.beat_status = "missing"
-            await until(lambda: len(leader.registrations) == 2)
-            leader.beat_status = "OK"
-            leader.handlers["heartbeat_worker"] = lambda **message: 1 / 0
-            await asyncio.sleep(0.2)
-            leader.handlers["heartbeat_worker"] = leader.beat
-            count = len(leader.beats)
-            await until(lambda: len(leader.beats) > count)
-            assert worker.status == Status.running
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_heartbeat_that_is_missing_or_fails_makes_the_worker_rejoin_not_close() -> None:
+    leader = await ScriptedLeader().open()
+    async with joined(leader) as worker:
+        await until(lambda: leader.beats)
+        leader.beat_status = "missing"
+        await until(lambda: len(leader.registrations) == 2)
+        leader.beat_status = "OK"
+        leader.handlers["heartbeat_worker"] = lambda **message: 1 / 0
+        await asyncio.sleep(0.2)
+        leader.handlers["heartbeat_worker"] = leader.beat
+        count = len(leader.beats)
+        await until(lambda: len(leader.beats) > count)
+        assert worker.status == Status.running
+    await leader.die()
 
 
-def test_metrics_are_always_taken_together_with_what_the_extensions_say() -> None:
+async def test_metrics_are_always_taken_together_with_what_the_extensions_say() -> None:
     """spans.py:662 asserts that it was asked since the last time."""
-
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with joined(leader) as worker:
-            worker.digest_metric(("execute", "span", "prefix", "thread-cpu", "seconds"), 1.0)
-            worker._ha.abandon("test")
-            await until(lambda: len(leader.registrations) == 2)
-            count = len(leader.beats)
-            await until(lambda: len(leader.beats) > count + 1)
-        await leader.die()
-
-    asyncio.run(test())
+    leader = await ScriptedLeader().open()
+    async with joined(leader) as worker:
+        worker.digest_metric(("execute", "span", "prefix", "thread-cpu", "seconds"), 1.0)
+        worker._ha.abandon("test")
+        await until(lambda: len(leader.registrations) == 2)
+        count = len(leader.beats)
+        await until(lambda: len(leader.beats) > count + 1)
+    await leader.die()
 
 
-def test_close_from_the_leader_closes() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        async with joined(leader) as worker:
-            await leader.tell({"op": "close", "reason": "retired"})
-            await until(lambda: worker.status == Status.closed)
-        assert len(leader.registrations) == 1
-        await leader.die()
-
-    asyncio.run(test())
+async def test_close_from_the_leader_closes() -> None:
+    leader = await ScriptedLeader().open()
+    async with joined(leader) as worker:
+        await leader.tell({"op": "close", "reason": "retired"})
+        await until(lambda: worker.status == Status.closed)
+    assert len(leader.registrations) == 1
+    await leader.die()
 
 
-def test_a_leader_of_a_later_term_that_calls_is_joined_at_once() -> None:
-    async def test() -> None:
-        old, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with joined(old, port) as worker, distributed.core.rpc(worker.address) as call:
-            new = await ScriptedLeader(term=2).open(port)  # not before: it would be found at once
-            stale = await getattr(call, "ha-leader")(term=0, address=new.address, leader="x")
-            assert stale == {"status": "stale", "term": 1}
-            answer = await getattr(call, "ha-leader")(term=2, address=new.address, leader="new")
-            assert answer == {"status": "OK"}
-            await until(lambda: new.registrations, within_s=1)
-            again = await getattr(call, "ha-leader")(term=1, address=old.address, leader="old")
-            assert again == {"status": "stale", "term": 2}
-            assert len(old.registrations) == 1
-        await old.die()
-        await new.die()
-
-    asyncio.run(test())
+async def test_a_leader_of_a_later_term_that_calls_is_joined_at_once() -> None:
+    old, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    async with joined(old, port) as worker, distributed.core.rpc(worker.address) as call:
+        new = await ScriptedLeader(term=2).open(port)  # not before: it would be found at once
+        stale = await getattr(call, "ha-leader")(term=0, address=new.address, leader="x")
+        assert stale == {"status": "stale", "term": 1}
+        answer = await getattr(call, "ha-leader")(term=2, address=new.address, leader="new")
+        assert answer == {"status": "OK"}
+        await until(lambda: new.registrations, within_s=1)
+        again = await getattr(call, "ha-leader")(term=1, address=old.address, leader="old")
+        assert again == {"status": "stale", "term": 2}
+        assert len(old.registrations) == 1
+    await old.die()
+    await new.die()
 
 
 @pytest.mark.parametrize("moment", ["connecting", "connected"])
-def test_a_leader_told_of_before_the_worker_registers_with_another_is_joined_at_once(
+async def test_a_leader_told_of_before_the_worker_registers_with_another_is_joined_at_once(
     moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other accepts and does not answer, and no later view comes."""
+    first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    async with joined(first, port) as worker:
+        new = ScriptedLeader(term=2)
+        told = False
 
-    async def test() -> None:
-        first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
-        async with joined(first, port) as worker:
-            new = ScriptedLeader(term=2)
-            told = False
+        async def tell() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                await new.open(first.port)
+                view = View("test", 2, "new", Endpoint("127.0.0.1", first.port))
+                assert worker._ha._cell is not None
+                worker._ha._cell.observe(view)
+                await until(lambda: worker._ha.term == 2)
 
-            async def tell() -> None:
-                nonlocal told
-                if not told:
-                    told = True
-                    await new.open(first.port)
-                    view = View("test", 2, "new", Endpoint("127.0.0.1", first.port))
-                    assert worker._ha._cell is not None
-                    worker._ha._cell.observe(view)
-                    await until(lambda: worker._ha.term == 2)
+        async def connect_and_tell(*args: Any, **kwargs: Any) -> Any:
+            comm = await connect(*args, **kwargs)
+            await tell()
+            return comm
 
-            async def connect_and_tell(*args: Any, **kwargs: Any) -> Any:
-                comm = await connect(*args, **kwargs)
-                await tell()
-                return comm
+        async def startup_information() -> dict[str, Any]:
+            await tell()
+            return {}
 
-            async def startup_information() -> dict[str, Any]:
-                await tell()
-                return {}
-
-            if moment == "connecting":
-                monkeypatch.setattr(link, "connect", connect_and_tell)
-            else:
-                worker.get_startup_information = startup_information
-            await first.die()
-            deaf = await ScriptedLeader(term=1).open(port)
-            deaf.answer = lambda message: asyncio.Event().wait()
-            await until(lambda: new.registrations, within_s=5)
-            assert not deaf.registrations
-        await deaf.die()
-        await new.die()
-
-    asyncio.run(test())
+        if moment == "connecting":
+            monkeypatch.setattr(link, "connect", connect_and_tell)
+        else:
+            worker.get_startup_information = startup_information
+        await first.die()
+        deaf = await ScriptedLeader(term=1).open(port)
+        deaf.answer = lambda message: asyncio.Event().wait()
+        await until(lambda: new.registrations, within_s=5)
+        assert not deaf.registrations
+    await deaf.die()
+    await new.die()
 
 
-def test_the_rest_of_a_batch_of_a_leader_of_before_is_not_obeyed() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader(term=1).open()
-        async with joined(leader) as worker:
-            put(worker, x=1, y=1)
+async def test_the_rest_of_a_batch_of_a_leader_of_before_is_not_obeyed() -> None:
+    leader = await ScriptedLeader(term=1).open()
+    async with joined(leader) as worker:
+        put(worker, x=1, y=1)
 
-            def deposed() -> None:
-                worker._ha._on_view(View("test", 2, "new", Endpoint("127.0.0.1", 1)))
+        def deposed() -> None:
+            worker._ha._on_view(View("test", 2, "new", Endpoint("127.0.0.1", 1)))
 
-            worker.stream_handlers["depose"] = deposed
-            free = {"op": "free-keys", "stimulus_id": "test"}
-            leader.answer = lambda message: {"status": "stale-leader", "term": 1, "time": 0.0}
-            await leader.tell({**free, "keys": ["x"]}, {"op": "depose"}, {**free, "keys": ["y"]})
-            await until(lambda: worker._ha.term == 2)
-            await asyncio.sleep(0.1)
-            assert set(worker.data) == {"y"}
-        await leader.die()
-
-    asyncio.run(test())
+        worker.stream_handlers["depose"] = deposed
+        free = {"op": "free-keys", "stimulus_id": "test"}
+        leader.answer = lambda message: {"status": "stale-leader", "term": 1, "time": 0.0}
+        await leader.tell({**free, "keys": ["x"]}, {"op": "depose"}, {**free, "keys": ["y"]})
+        await until(lambda: worker._ha.term == 2)
+        await asyncio.sleep(0.1)
+        assert set(worker.data) == {"y"}
+    await leader.die()
 
 
 class Plugin(WorkerPlugin):  # type: ignore[misc]
@@ -297,69 +261,56 @@ class Plugin(WorkerPlugin):  # type: ignore[misc]
         Plugin.setups += 1
 
 
-def test_a_plugin_that_the_worker_has_is_not_set_up_again() -> None:
-    async def test() -> None:
-        leader = await ScriptedLeader().open()
-        pickled = pickle.dumps(Plugin())
-        leader.plugins = {"counting": pickled}
-        async with joined(leader) as worker:
-            assert Plugin.setups == 1
-            worker._ha.abandon("test")
-            await until(lambda: len(leader.streams) == 2 and worker._ha.phase is Phase.UP)
-            await asyncio.sleep(0.05)
-            assert Plugin.setups == 1
-            digest = sha256(pickled).hexdigest()
-            assert leader.registrations[1]["ha"]["plugins"] == {"counting": digest}
-        await leader.die()
-
-    asyncio.run(test())
+async def test_a_plugin_that_the_worker_has_is_not_set_up_again() -> None:
+    leader = await ScriptedLeader().open()
+    pickled = pickle.dumps(Plugin())
+    leader.plugins = {"counting": pickled}
+    async with joined(leader) as worker:
+        assert Plugin.setups == 1
+        worker._ha.abandon("test")
+        await until(lambda: len(leader.streams) == 2 and worker._ha.phase is Phase.UP)
+        await asyncio.sleep(0.05)
+        assert Plugin.setups == 1
+        digest = sha256(pickled).hexdigest()
+        assert leader.registrations[1]["ha"]["plugins"] == {"counting": digest}
+    await leader.die()
 
 
-def test_a_worker_gives_up_after_the_time_that_is_configured() -> None:
-    async def test() -> None:
+async def test_a_worker_gives_up_after_the_time_that_is_configured() -> None:
+    with dask.config.set({"ha-scheduler.worker.rejoin-timeout": "0.3s"}):
         leader = await ScriptedLeader().open()
         async with joined(leader) as worker:
             await leader.die()
             await until(lambda: worker.status == Status.closed, within_s=10)
 
-    with dask.config.set({"ha-scheduler.worker.rejoin-timeout": "0.3s"}):
-        asyncio.run(test())
 
-
-def test_a_plain_worker_is_upgraded_in_place_whatever_its_class() -> None:
+async def test_a_plain_worker_is_upgraded_in_place_whatever_its_class() -> None:
     class Mine(distributed.Worker):  # type: ignore[misc]
         pass
 
-    async def test() -> None:
-        for kind in (distributed.Worker, Mine):
-            worker = kind("tcp://127.0.0.1:1", dashboard=False)
-            upgrade(worker)
-            upgrade(worker)
-            assert isinstance(worker, (Worker, kind))
-            assert isinstance(worker, Worker)
-            assert type(worker).__name__ == kind.__name__
-            assert worker.periodic_callbacks["heartbeat"].callback == worker.heartbeat
-            assert worker.stream_handlers["close"] == worker.close
-            await worker.close()
-
-    asyncio.run(test())
+    for kind in (distributed.Worker, Mine):
+        worker = kind("tcp://127.0.0.1:1", dashboard=False)
+        upgrade(worker)
+        upgrade(worker)
+        assert isinstance(worker, (Worker, kind))
+        assert isinstance(worker, Worker)
+        assert type(worker).__name__ == kind.__name__
+        assert worker.periodic_callbacks["heartbeat"].callback == worker.heartbeat
+        assert worker.stream_handlers["close"] == worker.close
+        await worker.close()
 
 
-def test_an_unmodified_scheduler_takes_the_worker_as_upstreams() -> None:
+async def test_an_unmodified_scheduler_takes_the_worker_as_upstreams() -> None:
     """core.py:780: an unknown operation is answered with None."""
-
-    async def test() -> None:
-        async with (
-            distributed.Scheduler(port=0, dashboard=False, host="127.0.0.1") as scheduler,
-            Worker(scheduler.address, nthreads=1, dashboard=False) as worker,
-        ):
-            assert worker._ha.plain
-            assert worker.address in scheduler.workers
-            async with distributed.Client(
-                scheduler.address, asynchronous=True, set_as_default=False
-            ) as client:
-                assert await client.submit(lambda: 1) == 1
-            await scheduler.close()
-            await until(lambda: worker.status == Status.closed)
-
-    asyncio.run(test())
+    async with (
+        distributed.Scheduler(port=0, dashboard=False, host="127.0.0.1") as scheduler,
+        Worker(scheduler.address, nthreads=1, dashboard=False) as worker,
+    ):
+        assert worker._ha.plain
+        assert worker.address in scheduler.workers
+        async with distributed.Client(
+            scheduler.address, asynchronous=True, set_as_default=False
+        ) as client:
+            assert await client.submit(lambda: 1) == 1
+        await scheduler.close()
+        await until(lambda: worker.status == Status.closed)
