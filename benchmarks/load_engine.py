@@ -202,7 +202,7 @@ class LoadEngine:
 
     def _mark(self, mark: str) -> None:
         assert self._recorder is not None
-        record = records.ValueSet(MARK, mark.encode(), b"", 0, 0, 0, "", 0)
+        record = records.ValueSet(MARK, mark.encode(), b"", 0, 0, 0)
         self._recorder.append(record, lambda: None)
         self._marks[self._last] = mark
 
@@ -220,7 +220,7 @@ class LoadEngine:
             blob, parts = self._recorder.append_blob(value)
             value = b""
         term = self._recorder.term
-        record = records.ValueSet(space, name.encode(), value, blob, parts, term, "", 0)
+        record = records.ValueSet(space, name.encode(), value, blob, parts, term)
         self._recorder.append(record, on_commit)
 
     def _fill(self) -> None:

@@ -98,7 +98,7 @@ def make(path: Path, log_bytes: int, entry_bytes: int) -> None:
 
 def _record(index: int, size: int) -> bytes:
     name = b"%d" % (index % ROTATING_NAMES)
-    return records.encode(records.ValueSet("space", name, os.urandom(size), 0, 0, 0, "", 0))
+    return records.encode(records.ValueSet("space", name, os.urandom(size), 0, 0, 0))
 
 
 def drop_from_cache(path: Path) -> None:

@@ -273,13 +273,11 @@ def _value_set(tables: Tables, index: int, record: ValueSet, data: bytes) -> Non
     if owned is not None:
         blobs.claim(tables, *owned)
     tables.put(VALUES, value_key(record.space, record.name), data)
-    _answer(tables, record.session, record.sequence)
 
 
 def _value_deleted(tables: Tables, index: int, record: ValueDeleted, data: bytes) -> None:
     _drop_value_blob(tables, record.space, record.name, keep=None)
     tables.delete(VALUES, value_key(record.space, record.name))
-    _answer(tables, record.session, record.sequence)
 
 
 def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
@@ -331,12 +329,6 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
 
 def _peer_named(tables: Tables, index: int, record: PeerNamed, data: bytes) -> None:
     peer_table.put(tables, index, record, data)
-
-
-def _answer(tables: Tables, session: str, sequence: int) -> None:
-    if session and sequence != sessions.UNNUMBERED:
-        answers = sessions.load_answers(tables, session)
-        sessions.store_answers(tables, session, answers.record(sequence))
 
 
 def _is_known(tables: Tables, graph: int) -> bool:

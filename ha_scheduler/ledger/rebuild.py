@@ -81,7 +81,7 @@ def _values(tables: Tables) -> Iterator[bytes]:
         value = decode(row)
         assert isinstance(value, ValueSet)
         yield from _parts(tables, value_blob(value))
-        yield encode(replace(value, session="", sequence=sessions.UNNUMBERED))
+        yield row
 
 
 def _sessions(tables: Tables) -> Iterator[bytes]:

@@ -220,7 +220,6 @@ class ValueSet:
     """One named value of a namespace (``space``): plugins, metadata, shuffle run specs, …
 
     ``value`` is the engine's bytes. Larger values travel as a blob, like a graph's payload.
-    ``(session, sequence)`` as in ``GraphSubmitted``; empty and 0 when the request has none.
     """
 
     KIND: ClassVar[int] = 17
@@ -230,8 +229,6 @@ class ValueSet:
     blob: int
     blob_parts: int
     term: int
-    session: str
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +238,6 @@ class ValueDeleted:
     KIND: ClassVar[int] = 18
     space: str
     name: bytes
-    session: str
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +245,6 @@ class Restarted:
     """``Client.restart``: every graph, desire, error and scattered key before this is void."""
 
     KIND: ClassVar[int] = 19
-    client: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,6 @@ from ha_scheduler.ledger.records import (
     Record,
     SessionAdvanced,
     SessionRestored,
-    ValueDeleted,
-    ValueSet,
 )
 from ha_scheduler.ledger.tables import CLIENTS, SESSIONS, Tables
 
@@ -150,11 +148,6 @@ class Sessions:
                 self._record_of(client, session, (sequence,))
             case Answered(client=client, session=session, sequences=sequences):
                 self._record_of(client, session, sequences)
-            case (
-                ValueSet(session=session, sequence=sequence)
-                | ValueDeleted(session=session, sequence=sequence)
-            ):
-                self.record(session, sequence)
             case SessionAdvanced(session=session, floor=floor):
                 self.advance(session, floor)
             case SessionRestored(session=session, floor=floor, answered=bounds):

@@ -183,11 +183,9 @@ class Model:
         if rec.blob_parts:
             self.loose.discard((rec.term, rec.blob))
         self.values[rec.space, rec.name] = rec
-        self.answer(rec.session, rec.sequence)
 
     def on_ValueDeleted(self, rec: r.ValueDeleted) -> None:
         self.drop_value(rec.space, rec.name)
-        self.answer(rec.session, rec.sequence)
 
     def on_PeerNamed(self, rec: r.PeerNamed) -> None:
         self.peers.pop(rec.peer, None)
@@ -342,8 +340,7 @@ class _Writer:
             blob, count = self.blob()
             where = (draw(st.sampled_from(SPACES)), draw(st.sampled_from(NAMES)))
             data = b"" if count else draw(_payload)
-            asked = (draw(_session), draw(_sequence))
-            return self.history.append(r.ValueSet(*where, data, blob, count, self.term, *asked))
+            return self.history.append(r.ValueSet(*where, data, blob, count, self.term))
         if kind is r.Called:
             return self.history.append(self.called())
         return self.history.append(self.plain(kind))
@@ -357,9 +354,9 @@ class _Writer:
             if draw(st.booleans()):
                 blob, count = self.blob()
                 data = b"" if count else draw(_payload)
-                changes.append(r.ValueSet(*where, data, blob, count, self.term, "", 0))
+                changes.append(r.ValueSet(*where, data, blob, count, self.term))
             else:
-                changes.append(r.ValueDeleted(*where, "", 0))
+                changes.append(r.ValueDeleted(*where))
         answer = draw(_payload) * draw(st.sampled_from((1, 1, LONG_ANSWER)))
         payload = pack_payload(tuple(map(r.encode, changes)), answer)
         who = (draw(_session), draw(st.integers(0, 2)), draw(_sequence))
@@ -386,17 +383,12 @@ class _Writer:
             r.ClientJoined: lambda: (draw(_client), draw(_session)),
             r.ClientLeft: lambda: (draw(_client),),
             r.SessionAdvanced: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_sequence)),
-            r.ValueDeleted: lambda: (
-                draw(st.sampled_from(SPACES)),
-                draw(st.sampled_from(NAMES)),
-                draw(_session),
-                draw(_sequence),
-            ),
+            r.ValueDeleted: lambda: (draw(st.sampled_from(SPACES)), draw(st.sampled_from(NAMES))),
             r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_session)),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.AnswerDropped: lambda: (draw(_session), draw(st.integers(0, 2))),
             r.Answered: lambda: (draw(_client), draw(_session), (draw(_sequence),)),
-            r.Restarted: lambda: (draw(_client),),
+            r.Restarted: lambda: (),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
                 draw(st.integers(1, 2)),

@@ -134,9 +134,9 @@ def test_the_engines_sessions_equal_those_of_the_fold(history: list[Any]) -> Non
 @given(histories())
 def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) -> None:
     tables = folded(history)
-    ends: list[Any] = [r.Restarted("x"), r.TermStarted(10_000, "p")]
+    ends: list[Any] = [r.Restarted(), r.TermStarted(10_000, "p")]
     ends += [r.ClientLeft(rec.client) for rec in history if hasattr(rec, "client")]
-    ends += [r.ValueDeleted(space, name, "", 0) for space in SPACES for name in NAMES]
+    ends += [r.ValueDeleted(space, name) for space in SPACES for name in NAMES]
     ends += [r.CallsEnded(session) for session in CLIENT_SESSIONS]
     ends += [r.WorkerLeft(w.address) for w in history if isinstance(w, r.WorkerJoined)]
     for index, record in enumerate(ends, start=10_000):
@@ -159,7 +159,7 @@ def test_of_the_disks_that_are_gone_only_the_last_are_remembered() -> None:
 
 def test_a_record_of_a_peer_is_told_from_others_by_its_first_bytes() -> None:
     assert r.is_peer_named(r.encode(peer_named(7)))
-    assert not r.is_peer_named(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0, "", 0)))
+    assert not r.is_peer_named(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0)))
     assert not r.is_peer_named(b"")
 
 
@@ -271,7 +271,7 @@ def test_no_record_of_a_rebuild_is_over_the_limit() -> None:
 
 def test_a_value_with_a_new_blob_drops_the_former_one() -> None:
     def value(blob: int) -> r.ValueSet:
-        return r.ValueSet("plugins", b"p", b"", blob, 1, 1, "", 0)
+        return r.ValueSet("plugins", b"p", b"", blob, 1, 1)
 
     tables = folded([r.BlobPart(1, 1, 0, b"old"), value(1), r.BlobPart(1, 2, 0, b"new"), value(2)])
     assert [data for _, data in tables.scan(BLOB_PARTS)] == [b"new"]
@@ -291,7 +291,7 @@ def live(history: list[Any]) -> Sessions:
 
 
 def test_a_call_and_its_answer_are_one_and_the_next_call_of_the_slot_replaces_the_answer() -> None:
-    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
+    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1)
     history = [r.CallsOpened("s", "owner"), called(1, b"first", set_one), called(2, b"second")]
     tables = folded(history)
     assert len(list(tables.scan(VALUES))) == 1
@@ -311,7 +311,7 @@ def test_answers_go_with_the_client_whose_session_it_is() -> None:
 
 
 def test_a_call_of_a_session_that_is_over_still_changes_what_it_changed() -> None:
-    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1, "", 0)
+    set_one = r.ValueSet("metadata", b"one", b"1", 0, 0, 1)
     tables = folded([r.CallsOpened("s", "owner"), r.CallsEnded("s"), called(1, b"x", set_one)])
     assert len(list(tables.scan(VALUES))) == 1
     assert not list(tables.scan(CALLS))

@@ -103,7 +103,7 @@ class ToyEngine:
                     self.proposal += 1
                     self.proposed[self.proposal] = text.decode()
                     value = os.urandom(order["size"])
-                    record = records.ValueSet("toy", text, value, 0, 0, 0, "", 0)
+                    record = records.ValueSet("toy", text, value, 0, 0, 0)
                     self.send(messages.Propose(self.proposal, records.encode(record)))
                 self.write_diary("proposed", last=self.proposal)
             case "sleep":

@@ -209,9 +209,9 @@ class World:
         draw = rng.random()
         if draw < 0.7:
             value = b"%d." % self._values + b"x" * rng.randrange(self.options.propose_max_bytes)
-            return records.encode(records.ValueSet(space, name, value, 0, 0, 0, "", 0))
+            return records.encode(records.ValueSet(space, name, value, 0, 0, 0))
         if draw < 0.85:
-            return records.encode(records.ValueDeleted(space, name, "", 0))
+            return records.encode(records.ValueDeleted(space, name))
         client = f"c{rng.randrange(4)}"
         if draw < 0.95:
             return records.encode(records.ClientJoined(client, f"s{self._values}"))

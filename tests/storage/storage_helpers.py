@@ -75,7 +75,7 @@ def state(term: int = 1, vote: int = 0, commit: int = 0) -> HardState:
 
 
 def value(name: bytes, data: bytes = b"v") -> bytes:
-    return r.encode(r.ValueSet("space", name, data, 0, 0, 0, "", 0))
+    return r.encode(r.ValueSet("space", name, data, 0, 0, 0))
 
 
 def open_store(path: Path, caller: Caller | None = None, **options: Any) -> LmdbStore:

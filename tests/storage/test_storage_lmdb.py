@@ -450,7 +450,7 @@ def test_the_fold_leaves_the_same_rows_in_lmdb_as_in_memory(tmp_path: Path) -> N
         for table in TABLES:
             assert list(view.tables.scan(table)) == list(twin.scan(table))
         assert digest(view.tables) == digest(twin)
-    ends = (r.GraphsRetired((graph,)), r.ClientLeft("c"), r.Restarted("c"))
+    ends = (r.GraphsRetired((graph,)), r.ClientLeft("c"), r.Restarted())
     more = tuple(entry(n, data=r.encode(rec)) for n, rec in enumerate(ends, start=len(history) + 1))
     for done in more:
         fold(twin, done.index, done.term, done.data)

@@ -122,7 +122,7 @@ class Values:
             record = value_set(recorder, space, key, data)
         else:
             self._pickled.pop((space, key), None)
-            record = ValueDeleted(space, encode_key(key), "", 0)
+            record = ValueDeleted(space, encode_key(key))
         recorder.append(record, on_commit)
         return True
 
@@ -151,7 +151,7 @@ def value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet
     if len(data) > INLINE_BYTES_MAX:
         blob, parts = recorder.append_blob(data)
         data = b""
-    return ValueSet(space, encode_key(key), data, blob, parts, recorder.term, "", 0)
+    return ValueSet(space, encode_key(key), data, blob, parts, recorder.term)
 
 
 class ReplicatedValues:

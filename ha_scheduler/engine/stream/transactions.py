@@ -132,5 +132,5 @@ class Transactions:
 
 def _encode(recorder: Recorder, space: str, name: Any, value: Any) -> bytes:
     if value is DELETED:
-        return encode(ValueDeleted(space, encode_key(name), "", 0))
+        return encode(ValueDeleted(space, encode_key(name)))
     return encode(value_set(recorder, space, name, bytes(dumps(value))))

@@ -169,7 +169,7 @@ class Retirement:
             "restart", leaving, len(self.workers), timeout, wait_for_workers, raises=True
         )
         begun = [self._begin(ws, _restart_of(ws)) for ws in self.workers.values()]
-        self.worker_operations.begin(place, operation, *begun, first=Restarted(""))
+        self.worker_operations.begin(place, operation, *begun, first=Restarted())
         self._restarting, self._releases_implied = operation, True
         try:
             return await super().restart(  # type: ignore[misc]
@@ -181,7 +181,7 @@ class Retirement:
     def end_of_everything(self) -> None:
         """The last record of what ``restart`` makes void."""
         if self.recorder is not None:
-            self.recorder.append(Restarted(""), self.transactions.mark())
+            self.recorder.append(Restarted(), self.transactions.mark())
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As upstream's; of a restart clients hear when it is certain."""
