@@ -97,10 +97,6 @@ class RaftLog:
     def has_pending_snapshot(self) -> bool:
         return self._snapshot is not None
 
-    @property
-    def has_undurable_entries(self) -> bool:
-        return bool(self._tail)
-
     def snapshot(self) -> SnapshotMeta | None:
         """What a follower that needs compacted entries can be sent, if there is anything.
 

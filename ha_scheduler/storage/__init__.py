@@ -27,7 +27,6 @@ from ha_scheduler.storage.port import (
     Space,
     WriteBatch,
 )
-from ha_scheduler.storage.writer import WriterStats
 
 __all__ = [
     "PeerStore",
@@ -39,7 +38,6 @@ __all__ = [
     "LmdbStore",
     "check_identity",
     "MemoryStore",
-    "WriterStats",
     "StorageError",
     "AddressSpaceLimited",
     "CorruptData",

@@ -39,7 +39,7 @@ from ha_scheduler.storage.log_view import RECENT_BYTES_MAX
 from ha_scheduler.storage.port import OnDurable, Space, WriteBatch
 from ha_scheduler.storage.scrub import Scrub, verify
 from ha_scheduler.storage.transactional import TransactionalStore
-from ha_scheduler.storage.writer import Writer, WriterStats
+from ha_scheduler.storage.writer import Writer
 
 ROOM_MIN_BYTES = 16 * 1024 * 1024  # below, a peer could be elected and fail at its first entry
 
@@ -102,11 +102,6 @@ class LmdbStore(TransactionalStore):
         store._writer.start()
         store._scrub.start()
         return store
-
-    @property
-    def stats(self) -> WriterStats:
-        """What the writer has done so far."""
-        return self._writer.stats
 
     def space(self) -> Space:
         page = int(self._dbs.env.stat()["psize"])

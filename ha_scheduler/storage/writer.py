@@ -15,8 +15,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
 
 from ha_scheduler.storage.errors import StoreClosed, StoreOverloaded
 from ha_scheduler.storage.port import OnDurable, WriteBatch
@@ -26,26 +24,6 @@ QUEUE_BYTES_MAX = 256 * 1024 * 1024  # bytes waiting
 TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # bytes of a group; bounds the latency of one fsync
 NO_BATCH = 0  # the number with which an error is reported that no batch has met
 COMPANY_WAIT_S = 0.002  # seconds that a batch nobody waits for waits for one that somebody does
-
-
-@dataclass(slots=True)
-class WriterStats:
-    """What the writer has done so far. ``commit_s`` is put and fsync together."""
-
-    transactions: int = 0
-    batches: int = 0
-    entries: int = 0
-    commit_s_total: float = 0.0
-    commit_s_max: float = 0.0
-    commit_s_last: float = 0.0
-
-    def add(self, group: Sequence[WriteBatch], took_s: float) -> None:
-        self.transactions += 1
-        self.batches += len(group)
-        self.entries += sum(len(batch.entries) for batch in group)
-        self.commit_s_total += took_s
-        self.commit_s_max = max(self.commit_s_max, took_s)
-        self.commit_s_last = took_s
 
 
 class Writer:
@@ -64,12 +42,7 @@ class Writer:
         self._closing = False
         self._failure: Exception | None = None
         self._unreported = False
-        self._stats = WriterStats()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    @property
-    def stats(self) -> WriterStats:
-        return replace(self._stats)
 
     @property
     def failure(self) -> Exception | None:
@@ -125,13 +98,10 @@ class Writer:
                 self._on_durable(NO_BATCH, self._failure)
 
     def _try_commit(self, group: Sequence[WriteBatch]) -> None:
-        began = perf_counter()
         try:
             self._commit(group)
         except Exception as error:
             self._failure = error
-        else:
-            self._stats.add(group, perf_counter() - began)
 
     def _next_group(self) -> list[WriteBatch] | None:
         """Everything queued, within the limits; None when closed and done."""

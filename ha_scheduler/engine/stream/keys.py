@@ -6,7 +6,6 @@ float, or nested tuples of them), and equal keys have equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgpack
@@ -24,8 +23,3 @@ def encode_key(key: Key) -> bytes:
 def decode_key(data: bytes) -> Key:
     """The key of ``encode_key``."""
     return msgpack.unpackb(data, raw=False, use_list=False)
-
-
-def encode_keys(keys: Iterable[Key]) -> tuple[bytes, ...]:
-    """Several keys."""
-    return tuple(map(encode_key, keys))

@@ -355,7 +355,7 @@ class Stage:
             responses.append(
                 describe.Local("MsgAppResp", me, me, term=node.term, index=last, number=number)
             )
-        if node._core.log.has_undurable_entries or ready.snapshot is not None:
+        if node.durable_index < node.last_index or ready.snapshot is not None:
             responses.append(
                 describe.Local(
                     "MsgStorageAppendResp",
