@@ -6,7 +6,7 @@ Three real daemons with TLS and the default timing on loopback. In each round th
 killed; measured from the kill to the election of another peer, to the activation of its engine,
 and to the first commit of the new term. Then the killed peer is started again, and the next round
 begins when all three engines have read the same mark. Nothing is polled: the engines tell what
-happens, in CLOCK_MONOTONIC of the one host.
+happens, in CLOCK_MONOTONIC of the one host, and the new leader's history when it noticed.
 
 Each round writes values; at the end all peers are restarted, and each must find all of them in its
 ledger, or the exit status is 1.
@@ -46,9 +46,15 @@ def kill_once(cell: LoadCell, number: int) -> dict[str, float]:
     cell.start(killed)
     cell.event(lambda e: e["event"] == "caught_up" and e["name"] == killed)
     cell.mark()
+    (entry,) = (
+        entry
+        for entry in cell.status(activated["name"])["history_tail"]
+        if entry["term"] == activated["term"]
+    )
+    noticed = entry["started"] - (time.time() - time.monotonic()) - at
     return {
-        "detected": activated["marks"]["detected"] - at,
-        "elected": activated["marks"]["elected"] - at,
+        "detected": noticed,
+        "elected": noticed + entry["phases"]["elected"],
         "activated": activated["t"] - at,
         "first commit": first["t"] - at,
     }

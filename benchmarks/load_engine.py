@@ -137,8 +137,8 @@ class LoadEngine:
             case messages.CaughtUp(index):
                 self._send(messages.Ready(""))
                 self._tell("caught_up", index=index, values=self._values)
-            case messages.Activate(term, marks):
-                self._activate(term, marks)
+            case messages.Activate(term):
+                self._activate(term)
 
     def _committed(self, index: int, proposal: int, data: bytes) -> None:
         self._live += index > 0
@@ -167,9 +167,9 @@ class LoadEngine:
         listener.listen()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
-    def _activate(self, term: int, marks: dict[str, float]) -> None:
+    def _activate(self, term: int) -> None:
         self._recorder = Recorder(self, term, itertools.count((term << 32) + 1))
-        self._tell("activated", term=term, marks=marks)
+        self._tell("activated", term=term)
         self._send(messages.Serving(term, f"load://{self._name}:{term}"))
         self._put(MARK, f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
 

@@ -68,13 +68,11 @@ class CaughtUp:
 class Activate:
     """Daemon: this peer leads in ``term``; every record committed before the term has been sent.
 
-    ``marks``: the failover so far, name → CLOCK_MONOTONIC seconds of this host (``detected``,
-    ``elected``). An engine is activated at most once in its life.
+    An engine is activated at most once in its life.
     """
 
     KIND: ClassVar[int] = 4
     term: int
-    marks: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class EngineProcess:
             case CaughtUp():
                 self._scheduler.replay.caught_up()
                 self._channel.send(Ready(_dashboard(self._scheduler)))
-            case Activate(term, _):
+            case Activate(term):
                 self._activation = asyncio.create_task(self._activate(term))
                 self._activation.add_done_callback(_end_on_failure)
             case _:

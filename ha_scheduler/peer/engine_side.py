@@ -87,17 +87,11 @@ class EngineSide:
 
     # -- what the daemon does with it
 
-    def activate(
-        self,
-        term: int,
-        index: int,
-        marks: dict[str, float],
-        propose: Callable[[Sequence[bytes]], range],
-    ) -> None:
+    def activate(self, term: int, index: int, propose: Callable[[Sequence[bytes]], range]) -> None:
         """It leads in ``term``, once it was sent everything up to ``index``."""
         assert self._feed is not None
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
-        self._feed.send_after(index, Activate(term, marks))
+        self._feed.send_after(index, Activate(term))
 
     def extend(self, until: float) -> None:
         """Its leadership is certain until then (CLOCK_MONOTONIC); 0.0: not at all."""

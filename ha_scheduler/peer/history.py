@@ -78,13 +78,6 @@ class History:
         if detail:
             entry.details[phase] = detail
 
-    def marks(self, term: int) -> dict[str, float]:
-        """Our own phases of ``term`` as CLOCK_MONOTONIC, for the engine."""
-        entry, zero = self._entries.get(term), self._zero.get(term)
-        if entry is None or zero is None:
-            return {}
-        return {phase: zero + after for phase, after in entry.phases.items()}
-
     def merge(self, entries: Iterable[dict[str, Any]]) -> None:
         """Entries of another peer; ours win, a longer report of the same term replaces."""
         for wire in entries:

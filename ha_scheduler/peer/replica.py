@@ -429,8 +429,7 @@ class Replica:
     def _activate(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())
         self.on_contact()
-        marks = self.history.marks(term)
-        self.engine.activate(term, index, marks, self.driver.propose_batch)
+        self.engine.activate(term, index, self.driver.propose_batch)
 
     def _transfer(self, to: int) -> None:
         logger.info(

@@ -76,9 +76,9 @@ class ToyEngine:
                 self.write_diary("caught_up", index=index)
                 if not (Path(self.options["toy_dir"]) / f"{self.name}.never-ready").exists():
                     self.send(messages.Ready(""))
-            case messages.Activate(term, marks):
+            case messages.Activate(term):
                 self.term = term
-                self.write_diary("activate", term=term, lease=self.lease.valid(), marks=marks)
+                self.write_diary("activate", term=term, lease=self.lease.valid())
                 self.send(messages.Serving(term, f"toy://{self.name}:{term}"))
                 self.send(messages.Mark(term, "toy", time.monotonic(), {"n": 1}))
             case messages.Ping(number):
