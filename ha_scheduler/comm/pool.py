@@ -3,17 +3,22 @@
 Guarantee: after ``drop_pooled`` no call in flight or to come waits for a process that was behind
 ``address`` before. Comms are aborted, not closed: closing flushes, and a frozen process takes no
 bytes. The pool itself then does its accounting, as for any comm that broke (core.py:1424 and 1531).
+
+Several may follow one cell over the same pool (a worker, and the client of its tasks), so a
+connection that is being made may be ending already.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 
 def drop_pooled(pool: Any, address: str, reason: str) -> None:
-    """Abort every pooled comm to ``address``, idle, in use or being made."""
+    """Abort every pooled comm to ``address``, idle, in use or being made. Idempotent."""
     for comms in (pool.available, pool.occupied):
         for comm in list(comms.get(address, ())):
             comm.abort()
     for cancel in list(pool._connecting.get(address, ())):
-        cancel(reason)
+        with contextlib.suppress(RuntimeError):  # ``asyncio.Timeout``: it is expiring
+            cancel(reason)

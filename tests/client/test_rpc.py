@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import dask
 import pytest
+from distributed.comm import CommClosedError
 from distributed.core import ConnectionPool, PooledRPCCall
 
 from client_replay.errors import NoLeader, OutcomeUnknown
@@ -117,6 +118,24 @@ async def test_dropping_the_pool_frees_a_connection_that_is_being_made() -> None
         await until(lambda: before not in pool._connecting.get(address, ()))
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+        await pool.close()
+
+
+async def test_dropping_the_pool_again_while_a_connection_is_ending_is_harmless() -> None:
+    """A worker and the client of its tasks share a pool, and both hear of the new leader."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        pool = await ConnectionPool(timeout=30)
+        address = f"ha://127.0.0.1:{deaf.getsockname()[1]}"
+        connecting = asyncio.ensure_future(pool.connect(address))
+        await until(lambda: pool._connecting.get(address))
+        drops = 0
+        while not connecting.done():
+            drop_pooled(pool, address, "another leads")
+            drops += 1
+            await asyncio.sleep(0)
+        assert drops > 1, "it takes some steps to end"
+        with pytest.raises(CommClosedError, match="another leads"):
+            await connecting
         await pool.close()
 
 
