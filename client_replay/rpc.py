@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import ssl
 import time
 import uuid
@@ -32,12 +31,13 @@ from distributed.core import PooledRPCCall, Status, send_recv
 
 from client_replay.call_ids import CallId, CallIds
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
 REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills them
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 0.5
+BACKOFF_S_MAX = 0.5
 
 SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
 
@@ -214,6 +214,7 @@ class SchedulerRPC(PooledRPCCall):
     ) -> Any:
         started = time.monotonic()
         deadline = started + reconnect_timeout_s()
+        backoff = Backoff(max_s=BACKOFF_S_MAX)
         for repeat in range(REPEATS_MAX + 1):
             comm = await self._comm(op, deadline)
             arguments = _left(op, kwargs, started)
@@ -228,7 +229,7 @@ class SchedulerRPC(PooledRPCCall):
                     raise OutcomeUnknown(op) from error
                 if repeat == REPEATS_MAX or self.pool.status != Status.running:
                     raise
-            await _pause(repeat)
+            await backoff.pause()
         raise AssertionError("unreachable")
 
     async def _send(self, comm: Any, op: str, kwargs: dict[str, Any]) -> Any:
@@ -242,7 +243,7 @@ class SchedulerRPC(PooledRPCCall):
 
     async def _comm(self, op: str, deadline: float) -> Any:
         """A comm to the leader, waiting for there to be one."""
-        attempt = 0
+        backoff = Backoff(max_s=BACKOFF_S_MAX)
         while True:
             try:
                 return await self.pool.connect(self.addr)
@@ -251,8 +252,7 @@ class SchedulerRPC(PooledRPCCall):
                     raise
                 if time.monotonic() > deadline:
                     raise NoLeader(f"no leader was found to ask for {op!r}: {error}") from error
-            attempt += 1
-            await _pause(attempt)
+            await backoff.pause()
 
 
 def _left(op: str, kwargs: dict[str, Any], started: float) -> dict[str, Any]:
@@ -262,11 +262,6 @@ def _left(op: str, kwargs: dict[str, Any], started: float) -> dict[str, Any]:
         return kwargs
     left = float(parse_timedelta(timeout)) - (time.monotonic() - started)
     return {**kwargs, "timeout": max(0.0, left)}
-
-
-async def _pause(attempt: int) -> None:
-    ceiling = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2**attempt)
-    await asyncio.sleep(random.uniform(ceiling / 2, ceiling))
 
 
 def _misconfigured(error: BaseException) -> bool:

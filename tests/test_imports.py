@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Package -> the packages of ours that it may import, beside itself.
 ALLOWED: dict[str, set[str]] = {
+    "ha_scheduler.backoff": set(),
     "ha_scheduler.errors": set(),
     "ha_scheduler.failpoints": set(),
     "ha_scheduler.protocol": set(),
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.cell": {"ha_scheduler.channel", "ha_scheduler.errors"},
     "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.channel", "ha_scheduler.errors"},
     "ha_scheduler.peer": {
+        "ha_scheduler.backoff",
         "ha_scheduler.cell",
         "ha_scheduler.channel",
         "ha_scheduler.errors",
@@ -38,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.security",
         "ha_scheduler.storage",
     },
-    "ha_scheduler.comm": {"ha_scheduler.cell", "ha_scheduler.protocol"},
+    "ha_scheduler.comm": {"ha_scheduler.backoff", "ha_scheduler.cell", "ha_scheduler.protocol"},
     "ha_scheduler.engine": {
         "ha_scheduler.channel",
         "ha_scheduler.comm",
@@ -47,8 +49,18 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.protocol",
     },
     # Tasks ask for a client (``get_client``); it must be one of our kind.
-    "ha_scheduler.worker": {"ha_scheduler.comm", "ha_scheduler.protocol", "client_replay"},
-    "client_replay": {"ha_scheduler.comm", "ha_scheduler.errors", "ha_scheduler.protocol"},
+    "ha_scheduler.worker": {
+        "client_replay",
+        "ha_scheduler.backoff",
+        "ha_scheduler.comm",
+        "ha_scheduler.protocol",
+    },
+    "client_replay": {
+        "ha_scheduler.backoff",
+        "ha_scheduler.comm",
+        "ha_scheduler.errors",
+        "ha_scheduler.protocol",
+    },
     "ha_scheduler.cli": {
         "ha_scheduler.cell",
         "ha_scheduler.channel",
@@ -60,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ha_scheduler.deploy": {
         "client_replay",
+        "ha_scheduler.backoff",
         "ha_scheduler.cell",
         "ha_scheduler.channel",
         "ha_scheduler.cli",

@@ -21,9 +21,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import random
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -33,6 +31,7 @@ from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
 from distributed.utils import get_ip
 
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import Cell, cell_of
@@ -41,8 +40,8 @@ logger = logging.getLogger("distributed.ha.comm")
 
 HEAD_START_S = 0.25  # a leader on a LAN answers within a few milliseconds
 ATTEMPT_S_MAX = 5.0  # one attempt on one candidate
-RETRY_S_MIN, RETRY_S_MAX = 0.02, 0.5
-RETRY_FRACTION = 0.1  # of the time waited so far: what comes late may be noticed a little late
+RETRY_S_MAX = 0.5
+RETRY_GROWTH = 1.1  # by a tenth of the wait so far: what comes late may be noticed a bit late
 LIFE_POLL_S = 0.005
 
 # What turns a plain server into its HA kind when it listens because of an ha:// address.
@@ -130,7 +129,7 @@ class _Race:
 
     async def _persist(self, endpoint: Endpoint) -> Comm:
         """Try one candidate until it answers. Its turn to lead may come at any moment."""
-        began = time.monotonic()
+        backoff = Backoff(max_s=RETRY_S_MAX, growth=RETRY_GROWTH)
         while True:
             try:
                 async with asyncio.timeout(ATTEMPT_S_MAX):
@@ -140,9 +139,7 @@ class _Race:
                 self._doubt.set()
                 if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                     raise
-            pause = (time.monotonic() - began) * RETRY_FRACTION
-            pause = min(RETRY_S_MAX, max(RETRY_S_MIN, pause))
-            await asyncio.sleep(random.uniform(pause / 2, pause))
+            await backoff.pause()
 
     async def _head_start(self) -> None:
         """Leave the known leader alone for a while, unless it fails."""

@@ -21,13 +21,13 @@ from typing import Any
 
 import msgpack
 
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import Cell, Peer, View
 
 logger = logging.getLogger("distributed.ha.watch")
 
 SILENCE_S = 1.5  # three beats
 CONNECT_S = 1.0
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 1.0
 FRAME_BYTES_MAX = 1 << 20  # a view names a handful of peers
 _LENGTH = struct.Struct(">I")
 
@@ -59,18 +59,18 @@ class Watch:
                 await task
 
     async def _run(self) -> None:
-        backoff = BACKOFF_S_MIN
+        backoff = Backoff()
         tried: set[str] = set()  # names: ports of a peer become known one by one
         while True:
             peer = self._choose(tried)
             if peer is None:
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-                backoff = min(BACKOFF_S_MAX, backoff * 2)
+                await backoff.pause()
                 tried.clear()
                 continue
             tried.add(peer.name)
             if await self._watch(peer):
-                backoff, tried = BACKOFF_S_MIN, {peer.name}
+                backoff.reset()
+                tried = {peer.name}
 
     def _choose(self, tried: set[str]) -> Peer | None:
         """The next peer to try: a follower if possible, at random so that watchers spread."""

@@ -16,10 +16,8 @@ line is back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
-import random
 import socket
 import ssl
 from collections import Counter, deque
@@ -27,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
@@ -38,8 +37,6 @@ from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 CONTROL_FRAMES_MAX = 1024  # waiting on a control line; a second of silence costs some tens
 BULK_BYTES_MAX = 48 * 1024 * 1024  # waiting on a bulk line; above what the core has in flight
 CONNECT_TIMEOUT_S = 2.0
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 1.0  # a peer that is back is dialled within this time
 USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (TCP_USER_TIMEOUT)
 STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
 SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
@@ -238,7 +235,7 @@ class Line:
 
     async def run(self) -> None:
         """Keep the connection until cancelled."""
-        backoff_s = BACKOFF_FIRST_S
+        backoff = Backoff()  # a peer that is back is dialled within its ``MAX_S``
         refused = ""
         while True:
             try:
@@ -257,16 +254,11 @@ class Line:
                 if error.gone:
                     self._events.on_gone(str(error))
             else:
-                backoff_s, refused = BACKOFF_FIRST_S, ""
+                backoff.reset()
+                refused = ""
                 await self._use(reader, writer)
-            await self._wait(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-
-    async def _wait(self, seconds: float) -> None:
-        self._nudge.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._nudge.wait()
+            self._nudge.clear()
+            await backoff.pause(self._nudge)
 
     async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected, self._writer = True, writer
