@@ -16,7 +16,6 @@ import contextlib
 import inspect
 import json
 import logging
-import random
 import reprlib
 import time
 from collections.abc import Iterable
@@ -33,12 +32,13 @@ from client_replay import close_without_leader, locks, progress
 from client_replay.errors import OutcomeUnknown
 from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 
 logger = logging.getLogger("distributed.client.ha")
 
 ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
+FIRST_BACKOFF_S_MAX = 0.25  # somebody waits for the client to be there
 
 # Modules whose frames are not taken for the user's code (client.py:3270)
 NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
@@ -104,6 +104,7 @@ class Client(distributed.Client):
     async def _connect_first(self: Any, timeout: float | None) -> None:
         """Upstream's connection, begun again if the leader is lost in the midst of it."""
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        backoff = Backoff(max_s=FIRST_BACKOFF_S_MAX)
         while True:
             try:
                 left = max(0.0, deadline - time.monotonic())
@@ -112,7 +113,7 @@ class Client(distributed.Client):
             except CommClosedError:
                 if time.monotonic() > deadline or self.status != "connecting":
                     raise
-            await self._pause(BACKOFF_S_MAX / 4)
+            await backoff.pause(self._ha.follower.news)
 
     async def _reconnect(self: Any) -> None:
         if self._ha.served_plainly:
@@ -121,19 +122,18 @@ class Client(distributed.Client):
         self.status, self.scheduler_comm = "connecting", None
         give_up_s = reconnect_timeout_s()
         deadline = time.monotonic() + give_up_s
-        backoff = BACKOFF_S_MIN
+        backoff = Backoff()
         while self.status == "connecting" and not await self._reconnect_once(deadline):
             if time.monotonic() > deadline:
                 logger.error("No leader was found within %.0f s, closing client", give_up_s)
                 await self._close()
                 return
-            await self._pause(backoff)
-            backoff = min(BACKOFF_S_MAX, backoff * 2)
+            await backoff.pause(self._ha.follower.news)
 
     async def _reconnect_once(self: Any, deadline: float) -> bool:
         timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
         try:
-            await self._ha.attempt(self._ensure_connected(timeout=timeout))
+            await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
         except ImportError:  # versions that do not fit together (client.py:1593)
             logger.exception("The scheduler does not fit this client, closing client")
             await self._close()
@@ -142,12 +142,6 @@ class Client(distributed.Client):
         except Exception:
             logger.exception("Could not reconnect because of a defect")
         return bool(self.status != "connecting")
-
-    async def _pause(self: Any, seconds: float) -> None:
-        """Wait, or until there is news."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(random.uniform(seconds / 2, seconds)):
-                await self._ha.news.wait()
 
     # ---- the stream
 
@@ -405,7 +399,7 @@ class Client(distributed.Client):
     async def _close(self: Any, fast: bool = False) -> None:
         if self.status != "closed":
             self.status = "closing"
-            await self._ha.stop()
+            await self._ha.follower.stop()
         await super()._close(fast=fast)
 
 

@@ -8,7 +8,7 @@ Guarantees, and the order that keeps them:
 - A request goes out at most once per stream, whether ``submit`` or the reconnection is first, and
   never before one with a lower number.
 - What a leader says of a cancellation does not touch what was submitted after it.
-- A leader of an older term than the highest seen is not listened to.
+- A leader of an older term than the highest seen is not listened to (``comm/follower.py``).
 
 Everything but ``in_order``, ``keep`` and ``submitting`` runs on the client's event loop.
 """
@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import threading
-import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from distributed.core import PooledRPCCall
@@ -31,15 +29,12 @@ from distributed.utils import nbytes
 
 from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
-from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.directory import Cell, View, cell_of
-from ha_scheduler.comm.pool import drop_pooled
-from ha_scheduler.comm.watch import Watch
+from ha_scheduler.comm.directory import View
+from ha_scheduler.comm.follower import Follower
 
 logger = logging.getLogger("distributed.client.ha")
 
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
-STUCK_S = 0.5  # an attempt older than this was made to the leader of before
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
 FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client
@@ -64,13 +59,11 @@ class Session:
         self._client = client
         self.id = uuid.uuid4().hex
         self.journal = Journal()
-        self.term = 0  # the highest seen: the fence
+        self.follower = Follower(self._leave)
         self.plain = False  # the scheduler is not one of a cell
         self.served_plainly = False  # and there was a stream to it
-        self.news = asyncio.Event()  # something changed: try at once
         self._left = asyncio.Event()  # something has left the journal
         self._stream: Any = None
-        self._stream_term = 0  # 0 until the stream's leader said who it is
         self._answered = False  # somebody ever answered ha-hello
         self._connection = 0
         self._unwelcomed = 0
@@ -82,12 +75,6 @@ class Session:
         self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
-        self._cell: Cell | None = None
-        self._unsubscribe: Callable[[], None] = _nothing
-        self._watch: Watch | None = None
-        self._stopped = False
-        self._attempt: asyncio.Task[None] | None = None
-        self._attempt_since = 0.0
 
     @property
     def connected_before(self) -> bool:
@@ -170,16 +157,19 @@ class Session:
 
     def hello(self, stream: Any) -> None:
         """Introduce the session. Without an ``await``, from the loop, as the first thing."""
-        self._stream, self._stream_term = stream, 0
+        self._stream = stream
         self._connection += 1
         if self.plain:
             self._submit_plainly(stream)
+            return
+        self.follower.connected(stream.comm)
+        if stream.comm.closed():  # another leads, and the stream was left at once
             return
         stream.send(
             {
                 "op": "ha-hello",
                 "session": self.id,
-                "term": self.term,
+                "term": self.follower.fence.term,
                 "floor": self.journal.floor,
             }
         )
@@ -228,20 +218,17 @@ class Session:
 
     def welcomed(self, **message: Any) -> None:
         """``ha-welcome``: the leader says who it is."""
-        if message["term"] < self.term:
-            self.refused(message["term"])
-            return
         self._answered = True
-        self.term = self._stream_term = message["term"]
-        if not self._stopped:  # a client may close before it is welcomed
-            self._enter(View.from_welcome(message))
+        client, view = self._client, View.from_welcome(message)
+        watch = not isinstance(client._start_arg, PooledRPCCall)  # else the worker does it for us
+        if not self.follower.welcomed(client.scheduler, self._stream.comm, view, watch=watch):
+            self.refused(view.term)
 
     def refused(self, term: int) -> None:
         """``ha-stale``: it leads no longer."""
         self._answered = True
-        logger.info("A scheduler of term %d does not lead any more; %d does", term, self.term)
-        if self._stream is not None:
-            self._stream.abort()
+        reason = f"term {self.follower.fence.term} has been seen"
+        self._leave(f"a scheduler of term {term} does not lead any more; {reason}")
 
     def acknowledged(self, sequences: Iterable[int]) -> None:
         """``ha-committed``: the cell has these requests."""
@@ -260,100 +247,19 @@ class Session:
             self._left.clear()
             await self._left.wait()
 
-    def _enter(self, view: View) -> None:
-        client, comm = self._client, self._stream.comm
-        endpoint = addresses.parse_endpoint(comm.peer_address)
-        view = dataclasses.replace(view, leader_address=endpoint)
-        if self._cell is None:
-            self._cell = self._find_cell(view)
-            self._unsubscribe = self._cell.subscribe(
-                lambda seen: client.loop.add_callback(self._on_view, seen)
-            )
-            if not isinstance(client._start_arg, PooledRPCCall):  # else the worker watches for us
-                self._watch = Watch(self._cell, client.connection_args.get("ssl_context"))
-        self._cell.connected(endpoint)
-        self._cell.observe(view)
-        if self._watch is not None:
-            self._watch.start()
-
-    def _find_cell(self, view: View) -> Cell:
-        """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP).
-
-        It stays as it is if the leader names no address: then it is an engine that stands alone.
-        """
-        scheduler = self._client.scheduler
-        if view.addresses and not addresses.is_ha(scheduler.address):
-            listed = (*view.addresses, addresses.parse_endpoint(scheduler.address))
-            scheduler.addr = addresses.unparse(dict.fromkeys(listed))
-        return cell_of(addresses.parse(scheduler.address))
-
     # ---- what happens to the connection
 
-    def _on_view(self, view: View) -> None:
-        if view.term < self.term or self._client.scheduler is None:
-            return
-        self.term = view.term
-        self.news.set()
-        if self._follows(view):
-            return
-        scheduler = self._client.scheduler
-        drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
+    def _leave(self, reason: str) -> None:
+        logger.info("Leaving the scheduler: %s", reason)
         if self._stream is not None:
             self._stream.abort()
-        if self._attempt is not None:
-            # One that is younger may well be with the new leader. No later view may come, so see.
-            old_enough = STUCK_S - (time.monotonic() - self._attempt_since)
-            self._client.loop.call_later(max(0.0, old_enough), self._end_stuck, self._attempt)
-
-    def _end_stuck(self, attempt: asyncio.Task[None]) -> None:
-        if self._attempt is attempt:
-            attempt.cancel()
-
-    def _follows(self, view: View) -> bool:
-        """Whether the stream is one to the leader of ``view``."""
-        if self._stream is None or self._stream.comm.closed():
-            return False
-        if self._stream_term:
-            return self._stream_term >= view.term
-        peer = addresses.parse_endpoint(self._stream.comm.peer_address)
-        return peer == view.leader_address
 
     def lost(self) -> None:
         """The stream is gone."""
-        if not self._answered and not self.term:
+        if not self._answered and not self.follower.fence.term:
             self._unwelcomed += 1
             self.plain = self._unwelcomed >= UNWELCOMED_MAX
         self._stream = None
-
-    async def attempt(self, connecting: Coroutine[Any, Any, None]) -> None:
-        """Await ``connecting``. Raises ``TimeoutError`` if it was to the leader of before."""
-        self.news.clear()
-        self._attempt_since = time.monotonic()
-        self._attempt = attempt = asyncio.ensure_future(connecting)
-        try:
-            await attempt
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            raise TimeoutError("another leader came meanwhile") from None
-        finally:
-            attempt.cancel()
-            self._attempt = None
-
-    async def stop(self) -> None:
-        """End the watch and any attempt for good; the journal stays as it is."""
-        self._stopped = True
-        self._unsubscribe()
-        self.news.set()
-        if self._attempt is not None:
-            self._attempt.cancel()
-        if self._watch is not None:
-            await self._watch.stop()
-
-
-def _nothing() -> None:
-    """There is no subscription yet."""
 
 
 def _plainly(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The ``ha://`` address, what is known of a cell, and the watch that notices its changes."""
+"""The ``ha://`` address, what is known of a cell, the watch, and who follows its leaders."""

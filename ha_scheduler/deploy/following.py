@@ -17,23 +17,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import functools
 import uuid
-from collections.abc import Callable
 from typing import Any
 
-from distributed.comm import connect
+from distributed.comm import CommClosedError, connect
 from distributed.core import ConnectionPool, Status
 from distributed.objects import SchedulerInfo
 from distributed.utils import format_dashboard_link
 
 from client_replay.rpc import SchedulerRPC
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.directory import Cell, View, cell_of
-from ha_scheduler.comm.pool import drop_pooled
-from ha_scheduler.comm.watch import Watch
+from ha_scheduler.comm.directory import View
+from ha_scheduler.comm.follower import Follower
 
-RESUBSCRIBE_S = 0.2  # between two attempts to hear of workers from a new leader
+BACKOFF_S_MAX = 0.2  # between two attempts to hear of workers from a new leader
 
 _OVER = (Status.closing, Status.closed, Status.failed)
 
@@ -62,27 +61,6 @@ class LeaderConnection(SchedulerRPC):
         await self.pool.close()
 
 
-class Lookout:
-    """Tells the cluster that another leader has come, whatever its connections say."""
-
-    def __init__(self, address: str, ssl_context: Any, on_view: Callable[[View], None]) -> None:
-        self._cell: Cell = cell_of(addresses.parse(address))
-        self._watch = Watch(self._cell, ssl_context)
-        self._unsubscribe = self._cell.subscribe(on_view)
-
-    def heard(self, welcome: dict[str, Any], peer_address: str) -> None:
-        """A leader has said who it is, and whom else to ask."""
-        endpoint = addresses.parse_endpoint(peer_address)
-        self._cell.connected(endpoint)
-        self._cell.observe(dataclasses.replace(View.from_welcome(welcome), leader_address=endpoint))
-        self._watch.start()
-
-    async def stop(self) -> None:
-        """Tell no more."""
-        self._unsubscribe()
-        await self._watch.stop()
-
-
 class FollowsLeader:
     """Goes before a class of ``distributed.deploy`` that reaches its scheduler at ``ha://``::
 
@@ -98,9 +76,10 @@ class FollowsLeader:
     _watch_worker_status_task: asyncio.Task[None] | None
 
     _connection: LeaderConnection | None = None
-    _lookout: Lookout | None = None
-    _patience: asyncio.Timeout | None = None  # with the leader that is being subscribed with
-    _term = 0  # of the leader that the subscription is with
+
+    @functools.cached_property
+    def _follower(self) -> Follower:
+        return Follower(self._leave)
 
     @property
     def scheduler_comm(self) -> LeaderConnection | None:
@@ -136,6 +115,7 @@ class FollowsLeader:
 
     async def _watch_worker_status(self, comm: Any) -> None:
         """As upstream's, and again with the next leader: the subscription ends with its engine."""
+        self._follower.connected(comm)
         self._heard(self.scheduler_info, comm)
         while True:
             await super()._watch_worker_status(comm)  # type: ignore[misc]
@@ -144,29 +124,27 @@ class FollowsLeader:
             comm = await self._resubscribe()
 
     async def _resubscribe(self) -> Any:
+        backoff = Backoff(max_s=BACKOFF_S_MAX)
         while True:
             try:
-                async with asyncio.timeout(None) as self._patience:
-                    return await self._subscribe()
+                return await self._follower.attempt(self._subscribe())
             except OSError:  # a timeout is one: another leader has come
-                self._patience = None
-                await asyncio.sleep(RESUBSCRIBE_S)
-            finally:
-                self._patience = None
+                await backoff.pause(self._follower.news)
 
     async def _subscribe(self) -> Any:
         assert self._connection is not None
         comm = await self._connection.live_comm()
         comm.name = "Cluster worker status"
-        self._watch_worker_status_comm = comm  # so that the lookout can end the wait
+        self._watch_worker_status_comm = comm
+        self._follower.connected(comm)
         try:
             await comm.write({"op": "subscribe_worker_status"})
             info = SchedulerInfo(await comm.read())
+            self._heard(info, comm)
         except BaseException:
             comm.abort()
             raise
         self._replace_info(info)
-        self._heard(info, comm)
         return comm
 
     def _replace_info(self, info: SchedulerInfo) -> None:
@@ -183,31 +161,16 @@ class FollowsLeader:
     # -- hearing of leaders
 
     def _heard(self, info: dict[str, Any], comm: Any) -> None:
-        welcome = info.get("ha")
         assert self._connection is not None
+        welcome = info.get("ha")
         if welcome is None or not addresses.is_ha(self._connection.addr):
             return  # one scheduler, which nobody will follow
-        self._term = int(welcome["term"])
-        if self._lookout is None:
-            context = self._connection.pool.connection_args.get("ssl_context")
-            self._lookout = Lookout(
-                self._connection.addr,
-                context,
-                lambda view: self.loop.add_callback(self._on_view, view),
-            )
-        self._lookout.heard(welcome, comm.peer_address)
+        if not self._follower.welcomed(self._connection, comm, View.from_welcome(welcome)):
+            raise CommClosedError(f"{comm.peer_address} does not lead any more")
 
-    def _on_view(self, view: View) -> None:
-        if view.term <= self._term or self._connection is None or self.status in _OVER:
-            return
-        self._term = view.term
-        pool, address = self._connection.pool, self._connection.addr
-        drop_pooled(pool, address, f"{view.leader} leads term {view.term}")
+    def _leave(self, reason: str) -> None:
         if self._watch_worker_status_comm is not None:
             self._watch_worker_status_comm.abort()
-        if self._patience is not None:  # what was begun may be with the leader of before
-            self._patience.reschedule(0)
-            self._patience = None
 
     # -- the end
 
@@ -222,6 +185,4 @@ class FollowsLeader:
             # Upstream closes the connection to end it. It may be on its way to another one.
             task.cancel()
             await asyncio.wait([task])
-        lookout, self._lookout = self._lookout, None
-        if lookout is not None:
-            await lookout.stop()
+        await self._follower.stop()

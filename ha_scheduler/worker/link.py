@@ -7,8 +7,8 @@ Guarantees, and the order that keeps them:
   everything is buffered for the new stream and sent when that starts.
 - Events that are logged while nobody leads are said on the next stream. Those that were under way
   when the leader died are lost: no snapshot has them.
-- A leader of an older term than the highest seen is not obeyed: its stream is aborted and the rest
-  of a batch already read is not handled.
+- A leader of an older term than the highest seen is not obeyed (``comm/follower.py``): its stream
+  is aborted and the rest of a batch already read is not handled.
 - The worker does not end because a leader did. It ends on a "close" from the leader, or when no
   leader took it for ``ha-scheduler.worker.rejoin-timeout``.
 
@@ -19,13 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
@@ -37,10 +34,8 @@ from distributed.core import iscoroutinefunction
 from distributed.metrics import time as wall_time
 from distributed.worker import WORKER_ANY_RUNNING
 
-from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.directory import Cell, View, cell_of
-from ha_scheduler.comm.pool import drop_pooled
-from ha_scheduler.comm.watch import Watch
+from ha_scheduler.backoff import Backoff
+from ha_scheduler.comm.follower import Follower
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
@@ -51,7 +46,7 @@ REJOIN_TIMEOUT = "ha-scheduler.worker.rejoin-timeout"
 REJOIN_TIMEOUT_DEFAULT = "1h"
 CONNECT_S_MAX = 5.0
 REPLY_S_MAX = 60.0  # the leader may first have to adopt many other workers
-BACKOFF_S_MIN, BACKOFF_S_MAX = 0.02, 1.0
+JOIN_BACKOFF_S_MAX = 0.1  # somebody waits for the worker to be there
 COMPLAIN_EVERY_S = 10.0
 EVENTS_MAX = 1_000  # logged while nobody leads; a topic keeps no more (``low-level-log-length``)
 LOG_EVENT = "log-event"
@@ -65,38 +60,28 @@ class Phase(Enum):
     UP = auto()  # sent
 
 
-def _nothing() -> None:
-    """There is no subscription yet."""
-
-
 class SchedulerLink:
     """One worker's link. ``worker`` is a ``ha_scheduler.worker.worker.Worker``."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self.phase = Phase.DOWN
-        self.term = 0  # the highest seen: the fence
-        self.stream_term = 0
+        self.follower = Follower(self.abandon)
         self.plain = False  # the scheduler is not one of a cell
         self._comm: Any = None
-        self._cell: Cell | None = None
-        self._unsubscribe: Callable[[], None] = _nothing
-        self._watch: Watch | None = None
         self._rejoining: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
-        self._told: View | None = None  # since the registration that is under way began
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
 
     # ---- what the worker asks for
 
     async def join(self) -> None:
         """Register for the first time. Waits for a leader; raises ``ValueError`` if refused."""
+        backoff = Backoff(max_s=JOIN_BACKOFF_S_MAX)
         while True:
             try:
-                accepted = await self._register()
-                break
+                return await self.follower.attempt(self._join_once())
             except PlainScheduler:
                 self.plain = True
             except Refused as refused:
@@ -105,8 +90,7 @@ class SchedulerLink:
             except (OSError, TimeoutError) as error:
                 logger.info("Waiting to connect to: %26s", self._worker.scheduler.address)
                 logger.debug("because %s", error)
-                await self._pause(0.1)
-        await self._established(accepted)
+                await backoff.pause(self.follower.news)
 
     def send(self, message: dict[str, Any]) -> None:
         """Tell the leader something, in the way of the phase."""
@@ -132,55 +116,33 @@ class SchedulerLink:
 
     def abandon(self, reason: str) -> None:
         """Leave the current leader, if any, and join the leader."""
-        logger.info("Leaving the scheduler of term %d: %s", self.stream_term, reason)
+        logger.info("Leaving the scheduler of term %d: %s", self.follower.fence.joined, reason)
         self._drop()
-        self._rejoin()
+        if self._worker.status in WORKER_ANY_RUNNING:  # else ``join`` goes on by itself
+            self._rejoin()
 
     async def stop(self) -> None:
         """Rejoin no more; the stream, if there is one, stays for the goodbye."""
-        self._unsubscribe()
         task, self._rejoining = self._rejoining, None
-        if task is not None and task is not asyncio.current_task():
+        if task is asyncio.current_task():
+            task = None
+        if task is not None:
             task.cancel()
+        await self.follower.stop()
+        if task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        if self._watch is not None:
-            await self._watch.stop()
 
     # ---- what comes from the cell
 
     def leader_called(self, term: int, address: str, leader: str) -> dict[str, Any]:
         """A leader presents itself: the RPC ``ha-leader``."""
-        if term < self.term:
-            return {"status": "stale", "term": self.term}
-        cell = self._cell
-        known = cell.view if cell else None
-        view = View(known.cell if known else "", term, leader, addresses.parse_endpoint(address))
-        if cell is not None:
-            cell.observe(view)
-        self._on_view(view)
+        seen = self.follower.fence.term
+        if term < seen:
+            return {"status": "stale", "term": seen}
+        if not self.plain:
+            self.follower.called(term, leader, address)
         return {"status": "OK"}
-
-    def _on_view(self, view: View) -> None:
-        if view.term < self.term or self.plain:
-            return
-        self.term, self._told = view.term, view
-        if view.term > self.stream_term and self._worker.status in WORKER_ANY_RUNNING:
-            scheduler = self._worker.scheduler
-            drop_pooled(scheduler.pool, scheduler.addr, f"{view.leader} leads term {view.term}")
-            if self.phase is Phase.UP or self._joins_another_than(view):
-                self.abandon(f"{view.leader} leads term {view.term}")
-        self._wake.set()
-
-    def _joins_another_than(self, view: View) -> bool:
-        """Whether a registration is under way, and not with the leader of ``view``.
-
-        The one under way may well be with the new leader, of which we hear in two ways at once. It
-        is left alone then: a leader that has taken us in and loses us takes us for dead.
-        """
-        if self._comm is None or self.phase is Phase.UP or view.leader_address is None:
-            return False
-        return bool(view.leader_address != addresses.parse_endpoint(self._comm.peer_address))
 
     # ---- the stream
 
@@ -233,17 +195,15 @@ class SchedulerLink:
     def _rejoin(self) -> None:
         if self._rejoining is None or self._rejoining.done():
             self._rejoining = asyncio.ensure_future(self._rejoin_until_taken())
-        self._wake.set()
+        self.follower.news.set()
 
     async def _rejoin_until_taken(self) -> None:
         give_up_s = parse_timedelta(dask.config.get(REJOIN_TIMEOUT, REJOIN_TIMEOUT_DEFAULT), "s")
         deadline = time.monotonic() + give_up_s
-        backoff = BACKOFF_S_MIN
+        backoff = Backoff()
         while self._worker.status in WORKER_ANY_RUNNING:
-            self._wake.clear()
             try:
-                accepted = await self._register()
-                await self._established(accepted)
+                await self.follower.attempt(self._join_once())
                 if self.phase is Phase.UP:
                     return  # else it was left again while its plugins were installed
             except Exception as error:
@@ -252,8 +212,7 @@ class SchedulerLink:
                 logger.error("No leader took this worker back within %s s; closing.", give_up_s)
                 await self._worker.close(reason="worker-rejoin-timeout")
                 return
-            await self._pause(backoff)
-            backoff = min(BACKOFF_S_MAX, backoff * 2)
+            await backoff.pause(self.follower.news)
 
     def _complain(self, error: Exception) -> None:
         expected = isinstance(error, (OSError, TimeoutError, Refused))
@@ -263,15 +222,13 @@ class SchedulerLink:
             self._complained = time.monotonic()
             logger.info("Looking for the leader of %s: %s", self._worker.scheduler.address, error)
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, or until there is news."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(random.uniform(seconds / 2, seconds)):
-                await self._wake.wait()
+    async def _join_once(self) -> None:
+        """Join once. No ``await`` between: who took the worker in cannot be left unnoticed."""
+        await self._established(await self._register())
 
     async def _register(self) -> Accepted:
-        """One attempt. Afterwards the phase is BUFFERING, or DOWN if it failed."""
-        worker, self._told = self._worker, None
+        """Afterwards the phase is BUFFERING, or DOWN if it failed."""
+        worker = self._worker
         async with asyncio.timeout(CONNECT_S_MAX):
             comm = await connect(
                 worker.scheduler.address, timeout=CONNECT_S_MAX, **worker.connection_args
@@ -280,15 +237,14 @@ class SchedulerLink:
         comm._server = weakref.ref(worker)
         self._comm = comm
         try:
-            if self._told is not None and self._joins_another_than(self._told):
-                raise CommClosedError("another leader came meanwhile")
+            self.follower.connected(comm)
             metrics, _ = await self.metrics()
             extra = await worker.get_startup_information()
             started = wall_time()
             await self._introduce(comm, metrics, extra)
             async with asyncio.timeout(REPLY_S_MAX):
                 reply = await comm.read(deserializers=["msgpack"])
-            accepted = registration.understand(reply, self.term)
+            accepted = registration.understand(reply, self.follower.fence.term)
             if comm is not self._comm:
                 raise CommClosedError("another leader came meanwhile")
         except BaseException:
@@ -311,7 +267,7 @@ class SchedulerLink:
         if not self.plain:
             message = registration.message(
                 message,
-                term=self.term,
+                term=self.follower.fence.term,
                 report={
                     **snapshot(worker.state),
                     "shuffles": shuffle_runs(worker),
@@ -328,7 +284,8 @@ class SchedulerLink:
         if accepted.warning:
             logger.warning(accepted.warning)
         if accepted.view is not None:
-            self._enter(accepted.view, comm)
+            self.follower.welcomed(worker.scheduler, comm, accepted.view)
+            worker.execution_state["scheduler"] = worker.scheduler.address
         worker.batched_stream.start(comm)
         self.phase = Phase.UP
         if not comm.closed():
@@ -336,34 +293,6 @@ class SchedulerLink:
             self._events.clear()
         worker.registered()
         await worker.add_missing_plugins(accepted.plugins)
-        logger.info("        Registered to: %26s, term %d", comm.peer_address, self.stream_term)
+        term = self.follower.fence.joined
+        logger.info("        Registered to: %26s, term %d", comm.peer_address, term)
         worker.loop.add_callback(worker.handle_scheduler, comm)
-
-    def _enter(self, view: View, comm: Any) -> None:
-        """Learn about the cell from its leader, and watch it from now on."""
-        self.term = self.stream_term = view.term
-        endpoint = addresses.parse_endpoint(comm.peer_address)
-        view = dataclasses.replace(view, leader_address=endpoint)
-        if self._cell is None:
-            self._cell = self._find_cell(view)
-            self._unsubscribe = self._cell.subscribe(
-                lambda seen: self._worker.loop.add_callback(self._on_view, seen)
-            )
-            self._watch = Watch(self._cell, self._worker.connection_args.get("ssl_context"))
-        self._cell.connected(endpoint)
-        self._cell.observe(view)
-        if self._watch is not None:
-            self._watch.start()
-
-    def _find_cell(self, view: View) -> Cell:
-        """The cell of an ``ha://`` address; a plain address becomes one, for everybody.
-
-        It stays as it is if the leader names no address: then it is an engine that stands alone.
-        """
-        worker = self._worker
-        known = worker.scheduler.address
-        if view.addresses and not addresses.is_ha(known):
-            listed = (*view.addresses, addresses.parse_endpoint(known))
-            worker.scheduler.addr = addresses.unparse(dict.fromkeys(listed))
-            worker.execution_state["scheduler"] = worker.scheduler.address
-        return cell_of(addresses.parse(worker.scheduler.address))

@@ -188,7 +188,7 @@ class Worker(distributed.Worker):
         # The default is meant for a scheduler that may not exist. Ours does, or will again, and a
         # task must not fail because it asked for a client during an outage.
         default = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
-        if timeout == default and self._ha.term:
+        if timeout == default and self._ha.follower.fence.term:
             timeout = reconnect_timeout_s()
         client = Client(
             self.scheduler,

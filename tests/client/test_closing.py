@@ -95,7 +95,7 @@ async def test_a_client_that_closes_waits_for_the_calls_under_way(how: str) -> N
     with mock.patch.object(client_module, "GOODBYE_S_MAX", 30.0):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
-            await until(lambda: client._ha.term)
+            await until(lambda: client._ha.follower.fence.term)
             begun, finish = asyncio.Event(), asyncio.Event()
 
             async def call(msg: Any) -> None:

@@ -31,7 +31,7 @@ async def test_hello_is_the_first_word_and_graphs_are_numbered_until_committed()
         hello = leader.told[0]
         assert (hello["op"], hello["term"], hello["floor"]) == ("ha-hello", 0, 0)
         assert [g["ha_sequence"] for g in leader.said("update-graph")] == [1, 2]
-        await until(lambda: client._ha.term == 4)
+        await until(lambda: client._ha.follower.fence.term == 4)
         await leader.tell(commit([1]))
         await until(lambda: len(client._ha.journal) == 1)
         assert {f.status for f in futures} == {"pending"}
@@ -65,7 +65,7 @@ async def test_the_next_leader_hears_hello_then_the_open_graphs_then_what_is_wan
         assert second.ops().index("ha-resume") > second.ops().index("ha-fire-and-forget")
         assert {s["topic"] for s in second.said("subscribe-topic")} == {"print", "warn"}
         assert futures["a"].status == "finished"
-        await until(lambda: client._ha.term == 2)
+        await until(lambda: client._ha.follower.fence.term == 2)
         await asyncio.sleep(0.1)
         assert len(second.said("update-graph")) == 3
     await second.die()
@@ -89,11 +89,11 @@ async def test_a_leader_that_says_it_is_stale_is_left() -> None:
     stale = [{"op": "ha-stale", "term": 1}, {"op": "cancelled-keys", "keys": ["x"]}]
     leader.answer = lambda message: stale if message.get("term") == 0 else None
     async with connected(leader) as client:
-        client._ha.term = 0
+        client._ha.follower.fence.term = 0
         future = client.submit(int, key="x")
         await until(lambda: len(leader.said("ha-hello")) >= 2)
         leader.answer = lambda message: None
-        await until(lambda: client._ha.term == 1)
+        await until(lambda: client._ha.follower.fence.term == 1)
         assert future.status == "pending"
     await leader.die()
 
@@ -102,8 +102,8 @@ async def test_a_welcome_of_an_older_term_is_refused_with_all_that_follows_it() 
     old, (port,) = await ScriptedLeader(term=2).open(), free_ports(1)
     async with connected(old, port) as client:
         future = client.submit(int, key="x")
-        await until(lambda: client._ha.term == 2)
-        client._ha.term = 3  # as the watch said
+        await until(lambda: client._ha.follower.fence.term == 2)
+        client._ha.follower.fence.term = 3  # as the watch said
         welcome = {"op": "ha-welcome", **old.cell()}
         await old.tell(welcome, {"op": "cancelled-keys", "keys": ["x"]})
         await until(lambda: len(old.said("ha-hello")) >= 2)
@@ -119,12 +119,12 @@ async def test_a_welcome_of_an_older_term_is_refused_with_all_that_follows_it() 
 async def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> None:
     frozen, new = await ScriptedLeader(term=1).open(), await ScriptedLeader(term=2).open()
     async with connected(frozen) as client:
-        await until(lambda: client._ha.term == 1)
-        cell = client._ha._cell
+        await until(lambda: client._ha.follower.fence.term == 1)
+        cell = client._ha.follower.cell
         assert cell is not None
         cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
         await until(lambda: new.said("ha-hello"), within_s=1)
-        assert client._ha.term == 2
+        assert client._ha.follower.fence.term == 2
     await frozen.die()
     await new.die()
 
@@ -133,8 +133,8 @@ async def test_an_attempt_just_begun_is_given_up_soon_when_another_leader_is_tol
     """It is with a peer that accepts and does not answer, and no later view comes."""
     first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
     async with connected(first, port) as client:
-        await until(lambda: client._ha.term == 1)
-        cell = client._ha._cell
+        await until(lambda: client._ha.follower.fence.term == 1)
+        cell = client._ha.follower.cell
         assert cell is not None
         await first.die()
         deaf = await ScriptedLeader(term=1).open(port)
@@ -220,10 +220,10 @@ async def test_a_client_that_is_welcomed_while_it_closes_watches_nobody() -> Non
     leader.answer = lambda message: [] if message["op"] == "ha-hello" else None
     async with connected(leader) as client:
         await until(lambda: leader.said("ha-hello"))
-        await client._ha.stop()
+        await client._ha.follower.stop()
         await leader.tell({"op": "ha-welcome", **leader.cell()})
-        await until(lambda: client._ha.term == 1)
-        assert client._ha._watch is None
+        await until(lambda: client._ha.follower.fence.term == 1)
+        assert client._ha.follower._watch is None
     await leader.die()
 
 
@@ -231,7 +231,7 @@ async def test_a_key_submitted_after_the_resume_is_not_cancelled_by_the_answer_t
     leader = await ScriptedLeader().open()
     async with connected(leader) as client:
         old = client.submit(int, key="old")
-        await until(lambda: client._ha.term == 1)
+        await until(lambda: client._ha.follower.fence.term == 1)
         client.scheduler_comm.abort()
         await until(lambda: leader.said("ha-resume"))
         new = client.submit(int, key="new")
@@ -265,7 +265,7 @@ async def test_an_address_without_ha_becomes_the_cell_that_the_leader_names() ->
     leader = await ScriptedLeader().open()
     leader.welcome = {"addresses": [f"tcp://127.0.0.1:{leader.port}", f"tcp://127.0.0.1:{other}"]}
     client = await Client(leader.address, asynchronous=True, set_as_default=False)
-    await until(lambda: client._ha.term == 1)
+    await until(lambda: client._ha.follower.fence.term == 1)
     assert client.scheduler.address == f"ha://127.0.0.1:{leader.port},127.0.0.1:{other}"
     await leader.die()
     second = await ScriptedLeader(term=2).open(other)
@@ -298,7 +298,7 @@ async def test_the_preload_makes_a_plain_client_one_of_ours() -> None:
         client = await distributed.Client(leader.address, asynchronous=True, set_as_default=False)
     assert type(client) is Client
     assert client.id.startswith("Client-")
-    await until(lambda: client._ha.term == 1)
+    await until(lambda: client._ha.follower.fence.term == 1)
     client.submit(int, key="x")
     assert (await until(lambda: leader.said("update-graph")))[0]["ha_sequence"] == 1
     await client.close()

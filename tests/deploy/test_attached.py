@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,6 +16,8 @@ from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 
 from ha_scheduler import HACluster
+from ha_scheduler.comm.address import parse_endpoint
+from ha_scheduler.comm.directory import View
 from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import Pair, eventually, pair
@@ -48,6 +51,14 @@ def workers_of(cluster: HACluster) -> set[str]:
 
 async def has(cluster: HACluster, n: int) -> None:
     await eventually(lambda: len(workers_of(cluster)) == n and len(cluster.requested) == n)
+
+
+def tell(cluster: HACluster, welcome: dict[str, Any], address: str) -> None:
+    """As the watch of a cell does."""
+    view = View.from_welcome(welcome)
+    cell = cluster._follower.cell
+    assert cell is not None
+    cell.observe(dataclasses.replace(view, leader_address=parse_endpoint(address)))
 
 
 def test_only_a_cell_can_be_attached_to() -> None:
@@ -126,7 +137,7 @@ async def test_a_leader_that_is_frozen_is_left_for_the_next_one(
         frozen.recorder = None
         leader = await both.take_over()
         welcome = {**leader.welcome(), "leader": "other", "addresses": []}
-        cluster._lookout.heard(welcome, leader.address)  # as the watch of a cell does
+        tell(cluster, welcome, leader.address)
         await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
         assert subscription.closed()
         assert (await cluster.scheduler_comm.identity())["address"] == leader.address
@@ -149,7 +160,7 @@ async def test_a_subscription_that_is_not_answered_is_left_for_the_next_leader()
         await begun.wait()
         leader = await both.take_over()
         welcome = {**leader.welcome(), "leader": "other", "addresses": []}
-        cluster._lookout.heard(welcome, leader.address)  # as the watch of a cell does
+        tell(cluster, welcome, leader.address)
         await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
 
 

@@ -230,8 +230,8 @@ async def test_a_clients_registration_that_was_given_up_does_not_hold_up_the_nex
         leader._serve_client = noted
         client.scheduler_comm.abort()
         await eventually(lambda: len(registrations) == 1)
-        await eventually(lambda: client._ha._attempt is not None)
-        client._ha._attempt.cancel()
+        await eventually(lambda: client._ha.follower._attempt is not None)
+        client._ha.follower._attempt.cancel()
         waiting = leader._served[client.id]
         await eventually(lambda: leader._served[client.id] is not waiting)
         lease.on = True

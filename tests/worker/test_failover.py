@@ -83,7 +83,7 @@ def test_a_killed_leader_costs_no_result_no_task_and_no_process(two: Cell, tmp_p
         assert family.result(timeout=20) == ("client_replay.client", 3)
         assert [runs(tmp_path / f"ran{i}") for i in range(3)] == [1, 1, 1]
         assert client.run(os.getpid) == pids
-        assert client._ha.term == 2
+        assert client._ha.follower.fence.term == 2
 
 
 def test_a_gather_that_the_leader_was_serving_goes_on(two: Cell, tmp_path: Path) -> None:

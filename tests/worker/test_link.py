@@ -59,7 +59,7 @@ async def test_the_first_registration_has_upstreams_fields_and_an_empty_report()
         assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
         assert {"memory_limit", "local_directory", "services", "nanny"} <= set(message)
         assert {"pid", "versions", "metrics", "extra", "stimulus_id"} <= set(message)
-        assert worker._ha.term == 3
+        assert worker._ha.follower.fence.term == 3
         assert worker.status == Status.running
     await leader.die()
 
@@ -82,7 +82,7 @@ async def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_live
         assert [event["msg"] for event in second.said("log-event")] == ["said to nobody"]
         assert second.said("long-running") == []  # superseded by the snapshot
         assert worker.status == Status.running
-        assert worker._ha.term == 2
+        assert worker._ha.follower.fence.term == 2
     await second.die()
 
 
@@ -123,7 +123,7 @@ async def test_an_answer_that_is_no_welcome_makes_a_rejoining_worker_ask_again(a
         await until(lambda: len(leader.registrations) >= 3)
         leader.answer = lambda message: None
         await until(lambda: worker._ha.phase is Phase.UP)
-        assert (worker._ha.term, worker.status) == (2, Status.running)
+        assert (worker._ha.follower.fence.term, worker.status) == (2, Status.running)
     await leader.die()
 
 
@@ -207,9 +207,9 @@ async def test_a_leader_told_of_before_the_worker_registers_with_another_is_join
                 told = True
                 await new.open(first.port)
                 view = View("test", 2, "new", Endpoint("127.0.0.1", first.port))
-                assert worker._ha._cell is not None
-                worker._ha._cell.observe(view)
-                await until(lambda: worker._ha.term == 2)
+                assert worker._ha.follower.cell is not None
+                worker._ha.follower.cell.observe(view)
+                await until(lambda: worker._ha.follower.fence.term == 2)
 
         async def connect_and_tell(*args: Any, **kwargs: Any) -> Any:
             comm = await connect(*args, **kwargs)
@@ -239,13 +239,13 @@ async def test_the_rest_of_a_batch_of_a_leader_of_before_is_not_obeyed() -> None
         put(worker, x=1, y=1)
 
         def deposed() -> None:
-            worker._ha._on_view(View("test", 2, "new", Endpoint("127.0.0.1", 1)))
+            worker._ha.follower.hear(View("test", 2, "new", Endpoint("127.0.0.1", 1)))
 
         worker.stream_handlers["depose"] = deposed
         free = {"op": "free-keys", "stimulus_id": "test"}
         leader.answer = lambda message: {"status": "stale-leader", "term": 1, "time": 0.0}
         await leader.tell({**free, "keys": ["x"]}, {"op": "depose"}, {**free, "keys": ["y"]})
-        await until(lambda: worker._ha.term == 2)
+        await until(lambda: worker._ha.follower.fence.term == 2)
         await asyncio.sleep(0.1)
         assert set(worker.data) == {"y"}
     await leader.die()

@@ -1,0 +1,207 @@
+"""Following the leaders of a cell: whose word counts, and when a connection is left.
+
+Guarantees, and the order that keeps them:
+
+- A leader of an older term than the highest seen (the fence) is never followed. The fence rises
+  before anything is left, so what is begun next knows it.
+- The connection to a leader is left when a newer one is heard of, and never while it is with the
+  newest: not after that leader has said its term, nor before, if it is at the address that the
+  newest view names. A leader that has taken us in and loses us takes us for dead.
+- A view counts against a connection that is being made only if it came after that was begun. One
+  that was made since may be with a leader of whom no view has told yet.
+- A connection of which it is not known yet with whom it is made may well be made with the new
+  leader, unless it was begun ``STUCK_S`` before. It is given that time, and looked at once more
+  then: no later view may come.
+- Calls over the pool are freed of the leader of before, once for each thing that is new. Those that
+  were made since are with the new one.
+
+One ``Follower`` serves one client, worker or cluster, on that one's event loop. ``Fence`` is what
+it decides by: pure, without clock, sockets or loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from tornado.ioloop import IOLoop
+
+from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.address import Endpoint
+from ha_scheduler.comm.directory import Cell, View, cell_of
+from ha_scheduler.comm.pool import drop_pooled
+from ha_scheduler.comm.watch import Watch
+
+STUCK_S = 0.5  # an attempt older than this was made to the leader of before
+
+T = TypeVar("T")
+
+
+class Fence:
+    """The highest term seen, and what it means for one connection."""
+
+    def __init__(self) -> None:
+        self.term = 0  # the highest seen
+        self.joined = 0  # that of the last leader that took us in
+        self._peer: str | None = None  # with whom the connection is; None until it is made
+        self._welcomed = False  # its leader has said that it is of term ``joined``
+        self._told: View | None = None  # the newest view since the connection was begun
+        self._newest: tuple[int, Endpoint | None] | None = None
+
+    def begin(self) -> None:
+        """The former connection is over; the next one is begun."""
+        self._peer, self._welcomed, self._told = None, False, None
+
+    def connected(self, peer_address: str) -> None:
+        """The connection is made; its leader has not said its term yet."""
+        self._peer, self._welcomed = peer_address, False
+
+    def welcomed(self, term: int) -> bool:
+        """The leader of the connection is of ``term``. Whether it may be followed."""
+        if term < self.term:
+            return False
+        self.term = self.joined = term
+        self._welcomed = True
+        return True
+
+    def hear(self, view: View) -> bool:
+        """Somebody leads. Whether it is new, and another than took us in last."""
+        if view.term < self.term:
+            return False
+        newest, self._newest = self._newest, (view.term, view.leader_address)
+        self.term, self._told = view.term, view
+        return view.term > self.joined and newest != self._newest
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is known with whom the connection is."""
+        return self._peer is not None
+
+    def superseded(self) -> str | None:
+        """Why the connection is to be left, if it is."""
+        told = self._told
+        if told is None or told.term <= self.joined or self._peer is None:
+            return None
+        where = told.leader_address
+        if not self._welcomed and where in (None, addresses.parse_endpoint(self._peer)):
+            return None  # it is this one, or may be
+        return f"{told.leader} leads term {told.term}"
+
+
+class Follower:
+    """Calls ``leave`` with a reason when the connection is not with the newest leader any more."""
+
+    def __init__(self, leave: Callable[[str], None]) -> None:
+        self.fence = Fence()
+        self.cell: Cell | None = None  # None until a leader has taken us in
+        self.news = asyncio.Event()  # something changed: try at once
+        self._leave = leave
+        self._scheduler: Any = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._watch: Watch | None = None
+        self._attempt: asyncio.Future[Any] | None = None
+        self._began = 0.0
+        self._stopped = False
+
+    async def attempt(self, connecting: Coroutine[Any, Any, T]) -> T:
+        """Await ``connecting``. Raises ``TimeoutError`` if it was to the leader of before."""
+        self.news.clear()
+        self.fence.begin()
+        self._began = asyncio.get_running_loop().time()
+        self._attempt = attempt = asyncio.ensure_future(connecting)
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise TimeoutError("another leader came meanwhile") from None
+        finally:
+            attempt.cancel()
+            if self._attempt is attempt:
+                self._attempt = None
+
+    def connected(self, comm: Any) -> None:
+        """The connection is made. It may have to be left at once."""
+        self.fence.connected(comm.peer_address)
+        self._leave_if_superseded()
+
+    def welcomed(self, scheduler: Any, comm: Any, view: View, watch: bool = True) -> bool:
+        """The leader behind ``comm`` says who it is. Whether it may be followed.
+
+        ``scheduler`` is the ``PooledRPCCall`` to the cell; its address becomes that of a cell.
+        """
+        if not self.fence.welcomed(view.term):
+            return False
+        if self._stopped:  # it may have been closed before it was welcomed
+            return True
+        self._scheduler = scheduler
+        if self.cell is None:
+            self.cell = cell = _cell_behind(scheduler, view)
+            loop = IOLoop.current()
+            self._unsubscribe = cell.subscribe(lambda seen: loop.add_callback(self.hear, seen))
+            if watch:
+                self._watch = Watch(cell, scheduler.pool.connection_args.get("ssl_context"))
+        endpoint = addresses.parse_endpoint(comm.peer_address)
+        self.cell.connected(endpoint)
+        self.cell.observe(dataclasses.replace(view, leader_address=endpoint))
+        if self._watch is not None:
+            self._watch.start()
+        return True
+
+    def called(self, term: int, leader: str, address: str) -> None:
+        """A leader has presented itself."""
+        known = self.cell.view if self.cell else None
+        endpoint = addresses.parse_endpoint(address)
+        view = View(known.cell if known else "", term, leader, endpoint)
+        if self.cell is not None:
+            self.cell.observe(view)
+        self.hear(view)
+
+    def hear(self, view: View) -> None:
+        """Somebody leads: leave whoever led before."""
+        if self._stopped:
+            return
+        if self.fence.hear(view):
+            if self._scheduler is not None:
+                reason = f"{view.leader} leads term {view.term}"
+                drop_pooled(self._scheduler.pool, self._scheduler.addr, reason)
+            if self._attempt is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_at(self._began + STUCK_S, self._end_stuck, self._attempt)
+        self._leave_if_superseded()
+        self.news.set()
+
+    def _end_stuck(self, attempt: asyncio.Future[Any]) -> None:
+        if self._attempt is attempt and not self.fence.is_connected:
+            attempt.cancel()
+
+    def _leave_if_superseded(self) -> None:
+        reason = self.fence.superseded()
+        if reason is not None:
+            self.fence.begin()
+            self._leave(reason)
+
+    async def stop(self) -> None:
+        """Follow no more: end the watch and any attempt; a connection stays for the goodbye."""
+        self._stopped = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self.news.set()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._watch is not None:
+            await self._watch.stop()
+
+
+def _cell_behind(scheduler: Any, view: View) -> Cell:
+    """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP).
+
+    It stays as it is if the leader names no address: then it is an engine that stands alone.
+    """
+    if view.addresses and not addresses.is_ha(scheduler.addr):
+        listed = (*view.addresses, addresses.parse_endpoint(scheduler.addr))
+        scheduler.addr = addresses.unparse(dict.fromkeys(listed))
+    return cell_of(addresses.parse(scheduler.addr))
