@@ -34,6 +34,7 @@ from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.backend import why
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -138,7 +139,7 @@ class Client(distributed.Client):
             logger.exception("The scheduler does not fit this client, closing client")
             await self._close()
         except (OSError, TimeoutError) as error:
-            logger.debug("No leader yet: %s", error)
+            logger.debug("No leader yet: %s", why(error))
         except Exception:
             logger.exception("Could not reconnect because of a defect")
         return bool(self.status != "connecting")

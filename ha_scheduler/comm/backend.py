@@ -173,6 +173,16 @@ class _Race:
         return OSError(f"no peer of the cell leads just now ({said})")
 
 
+def why(error: BaseException) -> str:
+    """What is at the bottom of a failed connection. A timeout has no words; its cause may have."""
+    nothing = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    words = str(error) or nothing
+    while error.__cause__ is not None:
+        error = error.__cause__
+        words = str(error) or words
+    return words
+
+
 def _discard(task: asyncio.Task[Comm]) -> None:
     """End an attempt; a connection that it makes nevertheless is closed."""
 

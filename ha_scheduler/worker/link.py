@@ -35,6 +35,7 @@ from distributed.metrics import time as wall_time
 from distributed.worker import WORKER_ANY_RUNNING
 
 from ha_scheduler.backoff import Backoff
+from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.follower import Follower
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
@@ -44,7 +45,8 @@ logger = logging.getLogger("distributed.worker.ha")
 
 REJOIN_TIMEOUT = "ha-scheduler.worker.rejoin-timeout"
 REJOIN_TIMEOUT_DEFAULT = "1h"
-CONNECT_S_MAX = 5.0
+CONNECT_S_MAX = 4.0  # to find who leads
+HANDSHAKE_S_MAX = 1.0  # then
 REPLY_S_MAX = 60.0  # the leader may first have to adopt many other workers
 JOIN_BACKOFF_S_MAX = 0.1  # somebody waits for the worker to be there
 COMPLAIN_EVERY_S = 10.0
@@ -89,7 +91,7 @@ class SchedulerLink:
                 raise ValueError(f"Unexpected response from register: {refused}") from refused
             except (OSError, TimeoutError) as error:
                 logger.info("Waiting to connect to: %26s", self._worker.scheduler.address)
-                logger.debug("because %s", error)
+                logger.debug("because %s", why(error))
                 await backoff.pause(self.follower.news)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -220,7 +222,8 @@ class SchedulerLink:
             logger.error("Could not rejoin because of a defect", exc_info=error)
         elif time.monotonic() - self._complained > COMPLAIN_EVERY_S:
             self._complained = time.monotonic()
-            logger.info("Looking for the leader of %s: %s", self._worker.scheduler.address, error)
+            scheduler = self._worker.scheduler
+            logger.info("Looking for the leader of %s: %s", scheduler.address, why(error))
 
     async def _join_once(self) -> None:
         """Join once. No ``await`` between: who took the worker in cannot be left unnoticed."""
@@ -229,7 +232,7 @@ class SchedulerLink:
     async def _register(self) -> Accepted:
         """Afterwards the phase is BUFFERING, or DOWN if it failed."""
         worker = self._worker
-        async with asyncio.timeout(CONNECT_S_MAX):
+        async with asyncio.timeout(CONNECT_S_MAX + HANDSHAKE_S_MAX):
             comm = await connect(
                 worker.scheduler.address, timeout=CONNECT_S_MAX, **worker.connection_args
             )

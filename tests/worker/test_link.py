@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -282,6 +283,39 @@ async def test_a_worker_gives_up_after_the_time_that_is_configured() -> None:
         async with joined(leader) as worker:
             await leader.die()
             await until(lambda: worker.status == Status.closed, within_s=10)
+
+
+async def looking(caplog: pytest.LogCaptureFixture) -> str:
+    """What a worker says that finds no leader."""
+    begins = "Looking for the leader of "
+    said = await until(lambda: [text for text in caplog.messages if text.startswith(begins)])
+    return str(said[0])
+
+
+async def test_a_worker_that_finds_no_leader_says_why(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "CONNECT_S_MAX", 0.3)
+    leader = await ScriptedLeader().open()
+    with caplog.at_level(logging.INFO, logger="distributed.worker.ha"):
+        async with joined(leader):
+            await leader.die()
+            said = await looking(caplog)
+            assert f"127.0.0.1:{leader.port}: " in said
+            assert said.endswith("Connection refused)")
+
+
+async def test_a_worker_whose_leader_accepts_and_does_not_answer_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "REPLY_S_MAX", 0.1)
+    leader = await ScriptedLeader().open()
+    with caplog.at_level(logging.INFO, logger="distributed.worker.ha"):
+        async with joined(leader) as worker:
+            leader.answer = lambda message: asyncio.Event().wait() if "ha" in message else None
+            worker._ha.abandon("test")
+            assert (await looking(caplog)).endswith(": no answer in time")
+    await leader.die()
 
 
 async def test_a_plain_worker_is_upgraded_in_place_whatever_its_class() -> None:
