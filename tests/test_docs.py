@@ -76,3 +76,12 @@ def test_each_feature_of_what_survives_has_tests_that_exist() -> None:
     cells = [(feature, tests) for rows in tested.values() for feature, tests in rows.items()]
     assert [feature for feature, tests in cells if not tests] == []
     assert sorted({test for _, tests in cells for test in tests} - existing_tests()) == []
+
+
+def test_each_phase_of_a_failover_is_explained() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "ha_scheduler").rglob("*.py"))
+    phases = set(re.findall(r'\b(?:_on_)?mark\((?:term, )?"(\w+)"', code))
+    assert {"detected", "serving", "workers_back"} <= phases
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    takeover = page.split("## Takeover\n")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"\| `(\w+)` \|$", takeover, re.MULTILINE)) == sorted(phases)
