@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300 * SC
 
 N_TASKS = 60
 TASK_S = 0.05
-LATEST_S = 2.5 * SCALE  # DESIGN §11: p99 of cut → first task finished
+LATEST_S = 2.5 * SCALE  # docs/design.md §11: p99 of cut → first task finished
 
 
 @pytest.fixture(autouse=True, scope="module")
