@@ -27,7 +27,7 @@ from ha_scheduler.peer import opening, wire
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.joining import Asker, Joining
-from ha_scheduler.peer.lease import LeaderLease
+from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Channel, Dialer, Links, RefusedError, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
@@ -42,7 +42,6 @@ from ha_scheduler.storage.lmdb_store import LmdbStore
 
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
-LEASE_MARGIN_TICKS = 2  # see contact.py
 DISK_PATIENCE_ELECTIONS = 5  # [3 s]; stalls of 0.8 s were seen on a disk that was well
 ENTRY_BYTES_MAX = 1024 * 1024  # what the store takes
 APPEND_BYTES = 1024 * 1024
@@ -140,7 +139,7 @@ class _Daemon:
     def _build(self) -> None:
         settings, store = self._settings, self._store
         timing, own_id = settings.timing, store.peer_id
-        lease_s = (timing.election_ticks - LEASE_MARGIN_TICKS) * timing.tick_s
+        lease_s = (timing.election_ticks - MARGIN_TICKS) * timing.tick_s
         contact = LeaderLease(own_id, max(lease_s, 0.0))
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
@@ -333,7 +332,6 @@ def _config(settings: PeerSettings, own_id: int) -> Config:
         peer_id=own_id,
         election_ticks=settings.timing.election_ticks,
         heartbeat_ticks=settings.timing.heartbeat_ticks,
-        lease_margin_ticks=LEASE_MARGIN_TICKS,
         priority=settings.priority,
         promotion_lag_ticks=settings.timing.election_ticks,
         disk_patience_ticks=DISK_PATIENCE_ELECTIONS * settings.timing.election_ticks,

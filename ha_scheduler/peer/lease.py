@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from ha_scheduler.raft.messages import FROM_LEADER, Message, MessageKind
 
+MARGIN_TICKS = 2  # taken off the promise of a follower
 REMEMBERED_MAX = 4096  # ticks of our own whose time is kept; minutes more than an answer takes
 
 _ANSWERS = frozenset({MessageKind.HEARTBEAT_RESPONSE, MessageKind.APPEND_RESPONSE})

@@ -37,9 +37,6 @@ class Config:
     #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
     #: heartbeat costs the leadership.
     heartbeat_ticks: int = 2
-    #: Ticks taken off the lease: covers the phase between two peers' ticks (1) and the drift of
-    #: their clocks during one election timeout (the rest).
-    lease_margin_ticks: int = 2
     #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
     #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
     promotion_lag_ticks: int = 12
@@ -49,7 +46,7 @@ class Config:
     #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
     pre_vote: bool = True
     #: A leader without contact to a quorum steps down; voters that hear a leader refuse
-    #: candidates (6.2, 4.2.3). The lease rests on it.
+    #: candidates (6.2, 4.2.3). The lease of the driver rests on it.
     check_quorum: bool = True
     #: Step down the moment the newest contact to a quorum is an election timeout old, instead
     #: of checking once per election timeout, which can take nearly twice as long.
@@ -80,11 +77,6 @@ class Config:
             raise ConfigError(
                 f"election_ticks ({self.election_ticks}) must exceed heartbeat_ticks "
                 f"({self.heartbeat_ticks}), or followers depose every leader; use 5 times or more"
-            )
-        if not 1 <= self.lease_margin_ticks < self.election_ticks:
-            raise ConfigError(
-                f"lease_margin_ticks ({self.lease_margin_ticks}) must be at least 1 and less than "
-                f"election_ticks ({self.election_ticks})"
             )
         if not 0 <= self.priority <= HIGHEST_PRIORITY:
             raise ConfigError(f"priority is {self.priority}; use 0 to {HIGHEST_PRIORITY}")

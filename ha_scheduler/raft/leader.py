@@ -5,12 +5,6 @@ majority of the newest membership has made durable (5.4.2 of the paper, thesis 3
 disk counting like any other and only once the write completed. Everything here dies with the
 term: a `Leader` is made at the election and dropped at the step-down, so nothing can leak from
 one term into the next.
-
-The lease: a follower that accepted a message refuses candidates for ``election_ticks``. Responses
-echo the leader's tick at *sending*; while a quorum's echoes are younger than ``election_ticks -
-lease_margin_ticks``, no other leader can exist. A leadership transfer overrules that refusal, so
-from the sending of TIMEOUT_NOW on there is no lease until its target answers something sent later
-(after which the target ignores that TIMEOUT_NOW, and so does every later life of the target).
 """
 
 from __future__ import annotations
@@ -80,7 +74,6 @@ class Leader:
         self._disk_was_at = log.durable_index
         self._disk_stuck_for = 0  # ticks in which the own disk took nothing, and lags the quorum
         self._transfer_elapsed = 0
-        self._timeout_now_sent: dict[PeerId, int] = {}  # target -> tick
         self._reads = ReadQueue()
         self._uncommitted: deque[tuple[int, int]] = deque()  # last index of a batch, its bytes
         self._uncommitted_bytes = 0
@@ -103,22 +96,6 @@ class Leader:
     def must_hand_over(self) -> bool:
         """Whether another should lead: this one was removed, or only its own disk is stuck."""
         return self.removed or self._disk_stuck_for >= self._config.disk_patience_ticks
-
-    @property
-    def lease_valid(self) -> bool:
-        """Whether no other peer can have become leader yet, as far as ticks can tell."""
-        if not self._config.check_quorum or not self._transfers_settled():
-            return False
-        age = self.replication.quorum_age(self._membership)
-        return age < self._config.election_ticks - self._config.lease_margin_ticks
-
-    def _transfers_settled(self) -> bool:
-        """Whether every TIMEOUT_NOW ever sent can have no effect any more."""
-        for peer in list(self._timeout_now_sent):
-            progress = self.replication.progress.get(peer)
-            if progress is not None and progress.acked_tick > self._timeout_now_sent[peer]:
-                del self._timeout_now_sent[peer]
-        return not self._timeout_now_sent
 
     # -- time ------------------------------------------------------------------------------
 
@@ -370,7 +347,6 @@ class Leader:
         return True
 
     def send_timeout_now(self, to: PeerId) -> None:
-        self._timeout_now_sent[to] = self.replication.now
         incarnation = self.replication.progress[to].incarnation
         self.replication.send(MessageKind.TIMEOUT_NOW, to, incarnation=incarnation)
 

@@ -14,8 +14,7 @@ A driver's loop, with a disk thread::
     # later, from the ledger: node.applied_to(index)
 
 After a short stall deliver waiting messages before waiting ticks: a burst of ticks without the
-responses that came meanwhile makes a leader step down for nothing. Every tick missed must be fed
-all the same, before `lease_valid` is asked. Not thread-safe; one owner.
+responses that came meanwhile makes a leader step down for nothing. Not thread-safe; one owner.
 """
 
 from __future__ import annotations
@@ -102,18 +101,6 @@ class RawNode:
     def membership(self) -> Membership:
         """The newest membership of the log, committed or not: the one in force (4.1)."""
         return self._core.history.current
-
-    @property
-    def lease_valid(self) -> bool:
-        """Whether this peer leads and no other can have been elected yet, counted in ticks.
-
-        Not enough to answer a read from: the leader must also have committed an entry of its own
-        term (6.4, step 1), and applied what was committed when the read came.
-
-        Only as true as the ticks: a driver that may have been stopped (SIGSTOP, a suspended
-        machine) feeds the ticks it missed before it trusts this.
-        """
-        return self._core.lead is not None and self._core.lead.lease_valid
 
     @property
     def transferring_to(self) -> PeerId:

@@ -66,7 +66,7 @@ def source(mutant: Mutant) -> Path:
 
 def layers(mutant: Mutant) -> dict[str, tuple[str, ...]]:
     """The layers that could notice, and their files."""
-    return CORE_LAYERS if mutant.package == "raft" else STORE_LAYERS
+    return CORE_LAYERS if mutant in CORE_MUTANTS else STORE_LAYERS
 
 
 def failing_without_mutant() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.raft import (
     ChangeKind,
     Config,
@@ -33,7 +34,7 @@ Filter = Callable[[Message], bool]
 
 
 class Peer:
-    """A node with its storage and what it has applied."""
+    """A node with its storage, what it has applied, and its lease, whose clock shows ticks."""
 
     def __init__(
         self,
@@ -54,10 +55,45 @@ class Peer:
 
     def _start(self) -> RawNode:
         config = Config(peer_id=self.id, **self.settings)  # type: ignore[arg-type]
+        self.now = 1
+        self.lease = LeaderLease(self.id, config.election_ticks - MARGIN_TICKS)
         return RawNode(config, self.log, self._rng, applied=self.log.applied)
 
     def restart(self) -> None:
         self.node = self._start()
+
+    def tick(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.now += 1
+            self.node.tick()
+
+    def step(self, message: Message) -> None:
+        """A message arrives, through its encoding."""
+        self.node.step(message_from_wire(message_to_wire(message)))
+        if self.node.role is Role.LEADER:
+            self.lease.answered(message)
+
+    def take(self) -> Ready:
+        """One Ready, whose messages leave at once."""
+        ready = self.node.ready()
+        self.check_early_messages(ready)
+        if self.node.role is Role.LEADER and self.lease.term != self.node.term:
+            self.lease.begin(self.node.term)
+        self.leave(ready.messages)
+        self.reads.extend(ready.read_states)
+        return ready
+
+    def leave(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.lease.sent(message, self.now)
+
+    @property
+    def lease_valid(self) -> bool:
+        """Whether this peer leads, and no other can have been elected yet."""
+        if not self.settings.get("check_quorum", True):
+            return False  # nobody has promised anything
+        leads = self.node.role is Role.LEADER and self.lease.term == self.node.term
+        return leads and self.lease.certain_until(self.node.membership.voters, self.now) > self.now
 
     def persist(self, ready: Ready) -> None:
         """One transaction."""
@@ -89,13 +125,12 @@ class Peer:
 
     def process_ready(self) -> list[Message]:
         """Carry out one Ready as a driver without concurrency does. Returns what leaves."""
-        ready = self.node.ready()
+        ready = self.take()
         self.readies.append(ready)
-        self.check_early_messages(ready)
         self.persist(ready)
         self.node.persisted(ready.number)
+        self.leave(ready.messages_after_persist)
         self.apply(ready)
-        self.reads.extend(ready.read_states)
         self.node.check_invariants()
         return [*ready.messages, *ready.messages_after_persist]
 
@@ -144,9 +179,8 @@ class Cell:
             if self.drop(message) or message.to not in self.peers:
                 self.dropped.append(message)
                 continue
-            node = self.peers[message.to].node
-            node.step(message_from_wire(message_to_wire(message)))
-            node.check_invariants()
+            self.peers[message.to].step(message)
+            self[message.to].check_invariants()
         return bool(batch)
 
     def settle(self, limit: int = 1000) -> None:
@@ -160,8 +194,8 @@ class Cell:
         """Time passes, messages flow after each tick."""
         for _ in range(count):
             for peer_id in peer_ids or tuple(self.peers):
-                self.peers[peer_id].node.tick()
-                self.peers[peer_id].node.check_invariants()
+                self.peers[peer_id].tick()
+                self[peer_id].check_invariants()
             self.settle()
 
     def elect(self, peer_id: int) -> RawNode:

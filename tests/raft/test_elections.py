@@ -347,8 +347,6 @@ def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
         {"election_ticks": 2, "heartbeat_ticks": 2},
         {"heartbeat_ticks": 0},
         {"peer_id": 0},
-        {"lease_margin_ticks": 0},
-        {"lease_margin_ticks": 12},
         {"max_append_bytes": 0},
         {"promotion_lag_ticks": 0},
         {"priority": -1},

@@ -153,6 +153,15 @@ def test_a_change_truncated_after_a_restart_is_gone_for_good() -> None:
     assert [m.to for m in again.ready().messages] == [2, 3]
 
 
+def test_nobody_is_removed_whose_vote_is_needed_beside_a_peer_never_heard() -> None:
+    cell = Cell(3)
+    cell.isolate(3)
+    leader = cell.elect(1)
+    cell.tick(3)
+    with pytest.raises(MembershipChangeError, match=r"only \[1\] answered"):
+        leader.propose_membership(remove(2))
+
+
 def test_the_lease_counts_by_the_newest_membership() -> None:
     """6.4.1 with 4.1: three of four, from the append on, though the change is not committed."""
     cell = Cell(3)
@@ -163,7 +172,7 @@ def test_the_lease_counts_by_the_newest_membership() -> None:
     leader.propose_membership(add(4))
     cell.tick(9)
     assert leader.role is Role.LEADER
-    assert not leader.lease_valid or leader.commit == leader.last_index
+    assert not cell.peers[1].lease_valid or leader.commit == leader.last_index
     cell.tick(5)
     assert leader.role is Role.FOLLOWER
 

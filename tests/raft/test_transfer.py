@@ -97,13 +97,13 @@ def test_there_is_no_lease_from_the_hand_over_until_it_certainly_failed() -> Non
     cell = Cell(3)
     leader = cell.elect(1)
     cell.tick(3)
-    assert leader.lease_valid
+    assert cell.peers[1].lease_valid
     cell.drop = lambda m: m.kind is MessageKind.TIMEOUT_NOW
     leader.transfer_leadership(3)
     cell.settle()
-    assert not leader.lease_valid
+    assert not cell.peers[1].lease_valid
     cell.tick(4)
-    assert leader.lease_valid
+    assert cell.peers[1].lease_valid
 
 
 def test_an_old_wish_to_hand_over_is_ignored() -> None:
@@ -131,7 +131,7 @@ def test_a_wish_for_an_earlier_life_of_the_target_is_void() -> None:
     cell.drop = lambda m: m.kind is MessageKind.TIMEOUT_NOW
     leader.transfer_leadership(3)
     cell.tick(4)
-    assert leader.lease_valid
+    assert cell.peers[1].lease_valid
     (wish,) = [m for m in cell.dropped if m.kind is MessageKind.TIMEOUT_NOW]
     cell.peers[3].restart()
     cell[3].step(old_append)

@@ -190,11 +190,6 @@ class Checker:
                     f"{elected.id} is elected in {elected.node.term}, but the lease of {peer.id} "
                     f"in {other.node.term} is valid for {left:.3f} s more on its clock"
                 )
-            if other.ticks_are_true and other.node.lease_valid:
-                raise SafetyViolationError(
-                    f"{elected.id} is elected in {elected.node.term}, but by its ticks {peer.id} "
-                    f"has a lease in {other.node.term}"
-                )
 
     def lease_extended(self, process: Process) -> None:
         """The engine of ``process`` may act for a while: nobody else may lead a newer term."""

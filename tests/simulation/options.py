@@ -124,7 +124,7 @@ class Options:
 
     @property
     def lease_s(self) -> float:
-        """What the daemon gives to ``Contact``."""
+        """What the daemon gives to ``LeaderLease``."""
         return (self.election_ticks - self.lease_margin_ticks) * self.tick_s
 
     @property

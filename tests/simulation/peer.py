@@ -1,7 +1,7 @@
 """A peer: its host (disk and clock, which survive) and the process on it, which does not.
 
 Guarantee: what runs here is the product: ``peer.driver.Driver``, ``raft.RawNode``,
-``peer.contact``, the transactions of ``storage`` and the fold of ``ledger``. Of ``peer.replica``
+``peer.lease``, the transactions of ``storage`` and the fold of ``ledger``. Of ``peer.replica``
 only the order of events is repeated here: a lease is revoked before TIMEOUT_NOW leaves, and when
 leadership ends.
 
@@ -75,11 +75,6 @@ class ObservedDriver(Driver):
         self.look(ready)
         super()._handle(ready)
 
-    @property
-    def ticks_due(self) -> bool:
-        """Whether a tick has passed that was not counted yet."""
-        return self._clock() - self._ticked_at >= self._tick_s
-
 
 class Process:
     """One run of the daemon of a peer, from its start to its death (``DriverEvents``)."""
@@ -132,13 +127,6 @@ class Process:
     def lease_valid(self) -> bool:
         """As the engine sees it."""
         return self.alive and self.host.clock.now() < self.lease_until
-
-    @property
-    def ticks_are_true(self) -> bool:
-        """Whether the core has counted all the time that passed."""
-        driver, tick_s = self.driver, self._world.options.tick_s
-        never_dropped = driver.tick_gap_s_max < 3 * tick_s
-        return not self.paused and never_dropped and not driver.ticks_due
 
     # -- running -------------------------------------------------------------------------------
 
@@ -312,7 +300,6 @@ def _config(world: World, peer_id: int) -> Config:
         peer_id=peer_id,
         election_ticks=options.election_ticks,
         heartbeat_ticks=options.heartbeat_ticks,
-        lease_margin_ticks=options.lease_margin_ticks,
         pre_vote=options.pre_vote,
         check_quorum=options.check_quorum,
         prompt_step_down=options.prompt_step_down,

@@ -42,11 +42,9 @@ class Actor(Peer):
         return bool(self.on_disk or (self.in_flight and not self.stuck))
 
     def take(self) -> Ready:
-        """One Ready: its write is under way, its messages may leave."""
-        ready = self.node.ready()
-        self.check_early_messages(ready)
+        """One Ready: its write is under way, its messages leave."""
+        ready = super().take()
         self.in_flight.append(ready)
-        self.reads.extend(ready.read_states)
         return ready
 
     def reach_disk(self) -> Ready:
@@ -66,6 +64,7 @@ class Actor(Peer):
             messages.extend(ready.messages_after_persist)
             if ready.committed:
                 self.node.applied_to(ready.committed[-1].index)
+        self.leave(messages)
         return tuple(messages)
 
     def crash(self) -> list[Ready]:

@@ -19,6 +19,8 @@ from ha_scheduler.raft import (
     decode_membership,
 )
 
+from ..harness import Peer
+
 NAMES = {
     MessageKind.VOTE: "vote",
     MessageKind.VOTE_RESPONSE: "vote-reply",
@@ -118,12 +120,13 @@ def standing(node: RawNode) -> str:
     return f"{node.peer_id} is {node.role.value} in term {node.term}"
 
 
-def state(node: RawNode) -> str:
+def state(peer: Peer) -> str:
     """All that matters of a peer in one line; of the log only the terms."""
+    node = peer.node
     first, last = node.first_index, node.last_index
     log = " ".join(str(node.entry_term(i)) for i in range(first, last + 1)) or "empty"
     log = f"{log} (after {first - 1})" if first > 1 else log
-    lease = ", has the lease" if node.lease_valid else ""
+    lease = ", has the lease" if peer.lease_valid else ""
     disk = f" (durable {node.durable_index})" if node.durable_index < last else ""
     return f"{standing(node)}, log {log}{disk}, commit {node.commit}, applied {node.applied}{lease}"
 

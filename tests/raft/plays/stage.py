@@ -56,8 +56,6 @@ from ha_scheduler.raft import (
     PeerError,
     Role,
     StorageError,
-    message_from_wire,
-    message_to_wire,
 )
 
 from ..harness import log_of
@@ -196,7 +194,7 @@ class Stage:
 
     def _tick(self, actor: Actor) -> None:
         if actor.up:
-            actor.node.tick()
+            actor.tick()
             self._look(actor)
 
     # -- disks -----------------------------------------------------------------------------
@@ -243,7 +241,7 @@ class Stage:
         actor = self.actors[int(peer)]
         actor.start()
         self._known[actor.id] = (describe.standing(actor.node), actor.node.commit)
-        self._say(describe.state(actor.node))
+        self._say(describe.state(actor))
 
     def _leave(self, messages: Iterable[Message]) -> None:
         for message in messages:
@@ -295,7 +293,7 @@ class Stage:
             return
         self._say(describe.message(message))
         try:
-            actor.node.step(message_from_wire(message_to_wire(message)))
+            actor.step(message)
         except PeerError as error:
             self._say(f"{actor.id} drops it, {type(error).__name__}: {error}")
         except StorageError as error:
@@ -330,7 +328,7 @@ class Stage:
     # -- what is seen ----------------------------------------------------------------------
 
     def do_show(self, *peers: str) -> None:
-        self._each(peers, lambda actor: describe.state(actor.node))
+        self._each(peers, describe.state)
 
     def do_members(self, *peers: str) -> None:
         self._each(peers, lambda actor: f"{actor.id}: {describe.members(actor.node.membership)}")
