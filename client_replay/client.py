@@ -35,6 +35,7 @@ from client_replay.session import Session
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.backend import why
+from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -111,8 +112,9 @@ class Client(distributed.Client):
                 left = max(0.0, deadline - time.monotonic())
                 await super()._ensure_connected(timeout=left)
                 return
-            except CommClosedError:
-                if time.monotonic() > deadline or self.status != "connecting":
+            except CommClosedError as error:
+                late = time.monotonic() > deadline
+                if late or is_final(error) or self.status != "connecting":
                     raise
             await backoff.pause(self._ha.follower.news)
 
@@ -135,7 +137,7 @@ class Client(distributed.Client):
         timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
         try:
             await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
-        except ImportError:  # versions that do not fit together (client.py:1593)
+        except (ImportError, IntroductionRefused):  # versions that do not fit (client.py:1593)
             logger.exception("The scheduler does not fit this client, closing client")
             await self._close()
         except (OSError, TimeoutError) as error:

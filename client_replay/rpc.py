@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import time
 import uuid
 from collections import Counter
@@ -33,6 +32,7 @@ from client_replay.call_ids import CallId, CallIds
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.preamble import is_final
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
@@ -248,7 +248,7 @@ class SchedulerRPC(PooledRPCCall):
             try:
                 return await self.pool.connect(self.addr)
             except OSError as error:
-                if self.pool.status != Status.running or _misconfigured(error):
+                if self.pool.status != Status.running or is_final(error):
                     raise
                 if time.monotonic() > deadline:
                     raise NoLeader(f"no leader was found to ask for {op!r}: {error}") from error
@@ -262,8 +262,3 @@ def _left(op: str, kwargs: dict[str, Any], started: float) -> dict[str, Any]:
         return kwargs
     left = float(parse_timedelta(timeout)) - (time.monotonic() - started)
     return {**kwargs, "timeout": max(0.0, left)}
-
-
-def _misconfigured(error: BaseException) -> bool:
-    """A certificate that does not verify will not do so in an hour either."""
-    return isinstance(error.__cause__, ssl.SSLCertVerificationError)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -35,6 +34,7 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import Cell, cell_of
+from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 
 logger = logging.getLogger("distributed.ha.comm")
 
@@ -137,7 +137,7 @@ class _Race:
             except (OSError, TimeoutError) as error:
                 self._failures[endpoint] = error
                 self._doubt.set()
-                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                if is_final(error):
                     raise
             await backoff.pause()
 
@@ -161,7 +161,7 @@ class _Race:
                 if error is None:
                     self._cell.connected(self._tasks.pop(task))
                     return task.result()
-                if not isinstance(error, OSError):
+                if not isinstance(error, OSError) or isinstance(error, IntroductionRefused):
                     raise error
         raise self._refusal()
 

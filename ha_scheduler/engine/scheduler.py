@@ -29,6 +29,7 @@ import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
+from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.engine import compat, gc_pauses, http_gate
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.clients.intents import Intents
@@ -66,6 +67,7 @@ from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.retirement import Retirement
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
 from ha_scheduler.ledger.sessions import Sessions
+from ha_scheduler.protocol.introduction import Kind, introduce
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +171,7 @@ class Scheduler(
         self._first_finished = False
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
         http_gate.install(self.http_application, http_prefix or "", self._answers_for_all)
+        self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE)
         fence_pool(self.rpc, self.lease)
         self.statistics = Statistics(self)
         self.keep_plugin_states()

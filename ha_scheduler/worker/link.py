@@ -37,6 +37,7 @@ from distributed.worker import WORKER_ANY_RUNNING
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.follower import Follower
+from ha_scheduler.comm.preamble import IntroductionRefused
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
@@ -86,7 +87,7 @@ class SchedulerLink:
                 return await self.follower.attempt(self._join_once())
             except PlainScheduler:
                 self.plain = True
-            except Refused as refused:
+            except (Refused, IntroductionRefused) as refused:
                 logger.error("Unable to connect to scheduler: %s", refused)
                 raise ValueError(f"Unexpected response from register: {refused}") from refused
             except (OSError, TimeoutError) as error:

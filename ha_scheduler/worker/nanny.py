@@ -22,6 +22,8 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.core import Status
 
+from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
@@ -65,6 +67,7 @@ class Nanny(distributed.Nanny):
         self._setup_following()
 
     def _setup_following(self: Any) -> None:
+        self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
         self.rpc.connect = self._registering(self.rpc.connect)
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()

@@ -30,6 +30,8 @@ from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 
 from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
+from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.runs import Runs
 
@@ -57,6 +59,7 @@ class Worker(distributed.Worker):
         self._set_up_plugins: dict[str, str] = {}
         self._adding_plugin = weakref.WeakValueDictionary[str, asyncio.Lock]()
         locks.install()
+        self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers["ha-leader"] = self._ha.leader_called
         self.handlers["terminate"] = self.close

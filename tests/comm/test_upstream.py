@@ -11,6 +11,7 @@ from typing import Any
 import distributed
 from distributed.comm import core, tcp
 from distributed.comm.registry import Backend, get_backend
+from distributed.core import ConnectionPool
 from tornado.iostream import BaseIOStream
 
 from ha_scheduler.comm.backend import HABackend, HAConnector
@@ -80,3 +81,32 @@ def test_a_worker_without_preloads_reads_them_from_the_configuration() -> None:
         distributed.Worker.__init__
     )
     assert 'dask.config.get("distributed.nanny.preload")' in source(distributed.Nanny.__init__)
+
+
+def test_a_stream_is_prepared_before_anything_else_becomes_of_it() -> None:
+    """comm/tcp.py:647: where ``TLSListener`` hears who calls. A stopped server is noticed after."""
+    text = source(tcp.BaseTCPListener._handle_stream)
+    steps = [
+        "self._prepare_stream(",
+        "self.tcp_server is None",
+        "self.comm_class(",
+        "on_connection",
+    ]
+    assert [text.index(step) for step in steps] == sorted(text.index(step) for step in steps)
+    assert "if stream is None:" in text
+
+
+def test_what_is_in_the_connection_arguments_comes_to_the_connector() -> None:
+    """core.py:1288 and comm/core.py:343: a worker's connections say that they are a worker's."""
+    assert "self.connection_args = connection_args or {}" in source(ConnectionPool.__init__)
+    assert "**self.connection_args" in source(ConnectionPool._connect)
+    assert "connector.connect(loc, deserialize=deserialize, **connection_args)" in source(
+        core.connect
+    )
+
+
+def test_a_comm_is_asked_what_both_sides_agree_on_after_both_have_spoken() -> None:
+    """comm/core.py:274 and 384: an unmodified process ignores what it does not know."""
+    for handshake in (core.connect, core.Listener.on_connection):
+        assert "comm.handshake_configuration(" in source(handshake)
+    assert "local[" in source(core.Comm.handshake_configuration)

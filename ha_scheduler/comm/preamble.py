@@ -1,0 +1,192 @@
+"""The preamble: who the other side of a Dask connection is, before distributed reads any of it.
+
+Guarantee: under TLS, between two processes of ours, both know and accept the other's version of the
+protocol before distributed's handshake, which unpickles. A caller that does not say who it is
+within ``TIMEOUT_S``, or says it in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; one that is
+refused hears why, as the error of its connection.
+
+Order: the TLS handshake negotiates ``ALPN``; the caller writes its ``Introduction``; the other side
+answers ``Accepted``, or ``Refused`` and hangs up; then distributed's handshake follows. It takes no
+round trip more, as the introduction travels with the end of the TLS handshake. A process without
+this package negotiates no ALPN, and everything is as upstream has it, in both directions.
+
+Without TLS there is nothing to negotiate by, and everything is on one machine. There the versions
+are a field of distributed's handshake, in which an unmodified process ignores what it does not
+know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import Any
+
+from distributed.comm import tcp
+from distributed.comm.core import Comm, FatalCommClosedError
+from distributed.comm.registry import backends
+from tornado.iostream import IOStream, StreamClosedError
+
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError, encode
+from ha_scheduler.protocol.introduction import (
+    TIMEOUT_S,
+    Accepted,
+    Introduction,
+    Kind,
+    Refused,
+    RefusedError,
+    accept,
+    accepted,
+    introduce,
+    introduced,
+)
+
+logger = logging.getLogger("distributed.ha.comm")
+
+ALPN = "dask-ha/1"
+
+#: In connection arguments: what the caller says of itself; else it is a client.
+#: In ``Comm.extra_info``: what the other side has said. In distributed's handshake: the versions.
+INTRODUCTION = "introduction"
+
+
+class IntroductionRefused(FatalCommClosedError):
+    """Remote: the other side does not let this process in, now or later; or this one not it."""
+
+
+def is_final(error: BaseException) -> bool:
+    """A certificate that does not verify, or a version that is refused, will be so in an hour."""
+    cause = error.__cause__
+    return isinstance(error, IntroductionRefused) or isinstance(cause, ssl.SSLCertVerificationError)
+
+
+def peer_introduction(comm: Comm) -> Introduction | Accepted | None:
+    """Version and features of the other side; None for a process without this package."""
+    said: Introduction | Accepted | None = comm.extra_info.get(INTRODUCTION)
+    return said
+
+
+class TLS(tcp.TLS):
+    """As upstream's; knows what was said before it was made."""
+
+    def _read_extra(self) -> None:
+        super()._read_extra()
+        self._extra[INTRODUCTION] = getattr(self.stream, INTRODUCTION, None)
+
+
+class TLSListener(tcp.TLSListener):
+    """As upstream's; hears who calls."""
+
+    comm_class = TLS
+
+    def _get_server_args(self, **connection_args: Any) -> dict[str, Any]:
+        return _offering(super()._get_server_args(**connection_args))
+
+    async def _prepare_stream(self, stream: IOStream, address: str) -> IOStream | None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                prepared: IOStream | None = await super()._prepare_stream(stream, address)
+                if prepared is not None and _negotiated(prepared):
+                    await _hear(prepared)
+                return prepared
+        except StreamClosedError:
+            logger.info("Connection from %s closed before it said who it is", address)
+        except (TimeoutError, ProtocolError, RefusedError) as error:
+            reason = str(error) or f"it did not say within {TIMEOUT_S:g} s who it is"
+            refusal = {"action": "connection-refused"}
+            logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
+        stream.close()
+        return None
+
+
+class TLSConnector(tcp.TLSConnector):
+    """As upstream's; says who calls."""
+
+    comm_class = TLS
+
+    def _get_connect_args(self, **connection_args: Any) -> dict[str, Any]:
+        return _offering(super()._get_connect_args(**connection_args))
+
+    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
+        comm = await super().connect(address, deserialize, **connection_args)
+        try:
+            if _negotiated(comm.stream):
+                introduction = connection_args.get(INTRODUCTION) or introduce(Kind.CLIENT)
+                comm.extra_info[INTRODUCTION] = await _call(comm.stream, introduction)
+        except (RefusedError, ProtocolError) as error:
+            comm.abort()
+            raise IntroductionRefused(f"{comm.peer_address}: {error}") from error
+        except BaseException:
+            comm.abort()
+            raise
+        return comm
+
+
+class TLSBackend(tcp.TLSBackend):
+    _connector_class = TLSConnector
+    _listener_class = TLSListener
+
+
+class TCP(tcp.TCP):
+    """As upstream's; says and hears in distributed's handshake what TLS has in the preamble."""
+
+    def handshake_info(self) -> dict[str, Any]:
+        return {**super().handshake_info(), INTRODUCTION: encode(accept())}
+
+    def handshake_configuration(
+        self, local: dict[str, Any], remote: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Called by both sides when both have spoken (comm/core.py:274 and 384)."""
+        said = remote.get(INTRODUCTION)
+        if said is not None:
+            try:
+                self._extra[INTRODUCTION] = accepted(said)
+            except (RefusedError, ProtocolError) as error:
+                self.abort()
+                raise IntroductionRefused(f"{self.peer_address}: {error}") from error
+        configuration: dict[str, Any] = super().handshake_configuration(local, remote)
+        return configuration
+
+
+class TCPListener(tcp.TCPListener):
+    comm_class = TCP
+
+
+class TCPConnector(tcp.TCPConnector):
+    comm_class = TCP
+
+
+class TCPBackend(tcp.TCPBackend):
+    _connector_class = TCPConnector
+    _listener_class = TCPListener
+
+
+def register() -> None:
+    """Have every connection that this process makes or takes from now on begin so."""
+    backends.update(tcp=TCPBackend(), tls=TLSBackend())
+
+
+def _offering(arguments: dict[str, Any]) -> dict[str, Any]:
+    arguments["ssl_options"].set_alpn_protocols([ALPN])
+    return arguments
+
+
+def _negotiated(stream: Any) -> bool:
+    return not stream.closed() and stream.socket.selected_alpn_protocol() == ALPN
+
+
+async def _hear(stream: Any) -> None:
+    """Let the caller in. Raises ``RefusedError`` when it has heard why not."""
+    said = await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX)
+    try:
+        setattr(stream, INTRODUCTION, introduced(said))
+    except RefusedError as error:
+        await stream.write(frames.pack(Refused(str(error))))
+        raise
+    stream.write(frames.pack(accept()))
+
+
+async def _call(stream: Any, introduction: Introduction) -> Accepted:
+    stream.write(frames.pack(introduction))
+    return accepted(await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX))
