@@ -46,6 +46,7 @@ from ha_scheduler.engine.extensions.shuffles import Shuffles
 from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
+from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
 from ha_scheduler.engine.stream.calls import OPEN, NumberedCalls
 from ha_scheduler.engine.stream.graphs import GraphTable
@@ -54,7 +55,7 @@ from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.replay import Replay
 from ha_scheduler.engine.stream.runs import Runs
-from ha_scheduler.engine.stream.tables import ATTEMPTS, METADATA, ReplicatedValues, Values
+from ha_scheduler.engine.stream.tables import Tables
 from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.takeover.actors import Actors
 from ha_scheduler.engine.takeover.adoption import Adoption
@@ -102,7 +103,7 @@ class Scheduler(
     Clients,
     Intents,
     SchedulerPlugins,
-    ReplicatedValues,
+    WorkerPlugins,
     Metadata,
     Restrictions,
     TaskMetadata,
@@ -130,29 +131,14 @@ class Scheduler(
         self.sessions = Sessions()
         self.session_of: dict[str, str] = {}
         self.scattered: set[Key] = set()
-        self.actors_created = {}
-        self._creating = set()
         self.pending_releases = PendingReleases(self)
         self.held = set()
         self.departed = []
         self.lost = {}
-        self.attempts = {}
-        self.recorded_plugins = {}
-        self.recorded_states = {}
-        self._starting = set()
-        self.retirements = {}
-        self.dismissed = {}
-        self._inherited = set()
-        self._retiring = set()
-        self._resumed = set()
-        self.switches = {}
-        self.values = Values(self)
+        self.tables = Tables()
         self.transactions = Transactions(self)
         self.calls = NumberedCalls(self, self.transactions)
         self.worker_operations = WorkerOperations(self)
-        self.keep_notices()
-        self.keep_restrictions()
-        self.keep_task_metadata()
         self.replay = Replay(self)
         self.runs = Runs(self.graphs)
         self.adoption = Adoption(self)
@@ -174,7 +160,6 @@ class Scheduler(
         self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE)
         fence_pool(self.rpc, self.lease)
         self.statistics = Statistics(self)
-        self.keep_plugin_states()
         self._add_handlers()
 
     def _answers_for_all(self) -> bool:
@@ -225,13 +210,7 @@ class Scheduler(
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term, ids)
         self.runs.lead(term)
-        self.restore_attempts()
-        self.restore_notices(term)
-        self.statistics.restore()
-        self.extensions["shuffle"].prepare()
-        self.inherit_departures()
-        self.restore_memory_manager()
-        self.restore_task_stream()
+        self.tables.lead()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
         """What comes after the port is bound: wait for the workers that the ledger names."""
@@ -253,13 +232,9 @@ class Scheduler(
         """As upstream's, which ``start_unsafe`` and ``restart`` call; the latter is recorded."""
         if self._keep_state:
             return
-        gone = [(METADATA, key) for key in self.task_metadata]
-        gone += [(ATTEMPTS, key) for key in self.attempts]
+        self.transactions.note(*self.tables.void())
         super()._clear_task_state()
         self.pending_releases.forget()
-        self.attempts.clear()
-        for space, key in gone:
-            self.values.write_soon(space, key)
         self.end_of_everything()
 
     def _await_clients(self) -> None:
@@ -300,14 +275,8 @@ class Scheduler(
     def _settle(self, stimulus_id: str) -> None:
         """What the ledger knows and no worker could report."""
         self.replay.settle(stimulus_id)
-        self.extensions["shuffle"].restore(stimulus_id)
-        self.extensions["memory_sampler"].restore()
         self.calls.restore()
-        self.worker_operations.restore()
-        for name in EXTENSIONS:
-            self.extensions[name].activated()
-        self._broker.activated()
-        self.restore_task_metadata()
+        self.tables.settle()
 
     def client_returned(self, client: str) -> None:
         """One of the clients that the ledger names has stated what it wants."""

@@ -13,8 +13,8 @@ from distributed import KilledWorker
 from distributed.scheduler import TaskPrefix
 from distributed.worker_state_machine import RUN_ID_SENTINEL
 
-from ha_scheduler.engine.extensions.statistics import PREFIXES_MAX
-from ha_scheduler.engine.stream.tables import ATTEMPTS, STATISTICS
+from ha_scheduler.engine.extensions.statistics import PREFIXES_MAX, STATISTICS
+from ha_scheduler.engine.takeover.attempts import ATTEMPTS
 from tests.engine.conftest import (
     KeptLog,
     eventually,

@@ -10,7 +10,6 @@ import pytest
 from distributed import NannyPlugin, WorkerPlugin
 from distributed.diagnostics.plugin import InstallPlugin
 
-from ha_scheduler.engine.stream.tables import WORKER_PLUGINS
 from ha_scheduler.worker.nanny import Nanny
 from tests.engine.conftest import eventually, pair, replay, start_worker
 from tests.engine.counted import begin, gate, runs
@@ -103,7 +102,7 @@ async def test_a_plugin_that_is_being_set_up_when_the_leader_dies_is_set_up_once
         registering = asyncio.ensure_future(both.client.register_plugin(Waiting()))
         await eventually(lambda: runs["setup", "w0"] == 1)
         if not lost:
-            await both.leader.values.write(WORKER_PLUGINS, "waiting")
+            await both.leader._of_workers.record("waiting")
         await both.kill_leader()
         leader = await both.take_over()
         assert ("waiting" in leader.worker_plugins) is not lost

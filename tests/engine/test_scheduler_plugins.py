@@ -10,8 +10,8 @@ import pytest
 from distributed import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
+from ha_scheduler.engine.coordination.metadata import METADATA
 from ha_scheduler.engine.stream.keys import encode_key
-from ha_scheduler.engine.stream.tables import METADATA
 from tests.engine.conftest import (
     KeptLog,
     eventually,
@@ -134,7 +134,7 @@ async def test_what_a_plugin_holds_is_recorded_once_while_it_stays_the_same() ->
 async def test_a_value_that_cannot_be_read_here_does_not_end_the_engine() -> None:
     engine = new_scheduler()
     missing = b"cno_such_module_anywhere\nThing\n."
-    engine.values.apply(METADATA, encode_key("key"), missing)
+    engine.tables.apply(METADATA, encode_key("key"), missing)
     assert "key" not in engine.task_metadata
-    engine.values.apply(METADATA, encode_key("key"), dumps(1))
+    engine.tables.apply(METADATA, encode_key("key"), dumps(1))
     assert engine.task_metadata["key"] == 1

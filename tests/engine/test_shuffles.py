@@ -361,6 +361,8 @@ async def test_no_run_is_kept_when_all_workers_start_anew() -> None:
     async with pair() as both:
         future = begin(both)
         await in_transfer(both)
+        for change in both.leader.tables.void():
+            both.leader.transactions.note(change)
         both.leader.extensions["shuffle"].restart(both.leader)
         assert not both.leader.extensions["shuffle"].recorded
         await fail_over(both)

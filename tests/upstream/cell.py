@@ -57,7 +57,6 @@ def leftovers(dask_scheduler: Any) -> dict[str, list[Any]]:
         "events": of["events"]._events,
         "datasets": of["publish"].datasets,
         "metadata": s.task_metadata.keys() - {"cluster-manager-info"},  # of the cluster
-        "topics": s._broker._rows,
         "worker_plugins": s.worker_plugins.keys() - {"shuffle"},  # of the scheduler
         "nanny_plugins": s.nanny_plugins,
         "scheduler_plugins": s.recorded_plugins,

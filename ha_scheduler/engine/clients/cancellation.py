@@ -29,8 +29,8 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import GONE, Values
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.ledger.sessions import Sessions
 
 # Where upstream's own message is looked for.
@@ -62,28 +62,30 @@ class Cancellation:
     tasks: dict[Key, Any]
     clients: dict[str, Any]
     client_comms: dict[str, Any]
-    values: Values
+    term: int
+    tables: Tables
     transactions: Transactions
     pending_releases: PendingReleases
     _kept_for: dict[str, set[Key]]
-    _notices: dict[str, dict[int, Notice]]  # by client and number
     _notice_numbers: Iterator[int]
 
-    def keep_notices(self) -> None:
-        """Have followers learn of notices."""
-        self._notices = {}
-        self.values.keep(NOTICES, self._apply_notice)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._notices: dict[str, dict[int, Notice]] = {}  # by client and number
+        self._notice_rows = self.tables.add(
+            Table(NOTICES, apply=self._apply_notice, lead=self._restore_notices)
+        )
 
     def _apply_notice(self, at: tuple[str, int], value: Any) -> None:
         client, number = at
-        if value is not GONE:
+        if value is not DELETED:
             self._notices.setdefault(client, {})[number] = Notice(*value)
         elif client in self._notices:
             self._notices[client].pop(number, None)
 
-    def restore_notices(self, term: int) -> None:
+    def _restore_notices(self) -> None:
         """This engine leads: number its own notices above all others; drop those to the gone."""
-        self._notice_numbers = itertools.count(term << 32)
+        self._notice_numbers = itertools.count(self.term << 32)
         for client in [client for client in self._notices if client not in self.session_of]:
             self.drop_notices(client, self._notices[client])
 
@@ -159,9 +161,9 @@ class Cancellation:
                 notice = Notice(news, after, reason, msg)
                 numbers[client] = number = next(self._notice_numbers)
                 self._notices.setdefault(client, {})[number] = notice
-                changes.append((NOTICES, (client, number), (news, after, reason, msg)))
-        if changes:
-            self.transactions.note(*changes)
+                row = (news, after, reason, msg)
+                changes.append(self._notice_rows.set((client, number), row))
+        self.transactions.note(*changes)
         return numbers
 
     def _last_of(self, client: str) -> int:
@@ -213,8 +215,7 @@ class Cancellation:
             del kept[number]
         if not kept:
             self._notices.pop(client, None)
-        if gone:
-            self.transactions.note(*((NOTICES, (client, number), DELETED) for number in gone))
+        self.transactions.note(*(self._notice_rows.delete((client, number)) for number in gone))
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
         """A client is gone for good: there is nobody to tell."""

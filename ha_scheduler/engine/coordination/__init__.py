@@ -2,8 +2,7 @@
 
 Each module is one kind of object. Each of its changes takes effect here and enters the event stream
 in one event-loop step (``stream/transactions.py``), and is told to nobody before it has committed
-(``stream/calls.py``). A follower applies the rows as they commit; ``activated`` is
-called when it leads.
+(``stream/calls.py``). Its rows are replicated tables (``stream/tables.py``).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from distributed.protocol.serialize import Serialized
 from distributed.publish import PublishExtension
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Table
+from ha_scheduler.engine.stream.transactions import Transactions
 
 DATASETS = "dataset"  # name → (keys, header, frames), or (keys, None, data)
 
@@ -32,10 +32,10 @@ class Datasets(PublishExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
-        scheduler.values.keep(DATASETS, self._apply)
+        self._rows = scheduler.tables.add(Table(DATASETS, apply=self._apply, settle=self._restore))
 
     def _apply(self, name: Key, value: Any) -> None:
-        if value is GONE:
+        if value is DELETED:
             self.datasets.pop(name, None)
             return
         keys, header, data = value
@@ -43,7 +43,7 @@ class Datasets(PublishExtension):
             data = Serialized(header, data)
         self.datasets[name] = {"data": data, "keys": keys}
 
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads: let go of what a dataset wanted that never came into being."""
         named = {_client(name): set(dataset["keys"]) for name, dataset in self.datasets.items()}
         for client, cs in list(self.scheduler.clients.items()):
@@ -68,21 +68,19 @@ class Datasets(PublishExtension):
                     raise KeyError(f"Dataset {name} already exists")
         for name, wanted in zip(names, keys, strict=True):
             self.scheduler.client_desires_keys(wanted, _client(name))
-        rows = zip(names, keys, data, strict=True)
-        self._transactions.write(
-            *((DATASETS, name, _row(wanted, each)) for name, wanted, each in rows)
-        )
-        for name, wanted, each in zip(names, keys, data, strict=True):
+        rows = [_row(wanted, each) for wanted, each in zip(keys, data, strict=True)]
+        self._transactions.write(*map(self._rows.set, names, rows))
+        for name, row in zip(names, rows, strict=True):
             former = self.datasets.get(name)
-            self.datasets[name] = {"data": each, "keys": wanted}
-            self._release(name, former, kept=set(wanted))
+            self._apply(name, row)
+            self._release(name, former, kept=set(row[0]))
 
     async def delete(self, names: tuple[Key, ...], client: str, uid: bytes) -> None:
         """Unpublish datasets; of one that is not there it does not matter."""
         await self._sync_batched_send(client, uid)
         gone = {name: self.datasets.pop(name) for name in names if name in self.datasets}
         if gone:
-            self._transactions.write(*((DATASETS, name, DELETED) for name in gone))
+            self._transactions.write(*map(self._rows.delete, gone))
         for name, former in gone.items():
             self._release(name, former, kept=set())
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from distributed.event import EventExtension
 
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Call, Transactions, current_call
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 
 EVENTS = "event"  # name → True while it is set
 WAITERS = "event-waiter"  # (session, slot) of a numbered wait → (name, sequence)
@@ -31,27 +31,23 @@ class Events(EventExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
-        self._waiters: dict[Place, tuple[Any, int]] = {}
         scheduler.calls.on_end.append(self._forget_ended)
         scheduler.calls.on_next.append(self._forget_earlier)
-        scheduler.values.keep(EVENTS, self._apply_event)
-        scheduler.values.keep(WAITERS, self._apply_waiter)
+        self._event_rows = scheduler.tables.add(Table(EVENTS, apply=self._apply_event))
+        self._waiters: dict[Place, tuple[Any, int]] = {}
+        self._waiter_rows = scheduler.tables.add(
+            Table(WAITERS, self._waiters, settle=self._restore)
+        )
 
     # The ledger
 
-    def _apply_event(self, name: Any, value: Any) -> None:
-        if value is GONE:
+    def _apply_event(self, name: Any, value: bool | Deleted) -> None:
+        if value is DELETED:
             self._delete_event(name)
         else:
             self._events[name].set()
 
-    def _apply_waiter(self, place: Place, value: Any) -> None:
-        if value is GONE:
-            self._waiters.pop(place, None)
-        else:
-            self._waiters[place] = value
-
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads. What an earlier leader set, it may not have told everybody."""
         self._forget_ended()
         for name in {name for name, _ in self._waiters.values()}:
@@ -64,14 +60,14 @@ class Events(EventExtension):
         """As upstream's, and recorded."""
         name = self._normalize_name(name)
         if not self.event_is_set(name):
-            self._transactions.write((EVENTS, name, True))
+            self._transactions.write(self._event_rows.set(name, True))
             self._answer_waiters(name)
         super().event_set(name)
 
     def event_clear(self, name: Any = None) -> None:
         """As upstream's, and recorded."""
         if self.event_is_set(name):
-            self._transactions.write((EVENTS, self._normalize_name(name), DELETED))
+            self._transactions.write(self._event_rows.delete(self._normalize_name(name)))
         super().event_clear(name)
 
     async def event_wait(self, name: Any = None, timeout: float | None = None) -> bool:
@@ -82,8 +78,7 @@ class Events(EventExtension):
             return bool(await super().event_wait(name, timeout))
         place, waiter = (call.session, call.slot), (name, call.sequence)
         if self._waiters.get(place) != waiter:
-            self._waiters[place] = waiter
-            self._transactions.note((WAITERS, place, waiter))
+            self._transactions.note(self._waiter_rows.set(place, waiter))
         try:
             return bool(await super().event_wait(name, timeout))
         finally:
@@ -93,13 +88,11 @@ class Events(EventExtension):
     def _answer_waiters(self, name: Any) -> None:
         for place, (waits_for, sequence) in list(self._waiters.items()):
             if waits_for == name:
-                del self._waiters[place]
                 call = Call("event_wait", *place, sequence)
-                self._transactions.answer(call, (WAITERS, place, DELETED), answer=True)
+                self._transactions.answer(call, self._waiter_rows.delete(place), answer=True)
 
     def _forget(self, place: Place) -> None:
-        del self._waiters[place]
-        self._transactions.note((WAITERS, place, DELETED))
+        self._transactions.note(self._waiter_rows.delete(place))
 
     def _forget_ended(self) -> None:
         for place in [p for p in self._waiters if p[0] not in self.scheduler.sessions.calls]:

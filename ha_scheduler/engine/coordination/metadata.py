@@ -9,16 +9,23 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.stream.tables import METADATA
+from ha_scheduler.engine.stream.tables import Table, Tables
 from ha_scheduler.engine.stream.transactions import Transactions
+
+METADATA = "metadata"  # the first of the keys → what is under it
 
 
 class Metadata:
     """The part of our Scheduler that keeps metadata; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
+    tables: Tables
     transactions: Transactions
     task_metadata: dict[Any, Any]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._metadata = self.tables.add(Table(METADATA, self.task_metadata, void_on_restart=True))
 
     def set_metadata(self, keys: list[Any], value: object = None) -> None:
         """As upstream's, and recorded if it changed: a ``Cluster`` sets the same every second."""
@@ -26,4 +33,4 @@ class Metadata:
         before = dumps(self.task_metadata[first]) if first in self.task_metadata else None
         super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
         if dumps(self.task_metadata[first]) != before:
-            self.transactions.write((METADATA, first, self.task_metadata[first]))
+            self.transactions.write(self._metadata.set(first, self.task_metadata[first]))

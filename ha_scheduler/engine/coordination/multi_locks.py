@@ -22,14 +22,15 @@ from typing import Any
 from distributed.multi_lock import MultiLockExtension
 from distributed.utils import Deadline, wait_for
 
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Call, Transactions, current_call
+from ha_scheduler.engine.stream.tables import Table
+from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 
-#: id → (number of its coming, locks, how many of them it needs, the session, slot and sequence of
-#: the call that asked, or none if it is not numbered)
-REQUESTS = "multi-lock"
+REQUESTS = "multi-lock"  # id → the request
 
 Number = tuple[str, int, int]
+#: Number of its coming, locks, how many of them it needs, and the session, slot and sequence of the
+#: call that asked, or none if it is not numbered
+Request = tuple[int, tuple[str, ...], int, Number | None]
 
 
 class MultiLocks(MultiLockExtension):
@@ -43,7 +44,6 @@ class MultiLocks(MultiLockExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
-        self._rows: dict[str, tuple[int, tuple[str, ...], int, Number | None]] = {}
         self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered
         self._at: dict[tuple[str, int], str] = {}  # the latest request of a session's slot
         self._last = 0
@@ -53,19 +53,13 @@ class MultiLocks(MultiLockExtension):
         scheduler.calls.present["multi_lock_release"] = lambda answer: None
         scheduler.calls.on_end.append(self._forget_ended)
         scheduler.calls.on_next.append(self._forget_earlier)
-        scheduler.values.keep(REQUESTS, self._apply)
+        self._requests: Table[str, Request] = scheduler.tables.add(
+            Table(REQUESTS, settle=self._restore)
+        )
 
-    # The ledger
-
-    def _apply(self, id: str, value: Any) -> None:
-        if value is GONE:
-            self._rows.pop(id, None)
-        else:
-            self._rows[id] = value
-
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads: put everybody where they stood."""
-        rows = sorted(self._rows.items(), key=lambda row: row[1][0])
+        rows = sorted(self._requests.rows.items(), key=lambda row: row[1][0])
         for id, (number, locks, needed, asked) in rows:
             self._last = number
             self._note_call(id, asked)
@@ -73,7 +67,6 @@ class MultiLocks(MultiLockExtension):
             for lock in locks:
                 self.locks[lock].append(id)
             self.requests_left[id] = max(0, needed - self._first_in(id))
-        self._rows.clear()
         self._forget_ended()
 
     def _first_in(self, id: str) -> int:
@@ -87,7 +80,7 @@ class MultiLocks(MultiLockExtension):
         left = tuple(sorted(self.requests[id]))
         asked = _number()
         self._note_call(id, asked)
-        self._transactions.note((REQUESTS, id, (self._last, left, num_locks, asked)))
+        self._transactions.note(self._requests.set(id, (self._last, left, num_locks, asked)))
         return served
 
     def _note_call(self, id: str, asked: Number | None) -> None:
@@ -97,7 +90,7 @@ class MultiLocks(MultiLockExtension):
 
     def _retain_locks(self, locks: Any, id: str) -> None:
         self._leave_lines(locks, id)
-        self._transactions.write((REQUESTS, id, DELETED), answer=False)
+        self._transactions.write(self._requests.delete(id), answer=False)
 
     def _leave_lines(self, locks: Any, id: str) -> None:
         super()._retain_locks(locks, id)
@@ -118,7 +111,7 @@ class MultiLocks(MultiLockExtension):
     def _remove(self, id: str) -> None:
         """The request waits no longer, and holds nothing any more."""
         self._leave_lines(self.requests[id], id)
-        self._transactions.note((REQUESTS, id, DELETED))
+        self._transactions.note(self._requests.delete(id))
 
     async def acquire(
         self,

@@ -20,8 +20,8 @@ from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.stream.transactions import Transactions
 
 QUEUES = "queue"  # name → (maxsize, how many clients opened it)
 ITEMS = "queue-item"  # (name, number) → record
@@ -93,23 +93,25 @@ class Queues(QueueExtension):
         self._holds = KeyHolds(scheduler, "queue")
         scheduler.handlers["queue_release"] = self.release
         scheduler.calls.present["queue_get"] = self._present
-        scheduler.values.keep(QUEUES, self._apply_queue)
-        scheduler.values.keep(ITEMS, self._apply_item)
+        self._queue_rows = scheduler.tables.add(
+            Table(QUEUES, apply=self._apply_queue, settle=self._restore)
+        )
+        self._item_rows = scheduler.tables.add(Table(ITEMS, apply=self._apply_item))
 
     # The ledger
 
-    def _apply_queue(self, name: Any, value: Any) -> None:
-        if value is GONE:
+    def _apply_queue(self, name: Any, value: tuple[int, int] | Deleted) -> None:
+        if value is DELETED:
             self.queues.pop(name, None)
             self.client_refcount.pop(name, None)
             return
         maxsize, self.client_refcount[name] = value
         self._queue(name).maxsize = maxsize
 
-    def _apply_item(self, at: Any, value: Any) -> None:
+    def _apply_item(self, at: tuple[Any, int], value: Record | Deleted) -> None:
         name, number = at
         queue = self._queue(name)
-        if value is GONE:
+        if value is DELETED:
             # One that cannot be read here was never in.
             former = queue.items.pop(number, None)
             for key in _keys([former] if former is not None else []):
@@ -125,7 +127,7 @@ class Queues(QueueExtension):
             self.queues[name] = LedgerQueue(0)
         return self.queues[name]
 
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads."""
         for queue in self.queues.values():
             queue.sort()
@@ -149,16 +151,15 @@ class Queues(QueueExtension):
         del self.client_refcount[name]
         queue = self.queues.pop(name)
         rows = {**queue.in_hand, **queue.items}
-        gone = [(ITEMS, (name, number), DELETED) for number in rows]
-        self._transactions.write(*gone, (QUEUES, name, DELETED))
+        gone = [self._item_rows.delete((name, number)) for number in rows]
+        self._transactions.write(*gone, self._queue_rows.delete(name))
         for key in _keys(rows.values()):
             self._holds.unname(name, key)
 
     def _count(self, name: Any, change: int) -> None:
         self.client_refcount[name] = self.client_refcount.get(name, 0) + change
-        self._transactions.write(
-            (QUEUES, name, (self.queues[name].maxsize, self.client_refcount[name]))
-        )
+        row = (self.queues[name].maxsize, self.client_refcount[name])
+        self._transactions.write(self._queue_rows.set(name, row))
 
     # Items
 
@@ -186,7 +187,7 @@ class Queues(QueueExtension):
         for key in _keys([record]):
             self._holds.name(name, key)
         number = queue.add(record)
-        self._transactions.write((ITEMS, (name, number), record))
+        self._transactions.write(self._item_rows.set((name, number), record))
         queue.getters.serve()
         return True
 
@@ -239,7 +240,7 @@ class Queues(QueueExtension):
         if taken:
             for key in _keys(records):
                 self._holds.hand_out(name, key)
-            gone = [(ITEMS, (name, number), DELETED) for number, _ in taken]
+            gone = [self._item_rows.delete((name, number)) for number, _ in taken]
             self._transactions.write(*gone, answer=answer)
             for key in _keys(records):
                 self._holds.unname(name, key)

@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import GONE, Values
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 
 RESTRICTIONS = "restrictions"  # key → workers, or none for no restriction
 
@@ -20,22 +20,20 @@ class Restrictions:
     """The part of our Scheduler that restricts tasks; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
+    tables: Tables
     transactions: Transactions
-    values: Values
     tasks: dict[Key, Any]
     transitions: Any
-    restrictions: dict[Key, tuple[str, ...]]
 
-    def keep_restrictions(self) -> None:
-        """Follow what the ledger has."""
-        self.restrictions = {}
-        self.values.keep(RESTRICTIONS, self._apply_restriction)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.restrictions: dict[Key, tuple[str, ...]] = {}
+        self._restrictions = self.tables.add(
+            Table(RESTRICTIONS, self.restrictions, apply=self._apply_restriction)
+        )
 
-    def _apply_restriction(self, key: Key, value: Any) -> None:
-        if value is GONE:
-            self.restrictions.pop(key, None)
-        else:
-            self.restrictions[key] = value
+    def _apply_restriction(self, key: Key, value: tuple[str, ...] | Deleted) -> None:
+        if value is not DELETED:
             self._restrict(key)  # in a rebuild its graph is still to come
 
     def restore_restrictions(self) -> None:
@@ -63,12 +61,14 @@ class Restrictions:
         if unknown := [key for key in worker if key not in self.tasks]:
             raise KeyError(f"no task was restricted: the scheduler does not know {unknown}")
         super().set_restrictions(worker)  # type: ignore[misc]
-        for key in worker:
-            self.restrictions[key] = tuple(sorted(self.tasks[key].worker_restrictions or ()))
-            self._place_anew(self.tasks[key])
-        self.transactions.write(*((RESTRICTIONS, key, self.restrictions[key]) for key in worker))
+        tasks = [self.tasks[key] for key in worker]
+        bound = [(ts.key, tuple(sorted(ts.worker_restrictions or ()))) for ts in tasks]
+        changes = [self._restrictions.set(key, addresses) for key, addresses in bound]
+        for ts in tasks:
+            self._place_anew(ts)
+        self.transactions.write(*changes)
 
     def _remove_key(self, key: Key) -> None:
         super()._remove_key(key)  # type: ignore[misc]
-        if self.restrictions.pop(key, None) is not None:
-            self.transactions.note((RESTRICTIONS, key, DELETED))
+        if key in self.restrictions:
+            self.transactions.note(self._restrictions.delete(key))

@@ -24,14 +24,16 @@ from typing import Any
 from distributed.metrics import monotonic, time
 from distributed.semaphore import SemaphoreExtension
 
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, current_call
+from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
+from ha_scheduler.engine.stream.transactions import Transactions, current_call
 
-#: name → (most leases, seconds without a refresh, or None, whether all who registered it would do
-#: so again)
-SEMAPHORES = "semaphore"
+SEMAPHORES = "semaphore"  # name → its limits
 CLOSED = "semaphore-closed"  # name → True: it was a lock
 LEASES = "semaphore-lease"  # (name, lease id) → True
+
+#: The most leases, seconds without a refresh, or None, and whether all who registered it would do
+#: so again
+Limits = tuple[int, float | None, bool]
 
 FORGOTTEN = "ha-lock-forgotten"
 LOCK_IDLE_SECONDS = 600.0
@@ -54,15 +56,16 @@ class Semaphores(SemaphoreExtension):
         self._used: dict[Any, float] = {}  # locks; the one that was not used for longest is first
         self._closed: dict[Any, float] = {}  # when; the earliest is first
         scheduler.handlers[FORGOTTEN] = self.is_forgotten
-        scheduler.values.keep(CLOSED, self._apply_closed)
-        scheduler.values.keep(SEMAPHORES, self._apply_semaphore)
-        scheduler.values.keep(LEASES, self._apply_lease)
+        add = scheduler.tables.add
+        self._rows = add(Table(SEMAPHORES, apply=self._apply_semaphore, settle=self._restore))
+        self._closed_rows = add(Table(CLOSED, apply=self._apply_closed))
+        self._lease_rows = add(Table(LEASES, apply=self._apply_lease))
 
     # The ledger
 
-    def _apply_semaphore(self, name: Any, value: Any) -> None:
+    def _apply_semaphore(self, name: Any, value: Limits | Deleted) -> None:
         self._renewable.discard(name)
-        if value is GONE:
+        if value is DELETED:
             self.max_leases.pop(name, None)
             self.lease_timeouts.pop(name, None)
             return
@@ -70,22 +73,22 @@ class Semaphores(SemaphoreExtension):
         if is_renewable:
             self._renewable.add(name)
 
-    def _apply_closed(self, name: Any, value: Any) -> None:
-        if value is GONE:
+    def _apply_closed(self, name: Any, value: bool | Deleted) -> None:
+        if value is DELETED:
             self._closed.pop(name, None)
         else:
             self._closed[name] = 0.0
 
-    def _apply_lease(self, at: Any, value: Any) -> None:
+    def _apply_lease(self, at: tuple[Any, str], value: bool | Deleted) -> None:
         name, lease_id = at
-        if value is GONE:
+        if value is DELETED:
             self.leases[name].pop(lease_id, None)
             if not self.leases[name]:
                 del self.leases[name]
         else:
             self.leases[name][lease_id] = NOT_LEADING
 
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads, and from now on holders can refresh their leases."""
         now = time()
         for leases in self.leases.values():
@@ -104,9 +107,9 @@ class Semaphores(SemaphoreExtension):
         if is_new or (name in self._renewable and not would_renew):
             row = (max_leases, self.lease_timeouts[name], would_renew)
             self._apply_semaphore(name, row)
-            reopened = [(CLOSED, name, DELETED)] if name in self._closed else []
+            reopened = [self._closed_rows.delete(name)] if name in self._closed else []
             self._closed.pop(name, None)
-            self._transactions.write((SEMAPHORES, name, row), *reopened)
+            self._transactions.write(self._rows.set(name, row), *reopened)
         self._use(name)
 
     def _use(self, name: Any) -> None:
@@ -123,13 +126,13 @@ class Semaphores(SemaphoreExtension):
         got = bool(super()._get_lease(name, lease_id))
         self._use(name)
         if got and is_new:
-            self._transactions.write((LEASES, (name, lease_id), True))
+            self._transactions.write(self._lease_rows.set((name, lease_id), True))
         return got
 
     def _release_value(self, name: Any, lease_id: str) -> None:
         super()._release_value(name, lease_id)
         self._use(name)
-        self._transactions.note((LEASES, (name, lease_id), DELETED))
+        self._transactions.note(self._lease_rows.delete((name, lease_id)))
 
     def refresh_leases(self, name: Any = None, lease_ids: Any = None) -> None:
         """As upstream's: a lease that is not known, because it timed out, is given again.
@@ -141,18 +144,18 @@ class Semaphores(SemaphoreExtension):
         unknown = [lease_id for lease_id in lease_ids if lease_id not in self.leases[name]]
         super().refresh_leases(name, lease_ids)
         if unknown:
-            self._transactions.write(*((LEASES, (name, lease_id), True) for lease_id in unknown))
+            self._transactions.write(*(self._lease_rows.set((name, i), True) for i in unknown))
 
     def close(self, name: Any = None) -> None:
         """As upstream's, and recorded."""
         if name not in self.max_leases:
             return
-        gone: list[Change] = [(LEASES, (name, each), DELETED) for each in self.leases.get(name, ())]
+        gone = [self._lease_rows.delete((name, lease_id)) for lease_id in self.leases.get(name, ())]
         if self.max_leases[name] == 1:
             self._closed[name] = monotonic()
-            gone.append((CLOSED, name, True))
+            gone.append(self._closed_rows.set(name, True))
         self._drop(name)
-        self._transactions.write(*gone, (SEMAPHORES, name, DELETED))
+        self._transactions.write(*gone, self._rows.delete(name))
 
     def _drop(self, name: Any) -> None:
         super().close(name)
@@ -172,9 +175,8 @@ class Semaphores(SemaphoreExtension):
                 self._use(name)
             else:
                 self._drop(name)
-                gone.append((SEMAPHORES, name, DELETED))
+                gone.append(self._rows.delete(name))
         for name in [name for name, at in self._closed.items() if now - at > CLOSED_SECONDS]:
             del self._closed[name]
-            gone.append((CLOSED, name, DELETED))
-        if gone:
-            self._transactions.note(*gone)
+            gone.append(self._closed_rows.delete(name))
+        self._transactions.note(*gone)

@@ -8,22 +8,19 @@ calls has upstream's collector, which ends with the leader: nobody could say whe
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from distributed.scheduler import CollectTaskMetaDataPlugin
 
 from ha_scheduler.engine.stream.calls import NumberedCalls
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import GONE, Values
-from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, current_call
+from ha_scheduler.engine.stream.tables import Change, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions, current_call
 from ha_scheduler.ledger.sessions import Sessions
 
 COLLECTORS = "task-metadata"  # name → its owner (ledger/calls.py)
 AWAITED = "task-metadata-keys"  # (name, number) → keys
 COLLECTED = "task-metadata-item"  # (name, key) → (metadata, state)
-
-Rows = dict[tuple[str, Any], Any]
 
 
 class Collector(CollectTaskMetaDataPlugin):
@@ -32,39 +29,39 @@ class Collector(CollectTaskMetaDataPlugin):
     def __init__(self, scheduler: Any, name: str, owner: str) -> None:
         super().__init__(scheduler, name)
         self.owner = owner
-        self.rows: Rows = {}
         self._graphs = 0
 
     def update_graph(self, scheduler: Any, *, keys: set[Key], **kwargs: Any) -> None:
         """A graph was submitted: its keys are awaited."""
         super().update_graph(scheduler, keys=keys, **kwargs)
         self._graphs += 1
-        self._note((AWAITED, self._graphs), tuple(keys))
+        row = scheduler.awaited.set((self.name, self._graphs), tuple(keys))
+        scheduler.transactions.note(row)
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changed its state."""
         super().transition(key, start, finish, *args, **kwargs)
-        if key in self.state and (COLLECTED, key) not in self.rows:
-            self._note((COLLECTED, key), (self.metadata[key], self.state[key]))
-
-    def _note(self, row: tuple[str, Any], value: Any) -> None:
-        self.rows[row] = value
-        self.scheduler.transactions.note((row[0], (self.name, row[1]), value))
+        at, collected = (self.name, key), self.scheduler.collected
+        if key in self.state and at not in collected.rows:
+            row = collected.set(at, (self.metadata[key], self.state[key]))
+            self.scheduler.transactions.note(row)
 
     def gone(self) -> list[Change]:
         """What there is of it in the ledger goes."""
-        rows = [(space, (self.name, at), DELETED) for space, at in self.rows]
-        return [*rows, (COLLECTORS, self.name, DELETED)]
+        tables = (self.scheduler.awaited, self.scheduler.collected)
+        rows = [(table, at) for table in tables for at in table.rows if at[0] == self.name]
+        own = self.scheduler.collectors.delete(self.name)
+        return [*(table.delete(at) for table, at in rows), own]
 
-    def restore(self, rows: Rows) -> None:
+    def restore(self) -> None:
         """Go on where an earlier leader was."""
-        self.rows = rows
-        for (space, at), value in rows.items():
-            if space == AWAITED:
-                self.keys.update(value)
-                self._graphs = max(self._graphs, at)
-            else:
-                self.metadata[at], self.state[at] = value
+        for (name, number), keys in self.scheduler.awaited.rows.items():
+            if name == self.name:
+                self.keys.update(keys)
+                self._graphs = max(self._graphs, number)
+        for (name, key), found in self.scheduler.collected.rows.items():
+            if name == self.name:
+                self.metadata[key], self.state[key] = found
         self.keys -= self.state.keys()
         for key in list(self.keys):
             ts = self.scheduler.tasks.get(key)
@@ -76,44 +73,27 @@ class TaskMetadata:
     """The part of our Scheduler that gathers task metadata; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
+    tables: Tables
     transactions: Transactions
-    values: Values
     plugins: dict[str, Any]
     calls: NumberedCalls
     sessions: Sessions
-    _owners: dict[str, str]  # of collectors of the ledger, until this engine leads
-    _collectors: dict[str, Rows]  # likewise
 
-    def keep_task_metadata(self) -> None:
-        """Follow what the ledger has."""
-        self._owners, self._collectors = {}, {}
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.calls.on_end.append(self._end_collectors)
-        self.values.keep(COLLECTORS, self._apply_collector)
-        for space in (AWAITED, COLLECTED):
-            self.values.keep(space, partial(self._apply, space))
+        self.collectors = self.tables.add(
+            Table[str, str](COLLECTORS, settle=self._restore_collectors)
+        )
+        self.awaited = self.tables.add(Table[tuple[str, int], tuple[Key, ...]](AWAITED))
+        self.collected = self.tables.add(Table[tuple[str, Key], tuple[Any, str]](COLLECTED))
 
-    def _apply_collector(self, name: str, value: Any) -> None:
-        if value is GONE:
-            self._owners.pop(name, None)
-            self._collectors.pop(name, None)
-        else:
-            self._owners[name] = value
-
-    def _apply(self, space: str, at: tuple[str, Any], value: Any) -> None:
-        rows = self._collectors.setdefault(at[0], {})
-        if value is GONE:
-            rows.pop((space, at[1]), None)
-        else:
-            rows[space, at[1]] = value
-
-    def restore_task_metadata(self) -> None:
+    def _restore_collectors(self) -> None:
         """This engine leads, and knows what workers hold."""
-        for name, owner in self._owners.items():
+        for name, owner in self.collectors.rows.items():
             collector = Collector(self, name, owner)
             self.add_plugin(collector)  # type: ignore[attr-defined]
-            collector.restore(self._collectors.get(name, {}))
-        self._owners.clear()
-        self._collectors.clear()
+            collector.restore()
         self._end_collectors()
 
     def start_task_metadata(self, name: str) -> None:
@@ -124,7 +104,7 @@ class TaskMetadata:
             super().start_task_metadata(name)  # type: ignore[misc]
             return
         self.add_plugin(Collector(self, name, owner))  # type: ignore[attr-defined]
-        self.transactions.write((COLLECTORS, name, owner))
+        self.transactions.write(self.collectors.set(name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:
         """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""

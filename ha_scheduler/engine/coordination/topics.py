@@ -25,8 +25,8 @@ from distributed.broker import Broker
 from distributed.metrics import time
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions
+from ha_scheduler.engine.stream.tables import Change, Table
+from ha_scheduler.engine.stream.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -54,27 +54,21 @@ class Topics(Broker):
         self._numbers: dict[str, int] = {}
         self._times: dict[str, float] = {}
         self._told: dict[str, float] = {}  # topic → the time of the last event that was told
-        self._rows: dict[Place, tuple[float, int, Any]] = {}  # of the ledger, until this one leads
         self._sizes: dict[Place, int] = {}  # bytes of what is in the ledger, the oldest first
         self._bytes = 0
-        scheduler.values.keep(EVENTS, self._apply)
+        self._events: Table[Place, tuple[int, float, int, Any]] = scheduler.tables.add(
+            Table(EVENTS, settle=self._restore)
+        )
 
-    def _apply(self, at: Place, value: Any) -> None:
-        if value is GONE:
-            self._rows.pop(at, None)
-        else:
-            number, *self._rows[at] = value
-            self._numbers[at[0]] = max(number, self._numbers.get(at[0], 0))
-
-    def activated(self) -> None:
+    def _restore(self) -> None:
         """This engine leads."""
-        for at, (when, size, message) in sorted(self._rows.items(), key=lambda row: row[1][0]):
+        rows = sorted(self._events.rows.items(), key=lambda row: row[1][1])
+        for at, (number, when, size, message) in rows:
             name = at[0]
             self._topics[name].events.append((when, message))
-            self._topics[name].count = self._numbers[name]
+            self._topics[name].count = self._numbers[name] = number
             self._times[name] = self._told[name] = when
             self._weigh(at, size)
-        self._rows.clear()
 
     def log(self, topics: str | Collection[str], message: Any, *, at_once: bool = False) -> None:
         """Publish what must be there after a failover as well.
@@ -104,11 +98,11 @@ class Topics(Broker):
             number = self._numbers[name] = self._numbers.get(name, 0) + 1
             at = (name, number % EVENTS_PER_TOPIC_MAX)
             self._weigh(at, size + ROW_BYTES)
-            yield (EVENTS, at, (number, when, size + ROW_BYTES, message))
+            yield self._events.set(at, (number, when, size + ROW_BYTES, message))
         while self._bytes > EVENTS_BYTES_MAX:
             oldest = next(iter(self._sizes))
             self._bytes -= self._sizes.pop(oldest)
-            yield (EVENTS, oldest, DELETED)
+            yield self._events.delete(oldest)
 
     def _weigh(self, at: Place, size: int) -> None:
         self._bytes += size - self._sizes.pop(at, 0)

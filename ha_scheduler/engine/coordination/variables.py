@@ -17,8 +17,8 @@ from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.stream.transactions import Transactions
 
 VARIABLES = "variable"  # name → record
 
@@ -36,18 +36,14 @@ class Variables(VariableExtension):
         self._holds = KeyHolds(scheduler, "variable")
         self._readers: dict[str, WaitQueue] = {}
         scheduler.handlers["variable_delete"] = self.delete
-        scheduler.values.keep(VARIABLES, self._apply)
+        self._rows = scheduler.tables.add(
+            Table(VARIABLES, apply=self._put, settle=self._holds.restore)
+        )
 
-    def _apply(self, name: Any, value: Any) -> None:
-        if value is GONE:
-            self._put(name, None)
-        else:
-            self._put(name, value)
-
-    def _put(self, name: Any, record: Record | None) -> None:
+    def _put(self, name: Any, record: Record | Deleted) -> None:
         """Change the value here. The new key is named before the old one is let go."""
         former = self.variables.get(name)
-        if record is None:
+        if record is DELETED:
             self.variables.pop(name, None)
         else:
             self.variables[name] = record
@@ -55,10 +51,6 @@ class Variables(VariableExtension):
                 self._holds.name(name, record["value"])
         if former is not None and former["type"] == "Future":
             self._holds.unname(name, former["value"])
-
-    def activated(self) -> None:
-        """This engine leads."""
-        self._holds.restore()
 
     async def set(
         self,
@@ -75,7 +67,7 @@ class Variables(VariableExtension):
             await known(self.scheduler, key, Deadline.after(parse_timedelta(timeout)))
             record = {"type": "Future", "value": key}
             self.scheduler.client_desires_keys(keys=[key], client=f"variable-{name}")
-        self._transactions.write((VARIABLES, name, record))
+        self._transactions.write(self._rows.set(name, record))
         self._put(name, record)
         if name in self._readers:
             self._readers[name].serve()
@@ -113,7 +105,7 @@ class Variables(VariableExtension):
     async def delete(self, name: Any = None, client: str | None = None) -> None:
         """Delete the variable."""
         if name in self.variables:
-            self._transactions.write((VARIABLES, name, DELETED))
-            self._put(name, None)
+            self._transactions.write(self._rows.delete(name))
+            self._put(name, DELETED)
         if self._holds.wants_nothing(name):
             self.scheduler.remove_client(f"variable-{name}")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ha_scheduler.engine.stream.tables import SWITCHES, Values
+from ha_scheduler.engine.stream.tables import Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
+
+SWITCHES = "switch"  # of one row: whether it runs
 
 AMM = "amm"  # the name of upstream's extension, and of its row
 
@@ -17,20 +20,27 @@ class MemoryManager:
     """The part of our Scheduler that keeps the switch; a mixin before upstream's class."""
 
     # Of the class that this is mixed into
-    values: Values
+    tables: Tables
+    transactions: Transactions
     extensions: dict[str, Any]
-    switches: dict[str, bool]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.switches: dict[str, bool] = {}
+        self._switches = self.tables.add(
+            Table(SWITCHES, self.switches, lead=self._restore_memory_manager)
+        )
 
     async def amm_asked(self, method: str) -> Any:
         """As upstream's ``amm_handler``; what was switched has committed."""
         manager = self.extensions[AMM]
         result = manager.amm_handler(method)
         if method in ("start", "stop"):
-            self.switches[AMM] = manager.running
-            await self.values.write(SWITCHES, AMM)
+            self.transactions.note(self._switches.set(AMM, manager.running))
+            await self.transactions.settled()
         return result
 
-    def restore_memory_manager(self) -> None:
+    def _restore_memory_manager(self) -> None:
         """Switch it as it was under the leader before; where nobody did, as it is configured."""
         manager, running = self.extensions.get(AMM), self.switches.get(AMM)
         if manager is not None and running is not None:

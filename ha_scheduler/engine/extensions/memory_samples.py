@@ -12,10 +12,12 @@ from typing import Any
 
 from distributed.diagnostics.memory_sampler import MemorySamplerExtension
 
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions, take_call
+from ha_scheduler.engine.stream.tables import Change, Table
+from ha_scheduler.engine.stream.transactions import Transactions, take_call
 
-SAMPLERS = "memory-sampler"  # the space of their values in the ledger
+SAMPLERS = "memory-sampler"  # the key that a client was told → name, what is measured, how often
+
+Sampler = tuple[str, str, float]
 
 
 class MemorySamplers(MemorySamplerExtension):
@@ -24,24 +26,17 @@ class MemorySamplers(MemorySamplerExtension):
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
-        #: By the key that a client was told: its name, what is measured, and how often.
-        self.recorded: dict[str, tuple[str, str, float]] = {}
+        self.recorded: dict[str, Sampler] = {}
+        self._table = scheduler.tables.add(Table(SAMPLERS, self.recorded, settle=self.restore))
         self._own_keys: dict[str, str] = {}  # under this leader, by the key that was told
-        scheduler.values.keep(SAMPLERS, self._apply)
         scheduler.handlers["memory_sampler_stop"] = self.stop_asked
-
-    def _apply(self, key: str, value: Any) -> None:
-        if value is GONE:
-            self.recorded.pop(key, None)
-        else:
-            self.recorded[key] = value
 
     def start(self, client: str, measure: str, interval: float) -> str:
         """As upstream's, and recorded."""
         call = take_call()  # the samples are not taken in its name
         key: str = super().start(client, measure, interval)
-        self.recorded[key] = (client, measure, interval)
-        self._transactions.answer(call, (SAMPLERS, key, self.recorded[key]), answer=key)
+        row = self._table.set(key, (client, measure, interval))
+        self._transactions.answer(call, row, answer=key)
         return key
 
     def stop_asked(self, key: str) -> Any:
@@ -59,9 +54,8 @@ class MemorySamplers(MemorySamplerExtension):
     def _stop(self, key: str) -> tuple[Any, list[Change]]:
         """By the key that was told or by the one that it has here: the samples, and what goes."""
         told = next((told for told, own in self._own_keys.items() if own == key), key)
-        known = self.recorded.pop(told, None) is not None
-        samples = super().stop(self._own_keys.pop(told, told))
-        return samples, [(SAMPLERS, told, DELETED)] if known else []
+        rows = [self._table.delete(told)] if told in self.recorded else []
+        return super().stop(self._own_keys.pop(told, told)), rows
 
     def restore(self) -> None:
         """This engine leads: sample on for the clients that are expected back."""
@@ -69,5 +63,4 @@ class MemorySamplers(MemorySamplerExtension):
             if client in self.scheduler.clients:
                 self._own_keys[told] = super().start(client, measure, interval)
             else:
-                del self.recorded[told]
-                self._transactions.note((SAMPLERS, told, DELETED))
+                self._transactions.note(self._table.delete(told))

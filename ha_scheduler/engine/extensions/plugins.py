@@ -32,8 +32,11 @@ from distributed.protocol.pickle import dumps, loads
 from distributed.utils import import_file
 from tornado.ioloop import PeriodicCallback
 
-from ha_scheduler.engine.stream.tables import PLUGIN_STATES, SCHEDULER_PLUGINS, Values
-from ha_scheduler.engine.stream.transactions import DELETED, Transactions, take_call
+from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions, take_call
+
+SCHEDULER_PLUGINS = "scheduler-plugin"  # name → pickled, as its client sent it
+PLUGIN_STATES = "scheduler-plugin-state"  # name of the plugin → pickled
 
 START_SECONDS = 1.0  # a takeover waits this long for all plugins together
 STATE_SECONDS = 5.0  # how old the state may be that a plugin gets back
@@ -44,17 +47,22 @@ logger = logging.getLogger(__name__)
 class SchedulerPlugins:
     """The part of our Scheduler that keeps its plugins; a mixin before upstream's class."""
 
+    # Of the class that this is mixed into
+    tables: Tables
     transactions: Transactions
-    values: Values
     plugins: dict[str, Any]
     local_directory: str
     periodic_callbacks: dict[str, Any]
-    recorded_plugins: dict[str, bytes]  # pickled, as their clients sent them
-    recorded_states: dict[str, bytes]  # pickled, by name of the plugin
-    _starting: set[asyncio.Task[None]]
 
-    def keep_plugin_states(self) -> None:
-        """Record what plugins say of themselves, from now on."""
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recorded_plugins: dict[str, bytes] = {}
+        self.recorded_states: dict[str, bytes] = {}
+        self._plugins = self.tables.add(
+            Table(SCHEDULER_PLUGINS, self.recorded_plugins, apply=self._follow_plugin)
+        )
+        self._states = self.tables.add(Table(PLUGIN_STATES, self.recorded_states))
+        self._starting: set[asyncio.Task[None]] = set()
         callback = PeriodicCallback(self.record_plugin_states, STATE_SECONDS * 1000)
         self.periodic_callbacks[PLUGIN_STATES] = callback
 
@@ -62,7 +70,8 @@ class SchedulerPlugins:
         self, plugin: bytes | SchedulerPlugin, name: str | None = None, *, idempotent: bool
     ) -> None:
         """As upstream's, and then committed. Started once, though the request may come again."""
-        call, changes = take_call(), []  # what the plugin does is not done in the call's name
+        call = take_call()  # what the plugin does is not done in the call's name
+        changes: list[Change] = []
         # Before it is started: what it then holds on to may be no thing to pickle.
         pickled = dumps(plugin) if isinstance(plugin, SchedulerPlugin) else bytes(plugin)
         if name is None:
@@ -71,9 +80,8 @@ class SchedulerPlugins:
             await super().register_scheduler_plugin(  # type: ignore[misc]
                 plugin, name=name, idempotent=idempotent
             )
-            self.recorded_plugins[name] = pickled
-            self._forget_state(name)  # of a plugin that had this name before
-            changes.append((SCHEDULER_PLUGINS, name, pickled))
+            # A state is that of a plugin which had this name before.
+            changes = [self._plugins.set(name, pickled), *self._without_state(name)]
         self.transactions.answer(call, *changes, answer=None)
         await self.transactions.settled()
 
@@ -81,14 +89,12 @@ class SchedulerPlugins:
         """As upstream's, and then committed."""
         call = take_call()
         await super().unregister_scheduler_plugin(name=name)  # type: ignore[misc]
-        self.recorded_plugins.pop(name, None)
-        self._forget_state(name)
-        self.transactions.answer(call, (SCHEDULER_PLUGINS, name, DELETED), answer=None)
+        changes = [self._plugins.delete(name), *self._without_state(name)]
+        self.transactions.answer(call, *changes, answer=None)
         await self.transactions.settled()
 
-    def _forget_state(self, name: str) -> None:
-        if self.recorded_states.pop(name, None) is not None:
-            self.values.write_soon(PLUGIN_STATES, name)
+    def _without_state(self, name: str) -> list[Change]:
+        return [self._states.delete(name)] if name in self.recorded_states else []
 
     def record_plugin_states(self) -> None:
         """Write the state of each plugin that has any, if it changed."""
@@ -97,7 +103,7 @@ class SchedulerPlugins:
             if state_of is None:
                 continue
             try:
-                self.recorded_states[name] = dumps(state_of())
+                state = bytes(dumps(state_of()))
             except Exception:
                 logger.exception(
                     "Scheduler plugin %r cannot say its state.",
@@ -105,11 +111,12 @@ class SchedulerPlugins:
                     extra={"action": "plugin-state-failed"},
                 )
             else:
-                self.values.write_soon(PLUGIN_STATES, name)
+                if state != self.recorded_states.get(name):
+                    self.transactions.note(self._states.set(name, state))
 
-    def follow_plugin(self, name: str) -> None:
+    def _follow_plugin(self, name: str, pickled: bytes | Deleted) -> None:
         """A follower has learned of a plugin: an uploaded file is put into place."""
-        plugin = self._unpickled(name)
+        plugin = self._unpickled(name) if pickled is not DELETED else None
         if isinstance(plugin, SchedulerUploadFile):
             path = Path(self.local_directory, os.path.basename(plugin.filename))
             path.write_bytes(plugin.data)

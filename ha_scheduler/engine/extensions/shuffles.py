@@ -21,6 +21,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from time import time
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
@@ -29,11 +30,12 @@ from distributed.shuffle._exceptions import P2PConsistencyError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from ha_scheduler import failpoints
+from ha_scheduler.engine.stream.tables import Table
 
 logger = logging.getLogger(__name__)
 
-SHUFFLES = "shuffle"  # the spaces of their values in the ledger
-MEMBERS = "shuffle-members"
+SHUFFLES = "shuffle"  # shuffle id → pickled run spec
+MEMBERS = "shuffle-members"  # shuffle id → its ``Members``
 
 ANEW_MAX = 3  # times that one shuffle starts anew because a worker complained
 
@@ -44,16 +46,26 @@ _FAILED = ("RuntimeError('P2P ", 'RuntimeError("P2P ')  # shuffle/_core.py:535, 
 #: What a worker says of its runs: the shuffle, the run, and whether it goes on there.
 Runs = Iterable[tuple[str, int, bool]]
 
+Members = dict[str, str]  # the ids of the processes that take part, by address
+
 
 class Shuffles(ShuffleSchedulerPlugin):
     """The scheduler's shuffle extension."""
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__(scheduler)
-        #: Pickled run specs by shuffle id: what the ledger holds.
         self.recorded: dict[str, bytes] = {}
-        #: The ids of the processes that take part, by shuffle id and address: likewise.
-        self.members: dict[str, dict[str, str]] = {}
+        self.members: dict[str, Members] = {}
+        self._specs = scheduler.tables.add(
+            Table(
+                SHUFFLES,
+                self.recorded,
+                lead=self.prepare,
+                settle=self.restore,
+                void_on_restart=True,
+            )
+        )
+        self._members = scheduler.tables.add(Table(MEMBERS, self.members, void_on_restart=True))
         self._heard: dict[str, Runs] = {}  # by worker, until ``end_strays``
         self._begun_anew: Counter[str] = Counter()
         self._runs = itertools.count(1)
@@ -64,14 +76,14 @@ class Shuffles(ShuffleSchedulerPlugin):
         """As upstream's; the run, and that the worker takes part, are committed before."""
         failpoints.reach("shuffle_get_or_create.arrived")
         answer = super().get_or_create(shuffle_id, key, worker)
-        await self._commit(shuffle_id)
+        await self.scheduler.transactions.settled()
         failpoints.reach("shuffle_get_or_create.committed")
         return answer
 
     async def get(self, id: Any, worker: str) -> Any:
         """As upstream's; that the worker takes part is committed before."""
         answer = super().get(id, worker)
-        await self._commit(id)
+        await self.scheduler.transactions.settled()
         return answer
 
     async def barrier(self, id: Any, run_id: int, consistent: bool) -> None:
@@ -104,42 +116,32 @@ class Shuffles(ShuffleSchedulerPlugin):
         self._shuffles[shuffle_id].discard(state)  # its hash is its run id
         object.__setattr__(run_spec, "run_id", self.scheduler.term << 32 | next(self._runs))
         self._shuffles[shuffle_id].add(state)
-        self.recorded[shuffle_id] = bytes(dumps(run_spec))
-        self.members[shuffle_id] = {}
-        for member in state.participating_workers:
-            self._join(shuffle_id, member)
+        # In this order: no run is known without its members.
+        members = self._ids(state.participating_workers)
+        self.scheduler.transactions.note(self._members.set(shuffle_id, members))
+        self.scheduler.transactions.note(self._specs.set(shuffle_id, bytes(dumps(run_spec))))
         return run_spec
 
     def _get(self, id: Any, worker: str) -> Any:
         run_spec = super()._get(id, worker)
-        self._join(id, worker)
+        present = self.members[id] | self._ids((worker,))
+        if present != self.members[id]:
+            self.scheduler.transactions.note(self._members.set(id, present))
         return run_spec
 
-    def _join(self, shuffle_id: str, worker: str) -> None:
-        ws = self.scheduler.workers.get(worker)
-        if ws is not None:
-            self.members[shuffle_id][worker] = ws.server_id
-
-    async def _commit(self, shuffle_id: str) -> None:
-        if shuffle_id in self.recorded:
-            # In this order: no run is known without its members.
-            await self.scheduler.values.write(MEMBERS, shuffle_id)
-            await self.scheduler.values.write(SHUFFLES, shuffle_id)
+    def _ids(self, addresses: Iterable[str]) -> Members:
+        workers = self.scheduler.workers
+        return {address: workers[address].server_id for address in addresses if address in workers}
 
     def _clean_on_scheduler(self, id: Any, stimulus_id: str) -> None:
         super()._clean_on_scheduler(id, stimulus_id)
         self._forget(id)
 
     def _forget(self, shuffle_id: str) -> None:
-        for space, holder in ((SHUFFLES, self.recorded), (MEMBERS, self.members)):
-            if holder.pop(shuffle_id, None) is not None:
-                self.scheduler.values.write_soon(space, shuffle_id)
-
-    def restart(self, scheduler: Any) -> None:
-        """As upstream's; all workers start anew, and no run goes on."""
-        super().restart(scheduler)
-        for shuffle_id in list(self.recorded):
-            self._forget(shuffle_id)
+        if shuffle_id in self.recorded:
+            self.scheduler.transactions.note(self._specs.delete(shuffle_id))
+        if shuffle_id in self.members:
+            self.scheduler.transactions.note(self._members.delete(shuffle_id))
 
     def _set_restriction(self, ts: Any, worker: str) -> None:
         """As upstream's, which would record it as if a client had asked for it.
@@ -169,8 +171,9 @@ class Shuffles(ShuffleSchedulerPlugin):
         """What workers that join say of their runs."""
         self._heard.update(reports)
 
-    def restore(self, stimulus_id: str) -> None:
+    def restore(self) -> None:
         """The reports have been adopted: go on with each run, or begin it anew."""
+        stimulus_id = f"ha-shuffles-{time()}"
         told = {shuffle_id for runs in self._heard.values() for shuffle_id, _, _ in runs}
         known = list(dict.fromkeys((*self.recorded, *self.members, *sorted(told))))
         for shuffle_id in known:

@@ -17,7 +17,9 @@ from typing import Any
 from distributed.scheduler import TaskPrefix
 from tornado.ioloop import PeriodicCallback
 
-from ha_scheduler.engine.stream.tables import STATISTICS
+from ha_scheduler.engine.stream.tables import Table
+
+STATISTICS = "statistics"  # of one row, which has its name
 
 EVERY_SECONDS = 5.0
 NEWS = 0.2  # of the former value: what changes less is not worth a record
@@ -31,8 +33,8 @@ class Statistics:
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
-        #: The one value of our space: what the ledger holds.
         self.recorded: dict[str, Snapshot] = {}
+        self._table = scheduler.tables.add(Table(STATISTICS, self.recorded, lead=self.restore))
         scheduler.periodic_callbacks[STATISTICS] = PeriodicCallback(
             self.record, EVERY_SECONDS * 1000
         )
@@ -43,8 +45,7 @@ class Statistics:
             return
         now = self._take()
         if _is_news(self.recorded.get(STATISTICS), now):
-            self.recorded[STATISTICS] = now
-            self._scheduler.values.write_soon(STATISTICS, STATISTICS)
+            self._scheduler.transactions.note(self._table.set(STATISTICS, now))
 
     def restore(self) -> None:
         """Put to use what a former leader knew."""

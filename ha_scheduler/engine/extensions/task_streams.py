@@ -13,9 +13,10 @@ from typing import Any
 
 from distributed.diagnostics.task_stream import TaskStreamPlugin
 
-from ha_scheduler.engine.stream.tables import SWITCHES, Values
+from ha_scheduler.engine.stream.tables import Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 
-TASK_STREAM = "task-stream"  # its row
+TASK_STREAM = "task-stream"  # of one row, which has its name: whether there is one
 
 
 class TaskStreams:
@@ -23,9 +24,15 @@ class TaskStreams:
 
     # Of the class that this is mixed into
     term: int
-    values: Values
+    tables: Tables
+    transactions: Transactions
     plugins: dict[str, Any]
-    switches: dict[str, bool]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._task_streams = self.tables.add(
+            Table[str, bool](TASK_STREAM, lead=self._restore_task_stream)
+        )
 
     def _task_stream_plugin(self) -> TaskStreamPlugin:
         """As upstream's, which begins the stream with the first question."""
@@ -33,11 +40,11 @@ class TaskStreams:
         plugin: TaskStreamPlugin = super()._task_stream_plugin()  # type: ignore[misc]
         if begins:
             plugin.index = self.term << 32
-            self.switches[TASK_STREAM] = True
-            self.values.write_soon(SWITCHES, TASK_STREAM)
+            if not self._task_streams.rows:
+                self.transactions.note(self._task_streams.set(TASK_STREAM, True))
         return plugin
 
-    def restore_task_stream(self) -> None:
+    def _restore_task_stream(self) -> None:
         """This engine is about to lead: go on with what was asked for."""
-        if self.switches.get(TASK_STREAM):
+        if self._task_streams.rows:
             self._task_stream_plugin()

@@ -122,9 +122,9 @@ class Replay:
                 for key in keys:
                     self._forget_scattered(decode_key(key))
             case records.ValueSet(space, name, value, blob, parts, term):
-                scheduler.values.apply(space, name, value or self._blob(term, blob, parts))
+                scheduler.tables.apply(space, name, value or self._blob(term, blob, parts))
             case records.ValueDeleted(space, name):
-                scheduler.values.apply(space, name, None)
+                scheduler.tables.apply(space, name, None)
             case records.Restarted():
                 self._restarted()
             case _:

@@ -1,140 +1,142 @@
-"""Named values that live in the ledger: plugins, metadata, and the run specs of shuffles.
+"""Replicated tables: named facts that the next leader knows as this one does.
 
-Guarantee: an operation that sets or removes one is answered after its record has committed, so what
-a client was told is there is there after a failover. The value takes effect on this engine first,
-in the order of the records; a reader on this engine may therefore see a value a moment before its
-writer is told, and never one that a later leader takes back once a reply was given.
+Guarantee: who owns a fact declares a ``Table`` once, in its own module, and adds it to the engine's
+``Tables``. From then on each row that a leader writes (``transactions.py``) is in every follower
+that has applied the record, in an engine that is started on the ledger, and so on every later
+leader, until it is deleted. A row that cannot be read here, for want of a module, is as one that
+was deleted; it does not end the engine.
 
-A *space* names where its values live on the engine: in a dict of ``_holder``, or with a keeper, as
-those of the coordination objects.
+Order: ``apply`` runs for each row as it commits, and in a rebuild before the graphs; ``lead``
+when the engine is about to lead, before its port is bound; ``settle`` when the workers' reports
+have been adopted, before anybody but a worker is answered. Those of one kind run in the order in
+which the tables were added, and none relies on it.
+
+Not everything is a table. What the ledger has to understand is a record of its own
+(``ledger/records.py``): what it puts in order or ends together (graphs, desires, releases, errors,
+retries, scattered keys, a restart), and what it answers by (sessions, numbered calls, clients,
+workers, peers, terms). A table's rows it only keeps, by space and name.
+
+``docs/how-to/add-a-replicated-table.md`` adds one step by step.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
 
-from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.pickle import loads
 
-from ha_scheduler import failpoints
-from ha_scheduler.engine.extensions.shuffles import MEMBERS, SHUFFLES
-from ha_scheduler.engine.stream.graphs import INLINE_BYTES_MAX
-from ha_scheduler.engine.stream.keys import decode_key, encode_key
-from ha_scheduler.engine.stream.recorder import OnCommit, Recorder
-from ha_scheduler.ledger.records import ValueDeleted, ValueSet
+from ha_scheduler.engine.stream.keys import decode_key
 
 logger = logging.getLogger(__name__)
 
-WORKER_PLUGINS = "worker-plugin"
-NANNY_PLUGINS = "nanny-plugin"
-SCHEDULER_PLUGINS = "scheduler-plugin"
-PLUGIN_STATES = "scheduler-plugin-state"
-METADATA = "metadata"
-ATTEMPTS = "attempts"
-ACTORS = "actor"
-STATISTICS = "statistics"
-RETIREMENTS = "departure"
-DISMISSED = "dismissed"
-SWITCHES = "switch"
-
-GONE: Any = object()  # what a keeper is given for a value that is gone
-Keeper = Callable[[Any, Any], None]
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class Values:
-    """The engine's side of the ledger's named values."""
+class Deleted(Enum):
+    """The type of ``DELETED``."""
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-        self._pickled: dict[tuple[str, Any], bytes] = {}
-        self._on_its_way: dict[tuple[str, Any], asyncio.Event] = {}
-        self._keepers: dict[str, Keeper] = {}
+    DELETED = "deleted"
 
-    def keep(self, space: str, keeper: Keeper) -> None:
-        """``keeper`` applies the values of ``space``: it is given a name and a value, or GONE."""
-        self._keepers[space] = keeper
+
+DELETED: Final = Deleted.DELETED  # in place of the value of a row that is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be recorded of a row: its new value, or ``DELETED``."""
+
+    space: str
+    key: Any
+    value: Any
+
+
+@dataclass(eq=False, slots=True)
+class Table(Generic[K, V]):
+    """The declaration of one table.
+
+    ``space``: its name in the ledger, for ever. ``rows``: what the ledger has; an owner may have a
+    dict of its own kept as this. ``apply``: told of each row that a follower learns, once it is in
+    ``rows``, by an owner that knows it in another form. ``void_on_restart``: ``Client.restart``
+    deletes the rows; otherwise they stay.
+    """
+
+    space: str
+    rows: dict[K, V] = field(default_factory=dict)
+    apply: Callable[[K, V | Deleted], None] | None = None
+    lead: Callable[[], None] | None = None
+    settle: Callable[[], None] | None = None
+    void_on_restart: bool = False
+
+    def set(self, key: K, value: V) -> Change:
+        """Change the row here. What it returns is to be recorded in the same event-loop step."""
+        self.rows[key] = value
+        return Change(self.space, key, value)
+
+    def delete(self, key: K) -> Change:
+        """As ``set``, of a row that goes."""
+        self.rows.pop(key, None)
+        return Change(self.space, key, DELETED)
+
+    def learn(self, key: K, value: V | Deleted) -> None:
+        """A follower learns of the row."""
+        if value is DELETED:
+            self.delete(key)
+        else:
+            self.set(key, value)
+        if self.apply is not None:
+            self.apply(key, value)
+
+
+T = TypeVar("T", bound=Table[Any, Any])
+
+
+class Tables:
+    """The tables of one engine."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Table[Any, Any]] = {}
+
+    def __iter__(self) -> Iterator[Table[Any, Any]]:
+        return iter(self._tables.values())
+
+    def add(self, table: T) -> T:
+        """Declare a table: from now on it is replicated."""
+        assert table.space not in self._tables, table.space
+        self._tables[table.space] = table
+        return table
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
-        """A follower learns of a value, or (None) that it is gone."""
+        """A follower learns of a row, or (None) that it is gone."""
         key = decode_key(name)
-        known = GONE if value is None else _read(space, key, value)
-        keeper = self._keepers.get(space)
-        if keeper is not None:
-            keeper(key, known)
-            return
-        holder = self._holder(space)
-        if known is GONE:
-            holder.pop(key, None)
-            self._pickled.pop((space, key), None)
-        else:
-            holder[key] = known
-            self._pickled[space, key] = value or b""
-            if space == SCHEDULER_PLUGINS:
-                self._scheduler.follow_plugin(key)
+        self._tables[space].learn(key, DELETED if value is None else _read(space, key, value))
 
-    def _holder(self, space: str) -> dict[Any, Any]:
-        scheduler = self._scheduler
-        holders: dict[str, dict[Any, Any]] = {
-            WORKER_PLUGINS: scheduler.worker_plugins,
-            NANNY_PLUGINS: scheduler.nanny_plugins,
-            SCHEDULER_PLUGINS: scheduler.recorded_plugins,
-            PLUGIN_STATES: scheduler.recorded_states,
-            METADATA: scheduler.task_metadata,
-            ATTEMPTS: scheduler.attempts,
-            ACTORS: scheduler.actors_created,
-            STATISTICS: scheduler.statistics.recorded,
-            RETIREMENTS: scheduler.retirements,
-            DISMISSED: scheduler.dismissed,
-            SWITCHES: scheduler.switches,
-            SHUFFLES: scheduler.extensions["shuffle"].recorded,
-            MEMBERS: scheduler.extensions["shuffle"].members,
-        }
-        return holders[space]
+    def lead(self) -> None:
+        """This engine is about to lead."""
+        for table in self:
+            if table.lead is not None:
+                table.lead()
 
-    async def write(self, space: str, key: Any) -> None:
-        """Record the value that is now under ``key``, if it changed, and wait for the commit."""
-        committed = asyncio.Event()
-        if self._append(space, key, committed.set):
-            self._on_its_way[space, key] = committed
-            await committed.wait()
-            if self._on_its_way.get((space, key)) is committed:
-                del self._on_its_way[space, key]
-        elif earlier := self._on_its_way.get((space, key)):
-            await earlier.wait()
+    def settle(self) -> None:
+        """The workers' reports have been adopted."""
+        for table in self:
+            if table.settle is not None:
+                table.settle()
 
-    def write_soon(self, space: str, key: Any) -> None:
-        """Record the value that is now under ``key``, if it changed."""
-        self._append(space, key, None)
-
-    def _append(self, space: str, key: Any, on_commit: OnCommit | None) -> bool:
-        recorder: Recorder | None = self._scheduler.recorder
-        if recorder is None:
-            return False
-        holder = self._holder(space)
-        record: ValueSet | ValueDeleted
-        if key in holder:
-            data = bytes(dumps(holder[key]))
-            if self._pickled.get((space, key)) == data:
-                return False
-            self._pickled[space, key] = data
-            record = value_set(recorder, space, key, data)
-        else:
-            self._pickled.pop((space, key), None)
-            record = ValueDeleted(space, encode_key(key))
-        recorder.append(record, on_commit)
-        return True
+    def void(self) -> list[Change]:
+        """Everything starts anew: delete what is to go with it. Returns what is to be recorded."""
+        gone = [table for table in self if table.void_on_restart]
+        return [table.delete(key) for table in gone for key in list(table.rows)]
 
 
 def _read(space: str, key: Any, value: bytes) -> Any:
-    """The value, or GONE for one that needs a module which this engine lacks.
-
-    Such a value must not end the engine: the next one would end of it as well.
-    """
     try:
         return loads(value)
-    except Exception:
+    except Exception:  # the next engine would end of it as well
         logger.exception(
             "The value of %r in %s cannot be read here, and is lost if this peer leads; install on "
             "all peers what its client uses.",
@@ -142,57 +144,4 @@ def _read(space: str, key: Any, value: bytes) -> Any:
             space,
             extra={"action": "value-unreadable"},
         )
-        return GONE
-
-
-def value_set(recorder: Recorder, space: str, key: Any, data: bytes) -> ValueSet:
-    """The record of a value; a long one is written ahead of it in parts."""
-    blob = parts = 0
-    if len(data) > INLINE_BYTES_MAX:
-        blob, parts = recorder.append_blob(data)
-        data = b""
-    return ValueSet(space, encode_key(key), data, blob, parts, recorder.term)
-
-
-class ReplicatedValues:
-    """The part of our Scheduler that commits before it replies; a mixin before upstream's class."""
-
-    values: Values
-
-    async def register_worker_plugin(
-        self, comm: Any, plugin: bytes, name: str, idempotent: bool
-    ) -> Any:
-        """As upstream's, and then committed."""
-        failpoints.reach("register_worker_plugin.arrived")
-        result = await super().register_worker_plugin(  # type: ignore[misc]
-            comm, plugin=plugin, name=name, idempotent=idempotent
-        )
-        failpoints.reach("register_worker_plugin.done")
-        await self.values.write(WORKER_PLUGINS, name)
-        failpoints.reach("register_worker_plugin.committed")
-        return result
-
-    async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
-        """As upstream's, and then committed."""
-        result = await super().unregister_worker_plugin(comm, name=name)  # type: ignore[misc]
-        await self.values.write(WORKER_PLUGINS, name)
-        return result
-
-    async def register_nanny_plugin(
-        self, comm: Any, plugin: bytes, name: str, idempotent: bool
-    ) -> Any:
-        """As upstream's, and then committed."""
-        failpoints.reach("register_nanny_plugin.arrived")
-        result = await super().register_nanny_plugin(  # type: ignore[misc]
-            comm, plugin=plugin, name=name, idempotent=idempotent
-        )
-        failpoints.reach("register_nanny_plugin.done")
-        await self.values.write(NANNY_PLUGINS, name)
-        failpoints.reach("register_nanny_plugin.committed")
-        return result
-
-    async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
-        """As upstream's, and then committed."""
-        result = await super().unregister_nanny_plugin(comm, name=name)  # type: ignore[misc]
-        await self.values.write(NANNY_PLUGINS, name)
-        return result
+        return DELETED

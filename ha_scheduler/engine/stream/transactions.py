@@ -1,8 +1,8 @@
-"""How the coordination objects change: one record a step, and no answer before it has committed.
+"""How an engine's tables change: one record a step, and no answer before it has committed.
 
 Guarantee: what ``write`` is given takes effect in the ledger altogether or not at all, the answer
 of the call that asked for it included. The caller changes its own state in the same event-loop
-step, so the order of the log is the order in which the objects changed. ``settled`` returns when
+step, so the order of the log is the order in which the tables changed. ``settled`` returns when
 all that was written so far has committed: whoever has seen a change, be it by reading, answers
 after that.
 """
@@ -22,14 +22,9 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import value_set
+from ha_scheduler.engine.stream.tables import DELETED, Change
 from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.ledger.records import Called, Record, ValueDeleted, encode
-
-DELETED: Any = object()  # the value of a row that goes
-
-#: The space, the name and the new value of a row
-Change = tuple[str, Any, Any]
+from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
 
 
 @dataclass(slots=True)
@@ -58,7 +53,7 @@ def take_call() -> Call:
 
 
 class Transactions:
-    """The pen of the coordination objects."""
+    """The one writer of tables."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
@@ -90,23 +85,28 @@ class Transactions:
         # Two records of one call might be parted by a failover, and the second would be lost.
         assert not (call.session and call.written), call
         call.written = True
-        encoded = tuple(_encode(recorder, *change) for change in changes)
+        records: list[Record] = [_record(recorder, change) for change in changes]
         if first is not None:
-            encoded = (encode(first), *encoded)
+            records.insert(0, first)
+        if call.session or len(records) > 1:
+            self._append_called(recorder, call, records, answer)
+        elif records:
+            recorder.append(records[0], self.mark())
+        failpoints.reach(f"{(current_call.get() or call).op}.appended")
+
+    def _append_called(
+        self, recorder: Recorder, call: Call, records: list[Record], answer: Any
+    ) -> None:
         data = bytes(dumps(answer)) if call.session else b""
-        payload = pack_payload(encoded, data)
-        blob = parts = 0
-        if len(payload) > INLINE_BYTES_MAX:
-            blob, parts = recorder.append_blob(payload)
-            payload = b""
-        record = Called(call.session, call.slot, call.sequence, payload, blob, parts, recorder.term)
+        payload = pack_payload(tuple(map(encode, records)), data)
+        inline, blob, parts = _inline(recorder, payload)
+        record = Called(call.session, call.slot, call.sequence, inline, blob, parts, recorder.term)
         calls = self._scheduler.sessions.calls
         calls.called(record, data)
         recorder.append(record, self.mark())
         for dropped in calls.excess():
             calls.apply(dropped)
             recorder.append(dropped, self.mark())
-        failpoints.reach(f"{(current_call.get() or call).op}.appended")
 
     def mark(self) -> Callable[[], None]:
         """What a record's commit calls, so that ``settled`` waits for it too."""
@@ -130,7 +130,14 @@ class Transactions:
             await waiter
 
 
-def _encode(recorder: Recorder, space: str, name: Any, value: Any) -> bytes:
-    if value is DELETED:
-        return encode(ValueDeleted(space, encode_key(name)))
-    return encode(value_set(recorder, space, name, bytes(dumps(value))))
+def _record(recorder: Recorder, change: Change) -> ValueSet | ValueDeleted:
+    name = encode_key(change.key)
+    if change.value is DELETED:
+        return ValueDeleted(change.space, name)
+    value, blob, parts = _inline(recorder, bytes(dumps(change.value)))
+    return ValueSet(change.space, name, value, blob, parts, recorder.term)
+
+
+def _inline(recorder: Recorder, data: bytes) -> tuple[bytes, int, int]:
+    """What of the data is in its record; more of it is written ahead, as (nothing, blob, parts)."""
+    return (data, 0, 0) if len(data) <= INLINE_BYTES_MAX else (b"", *recorder.append_blob(data))

@@ -23,8 +23,11 @@ from typing import Any
 from distributed.protocol.pickle import dumps
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import ACTORS, Values
+from ha_scheduler.engine.stream.tables import Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.takeover.adoption import Adoption
+
+ACTORS = "actor"  # key → the address of the worker
 
 LOST = "Worker holding Actor was lost"  # upstream's words (scheduler.py:2560)
 
@@ -34,11 +37,18 @@ logger = logging.getLogger(__name__)
 class Actors:
     """The part of our Scheduler that keeps account of actors; a mixin before upstream's class."""
 
+    # Of the class that this is mixed into
     adoption: Adoption
-    values: Values
+    tables: Tables
+    transactions: Transactions
     tasks: dict[Key, Any]
-    actors_created: dict[Key, str]  # by key: the address of the worker
-    _creating: set[asyncio.Task[None]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.actors_created: dict[Key, str] = {}
+        # ``Replay.settle`` settles them: after errors, before scattered data.
+        self._actors = self.tables.add(Table(ACTORS, self.actors_created))
+        self._creating: set[asyncio.Task[None]] = set()
 
     def handle_task_finished(self, key: Key, worker: str, **message: Any) -> None:
         """As upstream's; that an actor is there is recorded first."""
@@ -51,8 +61,8 @@ class Actors:
         recording.add_done_callback(self._creating.discard)
 
     async def _record_and_finish(self, key: Key, worker: str, message: dict[str, Any]) -> None:
-        self.actors_created[key] = worker
-        await self.values.write(ACTORS, key)
+        self.transactions.note(self._actors.set(key, worker))
+        await self.transactions.settled()
         super().handle_task_finished(key=key, worker=worker, **message)  # type: ignore[misc]
         ts = self.tasks.get(key)
         is_there = ts is not None and ts.who_has
@@ -93,8 +103,8 @@ class Actors:
     def _forget_actors(self, keys: Iterable[Key]) -> None:
         if self.actors_created:
             for key in keys:
-                if self.actors_created.pop(key, None) is not None:
-                    self.values.write_soon(ACTORS, key)
+                if key in self.actors_created:
+                    self.transactions.note(self._actors.delete(key))
 
 
 def _lost() -> dict[str, Any]:

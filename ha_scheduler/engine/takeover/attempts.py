@@ -17,18 +17,30 @@ from distributed.worker_state_machine import RUN_ID_SENTINEL
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import ATTEMPTS, Values
+from ha_scheduler.engine.stream.tables import Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
+
+ATTEMPTS = "attempts"  # key → retries left, workers lost, the last run whose failure took a retry
+
+Attempt = tuple[int, int, int]
 
 
 class Attempts:
     """The part of our Scheduler that records attempts; a mixin before upstream's class."""
 
+    # Of the class that this is mixed into
     recorder: Recorder | None
-    values: Values
+    tables: Tables
+    transactions: Transactions
     tasks: dict[Key, Any]
     workers: dict[str, Any]
-    #: By task: retries left, workers lost, and the last run whose failure took a retry.
-    attempts: dict[Key, tuple[int, int, int]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.attempts: dict[Key, Attempt] = {}
+        self._attempts = self.tables.add(
+            Table(ATTEMPTS, self.attempts, lead=self._restore_attempts, void_on_restart=True)
+        )
 
     def stimulus_task_erred(
         self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
@@ -62,26 +74,24 @@ class Attempts:
     def _remove_key(self, key: Key) -> None:
         super()._remove_key(key)  # type: ignore[misc]
         if self.recorder is not None and key in self.attempts:
-            del self.attempts[key]
-            self.values.write_soon(ATTEMPTS, key)
+            self.transactions.note(self._attempts.delete(key))
 
     def note_attempt(self, ts: Any, failed_run: int) -> None:
         """The counts of ``ts`` have changed."""
         key: Key = ts.key
         if key in self.tasks:
-            self.attempts[key] = (ts.retries, ts.suspicious, failed_run)
-            self.values.write_soon(ATTEMPTS, key)
+            row = self._attempts.set(key, (ts.retries, ts.suspicious, failed_run))
+            self.transactions.note(row)
 
     def _last_failed(self, key: Key) -> int:
         count = self.attempts.get(key)
         return RUN_ID_SENTINEL if count is None else count[2]
 
-    def restore_attempts(self) -> None:
+    def _restore_attempts(self) -> None:
         """Give the tasks their counts; those of tasks that did not come back are taken back."""
         for key, (retries, suspicious, _) in list(self.attempts.items()):
             ts = self.tasks.get(key)
             if ts is None:
-                del self.attempts[key]
-                self.values.write_soon(ATTEMPTS, key)
+                self.transactions.note(self._attempts.delete(key))
             else:
                 ts.retries, ts.suspicious = retries, suspicious

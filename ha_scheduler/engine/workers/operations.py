@@ -26,16 +26,15 @@ from typing import Any
 from distributed.utils import Deadline
 
 from ha_scheduler import failpoints
-from ha_scheduler.engine.stream.tables import GONE
-from ha_scheduler.engine.stream.transactions import DELETED, Call, Change, Transactions, take_call
+from ha_scheduler.engine.stream.tables import Change, Table
+from ha_scheduler.engine.stream.transactions import Call, Transactions, take_call
 from ha_scheduler.ledger.records import Record
 
 logger = logging.getLogger(__name__)
 
 WORKER_OPERATIONS = "worker-operation"  # place → the operation
-OUTCOMES = (
-    "worker-operation-outcome"  # (place, id of a worker) → what became of it, if not the ordinary
-)
+#: (place, id of a worker) → what became of it, if not the ordinary
+OUTCOMES = "worker-operation-outcome"
 
 #: The calls that may be answered by a later leader than the one which began them.
 OPERATIONS = frozenset({"restart", "restart_workers", "retire_workers"})
@@ -83,25 +82,18 @@ class WorkerOperations:
         self._scheduler = scheduler
         self._transactions: Transactions = scheduler.transactions
         self._known: dict[Place, WorkerOperation] = {}
-        self._outcomes: dict[Place, dict[str, str]] = {}
+        self._outcomes: dict[tuple[Place, str], str] = {}
         self._tasks: dict[Place, asyncio.Task[Any]] = {}
         self._moved = asyncio.Event()
-        scheduler.values.keep(WORKER_OPERATIONS, self._apply)
-        scheduler.values.keep(OUTCOMES, self._apply_outcome)
+        self._operations = scheduler.tables.add(
+            Table(WORKER_OPERATIONS, self._known, settle=self.restore)
+        )
+        self._outcome_rows = scheduler.tables.add(Table(OUTCOMES, self._outcomes))
         for op in OPERATIONS:
             scheduler.calls.present[op] = _present
 
-    def _apply(self, place: Place, value: Any) -> None:
-        if value is GONE:
-            self._known.pop(place, None)
-        else:
-            self._known[place] = value
-
-    def _apply_outcome(self, at: tuple[Place, str], value: Any) -> None:
-        if value is GONE:
-            self._outcomes.pop(at[0], None)
-        else:
-            self._outcomes.setdefault(at[0], {})[at[1]] = value
+    def _outcomes_of(self, place: Place) -> dict[str, str]:
+        return {worker_id: what for (of, worker_id), what in self._outcomes.items() if of == place}
 
     # A call
 
@@ -143,8 +135,7 @@ class WorkerOperations:
     ) -> None:
         """Record that a call begins, and what it changes; ``place``: None if it has no number."""
         if place is not None:
-            self._known[place] = operation
-            changes = ((WORKER_OPERATIONS, place, operation), *changes)
+            changes = (self._operations.set(place, operation), *changes)
         self._transactions.note(*changes, first=first)
 
     async def begun(self, operation: WorkerOperation) -> None:
@@ -154,15 +145,12 @@ class WorkerOperations:
         failpoints.reach(f"{operation.op}.recorded")
 
     def _answer(self, place: Place, answer: tuple[bool, Any]) -> None:
-        operation = self._known.pop(place, None)
+        operation = self._known.get(place)
         if operation is None:
             return  # it has changed nothing
         failpoints.reach(f"{operation.op}.done")
-        outcomes = self._outcomes.pop(place, {})
-        rows = [
-            (WORKER_OPERATIONS, place, DELETED),
-            *((OUTCOMES, (place, i), DELETED) for i in outcomes),
-        ]
+        outcomes = [self._outcome_rows.delete((place, i)) for i in self._outcomes_of(place)]
+        rows = [self._operations.delete(place), *outcomes]
         session, slot, sequence = place
         kept = self._scheduler.sessions.calls.answer(session, slot)
         if kept is not None and kept.sequence > sequence:  # its caller gave up
@@ -176,8 +164,7 @@ class WorkerOperations:
         """What became of a worker is not what it should. To be called before its departure ends."""
         for place, operation in self._known.items():
             if worker_id in operation.leaving:
-                self._outcomes.setdefault(place, {})[worker_id] = outcome
-                self._transactions.note((OUTCOMES, (place, worker_id), outcome))
+                self._transactions.note(self._outcome_rows.set((place, worker_id), outcome))
 
     def moved(self) -> None:
         """A departure has ended, or a worker has come."""
@@ -209,7 +196,7 @@ class WorkerOperations:
         departures = self._scheduler.retirements
         deadline = Deadline.after(operation.timeout)
         await self._until(lambda: not departures.keys() & operation.leaving.keys(), deadline)
-        outcomes = self._outcomes.get(place, {})
+        outcomes = self._outcomes_of(place)
         if operation.op == "retire_workers":
             stayed = outcomes.keys()
             return {w.address: w.info for i, w in operation.leaving.items() if i not in stayed}

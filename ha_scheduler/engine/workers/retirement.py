@@ -29,8 +29,8 @@ from distributed.utils import Deadline
 from ha_scheduler.engine.fencing import LeaseLike, hold
 from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import DISMISSED, RETIREMENTS
-from ha_scheduler.engine.stream.transactions import DELETED, Change, Transactions
+from ha_scheduler.engine.stream.tables import Change, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.workers.operations import (
     TIMED_OUT,
     Leaving,
@@ -41,6 +41,10 @@ from ha_scheduler.engine.workers.operations import (
 from ha_scheduler.ledger.records import Restarted
 
 logger = logging.getLogger(__name__)
+
+RETIREMENTS = "departure"  # id of the worker's process → its departure
+#: Id of the process → a number that rises, and what it has to do; the oldest first
+DISMISSED = "dismissed"
 
 #: Address of the worker, "retire" or "restart"; of a retirement: close it then, remove it then
 Departure = tuple[str, str, bool, bool]
@@ -61,21 +65,28 @@ class Retirement:
     # Of the class that this is mixed into
     recorder: Recorder | None
     lease: LeaseLike
+    tables: Tables
     transactions: Transactions
     worker_operations: WorkerOperations
     pending_releases: PendingReleases
     workers: dict[str, Any]
-    retirements: dict[str, Departure]  # by id of the worker's process
-    #: By id of the process, the oldest first: a number that rises, and what it has to do
-    dismissed: dict[str, tuple[int, str]]
     stream_comms: dict[str, Any]
-    _retiring: set[str]  # addresses of workers whose retirement is under way here
-    _inherited: set[str]  # those that a former leader began
-    _resumed: set[asyncio.Task[None]]
     _restarting: WorkerOperation | None = (
         None  # in the step in which ``restart`` makes everything void
     )
     _releases_implied: bool
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.retirements: dict[str, Departure] = {}
+        self.dismissed: dict[str, tuple[int, str]] = {}
+        self._retirements = self.tables.add(
+            Table(RETIREMENTS, self.retirements, lead=self._inherit_departures)
+        )
+        self._dismissed = self.tables.add(Table(DISMISSED, self.dismissed))
+        self._retiring: set[str] = set()  # addresses of workers whose retirement is under way here
+        self._inherited: set[str] = set()  # those that a former leader began
+        self._resumed: set[asyncio.Task[None]] = set()
 
     # Retirements
 
@@ -257,15 +268,14 @@ class Retirement:
     def _begin(self, ws: Any, departure: Departure) -> Change:
         """A worker is about to go; what is to be recorded of it."""
         self._inherited.discard(ws.server_id)
-        self.retirements[ws.server_id] = departure
-        return RETIREMENTS, ws.server_id, departure
+        return self._retirements.set(ws.server_id, departure)
 
     def _end_departure(self, worker_id: str, *, gone: bool = False) -> None:
         self._inherited.discard(worker_id)
-        departure = self.retirements.pop(worker_id, None)
+        departure = self.retirements.get(worker_id)
         if departure is not None:
             changes = self._dismiss(worker_id, departure) if gone else self._readmit(worker_id)
-            self.transactions.note((RETIREMENTS, worker_id, DELETED), *changes)
+            self.transactions.note(self._retirements.delete(worker_id), *changes)
             self.worker_operations.moved()
 
     def end_departures_at(self, address: str, *, retired: bool = False) -> None:
@@ -293,13 +303,11 @@ class Retirement:
             changes += self._readmit(next(iter(self.dismissed)))
         last, _ = next(reversed(self.dismissed.values()), (0, NOTHING))
         closing = CLOSE if close else NOTHING
-        row = self.dismissed[worker_id] = (last + 1, START_ANEW if kind == "restart" else closing)
-        return [*changes, (DISMISSED, worker_id, row)]
+        row = (last + 1, START_ANEW if kind == "restart" else closing)
+        return [*changes, self._dismissed.set(worker_id, row)]
 
     def _readmit(self, worker_id: str) -> list[Change]:
-        if self.dismissed.pop(worker_id, None) is None:
-            return []
-        return [(DISMISSED, worker_id, DELETED)]
+        return [self._dismissed.delete(worker_id)] if worker_id in self.dismissed else []
 
     # Workers that join
 
@@ -323,10 +331,12 @@ class Retirement:
 
     # At a takeover
 
-    def inherit_departures(self) -> None:
+    def _inherit_departures(self) -> None:
         """This engine is about to lead: what is under way is what a former leader began."""
         self._inherited = set(self.retirements)
-        self.dismissed = dict(sorted(self.dismissed.items(), key=lambda item: item[1]))
+        in_order = sorted(self.dismissed.items(), key=lambda item: item[1])
+        self.dismissed.clear()
+        self.dismissed.update(in_order)
 
     def resume_departures(self, addresses: Iterable[str]) -> None:
         """These workers have come: those that were about to go do so."""

@@ -1,0 +1,90 @@
+"""Plugins of workers and nannies, which those that join under a new leader are given as well.
+
+Guarantee: whoever registered a plugin, or took one back, is answered after that has committed. The
+workers that are there have it by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from ha_scheduler import failpoints
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.stream.transactions import Transactions
+
+WORKER_PLUGINS = "worker-plugin"  # name → pickled
+NANNY_PLUGINS = "nanny-plugin"  # likewise
+
+
+class Recorded:
+    """Plugins as the ledger has them, beside upstream's dict of those that workers are given."""
+
+    def __init__(self, scheduler: Any, space: str, given: dict[str, bytes]) -> None:
+        self._transactions: Transactions = scheduler.transactions
+        self._given = given
+        self._table: Table[str, bytes] = scheduler.tables.add(Table(space, apply=self._follow))
+
+    def _follow(self, name: str, plugin: bytes | Deleted) -> None:
+        if plugin is DELETED:
+            self._given.pop(name, None)
+        else:
+            self._given[name] = plugin
+
+    async def change(self, op: str, name: str, change: Coroutine[Any, Any, Any]) -> Any:
+        """Carry out upstream's change of a plugin. Returns what it does, once committed."""
+        failpoints.reach(f"{op}.arrived")
+        result = await change
+        failpoints.reach(f"{op}.done")
+        await self.record(name)
+        failpoints.reach(f"{op}.committed")
+        return result
+
+    async def record(self, name: str) -> None:
+        """Record the plugin as it is given now, if it changed, and wait for the commit.
+
+        Every leader registers some of its own, which are those of the leader before.
+        """
+        plugin = self._given.get(name)
+        if plugin is None:
+            self._transactions.note(self._table.delete(name))
+        elif plugin != self._table.rows.get(name):
+            self._transactions.note(self._table.set(name, plugin))
+        await self._transactions.settled()
+
+
+class WorkerPlugins:
+    """The part of our Scheduler that keeps them; a mixin before upstream's class."""
+
+    # Of the class that this is mixed into
+    worker_plugins: dict[str, bytes]
+    nanny_plugins: dict[str, bytes]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._of_workers = Recorded(self, WORKER_PLUGINS, self.worker_plugins)
+        self._of_nannies = Recorded(self, NANNY_PLUGINS, self.nanny_plugins)
+
+    async def register_worker_plugin(
+        self, comm: Any, plugin: bytes, name: str, idempotent: bool
+    ) -> Any:
+        """As upstream's, and then committed."""
+        change = super().register_worker_plugin(comm, plugin, name=name, idempotent=idempotent)  # type: ignore[misc]
+        return await self._of_workers.change("register_worker_plugin", name, change)
+
+    async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
+        """As upstream's, and then committed."""
+        change = super().unregister_worker_plugin(comm, name=name)  # type: ignore[misc]
+        return await self._of_workers.change("unregister_worker_plugin", name, change)
+
+    async def register_nanny_plugin(
+        self, comm: Any, plugin: bytes, name: str, idempotent: bool
+    ) -> Any:
+        """As upstream's, and then committed."""
+        change = super().register_nanny_plugin(comm, plugin, name=name, idempotent=idempotent)  # type: ignore[misc]
+        return await self._of_nannies.change("register_nanny_plugin", name, change)
+
+    async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
+        """As upstream's, and then committed."""
+        change = super().unregister_nanny_plugin(comm, name=name)  # type: ignore[misc]
+        return await self._of_nannies.change("unregister_nanny_plugin", name, change)
