@@ -57,15 +57,6 @@ class TransferError(CallerError):
     """Leadership cannot be handed to that peer; choose a voter other than the leader."""
 
 
-class OutcomeUnknownError(RaftError):
-    """Leadership was lost while a proposal was uncommitted: it may or may not take effect.
-
-    The core never raises this: the driver does, for each proposal still waiting when the term
-    ends. The proposer must retry under the same session and sequence, which makes the retry
-    idempotent; retrying under a new identity may do the work twice.
-    """
-
-
 class MalformedMessageError(PeerError):
     """A message from the wire is not one that a correct peer can have sent."""
 

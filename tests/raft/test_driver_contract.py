@@ -15,8 +15,6 @@ from ha_scheduler.raft import (
     Message,
     MessageKind,
     NotLeaderError,
-    OutcomeUnknownError,
-    RaftError,
     RawNode,
     Role,
     SoftState,
@@ -99,12 +97,6 @@ def test_a_refused_call_changes_nothing(call: object) -> None:
 def test_a_message_for_another_peer_is_refused() -> None:
     with pytest.raises(MalformedMessageError):
         fresh().step(Message(MessageKind.HEARTBEAT, 2, 3, 1))
-
-
-def test_an_unknown_outcome_is_neither_success_nor_refusal() -> None:
-    """A caller that retries must keep the identity of its request."""
-    assert issubclass(OutcomeUnknownError, RaftError)
-    assert not issubclass(OutcomeUnknownError, CallerError)
 
 
 def test_a_proposal_that_lost_its_leader_may_still_be_committed_by_the_next() -> None:
