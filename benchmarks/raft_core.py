@@ -31,6 +31,12 @@ from ha_scheduler.raft import (
 SECONDS = 3.0
 BATCHES = ((200, 1), (200, 16), (200, 256), (10_000, 16))  # bytes of an entry, entries at once
 KEPT = 5_000  # applied entries before the log is compacted, as a daemon does
+TICKS = {
+    "election_ticks": 12,
+    "heartbeat_ticks": 2,
+    "promotion_lag_ticks": 12,
+    "disk_patience_ticks": 60,
+}
 WINDOW = 4  # batches proposed and not committed
 
 
@@ -41,7 +47,7 @@ class Trio:
         members = Membership((1, 2, 3))
         self.logs = {peer: MemoryLog(members) for peer in members.voters}
         self.nodes = {
-            peer: RawNode(Config(peer_id=peer), log, random.Random(peer))
+            peer: RawNode(Config(peer, **TICKS), log, random.Random(peer))
             for peer, log in self.logs.items()
         }
         self.wire = wire

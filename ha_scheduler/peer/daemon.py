@@ -43,10 +43,6 @@ from ha_scheduler.storage.lmdb_store import LmdbStore
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
 DISK_PATIENCE_ELECTIONS = 5  # [3 s]; stalls of 0.8 s were seen on a disk that was well
-ENTRY_BYTES_MAX = 1024 * 1024  # what the store takes
-APPEND_BYTES = 1024 * 1024
-IN_FLIGHT_BYTES = 16 * 1024 * 1024  # to one follower; a follower's memory, a link's queue
-UNCOMMITTED_BYTES = 64 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -328,20 +324,14 @@ class _Daemon:
 
 
 def _config(settings: PeerSettings, own_id: int) -> Config:
+    ticks = settings.timing.election_ticks
     return Config(
         peer_id=own_id,
-        election_ticks=settings.timing.election_ticks,
+        election_ticks=ticks,
         heartbeat_ticks=settings.timing.heartbeat_ticks,
+        promotion_lag_ticks=ticks,
+        disk_patience_ticks=DISK_PATIENCE_ELECTIONS * ticks,
         priority=settings.priority,
-        promotion_lag_ticks=settings.timing.election_ticks,
-        disk_patience_ticks=DISK_PATIENCE_ELECTIONS * settings.timing.election_ticks,
-        max_append_bytes=APPEND_BYTES,
-        max_inflight_bytes=IN_FLIGHT_BYTES,
-        max_entry_bytes=ENTRY_BYTES_MAX,
-        max_uncommitted_bytes=UNCOMMITTED_BYTES,
-        max_applying_bytes=IN_FLIGHT_BYTES,
-        # A batch carries the entries and their effect in one transaction, in this order.
-        apply_unpersisted=True,
     )
 
 

@@ -4,7 +4,7 @@ Start with `RawNode` (node.py) and the contract of `Ready` (ready.py). Section n
 further words are those of Ongaro's thesis, "Consensus: Bridging Theory and Practice" (2014).
 """
 
-from .config import HIGHEST_PRIORITY, Config
+from .config import ENTRY_BYTES_MAX, HIGHEST_PRIORITY, Config
 from .errors import (
     CallerError,
     CompactedError,
@@ -46,6 +46,7 @@ __all__ = [
     "RawNode",
     "Config",
     "HIGHEST_PRIORITY",
+    "ENTRY_BYTES_MAX",
     "Ready",
     "ReadState",
     "SoftState",

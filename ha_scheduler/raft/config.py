@@ -1,7 +1,8 @@
 """Settings of one core, each with its unit and the consequence of choosing it badly.
 
 The guarantee: a `Config` that passed `validate()` cannot by itself endanger safety. Time is in
-ticks: the driver decides how long a tick is, and all peers of a cell should agree on it.
+ticks: the driver decides how long a tick is, and all peers of a cell should agree on it. So times
+have no defaults here (`peer/settings.py` has them); what has one is what a cell runs with.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .messages import PeerId
 
-KIB = 1024
-MIB = 1024 * KIB
+MIB = 1024 * 1024
+
+ENTRY_BYTES_MAX = 1 * MIB
+"""Of one entry's data. Above, LMDB's p99 quadruples."""
 
 HIGHEST_PRIORITY = 2
 """Of a peer in elections, and the default. One less means one election timeout later."""
@@ -29,20 +32,20 @@ class Config:
     peer_id: PeerId
     #: Ticks without word from a leader before a follower campaigns; the actual timeout is drawn
     #: from [election_ticks, 2 * election_ticks). Must exceed the worst stall of a peer.
-    election_ticks: int = 12
+    election_ticks: int
+    #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
+    #: heartbeat costs the leadership.
+    heartbeat_ticks: int
+    #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
+    #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
+    promotion_lag_ticks: int
+    #: A leader whose own disk has taken nothing for so long hands over, if a majority has committed
+    #: what its disk lacks. Must exceed a stall of a disk that is well.
+    disk_patience_ticks: int
     #: Who stands first when a leader is gone, 0 to `HIGHEST_PRIORITY`. The windows in which peers
     #: of different priority stand do not overlap, so a lower one leads only if all higher ones
     #: are gone or lag; it never moves leadership away from a leader that is well.
     priority: int = HIGHEST_PRIORITY
-    #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
-    #: heartbeat costs the leadership.
-    heartbeat_ticks: int = 2
-    #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
-    #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
-    promotion_lag_ticks: int = 12
-    #: A leader whose own disk has taken nothing for so long hands over, if a majority has committed
-    #: what its disk lacks. Must exceed a stall of a disk that is well.
-    disk_patience_ticks: int = 60
     #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
     pre_vote: bool = True
     #: A leader without contact to a quorum steps down; voters that hear a leader refuse
@@ -55,17 +58,19 @@ class Config:
     max_append_bytes: int = 1 * MIB
     #: Appends to one follower that may be unanswered, by count and by bytes.
     max_inflight_messages: int = 64
-    max_inflight_bytes: int = 64 * MIB
-    #: Bytes of one proposal. The driver splits what is larger.
-    max_entry_bytes: int = 16 * MIB
+    #: A follower must hold them, and the link to it.
+    max_inflight_bytes: int = 16 * MIB
+    #: Bytes of one proposal. Who proposes splits what is larger.
+    max_entry_bytes: int = ENTRY_BYTES_MAX
     #: Bytes proposed but not committed, or not yet on the leader's own disk; more proposals are
     #: dropped. Bounds the leader's memory while it has no quorum, or a disk that is stuck.
-    max_uncommitted_bytes: int = 256 * MIB
+    max_uncommitted_bytes: int = 64 * MIB
     #: Bytes of committed entries handed out and not yet reported applied.
-    max_applying_bytes: int = 64 * MIB
+    max_applying_bytes: int = 16 * MIB
     #: Hand out committed entries that this peer has not yet made durable itself. Saves a wait,
-    #: but the driver must then persist before it makes the effect of applying durable.
-    apply_unpersisted: bool = False
+    #: but the driver must then persist before it makes the effect of applying durable: ours
+    #: carries both in one transaction.
+    apply_unpersisted: bool = True
 
     def validate(self) -> None:
         """Refuse values, and pairs of values, that are known to end badly."""

@@ -24,9 +24,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ha_scheduler.ledger.tables import Tables
-from ha_scheduler.raft import Entry, HardState, LogReader, Membership, SnapshotMeta, entry_size
-
-ENTRY_DATA_BYTES_MAX = 1024 * 1024  # bytes; above, LMDB's p99 quadruples
+from ha_scheduler.raft import (
+    ENTRY_BYTES_MAX,
+    Entry,
+    HardState,
+    LogReader,
+    Membership,
+    SnapshotMeta,
+    entry_size,
+)
 
 OnDurable = Callable[[int, Exception | None], None]
 """Called from the writer's thread. It must not raise: close the store before its loop."""
@@ -161,7 +167,7 @@ class BatchGuard:
         )
         for offset, entry in enumerate(entries):
             assert entry.index == first + offset, f"entry {entry.index} breaks the sequence"
-            assert len(entry.data) <= ENTRY_DATA_BYTES_MAX, f"{len(entry.data)} bytes in one entry"
+            assert len(entry.data) <= ENTRY_BYTES_MAX, f"{len(entry.data)} bytes in one entry"
         self._last = entries[-1].index
 
     def _check_apply(self, batch: WriteBatch) -> None:

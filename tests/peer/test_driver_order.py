@@ -32,7 +32,13 @@ from ha_scheduler.storage import MemoryStore, WriteBatch
 
 TICK_S = 1.0  # seconds of the test's clock
 THREE = (1, 2, 3)
-SETTINGS = {"election_ticks": 10, "heartbeat_ticks": 2, "pre_vote": False}
+SETTINGS = {
+    "election_ticks": 10,
+    "heartbeat_ticks": 2,
+    "promotion_lag_ticks": 12,
+    "disk_patience_ticks": 60,
+    "pre_vote": False,
+}
 
 
 class Desk:

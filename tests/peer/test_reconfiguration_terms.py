@@ -48,7 +48,14 @@ class Office:
             membership=Membership(tuple(sorted((A, B, C)))),
             deferred=True,
         )
-        config = Config(peer_id=A, election_ticks=10, heartbeat_ticks=2, pre_vote=False)
+        config = Config(
+            peer_id=A,
+            election_ticks=10,
+            heartbeat_ticks=2,
+            promotion_lag_ticks=12,
+            disk_patience_ticks=60,
+            pre_vote=False,
+        )
         node = RawNode(config, self.store, random.Random(1))
         self.driver = Driver(
             node,

@@ -32,6 +32,13 @@ from ha_scheduler.raft import (
 
 Filter = Callable[[Message], bool]
 
+TICKS = {
+    "election_ticks": 12,
+    "heartbeat_ticks": 2,
+    "promotion_lag_ticks": 12,
+    "disk_patience_ticks": 60,
+}
+
 
 class Peer:
     """A node with its storage, what it has applied, and its lease, whose clock shows ticks."""
@@ -54,7 +61,7 @@ class Peer:
         self.node = self._start()
 
     def _start(self) -> RawNode:
-        config = Config(peer_id=self.id, **self.settings)  # type: ignore[arg-type]
+        config = Config(peer_id=self.id, **{**TICKS, **self.settings})  # type: ignore[arg-type]
         self.now = 1
         self.lease = LeaderLease(self.id, config.election_ticks - MARGIN_TICKS)
         return RawNode(config, self.log, self._rng, applied=self.log.applied)

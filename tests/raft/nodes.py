@@ -17,6 +17,8 @@ from ha_scheduler.raft import (
     Role,
 )
 
+from .harness import TICKS
+
 THREE = Membership((1, 2, 3))
 FIVE = Membership((1, 2, 3, 4, 5))
 
@@ -24,7 +26,7 @@ FIVE = Membership((1, 2, 3, 4, 5))
 def node_of(
     peer_id: int = 1, log: MemoryLog | None = None, seed: int = 1, **settings: object
 ) -> RawNode:
-    config = Config(peer_id=peer_id, **settings)  # type: ignore[arg-type]
+    config = Config(peer_id=peer_id, **{**TICKS, **settings})  # type: ignore[arg-type]
     return RawNode(config, log or MemoryLog(THREE), random.Random(seed))
 
 

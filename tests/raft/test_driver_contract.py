@@ -20,13 +20,13 @@ from ha_scheduler.raft import (
     SoftState,
 )
 
-from .harness import Cell
+from .harness import TICKS, Cell
 
 THREE = Membership((1, 2, 3))
 
 
 def fresh(peer_id: int = 1) -> RawNode:
-    return RawNode(Config(peer_id=peer_id), MemoryLog(THREE), random.Random(1))
+    return RawNode(Config(peer_id=peer_id, **TICKS), MemoryLog(THREE), random.Random(1))
 
 
 def test_a_node_at_rest_has_nothing_ready() -> None:

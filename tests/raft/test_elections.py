@@ -20,7 +20,7 @@ from ha_scheduler.raft import (
     SnapshotMeta,
 )
 
-from .harness import Cell, kinds, log_of
+from .harness import TICKS, Cell, kinds, log_of
 from .nodes import FIVE, THREE, answers, node_of, vote
 
 
@@ -358,4 +358,4 @@ def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
 def test_dangerous_settings_are_refused(settings: dict[str, int]) -> None:
     """3.9: heartbeats must come much more often than election timeouts."""
     with pytest.raises(ConfigError):
-        Config(**{"peer_id": 1, **settings}).validate()  # type: ignore[arg-type]
+        Config(**{"peer_id": 1, **TICKS, **settings}).validate()  # type: ignore[arg-type]

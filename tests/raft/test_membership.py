@@ -26,7 +26,7 @@ from ha_scheduler.raft import (
     encode_membership,
 )
 
-from .harness import Cell, log_of
+from .harness import TICKS, Cell, log_of
 
 THREE = Membership((1, 2, 3))
 
@@ -139,7 +139,7 @@ def test_a_change_truncated_after_a_restart_is_gone_for_good() -> None:
     log = log_of([1], THREE, term=1, commit=1)
     four = encode_membership(Membership((1, 2, 3, 4)))
     log.append([Entry(1, 2, EntryKind.CONF_CHANGE, four)])
-    node = RawNode(Config(peer_id=1), log, random.Random(1))
+    node = RawNode(Config(peer_id=1, **TICKS), log, random.Random(1))
     assert node.membership.voters == (1, 2, 3, 4)
     entry = Entry(2, 2, EntryKind.NORMAL, b"")
     node.step(Message(MessageKind.APPEND, 1, 2, 2, log_term=1, index=1, entries=(entry,), round=1))
@@ -148,7 +148,7 @@ def test_a_change_truncated_after_a_restart_is_gone_for_good() -> None:
     assert ready.hard_state is not None
     log.set_hard_state(ready.hard_state)
     log.append(ready.entries)
-    again = RawNode(Config(peer_id=1), log, random.Random(1))
+    again = RawNode(Config(peer_id=1, **TICKS), log, random.Random(1))
     again.campaign()
     assert [m.to for m in again.ready().messages] == [2, 3]
 
@@ -434,7 +434,7 @@ def test_a_damaged_configuration_entry_is_reported(data: bytes) -> None:
 
 
 def test_a_peer_without_membership_waits_for_a_leader() -> None:
-    node = RawNode(Config(peer_id=7), MemoryLog(Membership(())), random.Random(1))
+    node = RawNode(Config(peer_id=7, **TICKS), MemoryLog(Membership(())), random.Random(1))
     for _ in range(100):
         node.tick()
     assert node.role is Role.FOLLOWER

@@ -21,7 +21,7 @@ from ha_scheduler.raft import (
     RawNode,
 )
 
-from .harness import Cell, log_of
+from .harness import TICKS, Cell, log_of
 from .nodes import FIVE, THREE, accept, append, entry, follower, leader_of, persist
 
 
@@ -54,9 +54,9 @@ def test_the_leader_does_not_count_itself_before_its_own_disk_is_done() -> None:
 
 
 def test_followers_may_commit_what_the_leader_has_not_yet_stored() -> None:
-    """10.2.1; but the leader does not apply it before it is durable here, by default."""
+    """10.2.1; but without `apply_unpersisted` it does not apply it before it is durable here."""
     log = MemoryLog(THREE)
-    node = leader_of(log)
+    node = leader_of(log, apply_unpersisted=False)
     ready = node.ready()
     accept(node, 2, 1)
     accept(node, 3, 1)
@@ -182,14 +182,14 @@ def test_what_was_applied_was_committed_though_the_commit_index_was_lost() -> No
     """3.8: the commit index may be lost in a crash; a ledger may be made durable on its own."""
     log = log_of([1, 1, 1], THREE, term=1, commit=1)
     log.record_applied(3, THREE)
-    node = RawNode(Config(peer_id=1), log, random.Random(1), applied=3)
+    node = RawNode(Config(peer_id=1, **TICKS), log, random.Random(1), applied=3)
     assert (node.commit, node.applied) == (3, 3)
     assert not node.has_ready() or node.ready().committed == ()
 
 
 def test_storage_that_applied_more_than_its_log_holds_is_refused() -> None:
     with pytest.raises(LogCorruptionError):
-        RawNode(Config(peer_id=1), log_of([1], THREE, term=1), random.Random(1), applied=3)
+        RawNode(Config(peer_id=1, **TICKS), log_of([1], THREE, term=1), random.Random(1), applied=3)
 
 
 def test_storage_whose_log_is_shorter_than_its_commit_index_is_refused() -> None:

@@ -312,6 +312,7 @@ def _config(world: World, peer_id: int) -> Config:
         apply_unpersisted=options.apply_unpersisted,
         priority=options.priorities[peer_id % len(options.priorities)],
         promotion_lag_ticks=options.promotion_lag_ticks,
+        disk_patience_ticks=60,
     )
 
 

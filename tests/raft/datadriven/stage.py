@@ -104,6 +104,8 @@ class Stage:
                 peer_id=len(self.actors) + 1,
                 election_ticks=3,
                 heartbeat_ticks=1,
+                promotion_lag_ticks=12,
+                disk_patience_ticks=60,
                 pre_vote=named.get("prevote") == "true",
                 check_quorum=named.get("checkquorum") == "true",
                 prompt_step_down=False,
