@@ -20,13 +20,13 @@ import msgpack
 from ha_scheduler.raft import (
     Config,
     Membership,
-    MemoryLog,
     Message,
     RawNode,
     Ready,
     message_from_wire,
     message_to_wire,
 )
+from tests.twins.log import MemoryLog
 
 SECONDS = 3.0
 BATCHES = ((200, 1), (200, 16), (200, 256), (10_000, 16))  # bytes of an entry, entries at once

@@ -39,7 +39,7 @@ from .messages import (
 from .node import RawNode
 from .progress import ProgressState, ProgressView
 from .ready import ReadState, Ready, SoftState
-from .storage import LogReader, MemoryLog, limit_size
+from .storage import LogReader, limit_size
 from .wire import message_from_wire, message_to_wire
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "ReadState",
     "SoftState",
     "LogReader",
-    "MemoryLog",
     "limit_size",
     "NO_PEER",
     "PeerId",

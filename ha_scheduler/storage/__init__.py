@@ -1,4 +1,4 @@
-"""The log and ledger ports, LMDB behind them, and an in-memory twin. Start with ``port``."""
+"""The log and ledger ports, and LMDB behind them. Start with ``port``."""
 
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.errors import (
@@ -18,7 +18,6 @@ from ha_scheduler.storage.errors import (
     StoreOverloaded,
 )
 from ha_scheduler.storage.lmdb_store import LmdbStore
-from ha_scheduler.storage.memory_store import MemoryStore
 from ha_scheduler.storage.port import (
     LedgerView,
     OnDurable,
@@ -37,7 +36,6 @@ __all__ = [
     "OnDurable",
     "LmdbStore",
     "check_identity",
-    "MemoryStore",
     "StorageError",
     "AddressSpaceLimited",
     "CorruptData",

@@ -18,8 +18,8 @@ from ha_scheduler.engine.takeover import recovery
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode
-from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.worker.worker import Worker as HAWorker
+from tests.twins.tables import MemoryTables
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,9 @@ from ha_scheduler.engine.stream.calls import OPEN, SESSION_IDLE_SECONDS
 from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
-from ha_scheduler.ledger.tables import VALUES, MemoryTables
+from ha_scheduler.ledger.tables import VALUES
 from tests.engine.conftest import KeptLog, end, follow, rebuild
+from tests.twins.tables import MemoryTables
 
 Takeover = Callable[[list[Any]], Scheduler]
 

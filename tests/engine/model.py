@@ -27,9 +27,9 @@ from ha_scheduler.engine.stream.recorder import OnCommit
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode
-from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.worker.report import snapshot
 from ha_scheduler.worker.runs import Runs
+from tests.twins.tables import MemoryTables
 
 EVENTS = {
     "compute-task": machine.ComputeTaskEvent,

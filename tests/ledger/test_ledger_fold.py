@@ -28,8 +28,8 @@ from ha_scheduler.ledger.tables import (
     SESSIONS,
     TABLES,
     VALUES,
-    MemoryTables,
 )
+from tests.twins.tables import MemoryTables
 
 SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GRAPH = (1 << 32) | 1

@@ -21,7 +21,7 @@ from ha_scheduler.ledger import desires
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
-from ha_scheduler.ledger.tables import MemoryTables
+from tests.twins.tables import MemoryTables
 
 CLIENTS = ("alice", "bob", "queue-q")
 

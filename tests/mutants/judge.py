@@ -56,7 +56,10 @@ STORE_LAYERS: dict[str, tuple[str, ...]] = {
 LAYERS = ("plays", "tests", "simulation")
 """In the order of what they cost: seconds, seconds, most of a minute."""
 
-COPIED = ("ha_scheduler", "tests/raft", "tests/storage", "tests/peer", "tests/simulation")
+COPIED = (
+    "ha_scheduler",
+    *("tests/raft", "tests/storage", "tests/peer", "tests/simulation", "tests/twins"),
+)
 
 
 def source(mutant: Mutant) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.raft import Entry, EntryKind
-from ha_scheduler.storage.memory_store import MemoryStore
+from tests.twins.store import MemoryStore
 
 
 async def turns() -> None:

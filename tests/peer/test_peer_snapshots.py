@@ -16,7 +16,7 @@ import pytest
 from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.ledger.tables import VALUES, MemoryTables
+from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.peer import snapshots, wire
 from ha_scheduler.peer.links import Dialer, Security
 from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
@@ -24,6 +24,7 @@ from ha_scheduler.raft import Membership, Message, SnapshotMeta
 from ha_scheduler.raft.messages import MessageKind
 from ha_scheduler.raft.wire import message_to_wire
 from ha_scheduler.storage.port import LedgerView
+from tests.twins.tables import MemoryTables
 
 ROWS = 40
 ROW_BYTES = 200 * 1024

@@ -18,7 +18,6 @@ from ha_scheduler.raft import (
     HardState,
     Membership,
     MembershipChange,
-    MemoryLog,
     Message,
     MessageKind,
     RawNode,
@@ -29,6 +28,7 @@ from ha_scheduler.raft import (
     message_from_wire,
     message_to_wire,
 )
+from tests.twins.log import MemoryLog
 
 Filter = Callable[[Message], bool]
 

@@ -9,13 +9,13 @@ from ha_scheduler.raft import (
     Entry,
     EntryKind,
     Membership,
-    MemoryLog,
     Message,
     MessageKind,
     RawNode,
     Ready,
     Role,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import TICKS
 

@@ -6,11 +6,11 @@ import pytest
 
 from ha_scheduler.raft import (
     Membership,
-    MemoryLog,
     Message,
     MessageKind,
     Role,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import Cell, log_of
 from .nodes import THREE, answers, node_of, vote

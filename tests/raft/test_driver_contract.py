@@ -11,7 +11,6 @@ from ha_scheduler.raft import (
     Config,
     MalformedMessageError,
     Membership,
-    MemoryLog,
     Message,
     MessageKind,
     NotLeaderError,
@@ -19,6 +18,7 @@ from ha_scheduler.raft import (
     Role,
     SoftState,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell
 

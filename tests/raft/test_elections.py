@@ -13,12 +13,12 @@ from ha_scheduler.raft import (
     EntryKind,
     HardState,
     MalformedMessageError,
-    MemoryLog,
     Message,
     MessageKind,
     Role,
     SnapshotMeta,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell, kinds, log_of
 from .nodes import FIVE, THREE, answers, node_of, vote

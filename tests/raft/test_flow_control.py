@@ -6,7 +6,6 @@ import pytest
 
 from ha_scheduler.raft import (
     EntryTooLargeError,
-    MemoryLog,
     Message,
     MessageKind,
     ProgressState,
@@ -15,6 +14,7 @@ from ha_scheduler.raft import (
     Ready,
     Role,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import Cell
 from .nodes import THREE, accept, leader_of, persist

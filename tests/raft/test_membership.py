@@ -15,7 +15,6 @@ from ha_scheduler.raft import (
     Membership,
     MembershipChange,
     MembershipChangeError,
-    MemoryLog,
     Message,
     MessageKind,
     ProgressState,
@@ -25,6 +24,7 @@ from ha_scheduler.raft import (
     decode_membership,
     encode_membership,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell, log_of
 

@@ -15,7 +15,6 @@ from ha_scheduler.raft import (
     HardState,
     InvariantViolationError,
     Membership,
-    MemoryLog,
     ProgressState,
     SnapshotMeta,
     UnavailableError,
@@ -25,6 +24,7 @@ from ha_scheduler.raft.log import RaftLog
 from ha_scheduler.raft.membership import MembershipHistory, encode_membership
 from ha_scheduler.raft.progress import Inflights, Progress
 from ha_scheduler.raft.quorum import VoteResult, agreed_value, majority, vote_result
+from tests.twins.log import MemoryLog
 
 voter_sets = st.sets(st.integers(1, 9), min_size=1, max_size=7)
 

@@ -15,11 +15,11 @@ from ha_scheduler.raft import (
     LogCorruptionError,
     MalformedMessageError,
     Membership,
-    MemoryLog,
     Message,
     MessageKind,
     RawNode,
 )
+from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell, log_of
 from .nodes import FIVE, THREE, accept, append, entry, follower, leader_of, persist

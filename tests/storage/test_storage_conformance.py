@@ -17,7 +17,7 @@ from storage_helpers import Caller, entries, entry, state, value
 
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.ledger.tables import VALUES, MemoryTables
+from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.raft import (
     CompactedError,
     Entry,
@@ -29,11 +29,12 @@ from ha_scheduler.raft import (
 )
 from ha_scheduler.storage import (
     LmdbStore,
-    MemoryStore,
     PeerStore,
     SnapshotInstall,
     StoreClosed,
 )
+from tests.twins.store import MemoryStore
+from tests.twins.tables import MemoryTables
 
 NO_LIMIT = 1 << 40
 THREE = Membership((1, 2, 3))

@@ -23,7 +23,7 @@ from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.ledger.tables import TABLES, VALUES, MemoryTables
+from ha_scheduler.ledger.tables import TABLES, VALUES
 from ha_scheduler.raft import Entry, Membership, SnapshotMeta
 from ha_scheduler.storage import (
     DataDirectoryLocked,
@@ -43,6 +43,7 @@ from ha_scheduler.storage import (
 from ha_scheduler.storage.directory import INCOMING_FILE, DataDirectory
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_view import LogView
+from tests.twins.tables import MemoryTables
 
 NO_LIMIT = 1 << 40
 ROUNDS_OF_KILLS = 5

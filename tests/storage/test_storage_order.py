@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from storage_helpers import Caller, entries, open_store
 
-from ha_scheduler.storage import CorruptLog, LmdbStore, MemoryStore
+from ha_scheduler.storage import CorruptLog, LmdbStore
 from ha_scheduler.storage.schema import index_key
+from tests.twins.store import MemoryStore
 
 NO_LIMIT = 1 << 40
 

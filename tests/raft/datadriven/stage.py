@@ -18,7 +18,6 @@ from ha_scheduler.raft import (
     HardState,
     Membership,
     MembershipChange,
-    MemoryLog,
     Message,
     MessageKind,
     RawNode,
@@ -26,6 +25,7 @@ from ha_scheduler.raft import (
     Role,
     decode_membership,
 )
+from tests.twins.log import MemoryLog
 
 from . import describe
 from .script import Step, list_of

@@ -51,12 +51,12 @@ from ha_scheduler.raft import (
     HardState,
     Membership,
     MembershipChange,
-    MemoryLog,
     Message,
     PeerError,
     Role,
     StorageError,
 )
+from tests.twins.log import MemoryLog
 
 from ..harness import log_of
 from . import describe

@@ -1,4 +1,4 @@
-"""The twin in memory, for tests and simulations: the port's contract without a disk.
+"""The store in memory: the port's contract without a disk.
 
 Guarantee: what ``flush`` has committed survives ``crash``, what it has not is lost, exactly as
 with a disk whose fsync had not returned. Not durable in any other sense.
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ha_scheduler.ledger.dump import load
-from ha_scheduler.ledger.tables import MemoryTables
 from ha_scheduler.raft import (
     CompactedError,
     Entry,
@@ -30,6 +29,8 @@ from ha_scheduler.storage.errors import StoreClosed
 from ha_scheduler.storage.log_view import RECENT_BYTES_MAX, LogView
 from ha_scheduler.storage.port import LedgerView, OnDurable, Space, WriteBatch
 from ha_scheduler.storage.settled import SettledReader
+
+from .tables import MemoryTables
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""What the product keeps on disk, in memory: the same ports and contracts, for tests."""
