@@ -21,29 +21,60 @@ def test_a_generated_page_is_what_its_generator_writes(generator: Path) -> None:
     assert made["TARGET"].read_text() == made["page"](), "run `make docs`"
 
 
-PAGES = (
-    "README.md",
-    "docs/api.md",
-    "docs/architecture.md",
-    "docs/figures.md",
-    "docs/handlers.md",
-    "docs/testing.md",
-    "docs/what-survives.md",
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md"))
 )
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files_that_exist(page: str) -> None:
+def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
     path = ROOT / page
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text()):
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
 
 
-def test_every_make_target_that_is_named_exists() -> None:
+def headings(page: Path) -> list[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_folders_that_are_named_exist(page: str) -> None:
+    """Of the project, of ``ha_scheduler``, or beside the page; a bare name is a module's."""
+    tops = {path.name for path in (*ROOT.iterdir(), *(ROOT / "ha_scheduler").iterdir())}
+    modules = {path.name for path in (ROOT / "ha_scheduler").rglob("*.py")}
+    missing = []
+    for name in re.findall(r"`([\w.*-]+(?:/[\w.*-]+)*/?)`", (ROOT / page).read_text()):
+        if "/" in name and (name.split("/")[0] in tops or name.endswith(".py")):
+            roots = (ROOT, ROOT / "ha_scheduler", (ROOT / page).parent)
+            if not any(list(root.glob(name)) for root in roots):
+                missing.append(name)
+        elif re.fullmatch(r"(?!test_)\w+\.py", name) and name not in modules:
+            missing.append(name)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_are_named_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        named = set(re.findall(r"\bmake ([a-z][a-z-]*)`", (ROOT / page).read_text()))
-        assert named <= targets
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)`", text)) <= targets
+    for module in re.findall(r"python -m ((?:benchmarks|demo|ha_scheduler|tests)[\w.]*)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", index.read_text())
+    linked = {(index.parent / link).resolve() for link in links}
+    pages = {ROOT / page for page in PAGES} - {index} - set(ROOT.glob("tests/**/*.md"))
+    assert sorted(pages - linked) == []
 
 
 def existing_tests() -> set[str]:
