@@ -44,8 +44,8 @@ from benchmarks.load_cell import LoadCell
 from benchmarks.plain import HOST, PlainCluster
 from ha_scheduler import LocalHACluster
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates
 
 RECORD_BYTES = 200  # of a coordination record, about

@@ -26,8 +26,8 @@ import psutil
 
 from benchmarks.figures import percentile
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 
 HOST = "127.0.0.1"

@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates
 
 HOST = "127.0.0.1"

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import percentile
-from ha_scheduler.channel import framing, messages
-from ha_scheduler.channel.shared_lease import SharedLease
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit, Recorder
 from ha_scheduler.ledger import records
+from ha_scheduler.protocol import engine, frames
+from ha_scheduler.protocol.introduction import accept, introduced
+from ha_scheduler.shared_lease import SharedLease
 
 INLINE_BYTES_MAX = (
     256 * 1024
@@ -80,7 +81,7 @@ class LoadEngine:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._decoder = framing.Decoder()
+        self._decoder = frames.Decoder(frames.ENGINE_BYTES_MAX)
         self._out = bytearray()
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._read)
@@ -104,8 +105,8 @@ class LoadEngine:
                 if mask & selectors.EVENT_READ:
                     key.data(key.fileobj)
 
-    def _send(self, message: messages.ToDaemon) -> None:
-        self._out += framing.encode(message)
+    def _send(self, message: engine.ToDaemon) -> None:
+        self._out += frames.pack(message)
 
     def _flush(self) -> None:
         while self._out:
@@ -120,24 +121,24 @@ class LoadEngine:
     def _read(self, _: object) -> None:
         data = self._channel.recv(READ_BYTES)
         self._ended = not data
-        for message in self._decoder.feed(data):
-            self._handle(message)
+        for value in self._decoder.feed(data):
+            self._handle(engine.TO_ENGINE.decode(value))
         if self._load is not None:
             self._fill()
         self._flush()
 
-    def _handle(self, message: messages.ChannelMessage) -> None:
+    def _handle(self, message: engine.ToEngine) -> None:
         match message:
-            case messages.Committed(index, proposal, data):
+            case engine.Committed(index, proposal, data):
                 self._committed(index, proposal, data)
-            case messages.Ping(number):
-                self._send(messages.Pong(number))
-            case messages.Welcome(_, name, _, options):
+            case engine.Ping(number):
+                self._send(engine.Pong(number))
+            case engine.EngineSettings(_, name, _, options):
                 self._welcome(name, Path(options["directory"]))
-            case messages.CaughtUp(index):
-                self._send(messages.Ready(""))
+            case engine.CaughtUp(index):
+                self._send(engine.EngineReady(""))
                 self._tell("caught_up", index=index, values=self._values)
-            case messages.Activate(term):
+            case engine.Activate(term):
                 self._activate(term)
 
     def _committed(self, index: int, proposal: int, data: bytes) -> None:
@@ -170,7 +171,7 @@ class LoadEngine:
     def _activate(self, term: int) -> None:
         self._recorder = Recorder(self, term, itertools.count((term << 32) + 1))
         self._tell("activated", term=term)
-        self._send(messages.Serving(term, f"load://{self._name}:{term}"))
+        self._send(engine.Serving(term, f"load://{self._name}:{term}"))
         self._put(MARK, f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
 
     # -- what it is told, and what it tells
@@ -211,7 +212,7 @@ class LoadEngine:
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         """For the recorder."""
         self._last = self._tracker.number(on_commit)
-        self._send(messages.Propose(self._last, data))
+        self._send(engine.Propose(self._last, data))
 
     def _put(self, space: str, name: str, value: bytes, on_commit: OnCommit) -> None:
         assert self._recorder is not None
@@ -247,6 +248,8 @@ def main() -> None:
     parser.add_argument("--lease-fd", type=int)
     arguments = parser.parse_args()
     channel = socket.socket(fileno=arguments.channel_fd)
+    introduced(frames.receive(channel.recv, frames.INTRODUCTION_BYTES_MAX))
+    channel.sendall(frames.pack(accept()))
     channel.setblocking(False)
     SharedLease(arguments.lease_fd)  # this engine serves nobody, so it has nothing to hold back
     try:

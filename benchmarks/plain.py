@@ -13,8 +13,8 @@ from distributed import Client
 from distributed.security import Security
 
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates
 
 HOST = "127.0.0.1"

@@ -23,30 +23,30 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.errors": set(),
     "ha_scheduler.failpoints": set(),
     "ha_scheduler.protocol": set(),
-    "ha_scheduler.channel": {"ha_scheduler.protocol"},
+    "ha_scheduler.shared_lease": set(),
     "ha_scheduler.raft": set(),
     "ha_scheduler.ledger": {"ha_scheduler.protocol"},
     "ha_scheduler.storage": {"ha_scheduler.raft", "ha_scheduler.ledger"},
-    "ha_scheduler.cell": {"ha_scheduler.channel", "ha_scheduler.errors"},
-    "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.channel", "ha_scheduler.errors"},
+    "ha_scheduler.cell": {"ha_scheduler.errors", "ha_scheduler.protocol"},
+    "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.peer": {
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
-        "ha_scheduler.channel",
         "ha_scheduler.errors",
         "ha_scheduler.ledger",
         "ha_scheduler.protocol",
         "ha_scheduler.raft",
         "ha_scheduler.security",
+        "ha_scheduler.shared_lease",
         "ha_scheduler.storage",
     },
     "ha_scheduler.comm": {"ha_scheduler.backoff", "ha_scheduler.cell", "ha_scheduler.protocol"},
     "ha_scheduler.engine": {
-        "ha_scheduler.channel",
         "ha_scheduler.comm",
         "ha_scheduler.failpoints",
         "ha_scheduler.ledger",
         "ha_scheduler.protocol",
+        "ha_scheduler.shared_lease",
     },
     # Tasks ask for a client (``get_client``); it must be one of our kind.
     "ha_scheduler.worker": {
@@ -63,7 +63,6 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ha_scheduler.cli": {
         "ha_scheduler.cell",
-        "ha_scheduler.channel",
         "ha_scheduler.errors",
         "ha_scheduler.peer",
         "ha_scheduler.protocol",
@@ -74,7 +73,6 @@ ALLOWED: dict[str, set[str]] = {
         "client_replay",
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
-        "ha_scheduler.channel",
         "ha_scheduler.cli",
         "ha_scheduler.comm",
         "ha_scheduler.errors",
@@ -93,7 +91,6 @@ _NETWORK = {"asyncio", "socket", "ssl", "tornado", "selectors", "http", "urllib"
 #: Package -> what it must not import from elsewhere.
 FORBIDDEN: dict[str, set[str]] = {
     "ha_scheduler.protocol": _DASK | _UNPICKLING | {"tornado"},
-    "ha_scheduler.channel": _DASK | _UNPICKLING,
     # Sans-IO: no clock and no thread either; a ``random.Random`` is handed in.
     "ha_scheduler.raft": _DASK | _UNPICKLING | _NETWORK | {"threading", "time", "os", "pathlib"},
     "ha_scheduler.ledger": _DASK | _UNPICKLING | _NETWORK | {"threading", "time", "os", "random"},

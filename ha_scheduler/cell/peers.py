@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ha_scheduler.cell.address import is_loopback, join_address
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.protocol.peer import PeerAddress
 
 DEFAULT_PEER_PORT = 8785
 DEFAULT_DASK_PORT = 8786

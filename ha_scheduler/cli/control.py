@@ -20,9 +20,9 @@ import msgpack
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import CertificateRefused, ControlError
 from ha_scheduler.peer import wire
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of
 
 TIMEOUT_S = 5.0  # for one request; a transfer is over in less than three

@@ -18,11 +18,11 @@ import click
 
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
+from ha_scheduler.protocol.peer import PeerAddress
 
 if TYPE_CHECKING:
     from rich.table import Table

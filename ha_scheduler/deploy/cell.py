@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.deploy.environment import peer_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import ControlError
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 

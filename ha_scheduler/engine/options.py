@@ -13,7 +13,7 @@ from typing import Any
 from distributed.comm.addressing import unparse_host_port
 from distributed.security import Security
 
-from ha_scheduler.channel.messages import PeerAddress
+from ha_scheduler.protocol.peer import PeerAddress
 
 
 def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:

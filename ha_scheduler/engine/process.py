@@ -19,29 +19,30 @@ import socket
 import time
 from typing import Any
 
-from ha_scheduler.channel import framing
-from ha_scheduler.channel.messages import (
+from ha_scheduler.engine.fencing import lost
+from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
+from ha_scheduler.ledger.records import decode
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.engine import (
+    TO_ENGINE,
     Activate,
     CaughtUp,
     Committed,
+    EngineReady,
+    EngineSettings,
     Mark,
     Ping,
     Pong,
     Propose,
-    Ready,
     Serving,
     ToDaemon,
     ToEngine,
-    Welcome,
 )
-from ha_scheduler.channel.shared_lease import SharedLease
-from ha_scheduler.engine.fencing import lost
-from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
-from ha_scheduler.ledger.records import decode
+from ha_scheduler.protocol.introduction import Refused, RefusedError, accept, introduced
+from ha_scheduler.shared_lease import SharedLease
 
 logger = logging.getLogger(__name__)
 
-READ_BYTES = 1024 * 1024
 LEASE_LOST_SECONDS = 3.0  # some elections
 UNSENT_BYTES_MAX = 2 * 1024**3  # proposals that the daemon has not taken; beyond it we are stuck
 
@@ -56,29 +57,37 @@ class Channel:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._decoder = framing.Decoder()
+        self._decoder = frames.Decoder(frames.ENGINE_BYTES_MAX)
         self.commits = CommitTracker()
 
     @classmethod
     async def open(cls, fd: int) -> Channel:
-        """Take over the inherited socket."""
+        """Take over the inherited socket, and let the daemon introduce itself.
+
+        Raises ``RefusedError`` when it is of another version.
+        """
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=sock, limit=READ_BYTES)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=frames.READ_BYTES)
+        try:
+            introduced(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
+        except RefusedError as error:
+            writer.write(frames.pack(Refused(str(error))))
+            writer.close()
+            await writer.wait_closed()
+            raise
+        writer.write(frames.pack(accept()))
         return cls(reader, writer)
 
     async def receive(self) -> list[ToEngine]:
-        """The next messages. Raises ``ChannelLost``."""
-        data = await self._reader.read(READ_BYTES)
-        if not data:
-            raise ChannelLost("the peer daemon closed the channel")
-        return list(self._decoder.feed(data))  # type: ignore[arg-type]
+        """The next messages. Raises ``EOFError`` when the daemon is gone."""
+        return list(map(TO_ENGINE.decode, await frames.read_some(self._reader, self._decoder)))
 
     def send(self, message: ToDaemon) -> None:
         """Queue one message for the daemon."""
         if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             raise ChannelLost("the peer daemon takes no proposals")
-        self._writer.write(framing.encode(message))
+        self._writer.write(frames.pack(message))
 
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         """Append a record to the event stream; see ``recorder.Log``."""
@@ -112,30 +121,30 @@ class EngineProcess:
                     self._scheduler.replay.apply(decode(data))
             case Ping(number):
                 self._channel.send(Pong(number))
-            case Welcome():
+            case EngineSettings():
                 self._scheduler = self._create(message)
             case CaughtUp():
                 self._scheduler.replay.caught_up()
-                self._channel.send(Ready(_dashboard(self._scheduler)))
+                self._channel.send(EngineReady(_dashboard(self._scheduler)))
             case Activate(term):
                 self._activation = asyncio.create_task(self._activate(term))
                 self._activation.add_done_callback(_end_on_failure)
             case _:
                 raise TypeError(message)
 
-    def _create(self, welcome: Welcome) -> Any:
+    def _create(self, settings: EngineSettings) -> Any:
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.scheduler import Scheduler
 
-        protocol = welcome.options.get("protocol") or "tls"
+        protocol = settings.options.get("protocol") or "tls"
         cell = {
-            "cell": welcome.cell,
-            "leader": welcome.name,
-            "watch": [[p.name, p.host, p.peer_port] for p in welcome.peers],
-            "addresses": [f"{protocol}://{p.host}:{p.dask_port}" for p in welcome.peers],
+            "cell": settings.cell,
+            "leader": settings.name,
+            "watch": [[p.name, p.host, p.peer_port] for p in settings.peers],
+            "addresses": [f"{protocol}://{p.host}:{p.dask_port}" for p in settings.peers],
         }
-        (own,) = (peer for peer in welcome.peers if peer.name == welcome.name)
-        arguments = scheduler_arguments(welcome.options)
+        (own,) = (peer for peer in settings.peers if peer.name == settings.name)
+        arguments = scheduler_arguments(settings.options)
         arguments["contact_address"] = contact_address(protocol, own)
         return Scheduler(cell=cell, lease=self._lease, **arguments)
 
@@ -171,15 +180,20 @@ def _dashboard(scheduler: Any) -> str:
 
 async def run(channel_fd: int, lease_fd: int) -> int:
     """The whole life of an engine. Returns the exit status."""
-    channel = await Channel.open(channel_fd)
-    engine = EngineProcess(channel, SharedLease(lease_fd))
     try:
-        await engine.run()
-    except (ChannelLost, OSError) as error:
+        channel = await Channel.open(channel_fd)
+        await EngineProcess(channel, SharedLease(lease_fd)).run()
+    except (ChannelLost, OSError, EOFError) as error:
         logger.critical(
             "The channel to the peer daemon ended (%s); this engine exits.",
             error,
             extra={"action": "channel-lost"},
+        )
+    except RefusedError as error:
+        logger.critical(
+            "This engine refuses its peer daemon (%s) and exits.",
+            error,
+            extra={"action": "daemon-refused"},
         )
     except Exception:
         logger.critical(

@@ -1,8 +1,8 @@
 """The daemon's side of its engine: what it is sent, what it asks for, what it may.
 
-Guarantee: ``Welcome`` is the first message of every engine's life, an engine that was not activated
-gets nothing into the log, and the lease of an engine that is gone is never extended again. What
-no engine of this release sends ends the engine, not the daemon.
+Guarantee: ``EngineSettings`` is the first message of every engine's life, an engine that was not
+activated gets nothing into the log, and the lease of an engine that is gone is never extended
+again. What no engine of this release sends ends the engine, not the daemon.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ha_scheduler.channel.messages import (
-    Activate,
-    ChannelMessage,
-    Mark,
-    Propose,
-    Ready,
-    Serving,
-    Welcome,
-)
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.peer.proposals import ProposalError, Proposals
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.protocol.engine import (
+    Activate,
+    EngineReady,
+    EngineSettings,
+    Mark,
+    Propose,
+    Serving,
+    ToDaemon,
+)
 from ha_scheduler.raft.messages import Entry
 from ha_scheduler.storage.port import PeerStore
 
@@ -115,17 +115,19 @@ class EngineSide:
 
     def on_spawn(self, engine: Engine) -> None:
         self._engine, self._proposals = engine, None
+        self._events.on_engine_started()
+
+    def on_accepted(self, engine: Engine) -> None:
         name, options = self._settings.name, dict(self._settings.engine_options)
         identity = self._roster.founding.identity
-        engine.send(Welcome(identity, name, self._roster.current(), options))
+        engine.send(EngineSettings(identity, name, self._roster.current(), options))
         self._feed = Feed(engine, self._store, self._tail, self._number_of)
         self._feeding = asyncio.create_task(self._feed.run())
         self._feeding.add_done_callback(self._feed_ended)
-        self._events.on_engine_started()
 
-    def on_message(self, engine: Engine, message: ChannelMessage) -> None:
+    def on_message(self, engine: Engine, message: ToDaemon) -> None:
         match message:
-            case Ready(dashboard):
+            case EngineReady(dashboard):
                 self.dashboard = dashboard
                 self._events.on_engine_ready()
             case Propose(number, data):
@@ -134,8 +136,6 @@ class EngineSide:
                 self._events.on_serving(term, address)
             case Mark():
                 self._events.on_mark(message)
-            case _:
-                engine.kill(f"it sent a message that is the daemon's: {type(message).__name__}")
 
     def on_exit(self, engine: Engine, why: str) -> None:
         logger.warning(

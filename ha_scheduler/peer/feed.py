@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
 from ha_scheduler.ledger.rebuild import rebuild
 from ha_scheduler.ledger.records import is_peer_named
 from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.protocol.engine import CaughtUp, Committed, ToEngine
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
 from ha_scheduler.storage.port import PeerStore
@@ -132,13 +132,13 @@ class Feed:
         self._store = store
         self._tail = tail
         self._number_of = number_of
-        self._after: deque[tuple[int, ChannelMessage]] = deque()
+        self._after: deque[tuple[int, ToEngine]] = deque()
         self._unyielded_bytes = 0
         self._live = False
         self._more = asyncio.Event()  # what ``_on_more`` leaves to ``run``
         self._idle = False  # all was sent, and the engine has taken most of it
 
-    def send_after(self, index: int, message: ChannelMessage) -> None:
+    def send_after(self, index: int, message: ToEngine) -> None:
         """Send ``message`` once everything up to ``index`` was sent."""
         self._after.append((index, message))
         self._send_due()
@@ -189,7 +189,7 @@ class Feed:
 
     def _send(self, entries: Sequence[Entry]) -> None:
         """What the engine is to know of these entries, in one write."""
-        batch: list[ChannelMessage] = []
+        batch: list[ToEngine] = []
         for entry in entries:
             if entry.kind is EntryKind.NORMAL and entry.data and not is_peer_named(entry.data):
                 number = self._number_of(entry)
@@ -201,7 +201,7 @@ class Feed:
     def _send_due(self) -> None:
         self._engine.send(*self._due())
 
-    def _due(self) -> Iterator[ChannelMessage]:
+    def _due(self) -> Iterator[ToEngine]:
         while self._live and self._after and self._after[0][0] <= self.cursor:
             yield self._after.popleft()[1]
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ha_scheduler.cell.peers import Cell, parse_peers
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, RefusedError, Security
 from ha_scheduler.peer.roster import to_wire
 from ha_scheduler.peer.settings import Entry
+from ha_scheduler.protocol.peer import PeerAddress
 
 ASK_TIMEOUT_S = 3.0  # one question, TLS included
 ASK_EVERY_S = 0.5

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.roster import address_of, to_wire
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire

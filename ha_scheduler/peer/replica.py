@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ha_scheduler.channel.messages import Mark
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.compaction import Compaction
@@ -46,6 +45,7 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
+from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta

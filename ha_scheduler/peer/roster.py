@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.peer import witness
 from ha_scheduler.peer.membership import gone_reason
+from ha_scheduler.protocol.peer import PeerAddress
 
 UNKNOWN_DISK = 0  # of a founder that has no record yet
 

@@ -26,8 +26,8 @@ from typing import Any
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.protocol.peer import PeerAddress
 
 TICK_MS_MIN = 5  # below it a loaded event loop misses ticks
 TICK_MS_MAX = 1000

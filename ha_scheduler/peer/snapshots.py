@@ -31,11 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.tables import TABLES, Tables
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import Channel, Dialer, RefusedError
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft.messages import Message, SnapshotMeta
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 from ha_scheduler.storage.directory import INCOMING_FILE as SPOOL_NAME

@@ -23,11 +23,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from ha_scheduler.channel import framing
-from ha_scheduler.channel.messages import ChannelMessage, Ping, Pong
-from ha_scheduler.channel.shared_lease import SharedLease
+from ha_scheduler.protocol import RELEASE, frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, ToDaemon, ToEngine
+from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
+from ha_scheduler.shared_lease import SharedLease
 
 BACKOFF_FIRST_S = 0.05  # the first restart is almost at once: a takeover may wait for it
 BACKOFF_MAX_S = 5.0  # an engine that cannot start must not eat the machine
@@ -35,6 +37,8 @@ HEALTHY_AFTER_S = 10.0  # an engine that lived this long starts the backoff anew
 PING_EVERY_S = 0.5
 REAP_POLL_S = 0.002
 CHANNEL_BUFFER_BYTES = 1024 * 1024  # written but not yet taken by the engine; above it, wait
+
+_REPLACED = "the package was replaced under a running peer; restart the peer"
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,9 @@ class EngineEvents(Protocol):
 
     def on_spawn(self, engine: Engine) -> None: ...
 
-    def on_message(self, engine: Engine, message: ChannelMessage) -> None: ...
+    def on_accepted(self, engine: Engine) -> None: ...
+
+    def on_message(self, engine: Engine, message: ToDaemon) -> None: ...
 
     def on_exit(self, engine: Engine, why: str) -> None: ...
 
@@ -59,7 +65,8 @@ class Engine(asyncio.Protocol):
         self.process: subprocess.Popen[bytes] | None = None
         self.gone = asyncio.Event()
         self._events = events
-        self._decoder = framing.Decoder()
+        self._decoder = frames.Decoder(frames.ENGINE_BYTES_MAX)
+        self._accepted = False
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -84,10 +91,10 @@ class Engine(asyncio.Protocol):
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
-    def send(self, *batch: ChannelMessage) -> None:
+    def send(self, *batch: ToEngine) -> None:
         """Queue messages in one write; the caller keeps the queue short with ``drain``."""
         if self._transport is not None and not self._ended:
-            self._transport.write(b"".join(map(framing.encode, batch)))
+            self._transport.write(b"".join(map(frames.pack, batch)))
 
     def ping(self, number: int) -> None:
         """Ask whether it has read everything so far."""
@@ -124,19 +131,42 @@ class Engine(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=CHANNEL_BUFFER_BYTES)
         self._transport = transport
+        transport.write(frames.pack(introduce(Kind.ENGINE)))
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = time.monotonic()
         try:
-            for message in self._decoder.feed(data):
+            for value in self._decoder.feed(data):
                 if self._ended:
                     return
-                if isinstance(message, Pong):
-                    self._answered(message.number)
-                else:
-                    self._events.on_message(self, message)
-        except framing.ChannelError as error:
-            self._end(f"it sent what is no message: {error}")
+                self._take(value)
+        except ProtocolError as error:
+            self._end(f"it sent what no engine of this release does: {error}")
+        except RefusedError as error:
+            self._end(f"it refuses this daemon: {error}; {_REPLACED}")
+
+    def _take(self, value: Any) -> None:
+        if not self._accepted:
+            self._accept(accepted(value).release)
+            return
+        message = TO_DAEMON.decode(value)
+        if isinstance(message, Pong):
+            self._answered(message.number)
+        else:
+            self._events.on_message(self, message)
+
+    def _accept(self, release: str) -> None:
+        self._accepted = True
+        if release != RELEASE:
+            logger.warning(
+                "engine %d is of release %s and its daemon of %s: %s",
+                self.pid,
+                release,
+                RELEASE,
+                _REPLACED,
+                extra={"action": "engine_of_another_release", "release": release},
+            )
+        self._events.on_accepted(self)
 
     def _answered(self, number: int) -> None:
         while self._unanswered and self._unanswered[0][0] <= number:

@@ -105,11 +105,11 @@ def receive(exactly: Callable[[int], bytes], limit: int) -> Any:
 async def read_some(reader: asyncio.StreamReader, decoder: Decoder) -> list[Any]:
     """The next values of a stream that brings many, at least one: all of one packet in one step.
 
-    Raises ``ProtocolError``, ``asyncio.IncompleteReadError`` at the end.
+    Raises ``ProtocolError``, ``EOFError`` at the end.
     """
     while True:
         data = await reader.read(READ_BYTES)
         if not data:
-            raise asyncio.IncompleteReadError(b"", None)
+            raise EOFError("the other side closed the connection")
         if values := decoder.feed(data):
             return values

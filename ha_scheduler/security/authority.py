@@ -33,8 +33,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE, dask_config
 from ha_scheduler.security.files import (
     MODE_DIRECTORY,

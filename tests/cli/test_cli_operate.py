@@ -22,10 +22,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.cli.main import main
 from ha_scheduler.errors import ControlError
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, create_authority, peer_files
 from ha_scheduler.security.tls import Role, check_files, role_of, server_context
 

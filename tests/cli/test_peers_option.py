@@ -15,9 +15,9 @@ from ha_scheduler.cell.peers import (
     own_name,
     parse_peers,
 )
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.errors import HAError, OperatorError
 from ha_scheduler.peer.settings import PRIORITY_MAX, PeerSettings, Timing
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft import HIGHEST_PRIORITY
 
 THREE = "a=10.0.0.1:8785,b=10.0.0.2,c=10.0.0.3"

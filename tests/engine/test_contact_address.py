@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.engine.options import contact_address
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.protocol.peer import PeerAddress
 from tests.engine.conftest import KeptLog, end
 
 

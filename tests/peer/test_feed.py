@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ha_scheduler.channel.messages import CaughtUp, ChannelMessage, Committed
 from ha_scheduler.peer.feed import CommittedTail, Feed
+from ha_scheduler.protocol.engine import CaughtUp, Committed, ToEngine
 from ha_scheduler.raft import Entry, EntryKind
 from tests.twins.store import MemoryStore
 
@@ -25,10 +25,10 @@ class Taker:
     def __init__(self) -> None:
         self.alive = True
         self.writable = True
-        self.sent: list[ChannelMessage] = []
+        self.sent: list[ToEngine] = []
         self.taken = asyncio.Event()
 
-    def send(self, *batch: ChannelMessage) -> None:
+    def send(self, *batch: ToEngine) -> None:
         self.sent += batch
 
     async def drain(self) -> None:

@@ -13,13 +13,13 @@ from typing import BinaryIO
 
 import pytest
 
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.peer import snapshots, wire
 from ha_scheduler.peer.links import Dialer, Security
 from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft import Membership, Message, SnapshotMeta
 from ha_scheduler.raft.messages import MessageKind
 from ha_scheduler.raft.wire import message_to_wire

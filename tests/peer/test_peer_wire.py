@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import wire
 from ha_scheduler.peer.links import (
@@ -22,6 +21,7 @@ from ha_scheduler.peer.links import (
     Line,
     Security,
 )
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft.messages import Message
 
 

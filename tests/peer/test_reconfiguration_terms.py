@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from ha_scheduler.cell.peers import parse_peers
-from ha_scheduler.channel.messages import PeerAddress
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft import (
     Config,
     Entry,

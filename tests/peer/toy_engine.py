@@ -15,16 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.channel import framing, messages
-from ha_scheduler.channel.shared_lease import SharedLease
 from ha_scheduler.ledger import records
+from ha_scheduler.protocol import engine, frames
+from ha_scheduler.protocol.introduction import accept, introduced
+from ha_scheduler.shared_lease import SharedLease
 
 
 class ToyEngine:
     def __init__(self, channel: socket.socket, lease: SharedLease) -> None:
         self.channel = channel
         self.lease = lease
-        self.decoder = framing.Decoder()
+        self.decoder = frames.Decoder(frames.ENGINE_BYTES_MAX)
         self.out = bytearray()
         self.proposal = 0
         self.proposed: dict[int, str] = {}
@@ -37,10 +38,12 @@ class ToyEngine:
         line = json.dumps({"t": time.monotonic(), "event": event, "pid": os.getpid(), **detail})
         os.write(self.diary, line.encode() + b"\n")
 
-    def send(self, message: messages.ToDaemon) -> None:
-        self.out += framing.encode(message)
+    def send(self, message: engine.ToDaemon) -> None:
+        self.out += frames.pack(message)
 
     def run(self) -> None:
+        introduced(frames.receive(self.channel.recv, frames.INTRODUCTION_BYTES_MAX))
+        self.channel.sendall(frames.pack(accept()))
         self.channel.setblocking(False)
         while True:
             readers: list[Any] = [self.channel] + ([self.orders] if self.orders else [])
@@ -61,28 +64,28 @@ class ToyEngine:
 
     def read(self) -> bool:
         data = self.channel.recv(1 << 20)
-        for message in self.decoder.feed(data):
-            self.handle(message)
+        for value in self.decoder.feed(data):
+            self.handle(engine.TO_ENGINE.decode(value))
         return bool(data)
 
-    def handle(self, message: messages.ChannelMessage) -> None:
+    def handle(self, message: engine.ToEngine) -> None:
         match message:
-            case messages.Welcome(_, name, _, options):
+            case engine.EngineSettings(_, name, _, options):
                 self.welcome(name, options)
-            case messages.Committed(index, proposal, data):
+            case engine.Committed(index, proposal, data):
                 text = describe(data) if data else self.proposed.pop(proposal)
                 self.write_diary("record", index=index, proposal=proposal, text=text)
-            case messages.CaughtUp(index):
+            case engine.CaughtUp(index):
                 self.write_diary("caught_up", index=index)
                 if not (Path(self.options["toy_dir"]) / f"{self.name}.never-ready").exists():
-                    self.send(messages.Ready(""))
-            case messages.Activate(term):
+                    self.send(engine.EngineReady(""))
+            case engine.Activate(term):
                 self.term = term
                 self.write_diary("activate", term=term, lease=self.lease.valid())
-                self.send(messages.Serving(term, f"toy://{self.name}:{term}"))
-                self.send(messages.Mark(term, "toy", time.monotonic(), {"n": 1}))
-            case messages.Ping(number):
-                self.send(messages.Pong(number))
+                self.send(engine.Serving(term, f"toy://{self.name}:{term}"))
+                self.send(engine.Mark(term, "toy", time.monotonic(), {"n": 1}))
+            case engine.Ping(number):
+                self.send(engine.Pong(number))
 
     def welcome(self, name: str, options: dict[str, Any]) -> None:
         self.name, self.options = name, options
@@ -104,7 +107,7 @@ class ToyEngine:
                     self.proposed[self.proposal] = text.decode()
                     value = os.urandom(order["size"])
                     record = records.ValueSet("toy", text, value, 0, 0, 0)
-                    self.send(messages.Propose(self.proposal, records.encode(record)))
+                    self.send(engine.Propose(self.proposal, records.encode(record)))
                 self.write_diary("proposed", last=self.proposal)
             case "sleep":
                 time.sleep(order["seconds"])

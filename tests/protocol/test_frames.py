@@ -131,7 +131,7 @@ def test_several_frames_of_one_packet_are_read_in_one_step() -> None:
             assert await frames.read_some(reader, decoder) == [1, 2]
             theirs.sendall(frames.pack(3)[-1:])
             assert await frames.read_some(reader, decoder) == [3]
-        with pytest.raises(asyncio.IncompleteReadError):
+        with pytest.raises(EOFError):
             await frames.read_some(reader, decoder)
         writer.close()
         await writer.wait_closed()
