@@ -18,14 +18,13 @@ client, and answers no request, after that moment.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
-from ha_scheduler.protocol.codec import MessageSet, message
+from ha_scheduler.protocol.codec import Message, MessageSet, Number
 from ha_scheduler.protocol.peer import PeerAddress
 
 
-@message("engine-settings")
-class EngineSettings:
+class EngineSettings(Message, tag="engine-settings"):
     """Daemon: the first message. ``options`` are the engine's settings as the CLI took them."""
 
     cell: str
@@ -34,85 +33,76 @@ class EngineSettings:
     options: dict[str, Any]
 
 
-@message("committed")
-class Committed:
+class Committed(Message, tag="committed"):
     """Daemon: one record has committed at ``index`` (0 while the ledger is replayed).
 
     ``proposal`` is the number of this engine's own ``Propose``, whose bytes are not sent back
     (``data`` is empty), or 0.
     """
 
-    index: int
-    proposal: int
+    index: Number
+    proposal: Number
     data: bytes
 
 
-@message("caught-up")
-class CaughtUp:
+class CaughtUp(Message, tag="caught-up"):
     """Daemon: the ledger up to ``index`` has been sent; what follows is live."""
 
-    index: int
+    index: Number
 
 
-@message("activate")
-class Activate:
+class Activate(Message, tag="activate"):
     """Daemon: this peer leads in ``term``; every record committed before the term has been sent.
 
     An engine is activated at most once in its life.
     """
 
-    term: int
+    term: Number
 
 
-@message("ping")
-class Ping:
+class Ping(Message, tag="ping"):
     """Daemon: answer with ``Pong`` of the same number from the engine's event loop."""
 
-    number: int
+    number: Number
 
 
-@message("engine-ready")
-class EngineReady:
+class EngineReady(Message, tag="engine-ready"):
     """Engine: everything up to ``CaughtUp`` is replayed; it may be activated."""
 
     dashboard: str
 
 
-@message("propose")
-class Propose:
+class Propose(Message, tag="propose"):
     """Engine, active only: append this record. ``proposal`` counts from 1 without gaps."""
 
-    proposal: int
+    proposal: Number
     data: bytes
 
 
-@message("serving")
-class Serving:
+class Serving(Message, tag="serving"):
     """Engine: it listens at ``address`` as the leader of ``term``; tell every watcher."""
 
-    term: int
+    term: Number
     address: str
 
 
-@message("mark")
-class Mark:
+class Mark(Message, tag="mark"):
     """Engine: a phase of the failover to ``term`` was reached (CLOCK_MONOTONIC seconds)."""
 
-    term: int
+    term: Number
     phase: str
     at: float
     detail: dict[str, Any]
 
 
-@message("pong")
-class Pong:
+class Pong(Message, tag="pong"):
     """Engine: its event loop is alive."""
 
-    number: int
+    number: Number
 
 
 ToEngine = EngineSettings | Committed | CaughtUp | Activate | Ping
 ToDaemon = EngineReady | Propose | Serving | Mark | Pong
 
-TO_ENGINE: MessageSet[ToEngine] = MessageSet(*get_args(ToEngine))
-TO_DAEMON: MessageSet[ToDaemon] = MessageSet(*get_args(ToDaemon))
+TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)
+TO_DAEMON: MessageSet[ToDaemon] = MessageSet(ToDaemon)

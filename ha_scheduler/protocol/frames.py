@@ -1,8 +1,8 @@
-"""Frames: four bytes of length (big-endian), then one msgpack value.
+"""Frames: four bytes of length (big-endian), then one message as msgpack.
 
 Guarantee: what is read is exactly what the other side packed, in order, or ``ProtocolError`` is
-raised, whatever the bytes are; then the connection is of no use any more. A frame over the limit is
-refused by its length, before any of it is held.
+raised; then the connection is of no use any more. A frame over the limit is refused by its length,
+before any of it is held.
 
 The limits are those of what a correct process sends, with room. A stranger gets the smallest one.
 """
@@ -14,9 +14,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgpack
+import msgspec
 
-from ha_scheduler.protocol.codec import ProtocolError, encode
+from ha_scheduler.protocol.codec import ProtocolError
 
 INTRODUCTION_BYTES_MAX = 16 * 1024  # some names and a token; a stranger gets no more memory
 REQUEST_BYTES_MAX = 64 * 1024  # what a watcher or an operator may send in one frame
@@ -25,85 +25,66 @@ CONTROL_BYTES_MAX = 4 * 1024 * 1024  # an answer to an operator; a history is so
 ENGINE_BYTES_MAX = 4 * 1024 * 1024  # a record is at most 768 KiB
 PEER_BYTES_MAX = 32 * 1024 * 1024  # the largest append that the core makes
 
-LENGTH = struct.Struct(">I")
 READ_BYTES = 256 * 1024  # taken from a connection in one go
 
-
-def pack(value: Any) -> bytes:
-    """One frame. Messages in ``value`` become arrays. Raises ``TypeError`` and ``ValueError``."""
-    body: bytes = msgpack.packb(value, use_bin_type=True, default=encode)
-    return LENGTH.pack(len(body)) + body
+_LENGTH = struct.Struct(">I")
+_ENCODER = msgspec.msgpack.Encoder()
 
 
-def unpack(body: bytes | memoryview) -> Any:
-    """The value of a frame's body, arrays as tuples. Raises ``ProtocolError``."""
-    try:
-        return msgpack.unpackb(body, raw=False, use_list=False, strict_map_key=False, max_ext_len=0)
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"not a frame of this protocol: {error}") from error
-
-
-def length_of(header: bytes, limit: int) -> int:
-    """The length of the body that follows these four bytes. Raises ``ProtocolError``."""
-    (length,) = LENGTH.unpack(header)
-    if length > limit:
-        raise _too_long(length, limit)
-    return int(length)
-
-
-def _too_long(length: int, limit: int) -> ProtocolError:
-    return ProtocolError(f"a frame of {length} bytes is over the limit of {limit}")
+def pack(message: Any) -> bytes:
+    """One frame. Raises what msgspec raises for what it cannot encode."""
+    body = _ENCODER.encode(message)
+    return _LENGTH.pack(len(body)) + body
 
 
 class Decoder:
-    """Turns the chunks of a stream into values."""
+    """Turns the chunks of a stream into the bodies of frames, for ``MessageSet.decode``."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = bytearray()  # of a frame that has not come whole
 
-    def feed(self, data: bytes) -> list[Any]:
-        """The values that ``data`` completes. Raises ``ProtocolError``."""
-        values: list[Any] = []
-        if not self._rest:  # mostly: then nothing is copied
-            self._rest += data[self._take(data, values) :]
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies that ``data`` completes. Raises ``ProtocolError``."""
+        bodies: list[bytes] = []
+        if not self._rest:  # mostly: then nothing is copied twice
+            self._rest += data[self._take(data, bodies) :]
         else:
             self._rest += data
-            del self._rest[: self._take(self._rest, values)]
-        return values
+            del self._rest[: self._take(self._rest, bodies)]
+        return bodies
 
-    def _take(self, data: bytes | bytearray, values: list[Any]) -> int:
-        """Append the values of the whole frames; where the next frame begins."""
+    def _take(self, data: bytes | bytearray, bodies: list[bytes]) -> int:
+        """Append the bodies of the whole frames; where the next frame begins."""
         start, have = 0, len(data)
-        with memoryview(data) as view:
-            while have - start >= LENGTH.size:
-                (length,) = LENGTH.unpack_from(data, start)
-                if length > self._limit:
-                    raise _too_long(length, self._limit)
-                body, end = start + LENGTH.size, start + LENGTH.size + length
-                if end > have:
-                    break
-                values.append(unpack(view[body:end]))
-                start = end
+        while have - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, start)
+            if length > self._limit:
+                raise _too_long(length, self._limit)
+            body, end = start + _LENGTH.size, start + _LENGTH.size + length
+            if end > have:
+                break
+            bodies.append(bytes(data[body:end]))
+            start = end
         return start
 
 
-async def read(exactly: Callable[[int], Awaitable[bytes]], limit: int) -> Any:
-    """The next value of a stream of which ``exactly(n)`` reads n bytes.
+async def read(exactly: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
+    """The next body of a stream of which ``exactly(n)`` reads n bytes.
 
     That is ``StreamReader.readexactly``, or ``read_bytes`` of a tornado stream. Raises
     ``ProtocolError``, and what ``exactly`` raises.
     """
-    return unpack(await exactly(length_of(await exactly(LENGTH.size), limit)))
+    return await exactly(_length_of(await exactly(_LENGTH.size), limit))
 
 
-def receive(exactly: Callable[[int], bytes], limit: int) -> Any:
+def receive(exactly: Callable[[int], bytes], limit: int) -> bytes:
     """``read`` for who blocks."""
-    return unpack(exactly(length_of(exactly(LENGTH.size), limit)))
+    return exactly(_length_of(exactly(_LENGTH.size), limit))
 
 
-async def read_some(reader: asyncio.StreamReader, decoder: Decoder) -> list[Any]:
-    """The next values of a stream that brings many, at least one: all of one packet in one step.
+async def read_some(reader: asyncio.StreamReader, decoder: Decoder) -> list[bytes]:
+    """The next bodies of a stream that brings many, at least one: all of one packet in one step.
 
     Raises ``ProtocolError``, ``EOFError`` at the end.
     """
@@ -111,5 +92,16 @@ async def read_some(reader: asyncio.StreamReader, decoder: Decoder) -> list[Any]
         data = await reader.read(READ_BYTES)
         if not data:
             raise EOFError("the other side closed the connection")
-        if values := decoder.feed(data):
-            return values
+        if bodies := decoder.feed(data):
+            return bodies
+
+
+def _length_of(header: bytes, limit: int) -> int:
+    (length,) = _LENGTH.unpack(header)
+    if length > limit:
+        raise _too_long(length, limit)
+    return int(length)
+
+
+def _too_long(length: int, limit: int) -> ProtocolError:
+    return ProtocolError(f"a frame of {length} bytes is over the limit of {limit}")

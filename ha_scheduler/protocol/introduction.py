@@ -12,24 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import Annotated, Any
+from typing import Annotated
+
+from msgspec import Meta
 
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.codec import (
-    INT_MAX,
     MalformedMessage,
+    Message,
     MessageSet,
     Name,
-    Size,
+    Number,
     Text,
-    message,
+    peek,
 )
 
 TIMEOUT_S = 5.0  # that a caller has to say who it is, TLS included
 TOKEN_BYTES_MAX = 8 * 1024
 FEATURES_MAX = 256
 
-Features = Annotated[tuple[Name, ...], Size(FEATURES_MAX)]
+Features = Annotated[tuple[Name, ...], Meta(max_length=FEATURES_MAX)]
+Token = Annotated[bytes, Meta(max_length=TOKEN_BYTES_MAX)]
 
 
 class Kind(enum.StrEnum):
@@ -43,8 +46,7 @@ class Kind(enum.StrEnum):
     CONTROL = "control"
 
 
-@message("introduction")
-class Introduction:
+class Introduction(Message, tag="introduction"):
     """The caller's first message.
 
     ``kind`` is a ``Kind``, or one of a later release. ``cell`` is empty for who does not know it
@@ -52,26 +54,24 @@ class Introduction:
     certificate; no release looks at it yet.
     """
 
-    version: int
+    version: Number
     release: Name
     features: Features
     kind: Name
     cell: Text = ""
     name: Name = ""
-    token: Annotated[bytes, Size(TOKEN_BYTES_MAX)] | None = None
+    token: Token | None = None
 
 
-@message("accepted")
-class Accepted:
+class Accepted(Message, tag="accepted"):
     """The answer to a caller that is let in."""
 
-    version: int
+    version: Number
     release: Name
     features: Features
 
 
-@message("refused")
-class Refused:
+class Refused(Message, tag="refused"):
     """The answer to a caller that is not.
 
     ``gone``: the caller's disk does not belong to the cell any more, and never will again.
@@ -90,8 +90,8 @@ class RefusedError(Exception):
         self.gone = gone
 
 
-_INTRODUCTIONS = MessageSet(Introduction)
-_ANSWERS: MessageSet[Accepted | Refused] = MessageSet(Accepted, Refused)
+_INTRODUCTIONS: MessageSet[Introduction] = MessageSet(Introduction)
+_ANSWERS: MessageSet[Accepted | Refused] = MessageSet(Accepted | Refused)
 
 
 def introduce(kind: Kind, cell: str = "", name: str = "") -> Introduction:
@@ -104,19 +104,26 @@ def accept() -> Accepted:
     return Accepted(VERSION, RELEASE, FEATURES)
 
 
-def introduced(value: Any) -> Introduction:
+def introduced(body: bytes) -> Introduction:
     """The caller's introduction, of our version.
 
     Raises ``RefusedError`` with what the caller is to be told, and ``ProtocolError``.
     """
-    return _INTRODUCTIONS.decode(_of_our_version(value, "introduction"))
+    try:
+        introduction = _INTRODUCTIONS.decode(body)
+    except MalformedMessage:
+        _compare(peek(body, "version"), VERSION)  # of another version it may be anything else
+        raise
+    _compare(introduction.version, VERSION)
+    return introduction
 
 
-def accepted(value: Any) -> Accepted:
+def accepted(body: bytes) -> Accepted:
     """The other side has let us in. Raises ``RefusedError`` and ``ProtocolError``."""
-    answer = _ANSWERS.decode(_of_our_version(value, "accepted"))
+    answer = _ANSWERS.decode(body)
     if isinstance(answer, Refused):
         raise RefusedError(answer.reason, gone=answer.gone)
+    _compare(VERSION, answer.version)
     return answer
 
 
@@ -128,18 +135,10 @@ async def call(
     return accepted(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
 
 
-def _of_our_version(value: Any, tag: str) -> Any:
-    """``value``, unless its version is another one: then the rest of it may mean anything."""
-    if type(value) not in (tuple, list) or len(value) < 2 or value[0] != tag:
-        return value
-    version = value[1]
-    if type(version) is not int or not 0 <= version <= INT_MAX:
-        raise MalformedMessage(f"{tag}: version is not an integer from 0 to {INT_MAX}")
-    caller, called = (version, VERSION) if tag == "introduction" else (VERSION, version)
-    if caller != called:
+def _compare(caller: object, called: int) -> None:
+    if isinstance(caller, int) and caller != called:
         older = "caller" if caller < called else "called one"
         raise RefusedError(
             f"the caller speaks version {caller} of the protocol and the called one version "
             f"{called}; upgrade the {older}"
         )
-    return value

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ha_scheduler.protocol.codec import Name, Port, message
+from ha_scheduler.protocol.codec import Name, Part, Port
 
 
-@message("peer-address")
-class PeerAddress:
+class PeerAddress(Part):
     """Where one peer of the cell is reached: ``host``, its peer port and its Dask port."""
 
     name: Name

@@ -18,6 +18,7 @@ from ha_scheduler.protocol.introduction import (
     Accepted,
     Introduction,
     Kind,
+    Refused,
     RefusedError,
     accept,
     accepted,
@@ -92,8 +93,8 @@ def test_an_engine_of_another_release_is_named_with_what_to_do(
     assert "the package was replaced under a running peer; restart the peer" in caplog.text
 
 
-@pytest.mark.parametrize("answer", [("accepted", VERSION + 1), ("refused", "of another version")])
-def test_an_engine_of_another_version_ends_with_what_to_do(answer: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("answer", [Accepted(VERSION + 1, "9", ()), Refused("of another version")])
+def test_an_engine_of_another_version_ends_with_what_to_do(answer: Accepted | Refused) -> None:
     async def told(ends: Told) -> None:
         heard, _, writer = ends
         writer.write(frames.pack(answer))
@@ -105,7 +106,7 @@ def test_an_engine_of_another_version_ends_with_what_to_do(answer: tuple[Any, ..
     with_engine(told)
 
 
-@pytest.mark.parametrize("first", [Ping(1), EngineReady(""), ["nonsense"]])
+@pytest.mark.parametrize("first", [Ping(1), EngineReady(""), {"op": "nonsense"}])
 def test_an_engine_that_does_not_answer_the_introduction_is_ended(first: Any) -> None:
     async def told(ends: Told) -> None:
         heard, _, writer = ends
