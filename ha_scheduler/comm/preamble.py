@@ -22,13 +22,14 @@ import logging
 import ssl
 from typing import Any
 
+import msgspec
 from distributed.comm import tcp
 from distributed.comm.core import Comm, FatalCommClosedError
 from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
 from ha_scheduler.protocol import frames
-from ha_scheduler.protocol.codec import ProtocolError, encode
+from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
 from ha_scheduler.protocol.introduction import (
     TIMEOUT_S,
     Accepted,
@@ -132,7 +133,7 @@ class TCP(tcp.TCP):
     """As upstream's; says and hears in distributed's handshake what TLS has in the preamble."""
 
     def handshake_info(self) -> dict[str, Any]:
-        return {**super().handshake_info(), INTRODUCTION: encode(accept())}
+        return {**super().handshake_info(), INTRODUCTION: msgspec.msgpack.encode(accept())}
 
     def handshake_configuration(
         self, local: dict[str, Any], remote: dict[str, Any]
@@ -141,6 +142,8 @@ class TCP(tcp.TCP):
         said = remote.get(INTRODUCTION)
         if said is not None:
             try:
+                if not isinstance(said, bytes):
+                    raise MalformedMessage(f"not an introduction: {shown(said)}")
                 self._extra[INTRODUCTION] = accepted(said)
             except (RefusedError, ProtocolError) as error:
                 self.abort()

@@ -6,7 +6,6 @@ An unmodified process is a process of its own, which never imports this package.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import pickle
 import struct
@@ -18,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from distributed import Security
 from distributed.comm import CommClosedError, connect, listen
@@ -183,7 +183,7 @@ def test_an_unmodified_server_is_called_as_ever() -> None:
 
 
 def test_a_caller_of_another_version_hears_whom_to_upgrade() -> None:
-    newer = dataclasses.replace(introduce(Kind.CLIENT), version=VERSION + 1)
+    newer = msgspec.structs.replace(introduce(Kind.CLIENT), version=VERSION + 1)
 
     async def test() -> None:
         async with echoing() as (address, callers):
@@ -202,7 +202,7 @@ def test_without_tls_another_version_is_refused_by_both_sides(
     async def test() -> None:
         async with echoing("tcp") as (address, callers):
             other = preamble.accept()
-            other = dataclasses.replace(other, version=VERSION + 1)
+            other = msgspec.structs.replace(other, version=VERSION + 1)
             monkeypatch.setattr(preamble, "accept", lambda: other)
             with pytest.raises(IntroductionRefused, match="upgrade the"):
                 await connect(address, timeout=5)
