@@ -143,9 +143,6 @@ class Scheduler(
         self.runs = Runs(self.graphs)
         self.adoption = Adoption(self)
         self.recovery = Recovery(self._open_recovery)
-        self._reports = {}
-        self._following = set()
-        self._latest = {}
         self._touched: list[Any] = []
         self._uncommitted: set[tuple[str, int]] = set()
         self._awaited_clients: set[str] = set()
@@ -205,7 +202,6 @@ class Scheduler(
         self._on_mark = on_mark
         TaskState._run_id_iterator = ids = itertools.count((term << 32) + 1)
         self._last_time = min(self._last_time, time.time())
-        self.aliases.clear()  # those of the ledger; workers bring their own
         for ts in self.unrunnable:
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
         self.recorder = Recorder(log, term, ids)
@@ -216,8 +212,8 @@ class Scheduler(
         """What comes after the port is bound: wait for the workers that the ledger names."""
         self.idle_since = time.time()
         # One that was to go while it joined may have a departure, and no row of its own yet.
-        leaving = {address: None for address, *_ in self.retirements.values()}
-        expected = list(self.replay.workers | leaving)
+        leaving = (address for address, *_ in self.retirements.values())
+        expected = list(dict.fromkeys((*self.inherited_workers, *leaving)))
         self._await_clients()
         self.recovery.begin(expected, window_seconds)
         self._call = asyncio.create_task(self.call_workers(expected, self.address))

@@ -70,8 +70,6 @@ from ha_scheduler.ledger.records import (
     TermStarted,
     ValueDeleted,
     ValueSet,
-    WorkerJoined,
-    WorkerLeft,
     decode,
 )
 from ha_scheduler.ledger.tables import (
@@ -86,7 +84,6 @@ from ha_scheduler.ledger.tables import (
     RETRIED,
     VALUES,
     WANTS,
-    WORKERS,
     Tables,
 )
 
@@ -224,14 +221,6 @@ def _scattered_forgotten(
     free_keys.forget(tables, record.keys)
 
 
-def _worker_joined(tables: Tables, index: int, record: WorkerJoined, data: bytes) -> None:
-    tables.put(WORKERS, name_key(record.address), data)
-
-
-def _worker_left(tables: Tables, index: int, record: WorkerLeft, data: bytes) -> None:
-    tables.delete(WORKERS, name_key(record.address))
-
-
 def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
     """One that was there already keeps its place."""
     former = tables.get(CLIENTS, name_key(record.client))
@@ -347,8 +336,6 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     Retried: _retried,
     Scattered: _scattered,
     ScatteredForgotten: _scattered_forgotten,
-    WorkerJoined: _worker_joined,
-    WorkerLeft: _worker_left,
     ClientJoined: _client_joined,
     ClientLeft: _client_left,
     SessionAdvanced: _session_advanced,

@@ -38,7 +38,7 @@ from ha_scheduler.ledger.records import (
     decode,
     encode,
 )
-from ha_scheduler.ledger.tables import VALUES, WORKERS, Tables
+from ha_scheduler.ledger.tables import VALUES, Tables
 
 KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record that a rebuild puts together
 
@@ -49,8 +49,6 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
     for _, row in peer_table.scan(tables):
         yield row
     yield from _values(tables)
-    for _, row in tables.scan(WORKERS):
-        yield row
     for index, group in groupby(events.scan(tables), key=itemgetter(0)):
         yield from _event(tables, index, (data for _, data in group))
     for upto in runs.load(tables).values():

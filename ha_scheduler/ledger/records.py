@@ -168,24 +168,6 @@ class ScatteredForgotten:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerJoined:
-    """A worker that a new leader must expect and may call at ``address``."""
-
-    KIND: ClassVar[int] = 12
-    address: str
-    name: bytes
-    nanny: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLeft:
-    """The leader removed the worker."""
-
-    KIND: ClassVar[int] = 13
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
 class ClientJoined:
     """A client that a new leader must expect; ``session`` is empty for one without a journal."""
 
@@ -357,8 +339,6 @@ Record = (
     | Retried
     | Scattered
     | ScatteredForgotten
-    | WorkerJoined
-    | WorkerLeft
     | ClientJoined
     | ClientLeft
     | SessionAdvanced
@@ -388,8 +368,6 @@ _BY_KIND: dict[int, type[Record]] = {
         Retried,
         Scattered,
         ScatteredForgotten,
-        WorkerJoined,
-        WorkerLeft,
         ClientJoined,
         ClientLeft,
         SessionAdvanced,

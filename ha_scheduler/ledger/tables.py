@@ -27,7 +27,6 @@ SCATTERED = "scattered"  # (key, client) → (index, part) of its event
 FREE_DELTAS = "free_deltas"  # (key, client, index, part) → sign: desires of keys of no graph
 FREE_WANTS = "free_wants"  # (client, key) → empty: the client has events on that key of no graph
 DEPARTED = "departed"  # (client, index) → empty: it left, and events before that still matter
-WORKERS = "workers"  # address → WorkerJoined as it was logged
 CLIENTS = "clients"  # client → (index, client, session)
 SESSIONS = "sessions"  # session → floor and answered ranges
 VALUES = "values"  # (space, name) → ValueSet as it was logged
@@ -50,7 +49,6 @@ TABLES = (
     FREE_DELTAS,
     FREE_WANTS,
     DEPARTED,
-    WORKERS,
     CLIENTS,
     SESSIONS,
     VALUES,

@@ -419,7 +419,7 @@ def standing(engine: Leader) -> dict[str, Any]:
         "known": engine.runs.known,
         "errors": {key: error["exception_text"] for key, error in replay.errors.items()},
         "retried": replay.retried,
-        "workers": replay.workers,
+        "workers": engine.recorded_workers,
         "attempts": engine.attempts,
         "notices": engine._notices,
     }

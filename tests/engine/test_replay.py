@@ -141,12 +141,12 @@ async def test_workers_and_clients_are_expected_until_they_leave() -> None:
     async with leading(log) as (leader, client, workers):
         await client.submit(lambda: 1)
         follower = await check_follower(leader, log)
-        assert set(follower.replay.workers) == {w.address for w in workers}
+        assert set(follower.recorded_workers) == {w.address for w in workers}
         assert client.id in follower.clients
         await end(follower)
     leader.recorder.flush()
     follower = follow(log.records)
-    assert not follower.replay.workers
+    assert not follower.recorded_workers
     assert client.id not in follower.clients
     await end(follower)
 

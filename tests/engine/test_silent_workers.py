@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from distributed import Worker
 
+from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.engine.workers import registration as engine_workers
-from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
+from ha_scheduler.engine.workers.registration import WORKERS
+from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 from tests.engine.conftest import Pair, eventually, keep_away, pair
 from tests.engine.counted import begin, holders, on_each_worker, runs, work
 
@@ -73,7 +75,8 @@ def with_ttl(both: Pair, seconds: float) -> None:
 
 
 def left(both: Pair, address: str) -> bool:
-    return any(isinstance(r, WorkerLeft) and r.address == address for r in both.log.records)
+    gone = [r for r in both.log.records if isinstance(r, ValueDeleted) and r.space == WORKERS]
+    return address in [decode_key(r.name) for r in gone]
 
 
 async def test_a_worker_that_never_reported_is_expected_until_its_time_is_over() -> None:
@@ -99,8 +102,8 @@ async def test_a_worker_that_reported_late_stays_expected() -> None:
         await eventually(lambda: late.address in leader.workers)
         await asyncio.sleep(0.6)  # its time would be over
         assert not left(both, late.address)
-        joined = [r for r in both.log.records if isinstance(r, WorkerJoined)]
-        assert joined[-1].address == late.address
+        joined = [r for r in both.log.records if isinstance(r, ValueSet) and r.space == WORKERS]
+        assert decode_key(joined[-1].name) == late.address
 
 
 async def test_what_prefers_a_missing_worker_runs_on_one_of_upstreams_kind_that_joins() -> None:

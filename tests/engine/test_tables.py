@@ -76,6 +76,7 @@ ROWS = {
     "variable": Row(
         "name", {"type": "msgpack", "value": 1}, of_extension("variables", "variables")
     ),
+    "worker": Row("tcp://worker", "name", lambda e: e.aliases.values()),
     "worker-operation": Row(PLACE, WorkerOperation("restart", {})),
     "worker-operation-outcome": Row((PLACE, "worker"), "OK"),
     "worker-plugin": Row("name", b"pickled", lambda e: e.worker_plugins),

@@ -11,7 +11,7 @@ from distributed import get_client, worker_client
 from distributed.comm import connect
 
 from ha_scheduler.deploy.ports import free_ports
-from ha_scheduler.ledger.records import Erred, WorkerJoined
+from ha_scheduler.ledger.records import Erred
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import end, eventually, pair, rebuild
 from tests.engine.counted import begin, blocked, gate, runs, work
@@ -292,7 +292,8 @@ async def test_a_worker_that_died_with_the_leader_is_not_awaited() -> None:
         future = both.client.submit(work, 1)
         await future
         (nobody,) = free_ports("127.0.0.1", 1)
-        both.leader.recorder.append(WorkerJoined(f"tcp://127.0.0.1:{nobody}", b"\xa1x", ""))
+        dead = both.leader._worker_rows.set(f"tcp://127.0.0.1:{nobody}", "x")
+        both.leader.transactions.note(dead)
         await both.kill_leader()
         await both.take_over(window_seconds=60)
         assert both.marks["workers_back"] == {"reported": 2, "missing": 0}

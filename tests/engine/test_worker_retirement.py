@@ -9,7 +9,8 @@ import pytest
 from distributed.core import Status
 
 from ha_scheduler.engine.workers import retirement
-from ha_scheduler.ledger.records import WorkerLeft
+from ha_scheduler.engine.workers.registration import WORKERS
+from ha_scheduler.ledger.records import Record, ValueDeleted
 from tests.engine.conftest import (
     Pair,
     end,
@@ -188,7 +189,7 @@ async def test_a_worker_that_did_not_hear_that_it_has_to_close_hears_it_from_the
         assert what["nanny"] == how.startswith("retire")
         remaining = set() if how == "restart" else {staying.address}
         await eventually(lambda: set(leader.workers) == remaining)
-        assert gone.address not in rebuild(both.log.records).replay.workers
+        assert gone.address not in rebuild(both.log.records).recorded_workers
         if how == "restart":
             both.workers.append(await start_worker(both.address, dashboard_address=":0"))
         assert await both.client.submit(work, "next") == "next"
@@ -207,6 +208,10 @@ async def test_a_worker_whose_heartbeat_crosses_the_word_to_close_closes(how: st
         assert set(both.leader.workers) == {staying.address}
 
 
+def says_who_left(record: Record) -> bool:
+    return isinstance(record, ValueDeleted) and record.space == WORKERS
+
+
 async def test_a_worker_whose_end_was_recorded_and_not_that_it_left_is_not_waited_for() -> None:
     async with pair() as both:
         await on_each_worker(both)
@@ -214,12 +219,12 @@ async def test_a_worker_whose_end_was_recorded_and_not_that_it_left_is_not_waite
         lose(both.leader, gone, {"op": "close"})
         await dismissing(both, "restart_workers", gone.address)
         both.leader.recorder.flush()
-        both.log.records[:] = [r for r in both.log.records if not isinstance(r, WorkerLeft)]
+        both.log.records[:] = [r for r in both.log.records if not says_who_left(r)]
         await both.kill_leader()
         leader = await both.take_over(window_seconds=600)
         assert set(leader.workers) == {staying.address}
         await gone.finished()
-        assert gone.address not in rebuild(both.log.records).replay.workers
+        assert gone.address not in rebuild(both.log.records).recorded_workers
 
 
 async def test_a_worker_that_could_not_retire_unheard_works_under_the_next_leader() -> None:

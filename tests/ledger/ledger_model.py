@@ -38,7 +38,6 @@ class Model:
     errors: dict[tuple[int, bytes], bytes] = field(default_factory=dict)
     retried: set[tuple[int, bytes]] = field(default_factory=set)
     scattered: dict[bytes, set[str]] = field(default_factory=dict)
-    workers: dict[str, r.WorkerJoined] = field(default_factory=dict)
     clients: dict[str, str] = field(default_factory=dict)
     answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
@@ -142,12 +141,6 @@ class Model:
                 if graph == 0:
                     wanted.pop(key, None)
 
-    def on_WorkerJoined(self, rec: r.WorkerJoined) -> None:
-        self.workers[rec.address] = rec
-
-    def on_WorkerLeft(self, rec: r.WorkerLeft) -> None:
-        self.workers.pop(rec.address, None)
-
     def on_ClientJoined(self, rec: r.ClientJoined) -> None:
         former = self.clients.get(rec.client, "")
         self.clients[rec.client] = rec.session
@@ -239,7 +232,6 @@ class Model:
             "errors": self.errors,
             "retried": self.retried,
             "scattered": self.scattered,
-            "workers": self.workers,
             "clients": self.clients,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
@@ -378,8 +370,6 @@ class _Writer:
             r.Retried: lambda: (self.graph(), draw(_keys)),
             r.Scattered: lambda: (draw(_client), draw(_keys)),
             r.ScatteredForgotten: lambda: (draw(_keys),),
-            r.WorkerJoined: lambda: (f"tls://w{draw(st.integers(1, 3))}:1", b"w", ""),
-            r.WorkerLeft: lambda: (f"tls://w{draw(st.integers(1, 3))}:1",),
             r.ClientJoined: lambda: (draw(_client), draw(_session)),
             r.ClientLeft: lambda: (draw(_client),),
             r.SessionAdvanced: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_sequence)),
@@ -416,8 +406,6 @@ _KINDS = (
     r.Retried,
     r.Scattered,
     r.ScatteredForgotten,
-    r.WorkerJoined,
-    r.WorkerLeft,
     r.ClientJoined,
     r.ClientLeft,
     r.SessionAdvanced,

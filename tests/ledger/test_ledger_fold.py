@@ -138,7 +138,6 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     ends += [r.ClientLeft(rec.client) for rec in history if hasattr(rec, "client")]
     ends += [r.ValueDeleted(space, name) for space in SPACES for name in NAMES]
     ends += [r.CallsEnded(session) for session in CLIENT_SESSIONS]
-    ends += [r.WorkerLeft(w.address) for w in history if isinstance(w, r.WorkerJoined)]
     for index, record in enumerate(ends, start=10_000):
         fold(tables, index, 1, r.encode(record))
     left = {table for table, found in rows(tables).items() if found}

@@ -52,7 +52,6 @@ class Replay:
         self._scheduler = scheduler
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
         self._rebuilding = True
-        self.workers: dict[str, records.WorkerJoined] = {}
         self._unretired: set[int] = set()  # graphs of the ledger
         self.errors: dict[Key, dict[str, Any]] = {}
         self.retried: set[Key] = set()
@@ -95,13 +94,6 @@ class Replay:
     def _of_the_cluster(self, record: Record) -> None:
         scheduler = self._scheduler
         match record:
-            case records.WorkerJoined(address, name):
-                self.workers[address] = record
-                scheduler.aliases[decode_key(name)] = address  # restrictions may name it
-            case records.WorkerLeft(address):
-                left = self.workers.pop(address, None)
-                if left is not None:
-                    scheduler.aliases.pop(decode_key(left.name), None)
             case records.ClientJoined(client, session):
                 self._client(client)
                 if session:

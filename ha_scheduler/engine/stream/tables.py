@@ -13,8 +13,8 @@ which the tables were added, and none relies on it.
 
 Not everything is a table. What the ledger has to understand is a record of its own
 (``ledger/records.py``): what it puts in order or ends together (graphs, desires, releases, errors,
-retries, scattered keys, a restart), and what it answers by (sessions, numbered calls, clients,
-workers, peers, terms). A table's rows it only keeps, by space and name.
+retries, scattered keys, a restart), what it answers by (clients, sessions, numbered calls), and
+what daemons read (terms, peers, parts of blobs). A table's rows it only keeps, by space and name.
 
 ``docs/how-to/add-a-replicated-table.md`` adds one step by step.
 """

@@ -30,16 +30,19 @@ from distributed.utils import log_errors
 from ha_scheduler.engine.compat import nanny_pool
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike
 from ha_scheduler.engine.stream.calls import NumberedCalls
-from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table, Tables
+from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.takeover.adoption import Adoption
 from ha_scheduler.engine.takeover.recovery import Recovery
 from ha_scheduler.engine.takeover.reports import Report
 from ha_scheduler.engine.workers.probe import call, refuses
-from ha_scheduler.ledger.records import WorkerJoined, WorkerLeft
 
 logger = logging.getLogger(__name__)
+
+WORKERS = "worker"  # address of one that a new leader must expect, and may call → its name
 
 CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
@@ -56,6 +59,9 @@ class Workers:
     # Of the class that this is mixed into
     term: int
     recorder: Recorder | None
+    tables: Tables
+    transactions: Transactions
+    aliases: dict[Any, str]
     lease: LeaseLike
     recovery: Recovery
     adoption: Adoption
@@ -65,11 +71,33 @@ class Workers:
     pending_releases: PendingReleases
     stream_comms: dict[str, Any]
     rpc: Any
-    _reports: dict[str, tuple[Report, str]]
     _joining = False  # workers become running that are to be given work together
-    _following: set[str]  # addresses of registered workers that follow the leader
-    _latest: dict[str, FencedComm]  # by address: the registration that is under way, if any
     worker_ttl: float
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recorded_workers: dict[str, Any] = {}
+        self._worker_rows = self.tables.add(
+            Table(
+                WORKERS, self.recorded_workers, apply=self._apply_worker, lead=self._inherit_workers
+            )
+        )
+        self.inherited_workers: list[str] = []  # those of an earlier leader
+        self._reports: dict[str, tuple[Report, str]] = {}
+        self._following: set[str] = set()  # addresses of registered workers that follow the leader
+        #: By address: the registration that is under way, if any
+        self._latest: dict[str, FencedComm] = {}
+
+    def _apply_worker(self, address: str, name: Any | Deleted) -> None:
+        if name is not DELETED:
+            self.aliases[name] = address  # restrictions may name it
+            return
+        for known in [known for known, at in self.aliases.items() if at == address]:
+            del self.aliases[known]
+
+    def _inherit_workers(self) -> None:
+        self.inherited_workers = list(self.recorded_workers)
+        self.aliases.clear()  # workers bring their own
 
     def welcome(self) -> dict[str, Any]:
         """What a worker or client learns of the cell when it registers."""
@@ -271,8 +299,7 @@ class Workers:
 
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
-        if self.recorder is not None:
-            self.recorder.append(WorkerJoined(address, encode_key(ws.name), ws.nanny or ""))
+        self.transactions.note(self._worker_rows.set(address, ws.name))
         self.worker_came(address)  # type: ignore[attr-defined]
 
     def bulk_schedule_unrunnable_after_adding_worker(self, ws: Any) -> dict[Key, str]:
@@ -303,8 +330,7 @@ class Workers:
         if known:
             self.pending_releases.give_way_to_all()
             self.calls.abandon(self.workers[address].server_id)
-            if self.recorder is not None:
-                self.recorder.append(WorkerLeft(address))
+            self.transactions.note(self._worker_rows.delete(address))
         return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
 
     async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
@@ -344,8 +370,7 @@ class Workers:
             self.recovery.settled(worker)
             return
         self.end_departures_at(worker)  # type: ignore[attr-defined]
-        if self.recorder is not None:
-            self.recorder.append(WorkerLeft(worker))
+        self.transactions.note(self._worker_rows.delete(worker))
         self._will_not_report(worker)
 
     def _will_not_report(self, worker: str) -> None:
