@@ -19,7 +19,7 @@ encodes them with ``encode_key`` and nobody else looks inside.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import msgpack
 
@@ -354,37 +354,7 @@ Record = (
     | Answered
 )
 
-_BY_KIND: dict[int, type[Record]] = {
-    cls.KIND: cls
-    for cls in (
-        TermStarted,
-        BlobPart,
-        GraphSubmitted,
-        GraphsRetired,
-        Desired,
-        Released,
-        Forgotten,
-        Erred,
-        Retried,
-        Scattered,
-        ScatteredForgotten,
-        ClientJoined,
-        ClientLeft,
-        SessionAdvanced,
-        ValueSet,
-        ValueDeleted,
-        Restarted,
-        SessionRestored,
-        PeerNamed,
-        Called,
-        CallsOpened,
-        CallsEnded,
-        AnswerDropped,
-        Answered,
-    )
-}
-
-
+_BY_KIND: dict[int, type[Record]] = {cls.KIND: cls for cls in get_args(Record)}
 _PEER_NAMED = bytes((0x90 + 1 + len(PeerNamed.__slots__), PeerNamed.KIND))  # msgpack: array, int
 
 
