@@ -12,7 +12,7 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import compaction, daemon
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.storage import StorageError
+from ha_scheduler.storage.errors import StorageError
 
 
 def main() -> int:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from ha_scheduler.ledger import records
 from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
-from ha_scheduler.storage import LmdbStore, WriteBatch
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.port import WriteBatch
 
 GB = 10**9
 BATCH_BYTES = 16 * 10**6  # written in one transaction
@@ -34,7 +35,8 @@ _OPEN = """
 import sys, time
 from math import inf
 from pathlib import Path
-from ha_scheduler.storage import LmdbStore, scrub
+from ha_scheduler.storage import scrub
+from ha_scheduler.storage.lmdb_store import LmdbStore
 path, whole = Path(sys.argv[1]), sys.argv[2] == "whole"
 scrub.Scrub.start = scrub.Scrub.stop = lambda self: None
 began = time.perf_counter()

@@ -53,7 +53,7 @@ def check_data_dir(path: Path) -> None:
 
 def check_data(settings: PeerSettings) -> None:
     """Whether the data is this peer's and no running peer has it. Raises ``StorageError``."""
-    from ha_scheduler.storage import check_identity  # LMDB takes its time to load
+    from ha_scheduler.storage.environment import check_identity  # LMDB takes its time to load
 
     if os.access(settings.data_dir, os.R_OK | os.X_OK, effective_ids=True):
         known = founding.load(settings.data_dir)

@@ -22,8 +22,8 @@ from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.raft import Membership
-from ha_scheduler.storage import check_identity
 from ha_scheduler.storage.directory import DATA_FILE
+from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import OnDurable
 

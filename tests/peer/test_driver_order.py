@@ -28,7 +28,7 @@ from ha_scheduler.raft import (
     SnapshotMeta,
     SoftState,
 )
-from ha_scheduler.storage import WriteBatch
+from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
 
 TICK_S = 1.0  # seconds of the test's clock

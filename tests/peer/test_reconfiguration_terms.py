@@ -32,7 +32,7 @@ from ha_scheduler.raft import (
     SoftState,
 )
 from ha_scheduler.raft.messages import SnapshotMeta
-from ha_scheduler.storage import WriteBatch
+from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
 
 CELL = parse_peers("a=10.0.0.1,b=10.0.0.2,c=10.0.0.3")

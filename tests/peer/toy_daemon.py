@@ -13,7 +13,9 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import compaction, daemon
 from ha_scheduler.peer.settings import Entry, PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.storage import DiskFailed, LmdbStore, StorageError, WriteBatch
+from ha_scheduler.storage.errors import DiskFailed, StorageError
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.port import WriteBatch
 
 
 def fail_disk_when_told(order: Path) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 from storage_helpers import Caller, entry, open_store, state, value
 
 from ha_scheduler.ledger.tables import TABLES
-from ha_scheduler.storage import CorruptData, LmdbStore, scrub
+from ha_scheduler.storage import scrub
+from ha_scheduler.storage.errors import CorruptData
+from ha_scheduler.storage.lmdb_store import LmdbStore
 
 PAGE = 4096
 META_PAGES = 2  # LMDB checks them itself

@@ -9,7 +9,8 @@ from typing import Any
 
 from ha_scheduler.ledger import records as r
 from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
-from ha_scheduler.storage import LmdbStore, PeerStore, WriteBatch
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.port import PeerStore, WriteBatch
 from tests.twins.store import MemoryStore
 
 SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))

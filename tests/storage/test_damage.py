@@ -20,15 +20,10 @@ from storage_helpers import Caller, entries, entry, open_store, state, value
 
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.tables import VALUES
-from ha_scheduler.storage import (
-    CorruptData,
-    CorruptLedger,
-    CorruptLog,
-    LmdbStore,
-    check_identity,
-    scrub,
-    transactional,
-)
+from ha_scheduler.storage import scrub, transactional
+from ha_scheduler.storage.environment import check_identity
+from ha_scheduler.storage.errors import CorruptData, CorruptLedger, CorruptLog
+from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.schema import APPLIED, HARD_STATE, PEER_DB, put_fields
 from ha_scheduler.storage.writer import NO_BATCH

@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 from storage_helpers import open_store
 
-from ha_scheduler.storage import StorageError, scrub
+from ha_scheduler.storage import scrub
+from ha_scheduler.storage.errors import StorageError
 
 SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 * SCALE)]

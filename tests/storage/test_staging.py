@@ -19,7 +19,9 @@ from storage_helpers import Caller, entry, open_store, state, value
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.raft import Membership, SnapshotMeta
-from ha_scheduler.storage import LmdbStore, SnapshotInstall, staging
+from ha_scheduler.storage import staging
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.port import SnapshotInstall
 
 ROWS = 60
 ROW_BYTES = 50_000
@@ -134,7 +136,8 @@ def test_a_process_killed_between_the_transactions_leaves_log_and_ledger_as_they
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from storage_helpers import Caller, open_store, state\n"
         "from ha_scheduler.raft import Membership, SnapshotMeta\n"
-        "from ha_scheduler.storage import SnapshotInstall, staging\n"
+        "from ha_scheduler.storage import staging\n"
+        "from ha_scheduler.storage.port import SnapshotInstall\n"
         f"staging.STAGE_BYTES = {ROW_BYTES}\n"
         "def chunks():\n"
         "    data = Path(sys.argv[2]).read_bytes()\n"

@@ -27,12 +27,9 @@ from ha_scheduler.raft import (
     UnavailableError,
     encode_membership,
 )
-from ha_scheduler.storage import (
-    LmdbStore,
-    PeerStore,
-    SnapshotInstall,
-    StoreClosed,
-)
+from ha_scheduler.storage.errors import StoreClosed
+from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.storage.port import PeerStore, SnapshotInstall
 from tests.twins.store import MemoryStore
 from tests.twins.tables import MemoryTables
 

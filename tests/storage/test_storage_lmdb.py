@@ -25,24 +25,20 @@ from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES
 from ha_scheduler.raft import Entry, Membership, SnapshotMeta
-from ha_scheduler.storage import (
+from ha_scheduler.storage import log_table, scrub, transactional, writer
+from ha_scheduler.storage.directory import INCOMING_FILE, DataDirectory
+from ha_scheduler.storage.environment import check_identity
+from ha_scheduler.storage.errors import (
     DataDirectoryLocked,
     DiskFailed,
     DiskFull,
     ForeignDataDirectory,
-    LmdbStore,
-    SnapshotInstall,
     StoreOverloaded,
-    WriteBatch,
-    check_identity,
-    log_table,
-    scrub,
-    transactional,
-    writer,
 )
-from ha_scheduler.storage.directory import INCOMING_FILE, DataDirectory
+from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_view import LogView
+from ha_scheduler.storage.port import SnapshotInstall, WriteBatch
 from tests.twins.tables import MemoryTables
 
 NO_LIMIT = 1 << 40

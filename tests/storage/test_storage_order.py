@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from storage_helpers import Caller, entries, open_store
 
-from ha_scheduler.storage import CorruptLog, LmdbStore
+from ha_scheduler.storage.errors import CorruptLog
+from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.schema import index_key
 from tests.twins.store import MemoryStore
 
