@@ -186,6 +186,7 @@ class Client(distributed.Client):
                 return False
             if "status" in message and "error" in message["status"]:
                 _, exception, traceback = clean_exception(**message)
+                assert exception is not None
                 raise exception.with_traceback(traceback)
             op = message.pop("op")
             if op in ("close", "stream-closed"):

@@ -34,4 +34,4 @@ def _give_up(thing: Any, op: str) -> bool:
 
 def install() -> None:
     """Replace the two methods. Harmless when repeated."""
-    Queue.close, Variable.delete = _close_queue, _delete_variable
+    Queue.close, Variable.delete = _close_queue, _delete_variable  # type: ignore[method-assign]

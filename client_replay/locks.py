@@ -29,4 +29,4 @@ async def _acquire_or_register(semaphore: Any, timeout: Any = None) -> Any:
 
 def install() -> None:
     """Replace the method. Harmless when repeated."""
-    Semaphore._acquire = _acquire_or_register
+    Semaphore._acquire = _acquire_or_register  # type: ignore[method-assign]

@@ -52,4 +52,4 @@ _one, _several = _following(ProgressBar.listen), _following(MultiProgressBar.lis
 
 def install() -> None:
     """Replace the two methods. Harmless when repeated."""
-    ProgressBar.listen, MultiProgressBar.listen = _one, _several
+    ProgressBar.listen, MultiProgressBar.listen = _one, _several  # type: ignore[method-assign]

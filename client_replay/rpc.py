@@ -22,7 +22,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import dask
 from dask.utils import parse_timedelta
@@ -113,7 +113,7 @@ class SchedulerRPC(PooledRPCCall):
     scattering: Counter[Any]  # keys of data that the cell was told of, and has not confirmed
 
     @classmethod
-    def around(cls, call: Any, owner: str) -> SchedulerRPC:
+    def around(cls, call: Any, owner: str) -> Self:
         """``call`` itself if it is one already, else one like it, whose calls are ``owner``'s."""
         if isinstance(call, cls):
             return call

@@ -22,7 +22,7 @@ _STARTED, _FINISHED, _RESCHEDULED = "started", "finished", "rescheduled"
 _GOING_ON = ("cancelled", "resumed", "long-running")  # back from these: the same execution
 
 
-class Tally(WorkerPlugin):  # type: ignore[misc]  # distributed is not typed
+class Tally(WorkerPlugin):
     """Writes a line for each execution that starts, and how it ended.
 
     The last tasks of a P2P shuffle find out as they start whether they are on the worker that has

@@ -80,7 +80,7 @@ class HAConnector(Connector):
         async def attempt(endpoint: Endpoint) -> Comm:
             connector = get_backend(scheme).get_connector()
             try:
-                comm = await connector.connect(str(endpoint), deserialize, **connection_args)
+                comm: Comm = await connector.connect(str(endpoint), deserialize, **connection_args)
             except ValueError as error:
                 if "not idle" not in str(error):
                     raise
@@ -94,7 +94,8 @@ class HAConnector(Connector):
                 raise
             return comm
 
-        return await _Race(cell, attempt).run()
+        comm: Comm = await _Race(cell, attempt).run()
+        return comm
 
 
 class _Race:
@@ -169,7 +170,7 @@ class _Race:
         said = "; ".join(f"{endpoint}: {error}" for endpoint, error in self._failures.items())
         errors = self._failures.values()
         if errors and all(isinstance(error, FatalCommClosedError) for error in errors):
-            return FatalCommClosedError(said)  # type: ignore[no-any-return]
+            return FatalCommClosedError(said)
         return OSError(f"no peer of the cell leads just now ({said})")
 
 
@@ -194,7 +195,7 @@ def _discard(task: asyncio.Task[Comm]) -> None:
     task.add_done_callback(close)
 
 
-async def _alive(comm: Comm) -> None:
+async def _alive(comm: Any) -> None:
     """Wait until the other side has said anything; it is left for distributed to read.
 
     Tornado reads ahead by itself, to notice a closed connection, so what came is in its buffer

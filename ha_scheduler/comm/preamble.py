@@ -109,8 +109,8 @@ class TLSConnector(tcp.TLSConnector):
     def _get_connect_args(self, **connection_args: Any) -> dict[str, Any]:
         return _offering(super()._get_connect_args(**connection_args))
 
-    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
-        comm = await super().connect(address, deserialize, **connection_args)
+    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> TLS:
+        comm: TLS = await super().connect(address, deserialize, **connection_args)
         try:
             if _negotiated(comm.stream):
                 introduction = connection_args.get(INTRODUCTION) or introduce(Kind.CLIENT)
@@ -135,7 +135,7 @@ class TCP(tcp.TCP):
     def handshake_info(self) -> dict[str, Any]:
         return {**super().handshake_info(), INTRODUCTION: msgspec.msgpack.encode(accept())}
 
-    def handshake_configuration(
+    def handshake_configuration(  # type: ignore[override]  # static there, called on the comm
         self, local: dict[str, Any], remote: dict[str, Any]
     ) -> dict[str, Any]:
         """Called by both sides when both have spoken (comm/core.py:274 and 384)."""

@@ -44,8 +44,7 @@ class LeaderConnection(SchedulerRPC):
     def to(cls, address: str, connection_args: dict[str, Any]) -> LeaderConnection:
         """A connection to the cell at ``address``; nothing is sent yet."""
         pool = ConnectionPool(connection_args=connection_args)
-        made: LeaderConnection = cls.around(pool(address), uuid.uuid4().hex)
-        return made
+        return cls.around(pool(address), uuid.uuid4().hex)
 
     async def _comm(self, op: str, deadline: float) -> Any:
         if self.pool.status == Status.init:

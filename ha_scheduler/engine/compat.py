@@ -44,4 +44,4 @@ def install() -> None:
     And ``restart_workers`` (6556) tell nannies to kill over a pool, not over comms of its own.
     """
     upstream._materialize_graph = _materialize_and_keep
-    upstream.rpc = _rpc
+    upstream.rpc = _rpc  # type: ignore[assignment,misc]  # only ever called

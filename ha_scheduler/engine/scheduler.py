@@ -25,15 +25,12 @@ from time import monotonic
 from typing import Any
 
 import dask
-import distributed.scheduler as upstream
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.comm.preamble import INTRODUCTION
-from ha_scheduler.engine import compat, gc_pauses, http_gate
-from ha_scheduler.engine.clients.cancellation import Cancellation
-from ha_scheduler.engine.clients.intents import Intents
-from ha_scheduler.engine.clients.registration import Clients
+from ha_scheduler.engine import gc_pauses, http_gate
+from ha_scheduler.engine.base import OnMark
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
@@ -47,27 +44,14 @@ from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
-from ha_scheduler.engine.fencing import LeaseLike, Unfenced, fence_pool, hold
-from ha_scheduler.engine.stream.calls import OPEN, NumberedCalls
-from ha_scheduler.engine.stream.graphs import GraphTable
-from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.pending_releases import PendingReleases
+from ha_scheduler.engine.fencing import LeaseLike, fence_pool, hold
+from ha_scheduler.engine.stream.calls import OPEN
 from ha_scheduler.engine.stream.recorder import Log, Recorder
-from ha_scheduler.engine.stream.replay import Replay
-from ha_scheduler.engine.stream.runs import Runs
-from ha_scheduler.engine.stream.tables import Tables
-from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.takeover.actors import Actors
-from ha_scheduler.engine.takeover.adoption import Adoption
-from ha_scheduler.engine.takeover.attempts import Attempts
 from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
-from ha_scheduler.engine.takeover.scattered import ScatteredData
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
-from ha_scheduler.engine.workers.operations import WorkerOperations
 from ha_scheduler.engine.workers.registration import Workers
-from ha_scheduler.engine.workers.retirement import Retirement
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
-from ha_scheduler.ledger.sessions import Sessions
 from ha_scheduler.protocol.introduction import Kind, introduce
 
 logger = logging.getLogger(__name__)
@@ -88,70 +72,34 @@ CALLS = (
     }
 )
 
-OnMark = Callable[[str, dict[str, Any]], None]
-
 
 class Scheduler(
     Actors,
-    ScatteredData,
-    Retirement,
-    MemoryManager,
     Workers,
     StatusSubscribers,
-    Attempts,
-    Cancellation,
-    Clients,
-    Intents,
     SchedulerPlugins,
     WorkerPlugins,
+    MemoryManager,
     Metadata,
     Restrictions,
     TaskMetadata,
     TaskStreams,
     Logs,
-    upstream.Scheduler,
 ):
-    """A scheduler whose state survives it."""
+    """A scheduler whose state survives it.
+
+    Where two parts change one method of upstream's, their order is that of their inheritance;
+    ``tests/engine/test_parts.py`` has the list, with what each order is for.
+    """
 
     def __init__(
         self,
         *,
-        cell: dict[str, Any] | None = None,
-        lease: LeaseLike | None = None,
         extensions: dict[str, Any] | None = None,
         http_prefix: str | None = "/",
         **kwargs: Any,
     ) -> None:
-        compat.install()
-        self.term = 0
-        self.cell = cell or {"cell": "", "leader": "", "watch": [], "addresses": []}
-        self.lease = lease or Unfenced()
-        self.recorder: Recorder | None = None
-        self.graphs = GraphTable()
-        self.sessions = Sessions()
-        self.session_of: dict[str, str] = {}
-        self.scattered: set[Key] = set()
-        self.pending_releases = PendingReleases(self)
-        self.held = set()
-        self.departed = []
-        self.lost = {}
-        self.tables = Tables()
-        self.transactions = Transactions(self)
-        self.calls = NumberedCalls(self, self.transactions)
-        self.worker_operations = WorkerOperations(self)
-        self.replay = Replay(self)
-        self.runs = Runs(self.graphs)
-        self.adoption = Adoption(self)
-        self.recovery = Recovery(self._open_recovery)
-        self._touched: list[Any] = []
-        self._uncommitted: set[tuple[str, int]] = set()
-        self._awaited_clients: set[str] = set()
-        self._leaving = {}
-        self._kept_for = {}
-        self._served = {}
-        self._on_mark: OnMark = lambda phase, detail: None
-        self._keep_state = True
-        self._first_finished = False
+        self._keep_state = True  # until upstream's ``start_unsafe`` is over
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
         http_gate.install(self.http_application, http_prefix or "", self._answers_for_all)
         self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE)
@@ -199,7 +147,7 @@ class Scheduler(
         """What comes before the port is bound."""
         gc_pauses.spare_present()
         self.term = term
-        self._on_mark = on_mark
+        self.mark = on_mark
         TaskState._run_id_iterator = ids = itertools.count((term << 32) + 1)
         self._last_time = min(self._last_time, time.time())
         for ts in self.unrunnable:
@@ -214,7 +162,7 @@ class Scheduler(
         # One that was to go while it joined may have a departure, and no row of its own yet.
         leaving = (address for address, *_ in self.retirements.values())
         expected = list(dict.fromkeys((*self.inherited_workers, *leaving)))
-        self._await_clients()
+        self.await_clients()
         self.recovery.begin(expected, window_seconds)
         self._call = asyncio.create_task(self.call_workers(expected, self.address))
 
@@ -233,21 +181,7 @@ class Scheduler(
         self.pending_releases.forget()
         self.end_of_everything()
 
-    def _await_clients(self) -> None:
-        for client in list(self.clients):
-            if client in self.session_of:
-                self._awaited_clients.add(client)
-                self.await_client(client)
-            elif self._is_real_client(client):
-                # It keeps no journal and will not come back to its futures (upstream's behaviour).
-                self.remove_client(client=client)
-
-    @staticmethod
-    def _is_real_client(client: str) -> bool:
-        """Upstream's pseudo-clients are named otherwise (client.py:1100)."""
-        return client.startswith("Client-")
-
-    def _open_recovery(self) -> None:
+    def open_recovery(self) -> None:
         """Every report that will come in time has come: place everything, then work."""
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
@@ -263,23 +197,16 @@ class Scheduler(
                 extra={"action": "workers-missing"},
             )
             self.expect_late(missing)
-        self._on_mark("workers_back", {"reported": len(reported), "missing": len(missing)})
+        self.mark("workers_back", {"reported": len(reported), "missing": len(missing)})
         self._expect_first_finished()
         if not self._awaited_clients:
-            self._on_mark("clients_back", {"clients": 0})
+            self.mark("clients_back", {"clients": 0})
 
     def _settle(self, stimulus_id: str) -> None:
         """What the ledger knows and no worker could report."""
         self.replay.settle(stimulus_id)
         self.calls.restore()
         self.tables.settle()
-
-    def client_returned(self, client: str) -> None:
-        """One of the clients that the ledger names has stated what it wants."""
-        if client in self._awaited_clients:
-            self._awaited_clients.discard(client)
-            if not self._awaited_clients:
-                self._on_mark("clients_back", {"clients": len(self.session_of)})
 
     def _expect_first_finished(self) -> None:
         handle = self.stream_handlers["task-finished"]
@@ -288,7 +215,7 @@ class Scheduler(
             self.stream_handlers["task-finished"] = handle
             handle(**msg)
             gc_pauses.spare_nothing()
-            self._on_mark("first_task", {})
+            self.mark("first_task", {})
 
         self.stream_handlers["task-finished"] = first
 
@@ -300,10 +227,6 @@ class Scheduler(
         return not ts.actor and bool(super().is_rootish(ts))
 
     # What others learn of us
-
-    def welcome(self) -> dict[str, Any]:
-        """What a worker or client learns of the cell when it registers."""
-        return {**self.cell, "term": self.term}
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
         """As upstream's, with the cell's."""

@@ -43,7 +43,7 @@ def test_a_recovery_that_fails_is_a_test_that_fails(
 
     async def test() -> None:
         async with pair(workers) as both:
-            monkeypatch.setattr(Scheduler, "_open_recovery", fail)
+            monkeypatch.setattr(Scheduler, "open_recovery", fail)
             await both.kill_leader()
             await both.take_over()
 

@@ -20,18 +20,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from distributed.scheduler import ClientState, TaskState
+
 from ha_scheduler import failpoints
+from ha_scheduler.engine.clients.intents import Intents
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.pending_releases import PendingReleases
-from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import DELETED, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
-from ha_scheduler.ledger.sessions import Sessions
+from ha_scheduler.engine.stream.tables import DELETED, Table
 
 # Where upstream's own message is looked for.
 logger = logging.getLogger("distributed.scheduler")
@@ -52,22 +51,8 @@ class Notice:
     msg: str | None
 
 
-class Cancellation:
-    """The part of our Scheduler that cancels; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    recorder: Recorder | None
-    sessions: Sessions
-    session_of: dict[str, str]
-    tasks: dict[Key, Any]
-    clients: dict[str, Any]
-    client_comms: dict[str, Any]
-    term: int
-    tables: Tables
-    transactions: Transactions
-    pending_releases: PendingReleases
-    _kept_for: dict[str, set[Key]]
-    _notice_numbers: Iterator[int]
+class Cancellation(Intents):
+    """The part of our Scheduler that cancels."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,15 +85,15 @@ class Cancellation:
     ) -> None:
         """A client cancels keys. Done once by (session, ``ha_sequence``)."""
         failpoints.reach("cancel-keys.arrived")
-        if self.was_answered(client, ha_sequence):  # type: ignore[attr-defined]
+        if self.was_answered(client, ha_sequence):
             return
         self.pending_releases.give_way_to_all()
         logger.info("Client %s requests to cancel %d keys", client, len(keys))
-        self.log_event(client, {"action": "cancel", "count": len(keys), "force": force})  # type: ignore[attr-defined]
+        self.log_event(client, {"action": "cancel", "count": len(keys), "force": force})
         cs = self.clients.get(client)
         if cs is not None:
             self._cancel(keys, cs, force, reason, msg, ha_sequence)
-        self.answer(client, ha_sequence, "cancel-keys")  # type: ignore[attr-defined]
+        self.answer(client, ha_sequence, "cancel-keys")
         if self.recorder is not None:
             self.recorder.flush()
         failpoints.reach("cancel-keys.appended")
@@ -116,7 +101,7 @@ class Cancellation:
     def _cancel(
         self,
         keys: Collection[Key],
-        cs: Any,
+        cs: ClientState,
         force: bool,
         reason: str | None,
         msg: str | None,
@@ -135,7 +120,7 @@ class Cancellation:
         numbers = self._give_notice(released, cs.client_key, set(keys), reason, msg, sequence)
         for client, theirs in released.items():
             stimulus_id = f"cancel-key-{time()}"
-            self.client_releases_keys(keys=theirs, client=client, stimulus_id=stimulus_id)  # type: ignore[attr-defined]
+            self.client_releases_keys(keys=theirs, client=client, stimulus_id=stimulus_id)
         message: dict[str, Any] = {"op": "cancelled-keys", "keys": [ts.key for ts in chosen]}
         message |= {"reason": reason, "msg": msg}
         self._tell(message, numbers, {cs.client_key: sequence})
@@ -219,12 +204,12 @@ class Cancellation:
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
         """A client is gone for good: there is nobody to tell."""
-        super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
+        super().remove_client(client=client, stimulus_id=stimulus_id)
         if self.recorder is not None:
             self.drop_notices(client, list(self._notices.get(client, ())))
 
 
-def _with_dependents(tasks: Iterable[Any], cs: Any, force: bool) -> list[Any]:
+def _with_dependents(tasks: Iterable[TaskState], cs: ClientState, force: bool) -> list[Any]:
     """What a cancellation of ``tasks`` by ``cs`` cancels. Without ``force``, only what it alone
     wants; what nobody wants is passed through, and is not in the result.
     """

@@ -15,32 +15,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from time import time
 from typing import Any
 
 from distributed.protocol.serialize import Serialized
+from distributed.scheduler import ClientState, Recs, TaskState
 
 from ha_scheduler import failpoints
 from ha_scheduler.engine import gc_pauses
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.extensions.spans import Spans
-from ha_scheduler.engine.stream.calls import NumberedCalls
 from ha_scheduler.engine.stream.graphs import (
     INLINE_BYTES_MAX,
     GraphRequest,
-    GraphTable,
     current_request,
     encode_graph,
     key_digest,
     serialized_frames,
 )
 from ha_scheduler.engine.stream.keys import Key, encode_key
-from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET, PendingReleases
+from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
 from ha_scheduler.engine.stream.recorder import OnCommit, Recorder, key_parts
-from ha_scheduler.engine.stream.replay import Replay
-from ha_scheduler.engine.stream.runs import Runs
 from ha_scheduler.engine.stream.task_errors import encode_error
-from ha_scheduler.engine.takeover.adoption import Adoption
 from ha_scheduler.ledger.records import (
     ClientLeft,
     Erred,
@@ -49,7 +46,6 @@ from ha_scheduler.ledger.records import (
     Scattered,
     ScatteredForgotten,
 )
-from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -69,38 +65,24 @@ class ClientGoneError(Exception):
     """Remote: the client left while its graph was on its way."""
 
 
-class Intents:
-    """The part of our Scheduler that records; a mixin before upstream's class."""
+class Intents(SchedulerBase):
+    """The part of our Scheduler that records what clients want."""
 
-    # Of the class that this is mixed into
-    recorder: Recorder | None
-    adoption: Adoption
-    graphs: GraphTable
-    sessions: Sessions
-    session_of: dict[str, str]
-    scattered: set[Key]
-    replay: Replay
-    runs: Runs
-    tasks: dict[Key, Any]
-    clients: dict[str, Any]
-    client_comms: dict[str, Any]
-    extensions: dict[str, Any]
-    generation: float
-    _last_time: float
-    _desires_implied: str | None = None  # the client whose desires the record of now implies
-    _releases_implied = False
-    _scatter_committed: asyncio.Event | None = None  # of the latest scattering
-    _retry_committed: asyncio.Event | None = None  # of the latest retry
-    calls: NumberedCalls
-    _touched: list[Any]
-    _kept_for: dict[str, set[Key]]
-    pending_releases: PendingReleases
-    _uncommitted: set[tuple[str, int]]  # requests whose records are on their way
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._desires_implied: str | None = None  # by the record of now: those of this client
+        self._releases_implied = False
+        self._scatter_committed: asyncio.Event | None = None  # of the latest scattering
+        self._retry_committed: asyncio.Event | None = None  # of the latest retry
+        self._touched: list[TaskState] = []
+        self._uncommitted: set[tuple[str, int]] = set()  # requests whose records are on their way
+        #: What was scattered for a client that has not resumed yet
+        self._kept_for: dict[str, set[Key]] = {}
 
     # Graphs
 
     async def update_graph(
-        self, client: str, expr_ser: Serialized, ha_sequence: int = 0, **kwargs: Any
+        self, client: str, expr_ser: Serialized, *args: Any, ha_sequence: int = 0, **kwargs: Any
     ) -> None:
         """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
         if self.was_answered(client, ha_sequence):
@@ -111,7 +93,7 @@ class Intents:
         request = GraphRequest(session, ha_sequence, header, frames)
         current_request.set(request)
         try:
-            await super().update_graph(client=client, expr_ser=expr_ser, **kwargs)  # type: ignore[misc]
+            await super().update_graph(client, expr_ser, *args, **kwargs)
         finally:
             current_request.set(None)
         if not request.recorded:
@@ -120,7 +102,7 @@ class Intents:
     def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
         """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
         self.pending_releases.give_way_to_graph(dsk, keys)
-        return super()._find_lost_dependencies(dsk, keys)  # type: ignore[misc]
+        return super()._find_lost_dependencies(dsk, keys)
 
     def _create_taskstate_from_graph(
         self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
@@ -146,13 +128,11 @@ class Intents:
         self._desires_implied = kwargs["client"]
         try:
             with gc_pauses.paused():
-                result = super()._create_taskstate_from_graph(  # type: ignore[misc]
-                    dsk=dsk, keys=keys, **kwargs
-                )
+                result = super()._create_taskstate_from_graph(dsk=dsk, keys=keys, **kwargs)
         finally:
             self._desires_implied = None
         if graph:
-            self._own(graph, dsk.keys() | keys)
+            self._own(graph, {*dsk, *keys})
         return result
 
     def _own(self, graph: int, keys: set[Key]) -> None:
@@ -249,30 +229,29 @@ class Intents:
         if sequence and comm is not None and not comm.closed():
             comm.send({"op": "ha-committed", "sequences": [sequence]})
 
-    def _set_priorities(self, *, tasks: Iterable[Any], start: float, **kwargs: Any) -> None:
+    def _set_priorities(self, *args: Any, **kwargs: Any) -> None:
         """As upstream's; and hand out what workers already hold of this graph."""
-        super()._set_priorities(tasks=tasks, start=start, **kwargs)  # type: ignore[misc]
-        adoption = self.adoption
+        super()._set_priorities(*args, **kwargs)
+        adoption, tasks = self.adoption, kwargs["tasks"]
         if adoption.orphans or adoption.claims:
-            tasks = list(tasks)
             restored = adoption.orphans.take(tasks, adoption.claims)
             self._after_graph(tasks, restored)
 
-    def _after_graph(self, tasks: list[Any], restored: list[Any]) -> None:
+    def _after_graph(self, tasks: set[TaskState], restored: list[TaskState]) -> None:
         """After this event-loop step's transitions, settle claims and free what nobody needs."""
         self._touched.extend(tasks)
 
         def settle() -> None:
             touched, self._touched = self._touched, []
             self.adoption.finish_claims(touched, f"ha-claims-{time()}")
-            unneeded = {
+            unneeded: Recs = {
                 ts.key: "released"
                 for ts in restored
                 if ts.state == "memory" and not ts.waiters and not ts.who_wants
             }
-            self.transitions(unneeded, f"ha-orphans-{time()}")  # type: ignore[attr-defined]
+            self.transitions(unneeded, f"ha-orphans-{time()}")
 
-        self.loop.add_callback(settle)  # type: ignore[attr-defined]
+        self.loop.add_callback(settle)
 
     # Desires
 
@@ -283,7 +262,7 @@ class Intents:
             keys = [key for key in keys if self._is_ahead(key)]
         if self.recorder is not None and client != self._desires_implied:
             self._record_desires(self.recorder, keys, client)
-        super().client_desires_keys(keys=keys, client=client)  # type: ignore[misc]
+        super().client_desires_keys(keys=keys, client=client)
 
     def ha_fire_and_forget(self, client: str, keys: Collection[Key], ha_sequence: int) -> None:
         """A client with a journal wants keys to be computed, whatever becomes of it."""
@@ -305,7 +284,7 @@ class Intents:
                 recorder.desired(self.graphs.graph_of(key), client, key)
 
     def _client_releases_keys(
-        self, keys: Collection[Key], cs: Any, recommendations: dict[Key, str]
+        self, keys: Collection[Key], cs: ClientState, recommendations: Recs
     ) -> None:
         """A client, or a pseudo-client, no longer wants keys."""
         recorder = self.recorder
@@ -316,13 +295,11 @@ class Intents:
                 recorder.released(self.graphs.graph_of(key), cs.client_key, key)
             for key in wanted[-1:]:
                 recorder.released(self.graphs.graph_of(key), cs.client_key, key, committed)
-        super()._client_releases_keys(  # type: ignore[misc]
-            keys=keys, cs=cs, recommendations=recommendations
-        )
+        super()._client_releases_keys(keys=keys, cs=cs, recommendations=recommendations)
 
     def _remove_key(self, key: Key) -> None:
         """A key is forgotten: its graph may be retired."""
-        super()._remove_key(key)  # type: ignore[misc]
+        super()._remove_key(key)
         self.replay.forget(key)
         self.runs.forget(key)
         recorder = self.recorder
@@ -345,7 +322,7 @@ class Intents:
             self.recorder.append(ClientLeft(client, self.recorder.next_id()), committed)
         self._releases_implied = True  # ClientLeft says it all
         try:
-            super().remove_client(client=client, stimulus_id=stimulus_id)  # type: ignore[misc]
+            super().remove_client(client=client, stimulus_id=stimulus_id)
         finally:
             self._releases_implied = False
         self.calls.abandon(self.session_of.pop(client, ""))
@@ -356,9 +333,9 @@ class Intents:
 
     # Outcomes and data
 
-    def _propagate_erred(self, ts: Any, *, cause: Key | None = None, **kwargs: Any) -> Any:
+    def _propagate_erred(self, ts: TaskState, *, cause: Key | None = None, **kwargs: Any) -> Any:
         """An error is the outcome of ``ts``; only the blamed task's is recorded."""
-        result = super()._propagate_erred(ts, cause=cause, **kwargs)  # type: ignore[misc]
+        result = super()._propagate_erred(ts, cause=cause, **kwargs)
         if self.recorder is not None and ts.exception_blame is ts:
             payload = encode_error(ts)
             self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
@@ -367,7 +344,7 @@ class Intents:
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
         """Errors are withdrawn."""
-        retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
+        retried = super().stimulus_retry(keys=keys, client=client)
         recorder = self.recorder
         if recorder is not None:
             self.replay.retried.update(retried)
@@ -392,7 +369,7 @@ class Intents:
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:
         """As upstream's, and then committed: what was answered is expected after a failover."""
-        result = await super().scatter(*args, **kwargs)  # type: ignore[misc]
+        result = await super().scatter(*args, **kwargs)
         if self._scatter_committed is not None:
             await self._scatter_committed.wait()
         return result
@@ -420,4 +397,4 @@ class Intents:
         self.scattered.update(who_has)
         if client in self._kept_for:
             self._kept_for[client].update(who_has)
-        super().update_data(who_has=who_has, nbytes=nbytes, client=client)  # type: ignore[misc]
+        super().update_data(who_has=who_has, nbytes=nbytes, client=client)

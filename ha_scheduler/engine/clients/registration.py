@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from time import time
 from typing import Any
 
@@ -21,12 +21,10 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
-from ha_scheduler.engine.fencing import FencedComm, LeaseLike
+from ha_scheduler.engine.clients.cancellation import Cancellation
+from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.takeover.recovery import Recovery
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
-from ha_scheduler.ledger.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -34,39 +32,14 @@ CLIENT_GRACE_SECONDS = 60.0  # a client that is alive comes back within seconds
 REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others get a turn
 
 
-class Clients:
-    """The part of our Scheduler that deals with clients; a mixin before upstream's class."""
+class Clients(Cancellation):
+    """The part of our Scheduler that clients join."""
 
-    # Of the class that this is mixed into
-    term: int
-    recorder: Recorder | None
-    lease: LeaseLike
-    recovery: Recovery
-    sessions: Sessions
-    session_of: dict[str, str]
-    clients: dict[str, Any]
-    client_comms: dict[str, Any]
-    workers: dict[str, Any]
-    tasks: dict[Key, Any]
-    _awaited_clients: set[str]
-    _leaving: dict[str, asyncio.TimerHandle]  # clients that may come back, until when
-    _kept_for: dict[str, set[Key]]  # what was scattered for a client that has not resumed yet
-    _served: dict[str, asyncio.Event]  # set when a client's latest stream is over
-
-    def welcome(self) -> dict[str, Any]:
-        """What a worker or client learns of the cell when it registers."""
-        raise NotImplementedError
-
-    def client_returned(self, client: str) -> None:
-        """A client that the ledger names is back."""
-
-    def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
-        """The client has heard of these cancellations."""
-        raise NotImplementedError
-
-    def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
-        """Tell a client of the cancellations of which it has not heard."""
-        raise NotImplementedError
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._awaited_clients: set[str] = set()  # of the ledger, that have not said what they want
+        self._leaving: dict[str, asyncio.TimerHandle] = {}  # that may come back, until when
+        self._served: dict[str, asyncio.Event] = {}  # set when a client's latest stream is over
 
     async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
@@ -102,7 +75,7 @@ class Clients:
             raise CommClosedError(f"{client} has registered anew meanwhile")
         stream = self._open_stream(fenced, client, versions)
         try:
-            await self.handle_stream(comm=comm, extra={"client": client})  # type: ignore[attr-defined]
+            await self.handle_stream(comm=comm, extra={"client": client})
         finally:
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
@@ -119,7 +92,7 @@ class Clients:
         if leaving is not None:
             leaving.cancel()
         self._restore_or_add(client, versions)
-        stream = BatchedSend(interval="2ms", loop=self.loop)  # type: ignore[attr-defined]
+        stream = BatchedSend(interval="2ms", loop=self.loop)
         stream.start(comm)
         self.client_comms[client] = stream
         return stream
@@ -131,12 +104,11 @@ class Clients:
             known.last_seen = time()
             return
         logger.info("Client %s joined.", client, extra={"action": "client-joined"})
-        self.log_event(["all", client], {"action": "add-client", "client": client})  # type: ignore[attr-defined]
+        self.log_event(["all", client], {"action": "add-client", "client": client})
         self.clients[client] = ClientState(client, versions=versions)
-        self._client_connections_added_total += 1  # type: ignore[attr-defined]
-        if self.recorder is not None:
-            self.recorder.append(ClientJoined(client, ""))
-        for plugin in list(self.plugins.values()):  # type: ignore[attr-defined]
+        self._client_connections_added_total += 1
+        self.record(ClientJoined(client, ""))
+        for plugin in list(self.plugins.values()):
             try:
                 plugin.add_client(scheduler=self, client=client)
             except Exception:
@@ -153,7 +125,24 @@ class Clients:
         if client in self.session_of:
             self.await_client(client)
         else:
-            self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")  # type: ignore[attr-defined]
+            self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")
+
+    def await_clients(self) -> None:
+        """This engine leads: those that the ledger names are expected, if they keep a journal."""
+        for client in list(self.clients):
+            if client in self.session_of:
+                self._awaited_clients.add(client)
+                self.await_client(client)
+            elif client.startswith("Client-"):  # upstream's pseudo-clients are named otherwise
+                # It will not come back to its futures (client.py:1100).
+                self.remove_client(client=client)
+
+    def _returned(self, client: str) -> None:
+        """One of the clients that the ledger names has stated what it wants."""
+        if client in self._awaited_clients:
+            self._awaited_clients.discard(client)
+            if not self._awaited_clients:
+                self.mark("clients_back", {"clients": len(self.session_of)})
 
     def await_client(self, client: str) -> None:
         """Keep an absent client's desires for the grace period."""
@@ -167,7 +156,7 @@ class Clients:
                     CLIENT_GRACE_SECONDS,
                     extra={"action": "client-gave-up"},
                 )
-                self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")  # type: ignore[attr-defined]
+                self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")
 
         self._kept_for.setdefault(client, set())
         former = self._leaving.pop(client, None)
@@ -196,8 +185,7 @@ class Clients:
 
     def _record_session(self, record: ClientJoined | SessionAdvanced) -> None:
         self.sessions.apply(record)
-        if self.recorder is not None:
-            self.recorder.append(record)
+        self.record(record)
 
     async def ha_resume(
         self,
@@ -225,7 +213,7 @@ class Clients:
             for key in known[start : start + REPORT_KEYS_PER_STEP]:
                 self._tell_state(client, key, key in believed)
             await asyncio.sleep(0)
-        self.client_returned(client)
+        self._returned(client)
 
     def _set_desires(self, client: str, wanted: set[Key], known: list[Key]) -> None:
         # A scatter goes another way than the stream: it may be done before the statement comes that
@@ -235,9 +223,9 @@ class Clients:
         excess = [ts.key for ts in cs.wants_what if ts.key not in wanted]
         missing = [key for key in known if self.tasks[key] not in cs.wants_what]
         if missing:  # first: they may be known for the sake of the others alone
-            self.client_desires_keys(keys=missing, client=client)  # type: ignore[attr-defined]
+            self.client_desires_keys(keys=missing, client=client)
         if excess:
-            self.client_releases_keys(keys=excess, client=client)  # type: ignore[attr-defined]
+            self.client_releases_keys(keys=excess, client=client)
 
     def _tell_unknown(self, client: str, keys: list[Key]) -> None:
         if keys:
@@ -263,6 +251,6 @@ class Clients:
         if ts is None or stream is None:
             return
         if ts.state in ("memory", "erred"):
-            self.report_on_key(ts=ts, client=client)  # type: ignore[attr-defined]
+            self.report_on_key(ts=ts, client=client)
         elif believed_finished:
             stream.send({"op": "lost-data", "key": key})

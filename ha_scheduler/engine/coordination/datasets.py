@@ -9,7 +9,7 @@ The client asks to be waited for until its stream has caught up with the call
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask.utils import stringify
 from distributed.protocol.serialize import Serialized
@@ -19,6 +19,9 @@ from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
+
 DATASETS = "dataset"  # name → (keys, header, frames), or (keys, None, data)
 
 Dataset = dict[str, Any]
@@ -27,9 +30,11 @@ Dataset = dict[str, Any]
 class Datasets(PublishExtension):
     """The scheduler's extension for published datasets."""
 
-    datasets: dict[Key, Dataset]
+    scheduler: Scheduler
 
-    def __init__(self, scheduler: Any) -> None:
+    datasets: dict[Key, Dataset]  # type: ignore[assignment]  # upstream's has futures
+
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._rows = scheduler.tables.add(Table(DATASETS, apply=self._apply, settle=self._restore))

@@ -9,12 +9,16 @@ is used for another call, and when its session ends.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
 
 from distributed.event import EventExtension
 
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 EVENTS = "event"  # name → True while it is set
 WAITERS = "event-waiter"  # (session, slot) of a numbered wait → (name, sequence)
@@ -25,10 +29,12 @@ Place = tuple[str, int]
 class Events(EventExtension):
     """The scheduler's event extension."""
 
-    _events: dict[Any, asyncio.Event]
-    _waiter_count: dict[Any, int]
+    scheduler: Scheduler
 
-    def __init__(self, scheduler: Any) -> None:
+    _events: defaultdict[Any, asyncio.Event]
+    _waiter_count: defaultdict[Any, int]
+
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         scheduler.calls.on_end.append(self._forget_ended)

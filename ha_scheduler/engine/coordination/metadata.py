@@ -9,19 +9,14 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.stream.tables import Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.stream.tables import Table
 
 METADATA = "metadata"  # the first of the keys → what is under it
 
 
-class Metadata:
-    """The part of our Scheduler that keeps metadata; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    tables: Tables
-    transactions: Transactions
-    task_metadata: dict[Any, Any]
+class Metadata(SchedulerBase):
+    """The part of our Scheduler that keeps metadata."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -31,6 +26,6 @@ class Metadata:
         """As upstream's, and recorded if it changed: a ``Cluster`` sets the same every second."""
         first = keys[0]
         before = dumps(self.task_metadata[first]) if first in self.task_metadata else None
-        super().set_metadata(keys=keys, value=value)  # type: ignore[misc]
+        super().set_metadata(keys=keys, value=value)
         if dumps(self.task_metadata[first]) != before:
             self.transactions.write(self._metadata.set(first, self.task_metadata[first]))

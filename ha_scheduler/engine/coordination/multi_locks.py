@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.multi_lock import MultiLockExtension
-from distributed.utils import Deadline, wait_for
+from distributed.utils import Deadline
 
 from ha_scheduler.engine.stream.tables import Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 REQUESTS = "multi-lock"  # id → the request
 
@@ -36,12 +39,11 @@ Request = tuple[int, tuple[str, ...], int, Number | None]
 class MultiLocks(MultiLockExtension):
     """The scheduler's extension for locks of several names."""
 
-    locks: dict[str, list[str]]
-    requests: dict[str, set[str]]
-    requests_left: dict[str, int]
-    events: dict[str, asyncio.Event]
+    scheduler: Scheduler
 
-    def __init__(self, scheduler: Any) -> None:
+    locks: defaultdict[str, list[str]]
+
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered
@@ -74,7 +76,7 @@ class MultiLocks(MultiLockExtension):
 
     # What changes
 
-    def _request_locks(self, locks: list[str], id: str, num_locks: int) -> bool:
+    def _request_locks(self, locks: list[str], id: Any, num_locks: int) -> bool:
         served = bool(super()._request_locks(locks, id, num_locks))
         self._last += 1
         left = tuple(sorted(self.requests[id]))
@@ -88,7 +90,7 @@ class MultiLocks(MultiLockExtension):
             self._asked[id] = asked
             self._at[asked[:2]] = id
 
-    def _retain_locks(self, locks: Any, id: str) -> None:
+    def _retain_locks(self, locks: Any, id: Any) -> None:
         self._leave_lines(locks, id)
         self._transactions.write(self._requests.delete(id), answer=False)
 
@@ -129,11 +131,13 @@ class MultiLocks(MultiLockExtension):
             return True
         try:
             while self.requests_left[id]:
-                await wait_for(self.events[id].wait(), deadline.remaining)
+                async with asyncio.timeout(deadline.remaining):
+                    await self.events[id].wait()
         except (TimeoutError, asyncio.CancelledError):
             if self._is_that_of(id, asked):
                 self._retain_locks(self.requests[id], id)
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
                 raise
             return False
         finally:

@@ -11,7 +11,7 @@ meanwhile they are in its hand here, and rows in the ledger.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.queues import QueueExtension
 from distributed.utils import Deadline
@@ -22,6 +22,9 @@ from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 QUEUES = "queue"  # name → (maxsize, how many clients opened it)
 ITEMS = "queue-item"  # (name, number) → record
@@ -84,10 +87,12 @@ class LedgerQueue:
 class Queues(QueueExtension):
     """The scheduler's queue extension."""
 
+    scheduler: Scheduler
+
     queues: dict[str, LedgerQueue]
     client_refcount: dict[str, int]
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "queue")
@@ -252,9 +257,7 @@ class Queues(QueueExtension):
             return [with_state(self.scheduler, record) for record in answer]
         return with_state(self.scheduler, answer)
 
-    def future_release(
-        self, name: Any = None, key: Key | None = None, client: str | None = None
-    ) -> None:
+    def future_release(self, name: Any = None, key: Any = None, client: str = "") -> None:
         """Whoever got the future wants it itself now."""
         self.scheduler.client_desires_keys(keys=[key], client=client)
         self._holds.confirm(name, key)

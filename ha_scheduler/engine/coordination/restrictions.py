@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from distributed.scheduler import TaskState
+
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 
 RESTRICTIONS = "restrictions"  # key → workers, or none for no restriction
 
 
-class Restrictions:
-    """The part of our Scheduler that restricts tasks; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    tables: Tables
-    transactions: Transactions
-    tasks: dict[Key, Any]
-    transitions: Any
+class Restrictions(SchedulerBase):
+    """The part of our Scheduler that restricts tasks."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -47,7 +43,7 @@ class Restrictions:
             ts.worker_restrictions = set(self.restrictions[key]) or None
             self._place_anew(ts)
 
-    def _place_anew(self, ts: Any) -> None:
+    def _place_anew(self, ts: TaskState) -> None:
         """A restricted task is not among the queued ones, which go anywhere (scheduler.py:3635)."""
         if ts.state == "queued" and ts.worker_restrictions:
             self.transitions({ts.key: "released"}, "ha-restrict")
@@ -60,7 +56,7 @@ class Restrictions:
         """
         if unknown := [key for key in worker if key not in self.tasks]:
             raise KeyError(f"no task was restricted: the scheduler does not know {unknown}")
-        super().set_restrictions(worker)  # type: ignore[misc]
+        super().set_restrictions(worker)
         tasks = [self.tasks[key] for key in worker]
         bound = [(ts.key, tuple(sorted(ts.worker_restrictions or ()))) for ts in tasks]
         changes = [self._restrictions.set(key, addresses) for key, addresses in bound]
@@ -69,6 +65,6 @@ class Restrictions:
         self.transactions.write(*changes)
 
     def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)  # type: ignore[misc]
+        super()._remove_key(key)
         if key in self.restrictions:
             self.transactions.note(self._restrictions.delete(key))

@@ -18,14 +18,18 @@ calls is kept, as that one would not know what to do. That a lock was closed is 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.metrics import monotonic, time
 from distributed.semaphore import SemaphoreExtension
 
 from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions, current_call
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 SEMAPHORES = "semaphore"  # name → its limits
 CLOSED = "semaphore-closed"  # name → True: it was a lock
@@ -45,11 +49,13 @@ NOT_LEADING = math.inf  # when a lease was last seen by an engine that follows: 
 class Semaphores(SemaphoreExtension):
     """The scheduler's semaphore extension."""
 
+    scheduler: Scheduler
+
     max_leases: dict[Any, int]
     lease_timeouts: dict[Any, float | None]
-    leases: dict[Any, dict[str, float]]
+    leases: defaultdict[Any, dict[str, float]]
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._renewable: set[Any] = set()
@@ -167,11 +173,15 @@ class Semaphores(SemaphoreExtension):
             super()._check_lease_timeout()
             self._forget(monotonic())
 
+    def _pending(self, name: Any) -> int:
+        pending: dict[Any, int] = self.metrics["pending"]  # type: ignore[assignment]  # not typed
+        return pending.get(name, 0)
+
     def _forget(self, now: float) -> None:
         gone: list[Change] = []
         idle = takewhile(lambda name: now - self._used[name] > LOCK_IDLE_SECONDS, self._used)
         for name in list(idle):
-            if self.leases.get(name) or self.metrics["pending"].get(name):
+            if self.leases.get(name) or self._pending(name):
                 self._use(name)
             else:
                 self._drop(name)

@@ -8,15 +8,17 @@ calls has upstream's collector, which ends with the leader: nobody could say whe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from distributed.scheduler import CollectTaskMetaDataPlugin
+from distributed.scheduler import CollectTaskMetaDataPlugin, TaskStateState
 
-from ha_scheduler.engine.stream.calls import NumberedCalls
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import Change, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions, current_call
-from ha_scheduler.ledger.sessions import Sessions
+from ha_scheduler.engine.stream.tables import Change, Table
+from ha_scheduler.engine.stream.transactions import current_call
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 COLLECTORS = "task-metadata"  # name → its owner (ledger/calls.py)
 AWAITED = "task-metadata-keys"  # (name, number) → keys
@@ -26,7 +28,9 @@ COLLECTED = "task-metadata-item"  # (name, key) → (metadata, state)
 class Collector(CollectTaskMetaDataPlugin):
     """Upstream's plugin, whose findings are rows."""
 
-    def __init__(self, scheduler: Any, name: str, owner: str) -> None:
+    scheduler: Scheduler
+
+    def __init__(self, scheduler: Scheduler, name: str, owner: str) -> None:
         super().__init__(scheduler, name)
         self.owner = owner
         self._graphs = 0
@@ -38,7 +42,9 @@ class Collector(CollectTaskMetaDataPlugin):
         row = scheduler.awaited.set((self.name, self._graphs), tuple(keys))
         scheduler.transactions.note(row)
 
-    def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+    def transition(
+        self, key: Key, start: TaskStateState, finish: TaskStateState, *args: Any, **kwargs: Any
+    ) -> None:
         """A task changed its state."""
         super().transition(key, start, finish, *args, **kwargs)
         at, collected = (self.name, key), self.scheduler.collected
@@ -48,7 +54,7 @@ class Collector(CollectTaskMetaDataPlugin):
 
     def gone(self) -> list[Change]:
         """What there is of it in the ledger goes."""
-        tables = (self.scheduler.awaited, self.scheduler.collected)
+        tables: tuple[Table[Any, Any], ...] = (self.scheduler.awaited, self.scheduler.collected)
         rows = [(table, at) for table in tables for at in table.rows if at[0] == self.name]
         own = self.scheduler.collectors.delete(self.name)
         return [*(table.delete(at) for table, at in rows), own]
@@ -69,15 +75,8 @@ class Collector(CollectTaskMetaDataPlugin):
                 self.transition(key, "released", ts.state)
 
 
-class TaskMetadata:
-    """The part of our Scheduler that gathers task metadata; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    tables: Tables
-    transactions: Transactions
-    plugins: dict[str, Any]
-    calls: NumberedCalls
-    sessions: Sessions
+class TaskMetadata(SchedulerBase):
+    """The part of our Scheduler that gathers task metadata."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -86,13 +85,15 @@ class TaskMetadata:
             Table[str, str](COLLECTORS, settle=self._restore_collectors)
         )
         self.awaited = self.tables.add(Table[tuple[str, int], tuple[Key, ...]](AWAITED))
-        self.collected = self.tables.add(Table[tuple[str, Key], tuple[Any, str]](COLLECTED))
+        self.collected = self.tables.add(
+            Table[tuple[str, Key], tuple[Any, TaskStateState]](COLLECTED)
+        )
 
     def _restore_collectors(self) -> None:
         """This engine leads, and knows what workers hold."""
         for name, owner in self.collectors.rows.items():
-            collector = Collector(self, name, owner)
-            self.add_plugin(collector)  # type: ignore[attr-defined]
+            collector = Collector(cast("Scheduler", self), name, owner)
+            self.add_plugin(collector)
             collector.restore()
         self._end_collectors()
 
@@ -101,15 +102,15 @@ class TaskMetadata:
         call = current_call.get()
         owner = self.sessions.calls.owner(call.session) if call is not None else ""
         if not owner:
-            super().start_task_metadata(name)  # type: ignore[misc]
+            super().start_task_metadata(name)
             return
-        self.add_plugin(Collector(self, name, owner))  # type: ignore[attr-defined]
+        self.add_plugin(Collector(cast("Scheduler", self), name, owner))
         self.transactions.write(self.collectors.set(name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:
         """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""
         collector = self.plugins.get(name or "")
-        result = super().stop_task_metadata(name)  # type: ignore[misc]
+        result = super().stop_task_metadata(name)
         gone = collector.gone() if isinstance(collector, Collector) else []
         self.transactions.write(*gone, answer=result)
         return result
@@ -117,5 +118,5 @@ class TaskMetadata:
     def _end_collectors(self) -> None:
         for collector in [each for each in self.plugins.values() if isinstance(each, Collector)]:
             if not self.sessions.calls.owned_by(collector.owner):
-                self.remove_plugin(name=collector.name)  # type: ignore[attr-defined]
+                self.remove_plugin(name=collector.name)
                 self.transactions.note(*collector.gone())

@@ -19,14 +19,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.broker import Broker
 from distributed.metrics import time
 from distributed.protocol.pickle import dumps
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Transactions
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ Place = tuple[str, int]
 class Topics(Broker):
     """The scheduler's broker."""
 
-    def __init__(self, maxlen: int, scheduler: Any) -> None:
+    def __init__(self, maxlen: int, scheduler: Scheduler) -> None:
         super().__init__(maxlen, scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._numbers: dict[str, int] = {}
@@ -143,12 +147,10 @@ class Topics(Broker):
         self._scheduler.send_all({client: messages}, {})
 
 
-class Logs:
-    """The part of our Scheduler that is asked to log; a mixin before upstream's class."""
+class Logs(SchedulerBase):
+    """The part of our Scheduler that is asked to log."""
 
-    # Of the class that this is mixed into
     _broker: Topics
-    session_of: dict[str, str]
 
     def log_asked(self, topic: str | Collection[str], msg: Any) -> None:
         """``log_event`` of a client or a nanny."""
@@ -165,9 +167,9 @@ class Logs:
 
         A client of ours is told from when on it hears: it says so to the next leader.
         """
-        super().subscribe_topic(topic, client)  # type: ignore[misc]
+        super().subscribe_topic(topic, client)
         if after is not None:
             self._broker.catch_up(topic, client, after)
         if client in self.session_of:
             told = {"op": "ha-subscribed", "topic": topic, "after": self._broker.told(topic)}
-            self.send_all({client: [told]}, {})  # type: ignore[attr-defined]
+            self.send_all({client: [told]}, {})

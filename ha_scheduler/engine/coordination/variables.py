@@ -7,7 +7,7 @@ has handed out, until it is confirmed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask.utils import parse_timedelta
 from distributed.utils import Deadline
@@ -20,6 +20,9 @@ from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
+
 VARIABLES = "variable"  # name → record
 
 Record = dict[str, Any]
@@ -28,9 +31,11 @@ Record = dict[str, Any]
 class Variables(VariableExtension):
     """The scheduler's variable extension."""
 
+    scheduler: Scheduler
+
     variables: dict[str, Record]
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "variable")
@@ -94,9 +99,9 @@ class Variables(VariableExtension):
     async def future_received_confirm(
         self,
         name: Any = None,
-        key: Key | None = None,
+        key: Any = None,
         token: str | None = None,
-        client: str | None = None,
+        client: str = "",
     ) -> None:
         """Whoever got the future wants it itself now."""
         self.scheduler.client_desires_keys([key], client)

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ha_scheduler.engine.stream.tables import Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.stream.tables import Table
 
 SWITCHES = "switch"  # of one row: whether it runs
 
 AMM = "amm"  # the name of upstream's extension, and of its row
 
 
-class MemoryManager:
-    """The part of our Scheduler that keeps the switch; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    tables: Tables
-    transactions: Transactions
-    extensions: dict[str, Any]
+class MemoryManager(SchedulerBase):
+    """The part of our Scheduler that keeps the switch."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

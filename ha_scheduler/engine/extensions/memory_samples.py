@@ -8,12 +8,15 @@ would cost the log more than the tasks do.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.memory_sampler import MemorySamplerExtension
 
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Transactions, take_call
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 SAMPLERS = "memory-sampler"  # the key that a client was told → name, what is measured, how often
 
@@ -23,7 +26,9 @@ Sampler = tuple[str, str, float]
 class MemorySamplers(MemorySamplerExtension):
     """The scheduler's memory_sampler extension."""
 
-    def __init__(self, scheduler: Any) -> None:
+    scheduler: Scheduler
+
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self.recorded: dict[str, Sampler] = {}

@@ -32,8 +32,9 @@ from distributed.protocol.pickle import dumps, loads
 from distributed.utils import import_file
 from tornado.ioloop import PeriodicCallback
 
-from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions, take_call
+from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
+from ha_scheduler.engine.stream.transactions import take_call
 
 SCHEDULER_PLUGINS = "scheduler-plugin"  # name → pickled, as its client sent it
 PLUGIN_STATES = "scheduler-plugin-state"  # name of the plugin → pickled
@@ -44,15 +45,8 @@ STATE_SECONDS = 5.0  # how old the state may be that a plugin gets back
 logger = logging.getLogger(__name__)
 
 
-class SchedulerPlugins:
-    """The part of our Scheduler that keeps its plugins; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    tables: Tables
-    transactions: Transactions
-    plugins: dict[str, Any]
-    local_directory: str
-    periodic_callbacks: dict[str, Any]
+class SchedulerPlugins(SchedulerBase):
+    """The part of our Scheduler that keeps its plugins."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,9 +71,7 @@ class SchedulerPlugins:
         if name is None:
             name = str(_get_plugin_name(loads(pickled)))
         if not (idempotent and name in self.plugins):
-            await super().register_scheduler_plugin(  # type: ignore[misc]
-                plugin, name=name, idempotent=idempotent
-            )
+            await super().register_scheduler_plugin(plugin, name=name, idempotent=idempotent)
             # A state is that of a plugin which had this name before.
             changes = [self._plugins.set(name, pickled), *self._without_state(name)]
         self.transactions.answer(call, *changes, answer=None)
@@ -88,7 +80,7 @@ class SchedulerPlugins:
     async def unregister_scheduler_plugin(self, name: str) -> None:
         """As upstream's, and then committed."""
         call = take_call()
-        await super().unregister_scheduler_plugin(name=name)  # type: ignore[misc]
+        await super().unregister_scheduler_plugin(name=name)
         changes = [self._plugins.delete(name), *self._without_state(name)]
         self.transactions.answer(call, *changes, answer=None)
         await self.transactions.settled()

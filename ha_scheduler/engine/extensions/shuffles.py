@@ -22,15 +22,19 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.pickle import dumps, loads
-from distributed.shuffle._core import SchedulerShuffleState, barrier_key, id_from_key
+from distributed.scheduler import Msgs, TaskState
+from distributed.shuffle._core import SchedulerShuffleState, ShuffleId, barrier_key, id_from_key
 from distributed.shuffle._exceptions import P2PConsistencyError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.tables import Table
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ _OVERTAKEN = ("P2PConsistencyError(", "ShuffleClosedError(")  # how such an erro
 _FAILED = ("RuntimeError('P2P ", 'RuntimeError("P2P ')  # shuffle/_core.py:535, 551, 592
 
 #: What a worker says of its runs: the shuffle, the run, and whether it goes on there.
-Runs = Iterable[tuple[str, int, bool]]
+Runs = Iterable[tuple[ShuffleId, int, bool]]
 
 Members = dict[str, str]  # the ids of the processes that take part, by address
 
@@ -52,10 +56,12 @@ Members = dict[str, str]  # the ids of the processes that take part, by address
 class Shuffles(ShuffleSchedulerPlugin):
     """The scheduler's shuffle extension."""
 
-    def __init__(self, scheduler: Any) -> None:
+    scheduler: Scheduler
+
+    def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
-        self.recorded: dict[str, bytes] = {}
-        self.members: dict[str, Members] = {}
+        self.recorded: dict[ShuffleId, bytes] = {}
+        self.members: dict[ShuffleId, Members] = {}
         self._specs = scheduler.tables.add(
             Table(
                 SHUFFLES,
@@ -67,12 +73,14 @@ class Shuffles(ShuffleSchedulerPlugin):
         )
         self._members = scheduler.tables.add(Table(MEMBERS, self.members, void_on_restart=True))
         self._heard: dict[str, Runs] = {}  # by worker, until ``end_strays``
-        self._begun_anew: Counter[str] = Counter()
+        self._begun_anew: Counter[ShuffleId] = Counter()
         self._runs = itertools.count(1)
 
     # What workers ask
 
-    async def get_or_create(self, shuffle_id: Any, key: Any, worker: str) -> Any:
+    async def get_or_create(  # type: ignore[override]  # a handler may be a coroutine
+        self, shuffle_id: Any, key: Any, worker: str
+    ) -> Any:
         """As upstream's; the run, and that the worker takes part, are committed before."""
         failpoints.reach("shuffle_get_or_create.arrived")
         answer = super().get_or_create(shuffle_id, key, worker)
@@ -80,7 +88,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         failpoints.reach("shuffle_get_or_create.committed")
         return answer
 
-    async def get(self, id: Any, worker: str) -> Any:
+    async def get(self, id: Any, worker: str) -> Any:  # type: ignore[override]
         """As upstream's; that the worker takes part is committed before."""
         answer = super().get(id, worker)
         await self.scheduler.transactions.settled()
@@ -101,7 +109,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         failpoints.reach("shuffle_restrict_task.done")
         return answer
 
-    def _require(self, shuffle_id: str, run_id: int) -> None:
+    def _require(self, shuffle_id: ShuffleId, run_id: int) -> None:
         # Upstream's KeyError reaches the user as a RuntimeError, which ``overtaken`` cannot tell
         # from a failure of the data's.
         run = self.active_shuffles.get(shuffle_id)
@@ -137,7 +145,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         super()._clean_on_scheduler(id, stimulus_id)
         self._forget(id)
 
-    def _forget(self, shuffle_id: str) -> None:
+    def _forget(self, shuffle_id: ShuffleId) -> None:
         if shuffle_id in self.recorded:
             self.scheduler.transactions.note(self._specs.delete(shuffle_id))
         if shuffle_id in self.members:
@@ -188,19 +196,19 @@ class Shuffles(ShuffleSchedulerPlugin):
             elif self._has_leftovers(shuffle_id):
                 self._begin_anew(shuffle_id, stimulus_id)
 
-    def _is_awaited(self, shuffle_id: str) -> bool:
+    def _is_awaited(self, shuffle_id: ShuffleId) -> bool:
         barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
         return barrier is not None and barrier.state in _GOING_ON
 
-    def _revive(self, shuffle_id: str) -> None:
-        state = SchedulerShuffleState(
+    def _revive(self, shuffle_id: ShuffleId) -> None:
+        state: SchedulerShuffleState[Any] = SchedulerShuffleState(
             run_spec=loads(self.recorded[shuffle_id]),
             participating_workers=set(self.members[shuffle_id]),
         )
         self.active_shuffles[shuffle_id] = state
         self._shuffles[shuffle_id].add(state)
 
-    def _is_whole(self, shuffle_id: str) -> bool:
+    def _is_whole(self, shuffle_id: ShuffleId) -> bool:
         """Whether each process that takes part is here and has not ended the run."""
         workers = self.scheduler.workers
         run_id = self.active_shuffles[shuffle_id].run_id
@@ -215,7 +223,7 @@ class Shuffles(ShuffleSchedulerPlugin):
                 return False
         return True
 
-    def _has_leftovers(self, shuffle_id: str) -> bool:
+    def _has_leftovers(self, shuffle_id: ShuffleId) -> bool:
         """Whether there are results of a run that an earlier leader ended while it was needed."""
         if not self._is_awaited(shuffle_id):
             return False
@@ -224,7 +232,7 @@ class Shuffles(ShuffleSchedulerPlugin):
             task.state == "memory" for task in barrier.dependencies
         )
 
-    def _begin_anew(self, shuffle_id: str, stimulus_id: str) -> None:
+    def _begin_anew(self, shuffle_id: ShuffleId, stimulus_id: str) -> None:
         logger.warning(
             "Shuffle %s starts anew: not all that took part in it goes on.",
             shuffle_id,
@@ -238,7 +246,7 @@ class Shuffles(ShuffleSchedulerPlugin):
 
     def end_strays(self) -> None:
         """End the runs that are over on those workers that still have them."""
-        worker_msgs: dict[str, list[Any]] = {}
+        worker_msgs: Msgs = {}
         for address, runs in self._heard.items():
             for shuffle_id, run_id, goes_on in runs:
                 active = self.active_shuffles.get(shuffle_id)
@@ -272,7 +280,7 @@ class Shuffles(ShuffleSchedulerPlugin):
             self._begin_anew(shuffle_id, stimulus_id)
         return True
 
-    def _was_interrupted(self, shuffle_id: str) -> bool:
+    def _was_interrupted(self, shuffle_id: ShuffleId) -> bool:
         """Whether a leader or a member was lost to it: then a transfer may have failed for that."""
         active = self.active_shuffles.get(shuffle_id)
         adopted = active is not None and active.run_id >> 32 < self.scheduler.term
@@ -281,8 +289,9 @@ class Shuffles(ShuffleSchedulerPlugin):
     def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
         """As upstream's."""
         super().transition(key, start, finish, *args, **kwargs)
-        if finish == "forgotten" and self._begun_anew:
-            self._begun_anew.pop(id_from_key(key) or "", None)
+        shuffle_id = id_from_key(key) if self._begun_anew and finish == "forgotten" else None
+        if shuffle_id is not None:
+            self._begun_anew.pop(shuffle_id, None)
 
 
 def is_no_outcome(ts: Any, exception_text: str) -> bool:
@@ -290,7 +299,7 @@ def is_no_outcome(ts: Any, exception_text: str) -> bool:
     return exception_text.startswith(_OVERTAKEN + _FAILED) and bool(_shuffles_of(ts))
 
 
-def _shuffles_of(ts: Any) -> list[str]:
+def _shuffles_of(ts: TaskState) -> list[ShuffleId]:
     """The shuffles of which ``ts`` is an input, the barrier or an output."""
     around = (ts, *ts.dependencies, *ts.dependents)
-    return [str(found) for task in around if (found := id_from_key(task.key))]
+    return [found for task in around if (found := id_from_key(task.key))]

@@ -13,20 +13,14 @@ from typing import Any
 
 from distributed.diagnostics.task_stream import TaskStreamPlugin
 
-from ha_scheduler.engine.stream.tables import Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.stream.tables import Table
 
 TASK_STREAM = "task-stream"  # of one row, which has its name: whether there is one
 
 
-class TaskStreams:
-    """The part of our Scheduler that keeps the stream on; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    term: int
-    tables: Tables
-    transactions: Transactions
-    plugins: dict[str, Any]
+class TaskStreams(SchedulerBase):
+    """The part of our Scheduler that keeps the stream on."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,7 +31,7 @@ class TaskStreams:
     def _task_stream_plugin(self) -> TaskStreamPlugin:
         """As upstream's, which begins the stream with the first question."""
         begins = TaskStreamPlugin.name not in self.plugins
-        plugin: TaskStreamPlugin = super()._task_stream_plugin()  # type: ignore[misc]
+        plugin: TaskStreamPlugin = super()._task_stream_plugin()
         if begins:
             plugin.index = self.term << 32
             if not self._task_streams.rows:

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ha_scheduler import failpoints
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 
@@ -20,7 +21,7 @@ NANNY_PLUGINS = "nanny-plugin"  # likewise
 class Recorded:
     """Plugins as the ledger has them, beside upstream's dict of those that workers are given."""
 
-    def __init__(self, scheduler: Any, space: str, given: dict[str, bytes]) -> None:
+    def __init__(self, scheduler: SchedulerBase, space: str, given: dict[str, bytes]) -> None:
         self._transactions: Transactions = scheduler.transactions
         self._given = given
         self._table: Table[str, bytes] = scheduler.tables.add(Table(space, apply=self._follow))
@@ -53,12 +54,8 @@ class Recorded:
         await self._transactions.settled()
 
 
-class WorkerPlugins:
-    """The part of our Scheduler that keeps them; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    worker_plugins: dict[str, bytes]
-    nanny_plugins: dict[str, bytes]
+class WorkerPlugins(SchedulerBase):
+    """The part of our Scheduler that keeps them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -69,22 +66,22 @@ class WorkerPlugins:
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
-        change = super().register_worker_plugin(comm, plugin, name=name, idempotent=idempotent)  # type: ignore[misc]
+        change = super().register_worker_plugin(comm, plugin, name=name, idempotent=idempotent)
         return await self._of_workers.change("register_worker_plugin", name, change)
 
     async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
         """As upstream's, and then committed."""
-        change = super().unregister_worker_plugin(comm, name=name)  # type: ignore[misc]
+        change = super().unregister_worker_plugin(comm, name=name)
         return await self._of_workers.change("unregister_worker_plugin", name, change)
 
     async def register_nanny_plugin(
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
         """As upstream's, and then committed."""
-        change = super().register_nanny_plugin(comm, plugin, name=name, idempotent=idempotent)  # type: ignore[misc]
+        change = super().register_nanny_plugin(comm, plugin, name=name, idempotent=idempotent)
         return await self._of_nannies.change("register_nanny_plugin", name, change)
 
     async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
         """As upstream's, and then committed."""
-        change = super().unregister_nanny_plugin(comm, name=name)  # type: ignore[misc]
+        change = super().unregister_nanny_plugin(comm, name=name)
         return await self._of_nannies.change("unregister_nanny_plugin", name, change)

@@ -28,7 +28,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 from distributed.protocol.pickle import loads
@@ -37,6 +37,9 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 from ha_scheduler.ledger.calls import DROPPED
 from ha_scheduler.ledger.records import CallsEnded, CallsOpened
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class _Running:
 class NumberedCalls:
     """The calls that are being handled, and what becomes of those that arrive again."""
 
-    def __init__(self, scheduler: Any, transactions: Transactions) -> None:
+    def __init__(self, scheduler: Scheduler, transactions: Transactions) -> None:
         self._scheduler = scheduler
         self._transactions = transactions
         self._running: dict[tuple[str, int], _Running] = {}
@@ -94,7 +97,7 @@ class NumberedCalls:
         if session not in self._scheduler.sessions.calls:
             record = CallsOpened(session, owner)
             self._scheduler.sessions.apply(record)
-            self._scheduler.recorder.append(record, self._transactions.mark())
+            self._scheduler.record(record, self._transactions.mark())
         failpoints.reach(f"{OPEN}.appended")
         await self._transactions.settled()
         failpoints.reach(f"{OPEN}.committed")
@@ -204,4 +207,4 @@ class NumberedCalls:
         self._cancel([session])
         self._heard.pop(session, None)
         self._scheduler.sessions.apply(record)
-        self._scheduler.recorder.append(record)
+        self._scheduler.record(record)

@@ -1,16 +1,15 @@
 """Dask keys as bytes, for records and tables.
 
-Guarantee: ``decode_key(encode_key(key)) == key`` for every key that Dask allows (str, bytes, int,
-float, or nested tuples of them), and equal keys have equal bytes.
+Guarantee: ``decode_key(encode_key(key)) == key`` for every key that Dask allows (str, int, float,
+or nested tuples of them; bytes, too), and equal keys have equal bytes.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgpack
+from dask.typing import Key
 
-Key = Any  # dask.typing.Key: str | bytes | int | float | tuple[Key, ...]
+__all__ = ["Key", "decode_key", "encode_key"]
 
 _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
@@ -22,4 +21,5 @@ def encode_key(key: Key) -> bytes:
 
 def decode_key(data: bytes) -> Key:
     """The key of ``encode_key``."""
-    return msgpack.unpackb(data, raw=False, use_list=False)
+    key: Key = msgpack.unpackb(data, raw=False, use_list=False)
+    return key

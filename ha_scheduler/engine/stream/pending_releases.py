@@ -17,13 +17,16 @@ import functools
 import itertools
 from collections.abc import Collection, Iterable
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import distributed.scheduler as upstream
-from distributed.scheduler import ClientState
+from distributed.scheduler import ClientState, Recs
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import OnCommit
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 KEEPER = "ha-until-committed"
 FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
@@ -32,7 +35,7 @@ FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:17
 class PendingReleases:
     """What the leader keeps until a release has committed."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
         self._numbers = itertools.count()
@@ -41,12 +44,13 @@ class PendingReleases:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, keys: Iterable[Key], cs: Any) -> OnCommit | None:
+    def keep(self, keys: Iterable[Key], cs: ClientState) -> OnCommit | None:
         """Keep the outcomes that ``cs``, which lets go of them, is the last to want.
 
         To be called when that is recorded; what is returned, when it has committed.
         """
-        if not self._scheduler.recorder.outlives_its_engine:
+        recorder = self._scheduler.recorder
+        if recorder is None or not recorder.outlives_its_engine:
             return None
         outcomes = ("memory", "erred") if cs.client_key == FIRE_AND_FORGET else ("memory",)
         number = next(self._numbers)
@@ -104,7 +108,7 @@ class PendingReleases:
             return
         for key in keys:
             del self._kept[key]
-        recommendations: dict[Key, str] = {}
+        recommendations: Recs = {}
         upstream.Scheduler._client_releases_keys(
             self._scheduler, keys=keys, cs=self._keeper, recommendations=recommendations
         )

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import loads
-from distributed.scheduler import ClientState
+from distributed.scheduler import ClientState, Msgs, Recs
 
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
@@ -39,6 +39,9 @@ from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
 
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
+
 logger = logging.getLogger(__name__)
 
 _STIMULUS = "ha-replay"
@@ -48,7 +51,7 @@ _KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledge
 class Replay:
     """Applies records; holds what the scheduler has no place for until it leads."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
         self._rebuilding = True
@@ -358,9 +361,9 @@ class Replay:
     def settle(self, stimulus_id: str) -> None:
         """Apply the errors, and see to scattered data that no worker brought back."""
         scheduler = self._scheduler
-        client_msgs: dict[str, list[Any]] = {}
-        worker_msgs: dict[str, list[Any]] = {}
-        recommendations: dict[Key, str] = {}
+        client_msgs: Msgs = {}
+        worker_msgs: Msgs = {}
+        recommendations: Recs = {}
         for key, error in self.errors.items():
             ts = scheduler.tasks.get(key)
             if ts is not None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.protocol.pickle import dumps
 
@@ -25,6 +25,9 @@ from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.tables import DELETED, Change
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 
 @dataclass(slots=True)
@@ -55,7 +58,7 @@ def take_call() -> Call:
 class Transactions:
     """The one writer of tables."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._proposed = 0
         self._committed = 0

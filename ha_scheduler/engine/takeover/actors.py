@@ -21,11 +21,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from distributed.protocol.pickle import dumps
+from distributed.scheduler import Msgs, Recs
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.tables import Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
-from ha_scheduler.engine.takeover.adoption import Adoption
+from ha_scheduler.engine.stream.tables import Table
 
 ACTORS = "actor"  # key → the address of the worker
 
@@ -34,14 +34,8 @@ LOST = "Worker holding Actor was lost"  # upstream's words (scheduler.py:2560)
 logger = logging.getLogger(__name__)
 
 
-class Actors:
-    """The part of our Scheduler that keeps account of actors; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    adoption: Adoption
-    tables: Tables
-    transactions: Transactions
-    tasks: dict[Key, Any]
+class Actors(SchedulerBase):
+    """The part of our Scheduler that keeps account of actors."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -50,20 +44,22 @@ class Actors:
         self._actors = self.tables.add(Table(ACTORS, self.actors_created))
         self._creating: set[asyncio.Task[None]] = set()
 
-    def handle_task_finished(self, key: Key, worker: str, **message: Any) -> None:
+    def handle_task_finished(self, key: Key, worker: str, stimulus_id: str, **message: Any) -> None:
         """As upstream's; that an actor is there is recorded first."""
         ts = self.tasks.get(key)
         if ts is None or not ts.actor or self.actors_created.get(key) == worker:
-            super().handle_task_finished(key=key, worker=worker, **message)  # type: ignore[misc]
+            super().handle_task_finished(key, worker, stimulus_id, **message)
             return
-        recording = asyncio.create_task(self._record_and_finish(key, worker, message))
+        recording = asyncio.create_task(
+            self._record_and_finish(key, worker, {"stimulus_id": stimulus_id, **message})
+        )
         self._creating.add(recording)
         recording.add_done_callback(self._creating.discard)
 
     async def _record_and_finish(self, key: Key, worker: str, message: dict[str, Any]) -> None:
         self.transactions.note(self._actors.set(key, worker))
         await self.transactions.settled()
-        super().handle_task_finished(key=key, worker=worker, **message)  # type: ignore[misc]
+        super().handle_task_finished(key=key, worker=worker, **message)
         ts = self.tasks.get(key)
         is_there = ts is not None and ts.who_has
         # It may have been lost, or left, before anybody was told, and made elsewhere meanwhile.
@@ -72,8 +68,8 @@ class Actors:
 
     def settle_actors(self, stimulus_id: str) -> None:
         """Reports are adopted: an actor that was there, and is not, is lost."""
-        client_msgs: dict[str, list[Any]] = {}
-        recommendations: dict[Key, str] = {}
+        client_msgs: Msgs = {}
+        recommendations: Recs = {}
         for key, worker in list(self.actors_created.items()):
             ts = self.tasks.get(key)
             if ts is None or ts.state == "released":  # nobody needs it: all that did has failed
@@ -86,18 +82,18 @@ class Actors:
                     extra={"action": "actor-lost"},
                 )
                 self.adoption.adopt_error(ts, _lost(), recommendations, client_msgs)
-        worker_msgs: dict[str, list[Any]] = {}
-        self._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)  # type: ignore[attr-defined]
-        self.send_all(client_msgs, worker_msgs)  # type: ignore[attr-defined]
+        worker_msgs: Msgs = {}
+        self._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+        self.send_all(client_msgs, worker_msgs)
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
         """As upstream's: a client that asks for it gets a lost actor anew."""
-        retried = super().stimulus_retry(keys=keys, client=client)  # type: ignore[misc]
+        retried = super().stimulus_retry(keys=keys, client=client)
         self._forget_actors(retried)
         return retried
 
     def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)  # type: ignore[misc]
+        super()._remove_key(key)
         self._forget_actors([key])
 
     def _forget_actors(self, keys: Iterable[Key]) -> None:

@@ -21,17 +21,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.progress import GroupTiming
 from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.protocol.pickle import loads
+from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerState
 
 from ha_scheduler.engine.extensions.shuffles import is_no_outcome
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.takeover.orphans import Orphans, free
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
 from ha_scheduler.engine.takeover.reports import FETCHING, Claim, Held, Report
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +44,11 @@ DRAWS_TIMES = (TaskStreamPlugin, GroupTiming)
 
 _PENDING = ("waiting", "queued", "no-worker")
 
-Messages = dict[str, list[Any]]  # to each worker
-
 
 class Adoption:
     """Adopts reports into a scheduler's state."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
         self.orphans = Orphans(scheduler)
@@ -57,9 +59,9 @@ class Adoption:
 
         Returns the reports without what was of former tasks.
         """
-        recommendations: dict[Key, str] = {}
-        client_msgs: dict[str, list[Any]] = {}
-        worker_msgs: dict[str, list[Any]] = {}
+        recommendations: Recs = {}
+        client_msgs: Msgs = {}
+        worker_msgs: Msgs = {}
         reports = {
             address: self._without_former(address, report, worker_msgs, stimulus_id)
             for address, report in reports.items()
@@ -87,7 +89,7 @@ class Adoption:
         return reports
 
     def _without_former(
-        self, address: str, report: Report, worker_msgs: Messages, stimulus_id: str
+        self, address: str, report: Report, worker_msgs: Msgs, stimulus_id: str
     ) -> Report:
         """The report, less what is of tasks that were let go, which its worker is told to free.
 
@@ -112,7 +114,7 @@ class Adoption:
         worker_msgs.setdefault(address, []).append(free(*former, stimulus_id=stimulus_id))
         return report.without(former)
 
-    def _reconcile(self, address: str, report: Report, recommendations: dict[Key, str]) -> None:
+    def _reconcile(self, address: str, report: Report, recommendations: Recs) -> None:
         """What we believed of a worker that lost its connection, and that it does not confirm."""
         ws = self._scheduler.workers[address]
         held = {key for key, *_ in report.memory}
@@ -151,9 +153,9 @@ class Adoption:
 
     def _settle(
         self,
-        recommendations: dict[Key, str],
-        client_msgs: dict[str, list[Any]],
-        worker_msgs: dict[str, list[Any]],
+        recommendations: Recs,
+        client_msgs: Msgs,
+        worker_msgs: Msgs,
         stimulus_id: str,
     ) -> None:
         """Follow the recommendations, less those that another result has overtaken.
@@ -162,7 +164,7 @@ class Adoption:
         result of all that needed that: then nobody needs it any more.
         """
         tasks = self._scheduler.tasks
-        current: dict[Key, str] = {}
+        current: Recs = {}
         for key, finish in recommendations.items():
             ts = tasks[key]
             if finish != "processing":
@@ -179,9 +181,9 @@ class Adoption:
         address: str,
         held: Held,
         actor: bool,
-        recommendations: dict[Key, str],
-        client_msgs: dict[str, list[Any]],
-        worker_msgs: dict[str, list[Any]],
+        recommendations: Recs,
+        client_msgs: Msgs,
+        worker_msgs: Msgs,
         stimulus_id: str,
     ) -> None:
         scheduler = self._scheduler
@@ -208,17 +210,17 @@ class Adoption:
         self._notify(key, "processing", "memory", stimulus_id, worker=address)
 
     @staticmethod
-    def _is_needed(ts: Any) -> bool:
+    def _is_needed(ts: TaskState) -> bool:
         return bool(ts.who_wants or ts.waiters) or ts.state in _PENDING
 
     def make_result(
         self,
-        ts: Any,
-        ws: Any,
+        ts: TaskState,
+        ws: WorkerState,
         nbytes: int,
         typename: str,
-        recommendations: dict[Key, str],
-        client_msgs: dict[str, list[Any]],
+        recommendations: Recs,
+        client_msgs: Msgs,
     ) -> None:
         """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
         self.leave_pending(ts)
@@ -227,10 +229,15 @@ class Adoption:
             ts.waiters = pending
         ts.set_nbytes(nbytes)
         self._scheduler._add_to_memory(
-            ts, ws, recommendations, client_msgs, type=None, typename=typename
+            ts,
+            ws,
+            recommendations,
+            client_msgs,
+            type=None,  # type: ignore[arg-type]  # clients take it for a type that is not known
+            typename=typename,
         )
 
-    def leave_pending(self, ts: Any) -> None:
+    def leave_pending(self, ts: TaskState) -> None:
         """Take a task out of the queues in which it waited for a worker."""
         if ts.state == "queued":
             self._scheduler.queued.discard(ts)
@@ -239,7 +246,7 @@ class Adoption:
         ts.waiting_on = None
 
     def _stop_processing(
-        self, ts: Any, holder: str, worker_msgs: dict[str, list[Any]], stimulus_id: str
+        self, ts: TaskState, holder: str, worker_msgs: Msgs, stimulus_id: str
     ) -> None:
         """A result came back while another worker computes it again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
@@ -248,9 +255,7 @@ class Adoption:
 
     # Running tasks
 
-    def _adopt_running(
-        self, key: Key, claim: Claim, worker_msgs: dict[str, list[Any]], stimulus_id: str
-    ) -> None:
+    def _adopt_running(self, key: Key, claim: Claim, worker_msgs: Msgs, stimulus_id: str) -> None:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
         mine = self.claims.get(key) == claim
@@ -260,10 +265,10 @@ class Adoption:
         elif mine and ts.state in _PENDING and not ts.waiting_on:
             self.claims.pop(key, None)
             _add(worker_msgs, self.make_processing(ts, claim, stimulus_id))
-        elif ts.state == "processing" and ts.processing_on.address == claim.worker:
+        elif (ws := ts.processing_on) is not None and ws.address == claim.worker:
             self.claims.pop(key, None)
-            if claim.state == "long-running" and ts not in ts.processing_on.long_running:
-                ts.processing_on.add_to_long_running(ts)
+            if claim.state == "long-running" and ts not in ws.long_running:
+                ws.add_to_long_running(ts)
             _add(worker_msgs, self._ask_to_compute(ts, claim))
         elif claim.state == FETCHING and ts.state == "memory":
             # Not to be freed: what waits there for the result would wait for ever.
@@ -273,7 +278,7 @@ class Adoption:
                 self.claims.pop(key, None)
             worker_msgs.setdefault(claim.worker, []).append(free(key, stimulus_id=stimulus_id))
 
-    def make_processing(self, ts: Any, claim: Claim, stimulus_id: str) -> Messages:
+    def make_processing(self, ts: TaskState, claim: Claim, stimulus_id: str) -> Msgs:
         """``ts`` is being computed under the claim. Returns what the worker must be told, if so."""
         scheduler = self._scheduler
         ws = scheduler.workers[claim.worker]
@@ -293,7 +298,7 @@ class Adoption:
         self._notify(ts.key, start, "processing", stimulus_id)
         return self._ask_to_compute(ts, claim)
 
-    def _ask_to_compute(self, ts: Any, claim: Claim) -> Messages:
+    def _ask_to_compute(self, ts: TaskState, claim: Claim) -> Msgs:
         """Have a worker that left a task, and still computes it, tell us of its end.
 
         It goes on under the run id under which it began, so that is the one we name. The end of an
@@ -313,8 +318,8 @@ class Adoption:
     def _adopt_errors(
         self,
         reports: dict[str, Report],
-        client_msgs: dict[str, list[Any]],
-        worker_msgs: dict[str, list[Any]],
+        client_msgs: Msgs,
+        worker_msgs: Msgs,
         stimulus_id: str,
     ) -> None:
         """Outcomes that the former leader had not written down yet, or not even heard of.
@@ -324,14 +329,14 @@ class Adoption:
         worker may not have heard of it. A task of a P2P shuffle may have failed because nobody led.
         """
         replay = self._scheduler.replay
-        recommendations: dict[Key, str] = {}
+        recommendations: Recs = {}
         for address, report in reports.items():
             for key, payload, run in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is None:
                     continue
                 if self._scheduler.was_counted(key, run):
-                    if ts.state == "processing" and ts.processing_on.address == address:
+                    if _runs_on(ts, address):
                         recommendations[key] = "released"
                     continue
                 error = loads(payload)
@@ -345,14 +350,14 @@ class Adoption:
 
     def _fail_processing(
         self,
-        ts: Any,
+        ts: TaskState,
         address: str,
         run: int,
         error: dict[str, Any],
-        recommendations: dict[Key, str],
+        recommendations: Recs,
     ) -> None:
         """A worker that lost its connection could not say that a task of ours has failed."""
-        if ts.processing_on.address != address:
+        if not _runs_on(ts, address):
             return
         if ts.retries > 0:
             ts.retries -= 1
@@ -369,10 +374,10 @@ class Adoption:
 
     def adopt_error(
         self,
-        ts: Any,
+        ts: TaskState,
         error: dict[str, Any],
-        recommendations: dict[Key, str],
-        client_msgs: dict[str, list[Any]],
+        recommendations: Recs,
+        client_msgs: Msgs,
     ) -> None:
         """An error is the outcome of ``ts``, unless it has another or is being computed again."""
         if ts.state not in (*_PENDING, "released"):
@@ -396,17 +401,17 @@ class Adoption:
 
         Before these workers are given anything to do, or else it would be that which is freed.
         """
-        worker_msgs: dict[str, list[Any]] = {}
+        worker_msgs: Msgs = {}
         for address, report in reports.items():
             for key, *_ in report.erred:
                 ts = self._scheduler.tasks.get(key)
-                if ts is not None and ts.state == "erred":
+                if ts is not None and ts.erred_on is not None and ts.state == "erred":
                     ts.erred_on.add(address)
                 else:
                     worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
         self._scheduler.send_all({}, worker_msgs)
 
-    def take_claim(self, ts: Any) -> Claim | None:
+    def take_claim(self, ts: TaskState) -> Claim | None:
         """The claim on a task that is about to be sent to a worker, if its worker is here."""
         claim = self.claims.pop(ts.key, None)
         if claim is not None and claim.worker in self._scheduler.workers:
@@ -419,7 +424,7 @@ class Adoption:
         for key in [k for k, claim in self.claims.items() if claim.worker == address]:
             del self.claims[key]
 
-    def finish_claims(self, tasks: Iterable[Any], stimulus_id: str) -> None:
+    def finish_claims(self, tasks: Iterable[TaskState], stimulus_id: str) -> None:
         """After the graph's transitions: what waits for a worker is already with one."""
         for ts in tasks:
             if self.claims and ts.state in _PENDING and not ts.waiting_on:
@@ -428,7 +433,14 @@ class Adoption:
                     messages = self.make_processing(ts, claim, stimulus_id)
                     self._scheduler.send_all({}, messages)
 
-    def _notify(self, key: Key, start: str, finish: str, stimulus_id: str, **kwargs: Any) -> None:
+    def _notify(
+        self,
+        key: Key,
+        start: TaskStateState,
+        finish: TaskStateState,
+        stimulus_id: str,
+        **kwargs: Any,
+    ) -> None:
         for plugin in list(self._scheduler.plugins.values()):
             if isinstance(plugin, DRAWS_TIMES):
                 continue
@@ -442,6 +454,10 @@ class Adoption:
                 )
 
 
-def _add(worker_msgs: Messages, more: Messages) -> None:
+def _runs_on(ts: TaskState, address: str) -> bool:
+    return ts.processing_on is not None and ts.processing_on.address == address
+
+
+def _add(worker_msgs: Msgs, more: Msgs) -> None:
     for worker, messages in more.items():
         worker_msgs.setdefault(worker, []).extend(messages)

@@ -13,27 +13,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from distributed.scheduler import TaskState
 from distributed.worker_state_machine import RUN_ID_SENTINEL
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.stream.tables import Table
 
 ATTEMPTS = "attempts"  # key → retries left, workers lost, the last run whose failure took a retry
 
 Attempt = tuple[int, int, int]
 
 
-class Attempts:
-    """The part of our Scheduler that records attempts; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    recorder: Recorder | None
-    tables: Tables
-    transactions: Transactions
-    tasks: dict[Key, Any]
-    workers: dict[str, Any]
+class Attempts(SchedulerBase):
+    """The part of our Scheduler that records attempts."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -48,7 +41,7 @@ class Attempts:
         """As upstream's, which may take one of the retries."""
         ts = self.tasks.get(key)
         before = ts.retries if ts is not None else 0
-        result = super().stimulus_task_erred(  # type: ignore[misc]
+        result = super().stimulus_task_erred(
             worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
         )
         if ts is not None and ts.retries != before:
@@ -64,7 +57,7 @@ class Attempts:
         ws = self.workers.get(address)
         running = list(ws.processing) if ws is not None else []
         before = [ts.suspicious for ts in running]
-        result = await super().remove_worker(address, **kwargs)  # type: ignore[misc]
+        result = await super().remove_worker(address, **kwargs)
         pairs = zip(running, before, strict=True)
         for ts, count in pairs:
             if ts.suspicious != count:
@@ -72,11 +65,11 @@ class Attempts:
         return result
 
     def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)  # type: ignore[misc]
+        super()._remove_key(key)
         if self.recorder is not None and key in self.attempts:
             self.transactions.note(self._attempts.delete(key))
 
-    def note_attempt(self, ts: Any, failed_run: int) -> None:
+    def note_attempt(self, ts: TaskState, failed_run: int) -> None:
         """The counts of ``ts`` have changed."""
         key: Key = ts.key
         if key in self.tasks:

@@ -12,10 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from distributed.scheduler import Msgs, TaskState
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.takeover.reports import Claim, Held
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +30,7 @@ GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for th
 class Orphans:
     """All orphans of one leader."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._memory: dict[Key, dict[str, Held]] = {}
         self._running: dict[Key, Claim] = {}
@@ -105,7 +110,7 @@ class Orphans:
 
     # What becomes of them
 
-    def take(self, tasks: Iterable[Any], claims: dict[Key, Claim]) -> list[Any]:
+    def take(self, tasks: Iterable[TaskState], claims: dict[Key, Claim]) -> list[TaskState]:
         """A graph has just made these tasks: give them the results and runs that workers hold.
 
         Called before the graph's transitions. Returns the tasks that are now in memory; runs are
@@ -132,14 +137,14 @@ class Orphans:
         holders = self._data.pop(key, ())
         self._scheduler.send_all({}, {address: [message] for address in holders})
 
-    def _restore(self, ts: Any, holders: dict[str, Held]) -> None:
+    def _restore(self, ts: TaskState, holders: dict[str, Held]) -> None:
         scheduler = self._scheduler
         for address, held in holders.items():
             ts.set_nbytes(held.nbytes)
             scheduler.add_replica(ts, scheduler.workers[address])
             ts.type = held.typename
+            ts.group.add_type(held.typename)
         ts.state = "memory"
-        ts.group.add_type(ts.type)
 
     def scattered(self, key: Key) -> None:
         """``key`` turns out to be scattered data: it has an owner again."""
@@ -169,7 +174,7 @@ class Orphans:
 
     def expire(self, stimulus_id: str) -> None:
         """Nobody resubmitted what the orphans belong to: free them."""
-        worker_msgs: dict[str, list[Any]] = {}
+        worker_msgs: Msgs = {}
         for key, address in self._places():
             worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
         if self:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distributed.scheduler import TaskState
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.takeover.reports import Report
 
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
+
 
 class ReportedActors:
     """What the reports of workers mean for actors; ``Adoption`` asks."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._handles: list[tuple[Key, str]] = []  # key, and the worker that has one
 

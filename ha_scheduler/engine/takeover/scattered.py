@@ -19,9 +19,10 @@ from collections import defaultdict
 from time import monotonic
 from typing import Any
 
+from distributed.scheduler import Recs, TaskState
+
+from ha_scheduler.engine.clients.registration import Clients
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.takeover.adoption import Adoption
-from ha_scheduler.engine.takeover.recovery import Recovery
 
 LOST_KEYS_MAX = 10_000  # of which is remembered why they were lost, for clients that come later
 NAMES_MAX = 5  # workers that a sentence names
@@ -31,24 +32,21 @@ _NOWHERE = frozenset({""})  # no worker has this address
 logger = logging.getLogger(__name__)
 
 
-class ScatteredData:
-    """The part of our Scheduler that waits for data's holders; a mixin before upstream's class."""
+class ScatteredData(Clients):
+    """The part of our Scheduler that waits for the holders of scattered data.
 
-    adoption: Adoption
-    recovery: Recovery
-    scattered: set[Key]
-    tasks: dict[Key, Any]
-    unrunnable: dict[Any, float]
-    workers: dict[str, Any]
-    client_comms: dict[str, Any]
-    _leaving: dict[str, Any]
-    held: set[Key]  # data that a worker may bring back that has not reported yet
-    departed: list[str]  # workers of an earlier leader that have not come back and will not
-    lost: dict[Key, str]  # keys that were given up, and why
+    Before ``Intents``: data that is refused is not recorded.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.held: set[Key] = set()  # data that a worker may bring back that has not reported yet
+        self.departed: list[str] = []  # workers of an earlier leader that will not come back
+        self.lost: dict[Key, str] = {}  # keys that were given up, and why
 
     def settle_scattered(self, stimulus_id: str) -> None:
         """The barrier opens: data that is needed and that nobody has is waited for."""
-        unneeded: dict[Key, str] = {}
+        unneeded: Recs = {}
         for key in self.scattered:
             ts = self.tasks.get(key)
             if ts is None or ts.who_has:
@@ -60,7 +58,7 @@ class ScatteredData:
                 self.held.add(key)
             else:
                 unneeded[key] = "forgotten"
-        self.transitions(unneeded, stimulus_id)  # type: ignore[attr-defined]
+        self.transitions(unneeded, stimulus_id)
         self.look_after_held(stimulus_id)
 
     def look_after_held(self, stimulus_id: str) -> None:
@@ -93,9 +91,9 @@ class ScatteredData:
         # Before upstream's own word, which says no reason: a client goes by the first.
         for (client, why), keys in told.items():
             self._tell_why(client, keys, why)
-        self.transitions(dict.fromkeys(lost, "forgotten"), stimulus_id)  # type: ignore[attr-defined]
+        self.transitions(dict.fromkeys(lost, "forgotten"), stimulus_id)
 
-    def _what_needs(self, key: Key) -> list[Any]:
+    def _what_needs(self, key: Key) -> list[TaskState]:
         """The data and all that cannot be computed without it."""
         found = {key: self.tasks[key]}
         ahead = [self.tasks[key]]
@@ -121,7 +119,7 @@ class ScatteredData:
 
     def _tell_why(self, client: str, keys: list[Key], why: str) -> None:
         message = {"op": "cancelled-keys", "keys": keys, "reason": "unknown-after-failover"}
-        self.client_send(client, {**message, "msg": why})  # type: ignore[attr-defined]
+        self.client_send(client, {**message, "msg": why})
 
     def _tell_unknown(self, client: str, keys: list[Key]) -> None:
         """As that of clients that come back, and why, of what was given up since."""
@@ -132,11 +130,11 @@ class ScatteredData:
         for why, lost in told.items():
             self._tell_why(client, lost, why)
         rest = [key for key in keys if key not in self.lost]
-        super()._tell_unknown(client, rest)  # type: ignore[misc]
+        super()._tell_unknown(client, rest)
 
-    def _propagate_released(self, ts: Any, recommendations: dict[Key, str]) -> None:
+    def _propagate_released(self, ts: TaskState, recommendations: Recs) -> None:
         """As upstream's; but data that is let go cannot be computed, only be forgotten."""
-        super()._propagate_released(ts, recommendations)  # type: ignore[misc]
+        super()._propagate_released(ts, recommendations)
         if ts.run_spec is None:
             recommendations[ts.key] = "forgotten"
 
@@ -160,5 +158,5 @@ class ScatteredData:
             self.lost.pop(key, None)
         if client and client not in self.client_comms and client not in self._leaving:
             # What it says of its desires when it comes, it may have said without this.
-            self.await_client(client)  # type: ignore[attr-defined]
-        super().update_data(who_has=here, client=client, **kwargs)  # type: ignore[misc]
+            self.await_client(client)
+        super().update_data(who_has=here, client=client, **kwargs)

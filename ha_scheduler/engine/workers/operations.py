@@ -21,7 +21,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.utils import Deadline
 
@@ -29,6 +29,9 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, take_call
 from ha_scheduler.ledger.records import Record
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class WorkerOperation:
 class WorkerOperations:
     """The calls that are under way, of callers that number them."""
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._transactions: Transactions = scheduler.transactions
         self._known: dict[Place, WorkerOperation] = {}

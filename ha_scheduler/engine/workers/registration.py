@@ -18,27 +18,23 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from operator import attrgetter
 from time import time
-from typing import Any
+from typing import Any, cast
 
 from distributed.batched import BatchedSend
-from distributed.comm import CommClosedError
+from distributed.comm import Comm, CommClosedError
 from distributed.core import Status
-from distributed.scheduler import heartbeat_interval
+from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interval
 from distributed.utils import log_errors
 
-from ha_scheduler.engine.compat import nanny_pool
-from ha_scheduler.engine.fencing import FencedComm, LeaseLike
-from ha_scheduler.engine.stream.calls import NumberedCalls
-from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.pending_releases import PendingReleases
-from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
-from ha_scheduler.engine.takeover.adoption import Adoption
-from ha_scheduler.engine.takeover.recovery import Recovery
+from ha_scheduler.engine.fencing import FencedComm
+from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
 from ha_scheduler.engine.takeover.reports import Report
+from ha_scheduler.engine.takeover.scattered import ScatteredData
 from ha_scheduler.engine.workers.probe import call, refuses
+from ha_scheduler.engine.workers.retirement import Retirement
 
 logger = logging.getLogger(__name__)
 
@@ -53,26 +49,8 @@ _SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
-class Workers:
-    """The part of our Scheduler that deals with workers; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    term: int
-    recorder: Recorder | None
-    tables: Tables
-    transactions: Transactions
-    aliases: dict[Any, str]
-    lease: LeaseLike
-    recovery: Recovery
-    adoption: Adoption
-    validate: bool
-    workers: dict[str, Any]
-    calls: NumberedCalls
-    pending_releases: PendingReleases
-    stream_comms: dict[str, Any]
-    rpc: Any
-    _joining = False  # workers become running that are to be given work together
-    worker_ttl: float
+class Workers(Retirement, ScatteredData, InheritedTasks):
+    """The part of our Scheduler that workers join."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,10 +61,10 @@ class Workers:
             )
         )
         self.inherited_workers: list[str] = []  # those of an earlier leader
-        self._reports: dict[str, tuple[Report, str]] = {}
+        self._reports: dict[str, tuple[Report, str]] = {}  # by address, with the status
+        self._joining = False  # workers become running that are to be given work together
         self._following: set[str] = set()  # addresses of registered workers that follow the leader
-        #: By address: the registration that is under way, if any
-        self._latest: dict[str, FencedComm] = {}
+        self._latest: dict[str, FencedComm] = {}  # by address: the registration under way, if any
 
     def _apply_worker(self, address: str, name: Any | Deleted) -> None:
         if name is not DELETED:
@@ -99,10 +77,6 @@ class Workers:
         self.inherited_workers = list(self.recorded_workers)
         self.aliases.clear()  # workers bring their own
 
-    def welcome(self) -> dict[str, Any]:
-        """What a worker or client learns of the cell when it registers."""
-        raise NotImplementedError
-
     @log_errors
     async def ha_register_worker(
         self, comm: Any, *, ha: dict[str, Any], address: str, status: str, **fields: Any
@@ -114,7 +88,7 @@ class Workers:
         report = Report.from_wire(ha.get("report"))
         plugins: dict[str, str] = ha.get("plugins", {})
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
-        if farewell := self.farewell(fields["server_id"]):  # type: ignore[attr-defined]
+        if farewell := self.farewell(fields["server_id"]):
             return await self._send_away(fenced, address, farewell)
         self._latest[address] = fenced
         known = self.workers.get(address)
@@ -127,8 +101,8 @@ class Workers:
         running = status == Status.running.name
         first = Status.paused.name if running else status
         try:
-            return await super().add_worker(  # type: ignore[misc]
-                fenced, address=address, status=first, **fields
+            return await super().add_worker(
+                cast("Comm", fenced), address=address, status=first, **fields
             )
         finally:
             await self._unless_served(address, fenced)
@@ -162,7 +136,7 @@ class Workers:
         """A worker of ours lost its connection and is back: it never left."""
         logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
         self.stream_comms[address].abort()
-        stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+        stream = BatchedSend(interval="5ms", loop=self.loop)
         self.stream_comms[address] = stream
         self._reports[address] = (report, status)
         self.workers[address].last_seen = time()
@@ -170,7 +144,7 @@ class Workers:
             "status": "OK",
             "time": time(),
             "heartbeat-interval": heartbeat_interval(len(self.workers)),
-            "worker-plugins": self.worker_plugins,  # type: ignore[attr-defined]
+            "worker-plugins": self.worker_plugins,
         }
         try:
             await comm.write(answer)
@@ -181,7 +155,7 @@ class Workers:
     async def add_worker(self, comm: Any, **fields: Any) -> Any:
         """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
         await self.recovery.opened()
-        return await super().add_worker(FencedComm(comm, self.lease), **fields)  # type: ignore[misc]
+        return await super().add_worker(cast("Comm", FencedComm(comm, self.lease)), **fields)
 
     def _amend(self, reply: dict[str, Any], held: dict[str, str]) -> dict[str, Any]:
         wanted = {
@@ -203,7 +177,7 @@ class Workers:
         try:
             await self._adopt(worker)
             stream.start(comm)
-            await self.handle_stream(comm=comm, extra={"worker": worker})  # type: ignore[attr-defined]
+            await self.handle_stream(comm=comm, extra={"worker": worker})
         finally:
             if worker in self.stream_comms and self.stream_comms[worker] is stream:
                 stream.abort()
@@ -219,9 +193,9 @@ class Workers:
         if worker in self._following and ws.status in _MAY_COME_BACK:
             # Upstream removes a worker to whose closed stream it sends; one that has not started
             # takes what is sent, and the worker's report on its return makes up for it.
-            stream = BatchedSend(interval="5ms", loop=self.loop)  # type: ignore[attr-defined]
+            stream = BatchedSend(interval="5ms", loop=self.loop)
             self.stream_comms[worker] = stream
-            self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")  # type: ignore[attr-defined]
+            self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")
             if await self._lives(worker):
                 await asyncio.sleep(RETURN_SECONDS)
         if self.stream_comms.get(worker) is stream:
@@ -250,19 +224,19 @@ class Workers:
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         reports = {address: report for address, (report, _) in known.items()}
         reports = self.adoption.adopt(reports, stimulus_id)
-        shuffles = self.extensions["shuffle"]  # type: ignore[attr-defined]
+        shuffles = self.extensions["shuffle"]
         shuffles.hear({address: report.shuffles for address, report in reports.items()})
         settle(stimulus_id)
-        self.look_after_held(stimulus_id)  # type: ignore[attr-defined]
+        self.look_after_held(stimulus_id)
         shuffles.end_strays()
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
-            self.validate_state()  # type: ignore[attr-defined]
+            self.validate_state()
         self._join({address: status for address, (_, status) in known.items()}, stimulus_id)
         self._place_unrunnable(stimulus_id)
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
-        self.resume_departures(known)  # type: ignore[attr-defined]
-        self.let_work_again(known)  # type: ignore[attr-defined]
+        self.resume_departures(known)
+        self.let_work_again(known)
         self.adoption.orphans.expire_later()
 
     def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
@@ -270,9 +244,7 @@ class Workers:
         self._joining = True
         try:
             for address, status in statuses.items():
-                self.handle_worker_status_change(  # type: ignore[attr-defined]
-                    status, address, stimulus_id
-                )
+                self.handle_worker_status_change(status, address, stimulus_id)
         finally:
             self._joining = False
 
@@ -285,24 +257,22 @@ class Workers:
         kind among the unrunnable. Outputs of shuffles are spread (``Shuffles.prepare``).
         """
         placeable = [
-            ts
-            for ts in self.unrunnable  # type: ignore[attr-defined]
-            if ts.loose_restrictions or self.valid_workers(ts) != set()  # type: ignore[attr-defined]
+            ts for ts in self.unrunnable if ts.loose_restrictions or self.valid_workers(ts) != set()
         ]
-        placeable.sort(key=lambda ts: ts.priority, reverse=True)  # the last one is looked at first
-        self.transitions(_placing(placeable), stimulus_id)  # type: ignore[attr-defined]
+        placeable.sort(key=attrgetter("priority"), reverse=True)  # the last one is looked at first
+        self.transitions(_placing(placeable), stimulus_id)
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """As upstream's, when all workers that join together have."""
         if not self._joining:
-            super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)  # type: ignore[misc]
+            super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
 
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
         self.transactions.note(self._worker_rows.set(address, ws.name))
-        self.worker_came(address)  # type: ignore[attr-defined]
+        self.worker_came(address)
 
-    def bulk_schedule_unrunnable_after_adding_worker(self, ws: Any) -> dict[Key, str]:
+    def bulk_schedule_unrunnable_after_adding_worker(self, ws: WorkerState) -> Recs:
         """As upstream's, and tasks whose restriction is a wish that nobody here can fulfil.
 
         Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
@@ -310,11 +280,11 @@ class Workers:
         """
         if self._joining:
             return {}
-        recommendations: dict[Key, str] = super().bulk_schedule_unrunnable_after_adding_worker(ws)  # type: ignore[misc]
-        for ts in self.unrunnable:  # type: ignore[attr-defined]
-            if ts.loose_restrictions and not self.valid_workers(ts):  # type: ignore[attr-defined]
+        recommendations: Recs = super().bulk_schedule_unrunnable_after_adding_worker(ws)
+        for ts in self.unrunnable:
+            if ts.loose_restrictions and not self.valid_workers(ts):
                 recommendations[ts.key] = "processing"
-        return _placing(self.tasks[key] for key in recommendations)  # type: ignore[attr-defined]
+        return _placing(self.tasks[key] for key in recommendations)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         """Remove a worker, and stop expecting it."""
@@ -326,20 +296,12 @@ class Workers:
         self._following.discard(address)
         self.adoption.forget_worker(address)
         retired = bool(kwargs.get("expected"))  # which upstream says of no others
-        self.end_departures_at(address, retired=retired)  # type: ignore[attr-defined]
+        self.end_departures_at(address, retired=retired)
         if known:
             self.pending_releases.give_way_to_all()
             self.calls.abandon(self.workers[address].server_id)
             self.transactions.note(self._worker_rows.delete(address))
-        return await super().remove_worker(address, **kwargs)  # type: ignore[misc]
-
-    async def restart_workers(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream's, with nannies called over our pool, which waits for the lease."""
-        token = nanny_pool.set(self.rpc)
-        try:
-            return await super().restart_workers(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            nanny_pool.reset(token)
+        return await super().remove_worker(address, **kwargs)
 
     async def call_workers(self, expected: list[str], address: str) -> None:
         """Tell the workers that the ledger names who leads, rather than wait for them.
@@ -369,15 +331,15 @@ class Workers:
         if worker in self.workers:
             self.recovery.settled(worker)
             return
-        self.end_departures_at(worker)  # type: ignore[attr-defined]
+        self.end_departures_at(worker)
         self.transactions.note(self._worker_rows.delete(worker))
         self._will_not_report(worker)
 
     def _will_not_report(self, worker: str) -> None:
-        self.departed.append(worker)  # type: ignore[attr-defined]
+        self.departed.append(worker)
         self.recovery.settled(worker)
         if self.recovery.is_open:
-            self.look_after_held(f"ha-gone-{time()}")  # type: ignore[attr-defined]
+            self.look_after_held(f"ha-gone-{time()}")
 
     # Silent workers
 
@@ -401,100 +363,30 @@ class Workers:
         To one that was frozen all workers seem silent, until it has read what they sent meanwhile.
         """
         now = time()
-        if any(now - ws.last_seen > self.worker_ttl for ws in self.workers.values()):
+        if self.worker_ttl and any(
+            now - ws.last_seen > self.worker_ttl for ws in self.workers.values()
+        ):
             await asyncio.sleep(min(LISTEN_SECONDS, self.worker_ttl))
-            await super().check_worker_ttl()  # type: ignore[misc]
+            await super().check_worker_ttl()
 
-    # Tasks that a worker talks about before their graph is known again
-
-    def stimulus_task_finished(
-        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
-    ) -> Any:
-        """Keep the result of a task whose graph is on its way back; otherwise as upstream."""
-        adoption = self.adoption
-        if adoption.orphans or adoption.claims:
-            ts = self.tasks.get(key)  # type: ignore[attr-defined]
-            if ts is None:
-                nbytes, typename = kwargs.get("nbytes", 0), kwargs.get("typename", "")
-                if adoption.orphans.finished(key, worker, nbytes, typename):
-                    return {}, {}, {}
-            elif key in adoption.claims:
-                adoption.finish_claims([ts], stimulus_id)
-                adoption.claims.pop(key, None)  # one that cannot be placed is over now
-        return super().stimulus_task_finished(  # type: ignore[misc]
-            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
-        )
-
-    def stimulus_task_erred(
-        self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
-    ) -> Any:
-        """As upstream's; an orphan that failed is no longer running, and will be run again."""
-        self.adoption.orphans.stopped(key, worker, stimulus_id)
-        ts = self.tasks.get(key)  # type: ignore[attr-defined]
-        if ts is not None and ts.state == "processing" and ts.run_id == run_id:
-            text = str(kwargs.get("exception_text", ""))
-            if self.extensions["shuffle"].overtaken(ts, text, stimulus_id):  # type: ignore[attr-defined]
-                return {}, {}, {}
-        return super().stimulus_task_erred(  # type: ignore[misc]
-            worker=worker, stimulus_id=stimulus_id, key=key, run_id=run_id, **kwargs
-        )
-
-    def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:
-        """As upstream's; an orphan that was given back is no longer running."""
-        self.adoption.orphans.stopped(key, worker or "", stimulus_id)
-        return super()._reschedule(key, worker, stimulus_id=stimulus_id)  # type: ignore[misc]
-
-    def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
-        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it.
-
-        So is what the worker computes for us and took for a copy: our word that we want it computed
-        is on its way there, and is answered with the result.
-        """
-        keys = [key for key in keys if not self._computes(worker, key)]
-        if orphans := self.adoption.orphans:
-            keys = [key for key in keys if not orphans.copied(key, worker)]
-        return super().add_keys(worker=worker, keys=keys, stimulus_id=stimulus_id)  # type: ignore[misc]
+    # Copies that workers are told to make
 
     def request_acquire_replicas(self, addr: str, *args: Any, **kwargs: Any) -> None:
         """As upstream's; the worker learns how new what it fetches is, as it does with a task."""
         self._name_run(addr)
-        super().request_acquire_replicas(addr, *args, **kwargs)  # type: ignore[misc]
+        super().request_acquire_replicas(addr, *args, **kwargs)
 
     async def gather_on_worker(self, worker_address: str, *args: Any, **kwargs: Any) -> Any:
         """As upstream's; likewise."""
         self._name_run(worker_address)
-        return await super().gather_on_worker(worker_address, *args, **kwargs)  # type: ignore[misc]
+        return await super().gather_on_worker(worker_address, *args, **kwargs)
 
     def _name_run(self, worker: str) -> None:
         if self.recorder is not None and worker in self._following:
             self.stream_comms[worker].send({"op": "ha-runs", "run": self.recorder.next_id()})
 
-    def _computes(self, worker: str, key: Key) -> bool:
-        ts = self.tasks.get(key)  # type: ignore[attr-defined]
-        return ts is not None and ts.processing_on is self.workers.get(worker, ts)
 
-    def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
-        """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
-        orphans = {key: held for key in keys if (held := self.adoption.orphans.holders(key))}
-        if orphans:
-            self.stream_comms[worker].send(
-                {"op": "refresh-who-has", "who_has": orphans, "stimulus_id": stimulus_id}
-            )
-        rest = [key for key in keys if key not in orphans]
-        super().handle_request_refresh_who_has(  # type: ignore[misc]
-            keys=rest, worker=worker, stimulus_id=stimulus_id
-        )
-
-    def _add_to_processing(self, ts: Any, ws: Any, stimulus_id: str) -> Any:
-        """Send a task to a worker, unless one already has it from an earlier leader."""
-        if self.adoption.claims:
-            claim = self.adoption.take_claim(ts)
-            if claim is not None:
-                return {}, {}, self.adoption.make_processing(ts, claim, stimulus_id)
-        return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)  # type: ignore[misc]
-
-
-def _placing(tasks: Iterable[Any]) -> dict[Key, str]:
+def _placing(tasks: Iterable[TaskState]) -> Recs:
     """What to recommend for tasks without a worker, now that there may be one.
 
     Those that are never queued begin again at ``released``, which comes to ``processing`` by way of

@@ -21,16 +21,16 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from distributed.core import Status
+from distributed.scheduler import WorkerState
 from distributed.utils import Deadline
 
-from ha_scheduler.engine.fencing import LeaseLike, hold
-from ha_scheduler.engine.stream.pending_releases import PendingReleases
-from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.tables import Change, Table, Tables
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.clients.intents import Intents
+from ha_scheduler.engine.compat import nanny_pool
+from ha_scheduler.engine.fencing import hold
+from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.workers.operations import (
     TIMED_OUT,
     Leaving,
@@ -39,6 +39,9 @@ from ha_scheduler.engine.workers.operations import (
     WorkerOperations,
 )
 from ha_scheduler.ledger.records import Restarted
+
+if TYPE_CHECKING:
+    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -59,25 +62,14 @@ CLOSE, START_ANEW, NOTHING = "close", "start anew", ""
 _OF_RETIREMENTS = ("close_workers", "remove", "stimulus_id")
 
 
-class Retirement:
-    """The part of our Scheduler that sees departures through; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    recorder: Recorder | None
-    lease: LeaseLike
-    tables: Tables
-    transactions: Transactions
-    worker_operations: WorkerOperations
-    pending_releases: PendingReleases
-    workers: dict[str, Any]
-    stream_comms: dict[str, Any]
-    _restarting: WorkerOperation | None = (
-        None  # in the step in which ``restart`` makes everything void
-    )
-    _releases_implied: bool
+class Retirement(Intents):
+    """The part of our Scheduler that sees departures through."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.worker_operations = WorkerOperations(cast("Scheduler", self))
+        #: In the step in which ``restart`` makes everything void
+        self._restarting: WorkerOperation | None = None
         self.retirements: dict[str, Departure] = {}
         self.dismissed: dict[str, tuple[int, str]] = {}
         self._retirements = self.tables.add(
@@ -105,7 +97,7 @@ class Retirement:
         choosing = {name: value for name, value in how.items() if name not in _OF_RETIREMENTS}
         is_clear = (workers is not None) + (names is not None) + bool(choosing) <= 1
         if place is None or not is_clear:  # upstream says what is wrong with it
-            return await super().retire_workers(workers, names=names, **how)  # type: ignore[misc]
+            return await super().retire_workers(workers, names=names, **how)  # type: ignore[call-overload]
         chosen = self._chosen(workers, names, choosing)
         how = {name: value for name, value in how.items() if name not in choosing}
         close, remove = how.get("close_workers", False), how.get("remove", True)
@@ -118,24 +110,26 @@ class Retirement:
         try:
             await self.worker_operations.begun(operation)
             present = self._present(operation)
-            retired = await super().retire_workers(present, **how)  # type: ignore[misc]
+            retired = await super().retire_workers(present, **how)
             gone = (w for w in leaving.values() if w.address not in present)
             return {**{worker.address: worker.info for worker in gone}, **retired}
         finally:
             for ws in chosen:
                 self._end_departure(ws.server_id)
 
-    def _chosen(self, workers: list[str] | None, names: Any, choosing: dict[str, Any]) -> list[Any]:
+    def _chosen(
+        self, workers: list[str] | None, names: Any, choosing: dict[str, Any]
+    ) -> list[WorkerState]:
         """Who is to retire (scheduler.py:7539)."""
         if names is not None:
             wanted = {str(name) for name in names}
             return [ws for ws in self.workers.values() if str(ws.name) in wanted]
         if workers is None:
-            workers = self.workers_to_close(**choosing)  # type: ignore[attr-defined]
+            workers = self.workers_to_close(**choosing)
         return [self.workers[address] for address in set(workers) if address in self.workers]
 
     def _track_retire_worker(
-        self, ws: Any, policy: Any, prev_status: Any, **how: Any
+        self, ws: WorkerState, policy: Any, prev_status: Status, *args: Any, **how: Any
     ) -> Coroutine[Any, Any, Any]:
         """As upstream's, which gives a worker that cannot retire the status that it had before.
 
@@ -147,13 +141,11 @@ class Retirement:
         departure = (ws.address, "retire", how["close"], how["remove"])
         if self.retirements.get(ws.server_id) != departure:
             self.transactions.note(self._begin(ws, departure))
-        tracked = super()._track_retire_worker(  # type: ignore[misc]
-            ws, policy, prev_status=prev_status, **how
-        )
+        tracked = super()._track_retire_worker(ws, policy, prev_status, *args, **how)
         self._retiring.add(ws.address)
         return self._until_it_ended(ws, tracked)
 
-    async def _until_it_ended(self, ws: Any, tracked: Coroutine[Any, Any, Any]) -> Any:
+    async def _until_it_ended(self, ws: WorkerState, tracked: Coroutine[Any, Any, Any]) -> Any:
         outcome = "failed"
         try:
             _, outcome, _ = result = await tracked
@@ -183,21 +175,18 @@ class Retirement:
         self.worker_operations.begin(place, operation, *begun, first=Restarted())
         self._restarting, self._releases_implied = operation, True
         try:
-            return await super().restart(  # type: ignore[misc]
-                timeout=timeout, wait_for_workers=wait_for_workers, **how
-            )
+            return await super().restart(timeout=timeout, wait_for_workers=wait_for_workers, **how)
         finally:
             self._restarting, self._releases_implied = None, False
 
     def end_of_everything(self) -> None:
         """The last record of what ``restart`` makes void."""
-        if self.recorder is not None:
-            self.recorder.append(Restarted(), self.transactions.mark())
+        self.record(Restarted(), self.transactions.mark())
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As upstream's; of a restart clients hear when it is certain."""
         if self._restarting is None or msg.get("op") != "restart":
-            super().report(msg, *args, **kwargs)  # type: ignore[misc]
+            super().report(msg, *args, **kwargs)
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
         """As upstream's, once it is certain that the next leader would do it as well."""
@@ -239,10 +228,11 @@ class Retirement:
         await hold(self.lease)
         await self.worker_operations.begun(operation)
         if operation.op == "restart":
-            super().report({"op": "restart"})  # type: ignore[misc]
+            super().report({"op": "restart"})
         ended = dict.fromkeys((w.address for w in operation.leaving.values()), TIMED_OUT)
+        pool = nanny_pool.set(self.rpc)  # ours, which waits for the lease
         try:
-            told = await super().restart_workers(  # type: ignore[misc]
+            told = await super().restart_workers(
                 self._present(operation),
                 timeout=timeout,
                 wait_for_workers=False,
@@ -251,6 +241,7 @@ class Retirement:
             )
             ended = {w.address: told.get(w.address, w.end) for w in operation.leaving.values()}
         finally:
+            nanny_pool.reset(pool)
             for worker_id, worker in operation.leaving.items():
                 late = ended[worker.address] == TIMED_OUT
                 if late:
@@ -265,7 +256,7 @@ class Retirement:
 
     # What the ledger knows of them
 
-    def _begin(self, ws: Any, departure: Departure) -> Change:
+    def _begin(self, ws: WorkerState, departure: Departure) -> Change:
         """A worker is about to go; what is to be recorded of it."""
         self._inherited.discard(ws.server_id)
         return self._retirements.set(ws.server_id, departure)
@@ -348,7 +339,7 @@ class Retirement:
                 self._resumed.add(task)
                 task.add_done_callback(self._resumed.discard)
 
-    async def _resume(self, ws: Any, departure: Departure) -> None:
+    async def _resume(self, ws: WorkerState, departure: Departure) -> None:
         address, kind, close, remove = departure
         logger.info(
             "Worker %s goes on to %s.", address, kind, extra={"action": "departure-resumed"}
@@ -372,9 +363,9 @@ class Retirement:
             )
 
 
-def _restart_of(ws: Any) -> Departure:
+def _restart_of(ws: WorkerState) -> Departure:
     return ws.address, "restart", False, False
 
 
-def _leaving(ws: Any) -> Leaving:
+def _leaving(ws: WorkerState) -> Leaving:
     return Leaving(ws.address, ws.nanny)

@@ -16,40 +16,33 @@ from typing import Any
 
 from distributed.scheduler import WorkerStatusPlugin
 
-from ha_scheduler.engine.takeover.adoption import Adoption
-from ha_scheduler.engine.takeover.recovery import Recovery
+from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.clients.registration import Clients
 
 
 class StatusSubscriber(WorkerStatusPlugin):
     """Upstream's, under a name of its own."""
 
-    def __init__(self, scheduler: Any, comm: Any) -> None:
-        self.name = f"worker-status-{uuid.uuid4().hex}"
+    def __init__(self, scheduler: SchedulerBase, comm: Any) -> None:
+        vars(self)["name"] = f"worker-status-{uuid.uuid4().hex}"  # upstream has it on the class
         super().__init__(scheduler, comm)
 
 
-class StatusSubscribers:
-    """The part of our Scheduler that watchers ask; a mixin before upstream's class."""
-
-    # Of the class that this is mixed into
-    adoption: Adoption
-    recovery: Recovery
-    clients: dict[str, Any]
-    workers: dict[str, Any]
-    idle_since: float | None
-    _awaited_clients: set[str]
+class StatusSubscribers(Clients):
+    """The part of our Scheduler that cluster objects ask."""
 
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
         """As upstream's."""
         StatusSubscriber(self, comm)
-        info: dict[str, Any] = self.identity()  # type: ignore[attr-defined]
+        info: dict[str, Any] = self.identity()
         for worker in info["workers"].values():
             del worker["metrics"], worker["last_seen"]
         return info
 
-    def workers_to_close(self, *args: Any, attribute: str = "address", **how: Any) -> list[Any]:
+    def workers_to_close(self, *args: Any, **how: Any) -> list[str]:
         """As upstream's, without those that have what a client is about to resubmit."""
-        to_close = super().workers_to_close(*args, attribute=attribute, **how)  # type: ignore[misc]
+        to_close = super().workers_to_close(*args, **how)
+        attribute = how.get("attribute", "address")
         kept = {
             getattr(self.workers[worker], attribute) for worker in self.adoption.orphans.owners()
         }
@@ -61,5 +54,5 @@ class StatusSubscribers:
         if awaited or self.adoption.orphans or not self.recovery.is_open:
             self.idle_since = None
             return None
-        since: float | None = super().check_idle()  # type: ignore[misc]
+        since: float | None = super().check_idle()
         return since
