@@ -13,23 +13,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from ha_scheduler.protocol.client import CallId
+from ha_scheduler.protocol.codec import to_op
 
 SLOTS_MAX = 10_000  # calls of one process under way at once; each costs the cell a row
 
 
 @dataclass(slots=True)
-class CallId:
-    """One call's."""
+class PendingCall:
+    """One call under way, and how often it was sent."""
 
-    numbers: CallIds
-    slot: int
-    sequence: int
+    id: CallId
     sent: int = 0
 
-    def to_send(self) -> tuple[str, int, int]:
+    def to_send(self) -> dict[str, Any]:
         """What goes over the wire, as it is about to."""
         self.sent += 1
-        return self.numbers.session, self.slot, self.sequence
+        return to_op(self.id)
 
 
 class CallIds:
@@ -41,12 +43,12 @@ class CallIds:
         self._free: list[int] = []
 
     @contextmanager
-    def take(self) -> Iterator[CallId]:
+    def take(self) -> Iterator[PendingCall]:
         """A number for one call. Raises ``RuntimeError`` when too many are under way."""
         slot = self._free.pop() if self._free else self._new_slot()
         self._sequences[slot] += 1
         try:
-            yield CallId(self, slot, self._sequences[slot])
+            yield PendingCall(CallId(self.session, slot, self._sequences[slot]))
         finally:
             self._free.append(slot)
 

@@ -36,6 +36,8 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
+from ha_scheduler.protocol.client import UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
+from ha_scheduler.protocol.codec import tag_of
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -51,8 +53,6 @@ REPORT_BEGINS = "performance_report.__aenter__.<locals>.<lambda>"
 
 # Messages of the stream that are sent as numbered calls.
 CALLED = frozenset({"queue_release", "variable_delete"})
-
-UNKNOWN_KEYS = "unknown-after-failover"  # the reason in a leader's answer to ``ha-resume``
 
 
 class Client(distributed.Client):
@@ -77,10 +77,10 @@ class Client(distributed.Client):
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
             {
-                "ha-welcome": self._ha.welcomed,
-                "ha-stale": self._ha.refused,
-                "ha-committed": self._ha.acknowledged,
-                "ha-subscribed": self._ha.topics.subscribed,
+                tag_of(Welcome): self._ha.welcomed,
+                tag_of(Stale): self._ha.refused,
+                tag_of(Committed): self._ha.acknowledged,
+                tag_of(Subscribed): self._ha.subscribed,
                 "cancelled-keys": self._handle_cancelled_keys,
                 "task-retried": self._handle_retried_key,
                 "restart": self._handle_restart,
@@ -185,9 +185,10 @@ class Client(distributed.Client):
             if stream.comm.closed():  # fenced by a message before, or by the watch
                 return False
             if "status" in message and "error" in message["status"]:
-                _, exception, traceback = clean_exception(**message)
-                assert exception is not None
-                raise exception.with_traceback(traceback)
+                _, exception, _ = clean_exception(**message)
+                logger.error("The scheduler refuses what was said, closing client: %s", exception)
+                await self._close()
+                return False
             op = message.pop("op")
             if op in ("close", "stream-closed"):
                 return True

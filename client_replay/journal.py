@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from client_replay.errors import JournalFull
+from ha_scheduler.protocol.client import SEQUENCE
 
 JOURNAL_BYTES_MAX = 2 << 30  # serialised graphs; the memory of the user's own process
 JOURNAL_ENTRIES_MAX = 1_000_000
@@ -30,7 +31,7 @@ Message = dict[str, Any]
 
 @dataclass(slots=True)
 class Entry:
-    """One request. ``message`` is what goes over the wire, its ``ha_sequence`` included."""
+    """One request. ``message`` is what goes over the wire, its number included."""
 
     sequence: int
     message: Message
@@ -87,7 +88,7 @@ class Journal:
         with self._lock:
             self._check_room(nbytes)
             self._last += 1
-            message["ha_sequence"] = self._last
+            message[SEQUENCE] = self._last
             self._entries[self._last] = Entry(self._last, message, nbytes)
             self._nbytes += nbytes
             return self._last

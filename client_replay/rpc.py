@@ -28,11 +28,13 @@ import dask
 from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
-from client_replay.call_ids import CallId, CallIds
+from client_replay.call_ids import CallIds, PendingCall
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.preamble import is_final
+from ha_scheduler.protocol.client import CALL, EXPIRED, HA, LOST, LockForgotten, OpenCalls
+from ha_scheduler.protocol.codec import to_op
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
@@ -40,13 +42,6 @@ REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills 
 BACKOFF_S_MAX = 0.5
 
 SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
-
-#: What opens a session; the answer of a leader that does not know one any more, and the answer in
-#: place of one that is not kept (engine/stream/calls.py).
-OPEN = "ha-open-calls"
-FORGOTTEN = "ha-lock-forgotten"  # engine/coordination/semaphores.py
-EXPIRED = {"status": "ha-call-expired"}
-LOST = {"status": "ha-answer-lost"}
 
 
 def _names(text: str) -> frozenset[str]:
@@ -170,7 +165,7 @@ class SchedulerRPC(PooledRPCCall):
         """Whether the scheduler knows numbers. Waits for one that answers."""
         if self._of_a_cell is None:
             identity = await self._call("identity", {"n_workers": 0}, repeatable=True)
-            self._of_a_cell = "ha" in identity
+            self._of_a_cell = HA in identity
         return self._of_a_cell
 
     async def _call_once(self, op: str, kwargs: dict[str, Any]) -> Any:
@@ -197,20 +192,23 @@ class SchedulerRPC(PooledRPCCall):
         """Whether the cell does not know the lock and nobody has closed it."""
         if not await self.is_of_a_cell():
             return False
-        return bool(await self._call(FORGOTTEN, {"name": name}, repeatable=True))
+        return bool(await self._ask(LockForgotten(name)))
 
     async def _opened(self) -> CallIds:
         """The numbers of a session that the cell knows."""
         async with self._opening:
             if self._numbers is None:
                 numbers = CallIds(uuid.uuid4().hex)
-                asked = {"session": numbers.session, "owner": self._owner}
-                await self._call(OPEN, asked, repeatable=True)
+                await self._ask(OpenCalls(numbers.session, self._owner))
                 self._numbers = numbers
             return self._numbers
 
+    async def _ask(self, message: OpenCalls | LockForgotten) -> Any:
+        arguments = to_op(message)
+        return await self._call(arguments.pop("op"), arguments, repeatable=True)
+
     async def _call(
-        self, op: str, kwargs: dict[str, Any], repeatable: bool, number: CallId | None = None
+        self, op: str, kwargs: dict[str, Any], repeatable: bool, number: PendingCall | None = None
     ) -> Any:
         started = time.monotonic()
         deadline = started + reconnect_timeout_s()
@@ -219,7 +217,7 @@ class SchedulerRPC(PooledRPCCall):
             comm = await self._comm(op, deadline)
             arguments = _left(op, kwargs, started)
             if number is not None:
-                arguments = {**arguments, "ha_call": number.to_send()}
+                arguments = {**arguments, CALL: number.to_send()}
             try:
                 return await self._send(comm, op, arguments)
             except OSError as error:

@@ -31,6 +31,18 @@ from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
+from ha_scheduler.protocol.client import (
+    SEQUENCE,
+    Committed,
+    FireAndForget,
+    Heard,
+    Hello,
+    Resume,
+    Stale,
+    Subscribed,
+    Welcome,
+)
+from ha_scheduler.protocol.codec import from_op, tag_of, to_op
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -38,7 +50,7 @@ UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified sch
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
 FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client
-CANCEL, DESIRE, LASTING_DESIRE = "cancel-keys", "client-desires-keys", "ha-fire-and-forget"
+CANCEL, DESIRE, LASTING_DESIRE = "cancel-keys", "client-desires-keys", tag_of(FireAndForget)
 
 FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (publish.py:54)
 
@@ -109,7 +121,7 @@ class Session:
 
     def keep(self, message: dict[str, Any]) -> None:
         """Put into the journal what must not be lost. Raises ``JournalFull``."""
-        if self.plain or "ha_sequence" in message:
+        if self.plain or SEQUENCE in message:
             return
         if message["op"] == DESIRE and message.get("client") == FIRE_AND_FORGET:
             message["op"] = LASTING_DESIRE
@@ -125,11 +137,11 @@ class Session:
 
     def holds(self, message: dict[str, Any]) -> bool:
         """Whether the next stream will say ``message`` without anybody keeping it."""
-        return not self.plain and ("ha_sequence" in message or message["op"] in SUPERSEDED)
+        return not self.plain and (SEQUENCE in message or message["op"] in SUPERSEDED)
 
     def due(self, message: dict[str, Any]) -> bool:
         """Whether ``message`` is still to be sent on this stream; notes that it is."""
-        sequence = message.get("ha_sequence")
+        sequence = message.get(SEQUENCE)
         if sequence is None:
             return True
         entry = self.journal.get(sequence)
@@ -151,7 +163,7 @@ class Session:
         """The leader has told of a cancellation, and need not do so again."""
         self._notices.append(number)
         if self._stream is not None and not self._stream.comm.closed():
-            self._stream.send({"op": "ha-heard", "numbers": [number]})
+            self._stream.send(to_op(Heard((number,))))
 
     # ---- what is said on a new stream
 
@@ -165,14 +177,7 @@ class Session:
         self.follower.connected(stream.comm)
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
-        stream.send(
-            {
-                "op": "ha-hello",
-                "session": self.id,
-                "term": self.follower.fence.term,
-                "floor": self.journal.floor,
-            }
-        )
+        stream.send(to_op(Hello(self.id, self.follower.fence.term, self.journal.floor)))
         last = self.journal.last  # another thread may append while we go on
         for entry in self.journal.pending():
             entry.sent_in = self._connection
@@ -183,18 +188,11 @@ class Session:
 
     def _resume(self, stream: Any, last: int) -> None:
         futures = list(self._client.futures.items())
-        wanted = [key for key, state in futures if state.status != "cancelled"]
-        finished = [key for key, state in futures if state.status == "finished"]
+        wanted = tuple(key for key, state in futures if state.status != "cancelled")
+        finished = tuple(key for key, state in futures if state.status == "finished")
+        scattering = tuple(self._client.scheduler.scattering)  # no future has them yet
         self._resumed_at = last
-        stream.send(
-            {
-                "op": "ha-resume",
-                "keys": wanted,
-                "finished": finished,
-                "heard": list(self._notices),
-                "scattering": list(self._client.scheduler.scattering),  # no future has them yet
-            }
-        )
+        stream.send(to_op(Resume(wanted, finished, tuple(self._notices), scattering)))
         stream.send(*map(self._subscription, self._subscribed()))
 
     def _subscribed(self) -> list[str]:
@@ -216,24 +214,32 @@ class Session:
 
     # ---- what the leader says
 
-    def welcomed(self, **message: Any) -> None:
-        """``ha-welcome``: the leader says who it is."""
+    def welcomed(self, **fields: Any) -> None:
+        """The leader says who it is."""
         self._answered = True
-        client, view = self._client, View.from_welcome(message)
+        client, view = self._client, View.from_welcome(from_op(Welcome, fields))
         watch = not isinstance(client._start_arg, PooledRPCCall)  # else the worker does it for us
         if not self.follower.welcomed(client.scheduler, self._stream.comm, view, watch=watch):
-            self.refused(view.term)
+            self._leave_stale(view.term)
 
-    def refused(self, term: int) -> None:
-        """``ha-stale``: it leads no longer."""
+    def refused(self, **fields: Any) -> None:
+        """It leads no longer."""
         self._answered = True
+        self._leave_stale(from_op(Stale, fields).term)
+
+    def _leave_stale(self, term: int) -> None:
         reason = f"term {self.follower.fence.term} has been seen"
         self._leave(f"a scheduler of term {term} does not lead any more; {reason}")
 
-    def acknowledged(self, sequences: Iterable[int]) -> None:
-        """``ha-committed``: the cell has these requests."""
-        self.journal.committed(sequences)
+    def acknowledged(self, **fields: Any) -> None:
+        """The cell has some requests."""
+        self.journal.committed(from_op(Committed, fields).sequences)
         self._left.set()
+
+    def subscribed(self, **fields: Any) -> None:
+        """A leader tells of the events of a topic from now on."""
+        message = from_op(Subscribed, fields)
+        self.topics.subscribed(message.topic, message.after)
 
     def forget(self) -> None:
         """Nothing that was asked for is meant any more, or it needs no journal."""
@@ -264,7 +270,7 @@ class Session:
 
 def _plainly(message: dict[str, Any]) -> dict[str, Any]:
     """A request as upstream's scheduler knows it."""
-    plain = {name: value for name, value in message.items() if name != "ha_sequence"}
+    plain = {name: value for name, value in message.items() if name != SEQUENCE}
     if plain["op"] == LASTING_DESIRE:
         plain |= {"op": DESIRE, "client": FIRE_AND_FORGET}
     return plain

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse_endpoint
+from ha_scheduler.protocol.client import Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,11 @@ class View:
         )
 
     @classmethod
-    def from_welcome(cls, message: Mapping[str, Any]) -> View:
-        """What a leader says of its cell: ``ha-welcome``, or ``ha`` in a registration's reply."""
-        leader = message.get("leader")
-        peers = tuple(Peer(str(n), str(h), int(p)) for n, h, p in message.get("watch", ()))
-        addresses = tuple(parse_endpoint(text) for text in message.get("addresses", ()))
-        return cls(
-            str(message.get("cell", "")), int(message["term"]), leader, None, peers, addresses
-        )
+    def from_welcome(cls, welcome: Welcome) -> View:
+        """What a leader says of its cell."""
+        peers = tuple(Peer(name, host, port) for name, host, port in welcome.watch)
+        addresses = tuple(map(parse_endpoint, welcome.addresses))
+        return cls(welcome.cell, welcome.term, welcome.leader, None, peers, addresses)
 
 
 class Cell:

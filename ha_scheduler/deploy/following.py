@@ -31,6 +31,8 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
+from ha_scheduler.protocol.client import HA, Welcome
+from ha_scheduler.protocol.codec import from_op
 
 BACKOFF_S_MAX = 0.2  # between two attempts to hear of workers from a new leader
 
@@ -161,10 +163,10 @@ class FollowsLeader:
 
     def _heard(self, info: dict[str, Any], comm: Any) -> None:
         assert self._connection is not None
-        welcome = info.get("ha")
-        if welcome is None or not addresses.is_ha(self._connection.addr):
+        if HA not in info or not addresses.is_ha(self._connection.addr):
             return  # one scheduler, which nobody will follow
-        if not self._follower.welcomed(self._connection, comm, View.from_welcome(welcome)):
+        view = View.from_welcome(from_op(Welcome, info[HA]))
+        if not self._follower.welcomed(self._connection, comm, view):
             raise CommClosedError(f"{comm.peer_address} does not lead any more")
 
     def _leave(self, reason: str) -> None:

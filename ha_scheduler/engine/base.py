@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import distributed.scheduler as upstream
+from msgspec.structs import replace
 
 from ha_scheduler.engine import compat
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
@@ -27,6 +28,7 @@ from ha_scheduler.engine.takeover.adoption import Adoption
 from ha_scheduler.engine.takeover.recovery import Recovery
 from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.sessions import Sessions
+from ha_scheduler.protocol.client import Welcome
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
@@ -38,11 +40,11 @@ class SchedulerBase(upstream.Scheduler):
     """The state that several parts use, there before upstream's extensions are made."""
 
     def __init__(
-        self, *, cell: dict[str, Any] | None = None, lease: LeaseLike | None = None, **kwargs: Any
+        self, *, cell: Welcome | None = None, lease: LeaseLike | None = None, **kwargs: Any
     ) -> None:
         compat.install()
         self.term = 0
-        self.cell = cell or {"cell": "", "leader": "", "watch": [], "addresses": []}
+        self.cell = cell or Welcome(0, "", "")
         self.lease = lease or Unfenced()
         self.recorder: Recorder | None = None  # None: this engine follows
         self.graphs = GraphTable()
@@ -70,6 +72,6 @@ class SchedulerBase(upstream.Scheduler):
         """Every report that will come in time has come."""
         raise NotImplementedError
 
-    def welcome(self) -> dict[str, Any]:
+    def welcome(self) -> Welcome:
         """What a worker or client learns of the cell when it registers."""
-        return {**self.cell, "term": self.term}
+        return replace(self.cell, term=self.term)

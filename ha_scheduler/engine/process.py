@@ -23,6 +23,7 @@ from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
 from ha_scheduler.ledger.records import decode
 from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import (
     TO_ENGINE,
     Activate,
@@ -137,12 +138,9 @@ class EngineProcess:
         from ha_scheduler.engine.scheduler import Scheduler
 
         protocol = settings.options.get("protocol") or "tls"
-        cell = {
-            "cell": settings.cell,
-            "leader": settings.name,
-            "watch": [[p.name, p.host, p.peer_port] for p in settings.peers],
-            "addresses": [f"{protocol}://{p.host}:{p.dask_port}" for p in settings.peers],
-        }
+        watch = tuple((peer.name, peer.host, peer.peer_port) for peer in settings.peers)
+        addresses = tuple(f"{protocol}://{peer.host}:{peer.dask_port}" for peer in settings.peers)
+        cell = Welcome(0, settings.cell, settings.name, watch, addresses)
         (own,) = (peer for peer in settings.peers if peer.name == settings.name)
         arguments = scheduler_arguments(settings.options)
         arguments["contact_address"] = contact_address(protocol, own)

@@ -45,21 +45,34 @@ from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
 from ha_scheduler.engine.fencing import LeaseLike, fence_pool, hold
-from ha_scheduler.engine.stream.calls import OPEN
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.takeover.actors import Actors
 from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
 from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
+from ha_scheduler.protocol.client import (
+    HA,
+    FireAndForget,
+    Heard,
+    Hello,
+    OpenCalls,
+    Request,
+    Resume,
+)
+from ha_scheduler.protocol.codec import from_op, tag_of, to_op
 from ha_scheduler.protocol.introduction import Kind, introduce
+from ha_scheduler.protocol.worker import RegisterWorker
 
 logger = logging.getLogger(__name__)
 
 #: Requests that are served while the recovery barrier is closed: they make it open, or wait for it
 #: themselves.
 UNGATED = frozenset(
-    {"ha-register-worker", "register-worker", "register-client", "register_nanny", "identity"}
+    {
+        tag_of(RegisterWorker),
+        *("register-worker", "register-client", "register_nanny", "identity"),
+    }
 )
 
 #: The calls that ``NumberedCalls`` is around: each is done once if its caller numbers it.
@@ -119,17 +132,17 @@ class Scheduler(
         self.handlers["update_data"] = self.update_data_asked
         if "amm_handler" in self.handlers:
             self.handlers["amm_handler"] = self.amm_asked
-        self.handlers["ha-register-worker"] = self.ha_register_worker
-        self.handlers[OPEN] = self.calls.open
+        self.handlers[tag_of(RegisterWorker)] = self.ha_register_worker
+        self.handlers[tag_of(OpenCalls)] = self.calls.open
         for op, handler in list(self.handlers.items()):
             if op in CALLS:
                 handler = self.calls.around(op, handler)
             if op not in UNGATED:
                 self.handlers[op] = _gated(handler, self.recovery, self.lease)
-        self.stream_handlers["ha-hello"] = self.ha_hello
-        self.stream_handlers["ha-resume"] = self.ha_resume
-        self.stream_handlers["ha-heard"] = self.ha_heard
-        self.stream_handlers["ha-fire-and-forget"] = self.ha_fire_and_forget
+        self.stream_handlers[tag_of(Hello)] = self.ha_hello
+        self.stream_handlers[tag_of(Resume)] = self.ha_resume
+        self.stream_handlers[tag_of(Heard)] = self.ha_heard
+        self.stream_handlers[tag_of(FireAndForget)] = self.ha_fire_and_forget
 
     # Activation
 
@@ -230,7 +243,7 @@ class Scheduler(
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
         """As upstream's, with the cell's."""
-        return {**super().identity(n_workers), "ha": self.welcome()}
+        return {**super().identity(n_workers), HA: to_op(self.welcome())}
 
     async def identity_asked(self, n_workers: int = -1) -> dict[str, Any]:
         """Who leads, at once, as who connects asks it. Workers when it is known which there are."""
@@ -262,10 +275,14 @@ def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:
-    """The handler of a request: it waits for the recovery barrier, and its answer for the lease."""
+    """The handler of a request: it waits for the recovery barrier, and its answer for the lease.
+
+    Raises ``MalformedMessage``, which is told to the caller.
+    """
 
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
     async def wait_then_handle(*args: Any, **kwargs: Any) -> Any:
+        from_op(Request, kwargs)
         if not recovery.is_open:
             await recovery.opened()
         result = handler(*args, **kwargs)

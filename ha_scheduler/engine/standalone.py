@@ -13,13 +13,9 @@ from typing import Any
 from ha_scheduler.engine import scheduler as engine
 from ha_scheduler.engine.options import scheduler_arguments
 from ha_scheduler.engine.stream.recorder import ImmediateLog
+from ha_scheduler.protocol.client import Welcome
 
-_CELL: dict[str, Any] = {
-    "cell": "standalone",
-    "leader": "standalone",
-    "watch": [],
-    "addresses": [],
-}
+_CELL = Welcome(0, "standalone", "standalone")
 
 
 class Scheduler(engine.Scheduler):

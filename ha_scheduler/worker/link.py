@@ -38,6 +38,8 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.follower import Follower
 from ha_scheduler.comm.preamble import IntroductionRefused
+from ha_scheduler.protocol.codec import from_op
+from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
@@ -138,13 +140,13 @@ class SchedulerLink:
 
     # ---- what comes from the cell
 
-    def leader_called(self, term: int, address: str, leader: str) -> dict[str, Any]:
-        """A leader presents itself: the RPC ``ha-leader``."""
-        seen = self.follower.fence.term
-        if term < seen:
-            return {"status": "stale", "term": seen}
+    def leader_called(self, **fields: Any) -> dict[str, Any]:
+        """A leader presents itself."""
+        message, seen = from_op(LeaderCalled, fields), self.follower.fence.term
+        if message.term < seen:
+            return {"status": STALE, "term": seen}
         if not self.plain:
-            self.follower.called(term, leader, address)
+            self.follower.called(message.term, message.leader, message.address)
         return {"status": "OK"}
 
     # ---- the stream
@@ -272,12 +274,12 @@ class SchedulerLink:
             message = registration.message(
                 message,
                 term=self.follower.fence.term,
-                report={
-                    **snapshot(worker.state),
-                    "shuffles": shuffle_runs(worker),
-                    "heard": worker.runs.heard,
-                    "fetched": worker.runs.fetched(),
-                },
+                report=snapshot(
+                    worker.state,
+                    shuffles=shuffle_runs(worker),
+                    heard=worker.runs.heard,
+                    fetched=worker.runs.fetched(),
+                ),
                 plugins=worker.plugin_digests,
             )
         await comm.write(message, serializers=["msgpack"])

@@ -16,7 +16,9 @@ from distributed.metrics import time
 from distributed.versions import get_versions
 
 from ha_scheduler.comm.directory import View
-from ha_scheduler.worker.report import Report
+from ha_scheduler.protocol.client import HA, Welcome
+from ha_scheduler.protocol.codec import from_op, to_op
+from ha_scheduler.protocol.worker import STALE, Joining, RegisterWorker, Report
 
 
 class StaleLeader(OSError):
@@ -74,30 +76,31 @@ def message(
     Until a leader of a cell has ever answered, a reply is asked for: a scheduler that does not know
     the operation then answers None at once (core.py:829) instead of nothing at all.
     """
-    return {
-        **upstream,
-        "op": "ha-register-worker",
-        "reply": term == 0,
-        "ha": {"term": term, "report": report, "plugins": dict(plugins)},
-    }
+    address, server_id, nanny = (upstream[name] for name in ("address", "server_id", "nanny"))
+    joining = Joining(term, report, dict(plugins))
+    ours = to_op(RegisterWorker(address, server_id, nanny, joining))
+    return {**upstream, **ours, "reply": term == 0}
 
 
 def understand(reply: Any, term_seen: int) -> Accepted:
-    """What the answer says. Raises ``StaleLeader``, ``Refused`` or ``PlainScheduler``."""
+    """What the answer says.
+
+    Raises ``StaleLeader``, ``Refused``, ``PlainScheduler`` or ``MalformedMessage``.
+    """
     if reply is None:
         raise PlainScheduler("the scheduler does not know ha-register-worker")
     status = reply.get("status")
-    if status == "stale-leader":
+    if status == STALE:
         raise StaleLeader(f"it is of term {reply.get('term')}, and {term_seen} has been seen")
     if status != "OK":
         raise Refused(str(reply.get("message", reply)))
-    ha = reply.get("ha")
-    if ha is not None and int(ha["term"]) < term_seen:
-        raise StaleLeader(f"it is of term {ha['term']}, and {term_seen} has been seen")
+    welcome = from_op(Welcome, reply[HA]) if HA in reply else None
+    if welcome is not None and welcome.term < term_seen:
+        raise StaleLeader(f"it is of term {welcome.term}, and {term_seen} has been seen")
     return Accepted(
         time=reply["time"],
         heartbeat_interval_s=reply.get("heartbeat-interval", 1.0),
         plugins=reply["worker-plugins"],
-        view=View.from_welcome(ha) if ha is not None else None,
+        view=View.from_welcome(welcome) if welcome is not None else None,
         warning=reply.get("warning"),
     )

@@ -26,21 +26,17 @@ from dask.utils import typename
 from distributed.protocol.pickle import dumps
 from distributed.worker_state_machine import RUN_ID_SENTINEL
 
+from ha_scheduler.protocol.worker import ERROR_BYTES_MAX, FETCHING, METADATA_BYTES_MAX, Report
+
 logger = logging.getLogger("distributed.worker.ha")
 
 FAILED_RUNS_MAX = 1_000  # runs of shuffles that ended here and that are told of, the newest
-ERROR_BYTES_MAX = 256 * 1024  # bytes; a task with a larger error is run again by a new leader
-METADATA_BYTES_MAX = 256 * 1024  # bytes of one task's; larger metadata ends with its leader
 
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
 
-FETCHING = "fetching"  # as engine/takeover/reports.py has it
 
-Report = dict[str, Any]
-
-
-def snapshot(state: Any) -> Report:
-    """The report of a ``distributed.worker_state_machine.WorkerState``."""
+def snapshot(state: Any, **rest: Any) -> Report:
+    """The report of a ``distributed.worker_state_machine.WorkerState``, with the ``rest`` of it."""
     memory: list[tuple[Any, int, str, int]] = []
     running: list[tuple[Any, int, str]] = []
     erred: list[tuple[Any, bytes, int]] = []
@@ -61,29 +57,30 @@ def snapshot(state: Any) -> Report:
             error = _error(task)
             if error is not None:
                 erred.append((key, error, task.run_id))
-    return {
-        "memory": memory,
-        "running": running,
-        "erred": erred,
-        "actors": list(state.actors),
-        "metadata": metadata,
-    }
+    return Report(
+        memory=tuple(memory),
+        running=tuple(running),
+        erred=tuple(erred),
+        actors=tuple(state.actors),
+        metadata=tuple(metadata),
+        **rest,
+    )
 
 
-def shuffle_runs(worker: Any) -> list[tuple[str, int, bool]]:
+def shuffle_runs(worker: Any) -> tuple[tuple[str, int, bool], ...]:
     """The runs of P2P shuffles that the worker has, and those that it was told to end.
 
     Each is the id of the shuffle, that of the run, and whether it goes on.
     """
     plugin = worker.plugins.get("shuffle")
     if plugin is None:
-        return []
+        return ()
     runs = plugin.shuffle_runs
     ended = list(runs._stale_run_ids.items())[-FAILED_RUNS_MAX:]
-    return [
+    return (
         *((shuffle, run.run_id, True) for shuffle, run in runs._active_runs.items()),
         *((shuffle, run_id, False) for shuffle, run_id in ended),
-    ]
+    )
 
 
 def _metadata(task: Any) -> bytes | None:

@@ -50,6 +50,6 @@ class Runs:
             for ts in [state.tasks[key] for key in stimulus.data if key in state.tasks]:
                 self._fetched.pop(ts, None)
 
-    def fetched(self) -> list[tuple[Any, int]]:
+    def fetched(self) -> dict[Any, int]:
         """What the worker has from other workers, and what it had heard when that came."""
-        return [(ts.key, run) for ts, run in self._fetched.items() if ts.state == "memory"]
+        return {ts.key: run for ts, run in self._fetched.items() if ts.state == "memory"}

@@ -31,7 +31,9 @@ from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
+from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.runs import Runs
 
@@ -61,12 +63,12 @@ class Worker(distributed.Worker):
         locks.install()
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
-        self.handlers["ha-leader"] = self._ha.leader_called
+        self.handlers[tag_of(LeaderCalled)] = self._ha.leader_called
         self.handlers["terminate"] = self.close
         self.handlers["plugin-add"] = self.plugin_add
         self.handlers["plugin-remove"] = self.plugin_remove
         self.stream_handlers["close"] = self.close
-        self.stream_handlers["ha-runs"] = self.runs.hear
+        self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
 
     # ---- the overrides of distributed.Worker
@@ -205,6 +207,10 @@ class Worker(distributed.Worker):
         )
         type(self)._initialized_clients.add(client)
         return client
+
+    def run_named(self: Any, **fields: Any) -> None:
+        """The leader names the id of a run."""
+        self.runs.hear(from_op(RunNamed, fields).run)
 
     # ---- what the link asks of the worker
 

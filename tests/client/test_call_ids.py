@@ -12,15 +12,14 @@ from client_replay import call_ids
 from client_replay.call_ids import CallIds
 from client_replay.errors import AnswerLost, OutcomeUnknown
 from client_replay.rpc import (
-    EXPIRED,
-    LOST,
     NUMBERED,
-    OPEN,
     REPEATABLE,
     SESSIONS_MAX,
     WAITING,
     SchedulerRPC,
 )
+from ha_scheduler.protocol.client import EXPIRED, LOST, CallId, OpenCalls
+from ha_scheduler.protocol.codec import from_op, tag_of
 from tests.worker.scripted_leader import ScriptedLeader
 
 
@@ -35,7 +34,7 @@ class OfACell(ScriptedLeader):
         self._answers = list(answers)
         self.deaths_at_opening = 0
         self.handlers["queue_get"] = self.get
-        self.handlers[OPEN] = self.opens
+        self.handlers[tag_of(OpenCalls)] = self.opens
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
         return {**super().identity(n_workers), "ha": self.cell()}
@@ -51,8 +50,8 @@ class OfACell(ScriptedLeader):
     async def get(
         self, comm: Any, ha_call: Any = None, timeout: float | None = None, **kwargs: Any
     ) -> Any:
-        session, slot, sequence = ha_call
-        self.numbers.append((self.opened.index(session), slot, sequence))
+        call = from_op(CallId, ha_call)
+        self.numbers.append((self.opened.index(call.session), call.slot, call.sequence))
         self.timeouts.append(timeout)
         answer = self._answers.pop(0)
         if answer == "die":
@@ -150,10 +149,10 @@ async def test_a_scheduler_that_is_not_of_a_cell_is_sent_no_number() -> None:
 def test_calls_under_way_at_once_have_slots_of_their_own() -> None:
     made = CallIds("s")
     with made.take() as first, made.take() as second:
-        assert (first.slot, second.slot) == (0, 1)
+        assert (first.id.slot, second.id.slot) == (0, 1)
     with made.take() as third, made.take() as fourth:
-        assert {third.slot, fourth.slot} == {0, 1}
-        assert {third.sequence, fourth.sequence} == {2}
+        assert {third.id.slot, fourth.id.slot} == {0, 1}
+        assert {third.id.sequence, fourth.id.sequence} == {2}
 
 
 def test_there_is_an_end_to_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.directory import Cell, Peer, View, cell_of
+from ha_scheduler.protocol.client import Welcome
 
 A, B, C = (Endpoint(host, 8786) for host in "abc")
 PEERS = tuple(Peer(e.host, e.host, 8785, 8786) for e in (A, B, C))
@@ -49,7 +50,7 @@ def test_nobody_waits_for_the_leader_of_an_older_term() -> None:
 def test_a_welcome_does_not_take_the_dask_ports_away() -> None:
     cell = Cell([A])
     cell.observe(VIEW)
-    welcome = {"term": 3, "cell": "cell", "watch": [[p.name, p.host, 8785] for p in PEERS]}
+    welcome = Welcome(3, "cell", "a", tuple((p.name, p.host, 8785) for p in PEERS))
     cell.observe(View.from_welcome(welcome))
     assert cell.peers == PEERS
 
@@ -58,12 +59,8 @@ def test_a_welcome_of_before_a_peer_joined_does_not_take_it_away() -> None:
     cell = Cell([A])
     d = Endpoint("d", 8786)
     cell.observe(replace(VIEW, peers=(*PEERS, Peer("d", "d", 8785, 8786)), addresses=(A, B, C, d)))
-    old = {
-        "term": 3,
-        "cell": "cell",
-        "watch": [[p.name, p.host, 8785] for p in PEERS],
-        "addresses": [f"tls://{host}:8786" for host in "abc"],
-    }
+    watch = tuple((p.name, p.host, 8785) for p in PEERS)
+    old = Welcome(3, "cell", "a", watch, tuple(f"tls://{host}:8786" for host in "abc"))
     cell.observe(View.from_welcome(old))
     assert [peer.name for peer in cell.peers] == ["a", "b", "c", "d"]
     assert d in cell.candidates()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
+import msgspec
 import pytest
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
@@ -19,6 +20,7 @@ from ha_scheduler import HACluster
 from ha_scheduler.comm.address import parse_endpoint
 from ha_scheduler.comm.directory import View
 from ha_scheduler.engine.workers import registration as engine_workers
+from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import Pair, eventually, pair
 
@@ -53,7 +55,7 @@ async def has(cluster: HACluster, n: int) -> None:
     await eventually(lambda: len(workers_of(cluster)) == n and len(cluster.requested) == n)
 
 
-def tell(cluster: HACluster, welcome: dict[str, Any], address: str) -> None:
+def tell(cluster: HACluster, welcome: Welcome, address: str) -> None:
     """As the watch of a cell does."""
     view = View.from_welcome(welcome)
     cell = cluster._follower.cell
@@ -136,7 +138,7 @@ async def test_a_leader_that_is_frozen_is_left_for_the_next_one(
         frozen.recorder.flush()
         frozen.recorder = None
         leader = await both.take_over()
-        welcome = {**leader.welcome(), "leader": "other", "addresses": []}
+        welcome = msgspec.structs.replace(leader.welcome(), leader="other", addresses=())
         tell(cluster, welcome, leader.address)
         await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
         assert subscription.closed()
@@ -159,7 +161,7 @@ async def test_a_subscription_that_is_not_answered_is_left_for_the_next_leader()
         await both.kill_leader()
         await begun.wait()
         leader = await both.take_over()
-        welcome = {**leader.welcome(), "leader": "other", "addresses": []}
+        welcome = msgspec.structs.replace(leader.welcome(), leader="other", addresses=())
         tell(cluster, welcome, leader.address)
         await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
 

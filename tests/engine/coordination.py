@@ -21,11 +21,13 @@ from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState
 
 from ha_scheduler.engine.scheduler import Scheduler
-from ha_scheduler.engine.stream.calls import OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.stream.calls import SESSION_IDLE_SECONDS
 from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
 from ha_scheduler.ledger.tables import VALUES
+from ha_scheduler.protocol.client import CALL, CallId, OpenCalls
+from ha_scheduler.protocol.codec import to_op
 from tests.engine.conftest import KeptLog, end, follow, rebuild
 from tests.twins.tables import MemoryTables
 
@@ -55,8 +57,8 @@ class Caller:
     def repeat(self, slot: int = 0, **instead: Any) -> asyncio.Task[Any]:
         """The same call; ``instead``: arguments that are others by now, as what is left of time."""
         op, kwargs = self._last[slot]
-        number = (self.session, slot, self._sequences[slot])
-        arguments = {**kwargs, **instead, "ha_call": number}
+        number = to_op(CallId(self.session, slot, self._sequences[slot]))
+        arguments = {**kwargs, **instead, CALL: number}
         return asyncio.ensure_future(self._call(self.cell.leader, op, arguments))
 
     async def _call(self, leader: Scheduler, op: str, arguments: dict[str, Any]) -> Any:
@@ -66,7 +68,8 @@ class Caller:
 
     async def open(self) -> None:
         """Open the session, again if need be."""
-        await self.cell.leader.handlers[OPEN](session=self.session, owner=self.owner)
+        message = to_op(OpenCalls(self.session, self.owner))
+        await self.cell.leader.handlers[message.pop("op")](**message)
         self._opened = True
 
 

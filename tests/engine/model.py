@@ -27,6 +27,9 @@ from ha_scheduler.engine.stream.recorder import OnCommit
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.protocol.client import Hello, Resume, request
+from ha_scheduler.protocol.codec import to_op
+from ha_scheduler.protocol.worker import Joining, RegisterWorker
 from ha_scheduler.worker.report import snapshot
 from ha_scheduler.worker.runs import Runs
 from tests.twins.tables import MemoryTables
@@ -127,6 +130,7 @@ class Leader(Scheduler):
 
     async def handle(self, message: dict[str, Any], **sender: str) -> None:
         """One message of a stream."""
+        message = request(message) if "client" in sender else message
         handler = self.stream_handlers[message.pop("op")]
         result = handler(**message, **sender)
         if inspect.isawaitable(result):
@@ -265,10 +269,11 @@ class ModelWorker:
             "metrics": METRICS, "services": {}, "local_directory": "", "versions": {}, "nanny": "",
             "extra": {}, "stimulus_id": self.stimulus(),
         }  # fmt: skip
-        runs = {"heard": self.runs.heard, "fetched": self.runs.fetched()}
-        report = {**snapshot(self.state), **runs}
-        ha = {"term": term, "report": report, "plugins": {}}
-        return asyncio.create_task(leader.ha_register_worker(Answer(), ha=ha, **message))
+        report = snapshot(self.state, heard=self.runs.heard, fetched=self.runs.fetched())
+        joining = Joining(term, report, {})
+        message |= to_op(RegisterWorker(self.address, self.address, "", joining))
+        del message["op"]
+        return asyncio.create_task(leader.ha_register_worker(Answer(), **message))
 
 
 class ModelClient:
@@ -337,12 +342,12 @@ class ModelClient:
         leader._restore_or_add(self.id, {})
         leader.client_comms[self.id] = Wire()  # type: ignore[assignment]
         floor = min(self.journal, default=self._sequence + 1) - 1
-        self.wire.send({"op": "ha-hello", "session": self.session, "term": 0, "floor": floor})
+        self.wire.send(to_op(Hello(self.session, 0, floor)))
         self.wire.send(*self.journal.values())
         self._resumed_at = self._sequence
-        wanted = [key for key, state in self.states.items() if state != "cancelled"]
-        finished = [key for key, state in self.states.items() if state == "finished"]
-        self.wire.send({"op": "ha-resume", "keys": wanted, "finished": finished})
+        wanted = tuple(key for key, state in self.states.items() if state != "cancelled")
+        finished = tuple(key for key, state in self.states.items() if state == "finished")
+        self.wire.send(to_op(Resume(wanted, finished)))
 
 
 def _reference(key: str) -> Any:

@@ -10,6 +10,8 @@ from distributed.core import Status
 from client_replay.rpc import NUMBERED
 from ha_scheduler.engine.scheduler import CALLS
 from ha_scheduler.ledger.records import Called, ClientLeft
+from ha_scheduler.protocol.client import CallId
+from ha_scheduler.protocol.codec import to_op
 from tests.engine.conftest import eventually, rebuild
 from tests.engine.coordination import (
     Caller,
@@ -66,7 +68,7 @@ async def test_a_get_that_was_given_up_takes_nothing(own: Cell) -> None:
 async def test_a_call_that_was_overtaken_in_its_slot_is_not_done(own: Cell) -> None:
     caller = Caller(own)
     await queue(caller, 1)
-    late = own.ask("queue_put", **value("q", 0), ha_call=("s", 0, 1))
+    late = own.ask("queue_put", **value("q", 0), ha_call=to_op(CallId("s", 0, 1)))
     assert await late is Status.dont_reply
     assert await own.ask("queue_qsize", name="q") == 1
 

@@ -22,8 +22,9 @@ from distributed.metrics import monotonic
 from ha_scheduler.engine.coordination.events import WAITERS
 from ha_scheduler.engine.coordination.multi_locks import REQUESTS
 from ha_scheduler.engine.coordination.semaphores import LOCK_IDLE_SECONDS
-from ha_scheduler.engine.stream.calls import EXPIRED, LOST, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.stream.calls import SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
+from ha_scheduler.protocol.client import EXPIRED, LOST
 from tests.engine.conftest import follow, rebuild
 from tests.engine.coordination import Caller, Cell, cell, queue
 

@@ -6,12 +6,10 @@ import asyncio
 
 import pytest
 
-from client_replay.rpc import EXPIRED as EXPIRED_TO_THE_CLIENT
-from client_replay.rpc import LOST as LOST_TO_THE_CLIENT
-from client_replay.rpc import OPEN as OPEN_TO_THE_CLIENT
-from ha_scheduler.engine.stream.calls import EXPIRED, LOST, OPEN, SESSION_IDLE_SECONDS
+from ha_scheduler.engine.stream.calls import SESSION_IDLE_SECONDS
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.records import CallsEnded
+from ha_scheduler.protocol.client import EXPIRED, LOST
 from tests.engine.conftest import eventually
 from tests.engine.coordination import (
     Caller,
@@ -140,9 +138,3 @@ async def test_the_latest_answer_is_kept_however_large_it_is(
     await caller.call("queue_get", 1, name="q")
     await own.fail_over()
     assert (await caller.repeat(1))["value"] == item
-
-
-def test_client_and_leader_mean_the_same() -> None:
-    assert EXPIRED == EXPIRED_TO_THE_CLIENT
-    assert LOST == LOST_TO_THE_CLIENT
-    assert OPEN == OPEN_TO_THE_CLIENT

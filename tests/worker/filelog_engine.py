@@ -43,13 +43,10 @@ async def run(arguments: argparse.Namespace) -> None:
     from ha_scheduler.engine.options import scheduler_arguments
     from ha_scheduler.engine.scheduler import Scheduler
     from ha_scheduler.ledger.records import decode
+    from ha_scheduler.protocol.client import Welcome
 
-    cell = {
-        "cell": "test",
-        "leader": arguments.name,
-        "watch": json.loads(arguments.watch),
-        "addresses": json.loads(arguments.addresses),
-    }
+    watch, addresses = json.loads(arguments.watch), json.loads(arguments.addresses)
+    cell = Welcome(0, "test", arguments.name, watch, addresses)
     scheduler = Scheduler(cell=cell, **scheduler_arguments(vars(arguments)))
     log = FileLog(arguments.log)
     for record in log.records():

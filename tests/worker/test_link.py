@@ -20,6 +20,8 @@ from distributed.worker_state_machine import RUN_ID_SENTINEL, UpdateDataEvent
 
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, forget_cells
+from ha_scheduler.protocol.codec import from_op
+from ha_scheduler.protocol.worker import STALE, Joining, RegisterWorker, Report
 from ha_scheduler.worker import link
 from ha_scheduler.worker.link import Phase
 from ha_scheduler.worker.worker import Worker, upgrade
@@ -27,8 +29,6 @@ from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
 
 pytestmark = pytest.mark.filterwarnings("default")
-
-REPORTED = ("memory", "running", "erred", "actors", "metadata", "shuffles", "fetched")
 
 
 @asynccontextmanager
@@ -52,11 +52,8 @@ async def test_the_first_registration_has_upstreams_fields_and_an_empty_report()
     leader = await ScriptedLeader(term=3).open()
     async with joined(leader) as worker:
         (message,) = leader.registrations
-        assert message["ha"] == {
-            "term": 0,
-            "report": {**dict.fromkeys(REPORTED, ()), "heard": RUN_ID_SENTINEL},
-            "plugins": {},
-        }
+        nothing = Report(heard=RUN_ID_SENTINEL)
+        assert from_op(RegisterWorker, message).ha == Joining(0, nothing, {})
         assert {"address", "status", "nthreads", "name", "now", "resources"} <= set(message)
         assert {"memory_limit", "local_directory", "services", "nanny"} <= set(message)
         assert {"pid", "versions", "metrics", "extra", "stimulus_id"} <= set(message)
@@ -76,8 +73,9 @@ async def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_live
         second = await ScriptedLeader(term=2).open(port)
         await until(lambda: worker._ha.phase is Phase.UP)
         (message,) = second.registrations
-        assert message["ha"]["term"] == 1
-        assert [entry[0] for entry in message["ha"]["report"]["memory"]] == ["x"]
+        joining = from_op(RegisterWorker, message).ha
+        assert joining.term == 1
+        assert [entry[0] for entry in joining.report.memory] == ["x"]
         assert message["status"] == "running"
         await until(lambda: second.said("log-event"))
         assert [event["msg"] for event in second.said("log-event")] == ["said to nobody"]
@@ -181,12 +179,12 @@ async def test_a_leader_of_a_later_term_that_calls_is_joined_at_once() -> None:
     async with joined(old, port) as worker, distributed.core.rpc(worker.address) as call:
         new = await ScriptedLeader(term=2).open(port)  # not before: it would be found at once
         stale = await getattr(call, "ha-leader")(term=0, address=new.address, leader="x")
-        assert stale == {"status": "stale", "term": 1}
+        assert stale == {"status": STALE, "term": 1}
         answer = await getattr(call, "ha-leader")(term=2, address=new.address, leader="new")
         assert answer == {"status": "OK"}
         await until(lambda: new.registrations, within_s=1)
         again = await getattr(call, "ha-leader")(term=1, address=old.address, leader="old")
-        assert again == {"status": "stale", "term": 2}
+        assert again == {"status": STALE, "term": 2}
         assert len(old.registrations) == 1
     await old.die()
     await new.die()
@@ -273,7 +271,7 @@ async def test_a_plugin_that_the_worker_has_is_not_set_up_again() -> None:
         await asyncio.sleep(0.05)
         assert Plugin.setups == 1
         digest = sha256(pickled).hexdigest()
-        assert leader.registrations[1]["ha"]["plugins"] == {"counting": digest}
+        assert from_op(RegisterWorker, leader.registrations[1]).ha.plugins == {"counting": digest}
     await leader.die()
 
 

@@ -23,17 +23,11 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
-from ha_scheduler.engine.takeover import reports
-from ha_scheduler.worker.report import FETCHING, METADATA_BYTES_MAX, shuffle_runs, snapshot
+from ha_scheduler.protocol.worker import FETCHING, METADATA_BYTES_MAX, Report
+from ha_scheduler.worker.report import shuffle_runs, snapshot
 
 PEER = "127.0.0.1:2"
-NOTHING: dict[str, list[Any]] = {
-    "memory": [],
-    "running": [],
-    "erred": [],
-    "actors": [],
-    "metadata": [],
-}
+NOTHING = Report()
 
 
 class Untouchable(dict[Any, Any]):
@@ -82,8 +76,8 @@ def test_an_idle_worker_reports_nothing(state: WorkerState) -> None:
 def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
     compute(state, ("x", 0))
     finish(state, ("x", 0))
-    assert snapshot(state)["memory"] == [(("x", 0), 17, "str", 1)]
-    assert snapshot(state)["running"] == []
+    assert snapshot(state).memory == ((("x", 0), 17, "str", 1),)
+    assert snapshot(state).running == ()
 
 
 def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
@@ -95,7 +89,7 @@ def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
         compute(state, key)
         state.tasks[key].metadata.update(metadata)
         finish(state, key)
-    ((key, data),) = snapshot(state)["metadata"]
+    ((key, data),) = snapshot(state).metadata
     assert (key, loads(data)) == ("little", left["little"])
 
 
@@ -104,12 +98,12 @@ def test_every_task_to_compute_is_running_under_its_run_id(state: WorkerState) -
         compute(state, key, run_id=number)
     compute(state, "d", run_id=8, who_has={"dep": [PEER]}, nbytes={"dep": 1})
     state.handle_stimulus(SecedeEvent(key="a", compute_duration=1.0, stimulus_id="secede"))
-    assert snapshot(state)["running"] == [
+    assert snapshot(state).running == (
         ("a", 5, "long-running"),
         ("b", 6, "executing"),
         ("c", 7, "executing"),
         ("d", 8, "waiting"),
-    ]
+    )
 
 
 def test_dependencies_that_are_being_fetched_are_not_reported(state: WorkerState) -> None:
@@ -152,7 +146,7 @@ def test_what_was_cancelled_and_is_wanted_again_is_what_it_was(state: WorkerStat
     secede(state, "long")  # after it was cancelled: nobody was told
     compute(state, "plain", run_id=2)
     compute(state, "long", run_id=3)
-    assert snapshot(state)["running"] == [("plain", 2, "executing"), ("long", 3, "long-running")]
+    assert snapshot(state).running == (("plain", 2, "executing"), ("long", 3, "long-running"))
 
 
 def test_a_computation_that_is_to_be_fetched_instead_is_no_running_task(state: WorkerState) -> None:
@@ -163,7 +157,7 @@ def test_a_computation_that_is_to_be_fetched_instead_is_no_running_task(state: W
         free(state, key)
         fetch(state, key)
     assert {ts.state for ts in state.tasks.values()} == {"resumed"}
-    assert snapshot(state)["running"] == [("plain", 2, FETCHING), ("long", 3, FETCHING)]
+    assert snapshot(state).running == (("plain", 2, FETCHING), ("long", 3, FETCHING))
 
 
 def test_what_is_on_its_way_here_and_to_be_computed_instead_is_running(state: WorkerState) -> None:
@@ -173,7 +167,7 @@ def test_what_is_on_its_way_here_and_to_be_computed_instead_is_running(state: Wo
     assert snapshot(state) == NOTHING
     compute(state, "far", run_id=4)
     assert state.tasks["far"].state == "resumed"
-    assert snapshot(state)["running"] == [("far", 4, "resumed")]
+    assert snapshot(state).running == (("far", 4, "resumed"),)
 
 
 def test_what_could_not_be_read_when_it_arrived_has_not_erred(state: WorkerState) -> None:
@@ -193,7 +187,7 @@ def test_what_nobody_is_known_to_have_is_left_out(state: WorkerState) -> None:
         GatherDepNetworkFailureEvent(worker=PEER, total_nbytes=1, stimulus_id="gone")
     )
     assert state.tasks["far"].state == "missing"
-    assert snapshot(state) == {**NOTHING, "running": [("near", 2, "waiting")]}
+    assert snapshot(state) == Report(running=(("near", 2, "waiting"),))
 
 
 def test_a_task_that_gave_itself_back_is_gone(state: WorkerState) -> None:
@@ -202,21 +196,17 @@ def test_a_task_that_gave_itself_back_is_gone(state: WorkerState) -> None:
     assert snapshot(state) == NOTHING
 
 
-def test_a_leader_calls_what_is_to_be_fetched_as_a_worker_does() -> None:
-    assert reports.FETCHING == FETCHING
-
-
 def test_errors_and_actors_are_named(state: WorkerState) -> None:
     compute(state, "bad", run_id=3)
     state.handle_stimulus(ExecuteFailureEvent.dummy("bad", run_id=3, stimulus_id="fail"))
     compute(state, "actor", run_id=4, actor=True)
     finish(state, "actor", run_id=4, value=object())
     report = snapshot(state)
-    ((key, error, run_id),) = report["erred"]
+    ((key, error, run_id),) = report.erred
     assert (key, run_id) == ("bad", 3)
     assert set(loads(error)) == {"exception", "traceback", "exception_text", "traceback_text"}
-    assert report["actors"] == ["actor"]
-    assert [entry[0] for entry in report["memory"]] == ["actor"]
+    assert report.actors == ("actor",)
+    assert [entry[0] for entry in report.memory] == ["actor"]
 
 
 def test_runs_of_shuffles_that_go_on_and_that_were_ended_are_told() -> None:
@@ -225,5 +215,5 @@ def test_runs_of_shuffles_that_go_on_and_that_were_ended_are_told() -> None:
     worker = SimpleNamespace(plugins={"shuffle": plugin})
     plugin.shuffle_runs._active_runs["here"] = SimpleNamespace(run_id=7)
     plugin.shuffle_fail("over", 5, "it was over")
-    assert shuffle_runs(worker) == [("here", 7, True), ("over", 5, False)]
-    assert shuffle_runs(SimpleNamespace(plugins={})) == []
+    assert shuffle_runs(worker) == (("here", 7, True), ("over", 5, False))
+    assert shuffle_runs(SimpleNamespace(plugins={})) == ()

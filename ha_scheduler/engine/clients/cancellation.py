@@ -31,6 +31,7 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.clients.intents import Intents
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Table
+from ha_scheduler.protocol.client import AFTER, NUMBER, Heard
 
 # Where upstream's own message is looked for.
 logger = logging.getLogger("distributed.scheduler")
@@ -164,7 +165,7 @@ class Cancellation(Intents):
             told = message
             if client in self.session_of:
                 after = max(self._last_of(client), sequences.get(client, 0))
-                told = {**message, "ha_after": after, "ha_number": numbers.get(client, 0)}
+                told = {**message, AFTER: after, NUMBER: numbers.get(client, 0)}
             comm.send(told)
 
     def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
@@ -182,15 +183,15 @@ class Cancellation(Intents):
                     "keys": keys,
                     "reason": notice.reason,
                     "msg": notice.msg,
-                    "ha_after": notice.after,
-                    "ha_number": number,
+                    AFTER: notice.after,
+                    NUMBER: number,
                 }
             )
         return cancelled
 
-    def ha_heard(self, client: str, numbers: Iterable[int]) -> None:
+    def ha_heard(self, client: str, message: Heard) -> None:
         """A client has heard of these notices."""
-        self.drop_notices(client, numbers)
+        self.drop_notices(client, message.numbers)
 
     def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
         """They need not be given any more."""

@@ -46,6 +46,8 @@ from ha_scheduler.ledger.records import (
     Scattered,
     ScatteredForgotten,
 )
+from ha_scheduler.protocol.client import Committed, FireAndForget
+from ha_scheduler.protocol.codec import to_op
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +229,7 @@ class Intents(SchedulerBase):
     def _acknowledge(self, client: str, sequence: int) -> None:
         comm = self.client_comms.get(client)
         if sequence and comm is not None and not comm.closed():
-            comm.send({"op": "ha-committed", "sequences": [sequence]})
+            comm.send(to_op(Committed((sequence,))))
 
     def _set_priorities(self, *args: Any, **kwargs: Any) -> None:
         """As upstream's; and hand out what workers already hold of this graph."""
@@ -264,12 +266,12 @@ class Intents(SchedulerBase):
             self._record_desires(self.recorder, keys, client)
         super().client_desires_keys(keys=keys, client=client)
 
-    def ha_fire_and_forget(self, client: str, keys: Collection[Key], ha_sequence: int) -> None:
+    def ha_fire_and_forget(self, client: str, message: FireAndForget) -> None:
         """A client with a journal wants keys to be computed, whatever becomes of it."""
         failpoints.reach("fire-and-forget.arrived")
-        if not self.was_answered(client, ha_sequence):
-            self.client_desires_keys(keys=keys, client=FIRE_AND_FORGET)
-            self.answer(client, ha_sequence, "fire-and-forget")
+        if not self.was_answered(client, message.ha_sequence):
+            self.client_desires_keys(keys=message.keys, client=FIRE_AND_FORGET)
+            self.answer(client, message.ha_sequence, "fire-and-forget")
 
     def _is_ahead(self, key: Key) -> bool:
         """Whether the outcome of ``key`` is still to come; or else it would be held for ever."""

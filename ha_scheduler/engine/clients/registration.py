@@ -5,14 +5,13 @@ Guarantee: a client that lost its connection without a goodbye keeps its desires
 (hazard 10). A returning client first resubmits what was never acknowledged, then states all that it
 wants (``ha-resume``), and is told the state of each key.
 
-Wire: see the docstrings of ``ha_hello`` and ``ha_resume``; everything else is upstream's.
+Wire: ``protocol/client.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
 from time import time
 from typing import Any
 
@@ -23,8 +22,11 @@ from distributed.versions import error_message, get_versions
 
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.fencing import FencedComm
+from ha_scheduler.engine.refusals import CheckedComm, refuse
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
+from ha_scheduler.protocol.client import UNKNOWN_KEYS, Hello, RegisterClient, Resume, Stale
+from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ class Clients(Cancellation):
 
     async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
         """Register a client, or take back one that the ledger knows, and serve its stream."""
+        try:
+            from_op(RegisterClient, {"client": client})
+        except MalformedMessage as error:
+            return await refuse(comm, error)
         await self.recovery.opened()
         comm.name = "Scheduler->Client"
         served = asyncio.Event()
@@ -75,7 +81,8 @@ class Clients(Cancellation):
             raise CommClosedError(f"{client} has registered anew meanwhile")
         stream = self._open_stream(fenced, client, versions)
         try:
-            await self.handle_stream(comm=comm, extra={"client": client})
+            checked: Any = CheckedComm(comm, stream, self.stream_handlers)
+            await self.handle_stream(comm=checked, extra={"client": client})
         finally:
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
@@ -165,47 +172,35 @@ class Clients(Cancellation):
         loop = asyncio.get_running_loop()
         self._leaving[client] = loop.call_later(CLIENT_GRACE_SECONDS, give_up)
 
-    def ha_hello(self, client: str, session: str, term: int, floor: int) -> None:
-        """First message of a client with a journal.
-
-        ``term``: the highest it has seen. ``floor``: no sequence up to it will come again.
-        """
+    def ha_hello(self, client: str, message: Hello) -> None:
+        """First message of a client with a journal."""
         stream = self.client_comms[client]
-        if term > self.term:
-            stream.send({"op": "ha-stale", "term": self.term})
+        if message.term > self.term:
+            stream.send(to_op(Stale(self.term)))
             return
-        if self.session_of.get(client) != session:
-            if term:  # it was another leader's client, and is about to state what it wants
+        if self.session_of.get(client) != message.session:
+            if message.term:  # it was another leader's, and is about to state what it wants
                 self._kept_for.setdefault(client, set())
-            self.session_of[client] = session
-            self._record_session(ClientJoined(client, session))
-        if floor:
-            self._record_session(SessionAdvanced(session, floor))
-        stream.send({"op": "ha-welcome", **self.welcome()})
+            self.session_of[client] = message.session
+            self._record_session(ClientJoined(client, message.session))
+        if message.floor:
+            self._record_session(SessionAdvanced(message.session, message.floor))
+        stream.send(to_op(self.welcome()))
 
     def _record_session(self, record: ClientJoined | SessionAdvanced) -> None:
         self.sessions.apply(record)
         self.record(record)
 
-    async def ha_resume(
-        self,
-        client: str,
-        keys: Collection[Key],
-        finished: Collection[Key],
-        heard: Collection[int] = (),
-        scattering: Collection[Key] = (),
-    ) -> None:
+    async def ha_resume(self, client: str, message: Resume) -> None:
         """A returning client states all that it wants, after what it resubmitted.
 
-        ``finished``: the keys whose results it believes to be there. ``heard``: the cancellations
-        of which it knows. ``scattering``: the keys of data that it has handed over, and was not
-        answered. It is told of the other cancellations, the state of every key that has one, and
-        which keys the cell does not know.
+        It is told of the cancellations of which it does not know, of the state of every key that
+        has one, and which keys the cell does not know.
         """
-        self.drop_notices(client, heard)
-        cancelled = self.tell_cancelled(client, set(keys))
-        keys = [key for key in keys if key not in cancelled]
-        wanted, believed = {*keys, *scattering}, set(finished)
+        self.drop_notices(client, message.heard)
+        cancelled = self.tell_cancelled(client, set(message.keys))
+        keys = [key for key in message.keys if key not in cancelled]
+        wanted, believed = {*keys, *message.scattering}, set(message.finished)
         known = [key for key in keys if key in self.tasks]
         self._set_desires(client, wanted, known)
         self._tell_unknown(client, [key for key in keys if key not in self.tasks])
@@ -239,7 +234,7 @@ class Clients(Cancellation):
                 {
                     "op": "cancelled-keys",
                     "keys": keys,
-                    "reason": "unknown-after-failover",
+                    "reason": UNKNOWN_KEYS,
                     "msg": "The cell does not know this key: it was released, or its data was "
                     "scattered and its only holder is gone. Submit the work again.",
                 }

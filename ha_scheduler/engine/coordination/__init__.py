@@ -15,6 +15,8 @@ from ha_scheduler.engine.coordination.multi_locks import MultiLocks
 from ha_scheduler.engine.coordination.queues import Queues
 from ha_scheduler.engine.coordination.semaphores import Semaphores
 from ha_scheduler.engine.coordination.variables import Variables
+from ha_scheduler.protocol.client import LockForgotten
+from ha_scheduler.protocol.codec import tag_of
 
 #: In place of the extensions of the same names (scheduler.py:189).
 EXTENSIONS: dict[str, Any] = {
@@ -32,7 +34,7 @@ OPERATIONS = frozenset(
         *("queue_create", "queue_release", "queue_put", "queue_get", "queue_qsize"),
         *("variable_set", "variable_get", "variable_delete"),
         *("semaphore_register", "semaphore_acquire", "semaphore_release", "semaphore_close"),
-        *("semaphore_refresh_leases", "semaphore_value", "ha-lock-forgotten"),
+        *("semaphore_refresh_leases", "semaphore_value", tag_of(LockForgotten)),
         *("multi_lock_acquire", "multi_lock_release"),
         *("event_wait", "event_set", "event_clear", "event_is_set"),
         *("publish_put", "publish_get", "publish_delete", "publish_list"),

@@ -9,7 +9,7 @@ nothing; those calls need no number.
 
 A lock (one lease at most) that nobody holds, awaits or has used for ``LOCK_IDLE_SECONDS`` is
 forgotten, for Dask gives a name to each and closes few. That nobody notices: a caller of ours that
-uses it again finds that it is not known, asks whether it was closed (``ha-lock-forgotten``), and if
+uses it again finds that it is not known, asks whether it was closed (``LockForgotten``), and if
 not registers it once more. A lock that was ever registered by a caller which does not number its
 calls is kept, as that one would not know what to do. That a lock was closed is known for
 ``CLOSED_SECONDS``. A semaphore of several leases stays until it is closed, as upstream asks for.
@@ -27,6 +27,8 @@ from distributed.semaphore import SemaphoreExtension
 
 from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions, current_call
+from ha_scheduler.protocol.client import LockForgotten
+from ha_scheduler.protocol.codec import tag_of
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
@@ -39,7 +41,6 @@ LEASES = "semaphore-lease"  # (name, lease id) → True
 #: so again
 Limits = tuple[int, float | None, bool]
 
-FORGOTTEN = "ha-lock-forgotten"
 LOCK_IDLE_SECONDS = 600.0
 CLOSED_SECONDS = 2 * 3600.0  # who has not used a closed lock for so long will hardly miss the error
 
@@ -61,7 +62,7 @@ class Semaphores(SemaphoreExtension):
         self._renewable: set[Any] = set()
         self._used: dict[Any, float] = {}  # locks; the one that was not used for longest is first
         self._closed: dict[Any, float] = {}  # when; the earliest is first
-        scheduler.handlers[FORGOTTEN] = self.is_forgotten
+        scheduler.handlers[tag_of(LockForgotten)] = self.is_forgotten
         add = scheduler.tables.add
         self._rows = add(Table(SEMAPHORES, apply=self._apply_semaphore, settle=self._restore))
         self._closed_rows = add(Table(CLOSED, apply=self._apply_closed))

@@ -28,6 +28,8 @@ from distributed.protocol.pickle import dumps
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.protocol.client import Subscribed
+from ha_scheduler.protocol.codec import to_op
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
@@ -171,5 +173,5 @@ class Logs(SchedulerBase):
         if after is not None:
             self._broker.catch_up(topic, client, after)
         if client in self.session_of:
-            told = {"op": "ha-subscribed", "topic": topic, "after": self._broker.told(topic)}
+            told = to_op(Subscribed(topic, self._broker.told(topic)))
             self.send_all({client: [told]}, {})

@@ -15,9 +15,7 @@ A wait that nobody waits for any more (the caller is gone, or uses the slot for 
 ended before it takes what somebody else should have; so is one of an earlier leader that has not
 come back (``on_end``, ``on_next``).
 
-Wire: ``ha-open-calls`` with ``session``, a new name, and ``owner``, the client's session or the
-worker's id; it may be repeated. Then ``ha_call = (session, slot, sequence)`` beside each call's own
-arguments.
+Wire: ``OpenCalls``, then a ``CallId`` beside each call's own arguments (``protocol/client.py``).
 """
 
 from __future__ import annotations
@@ -37,15 +35,15 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 from ha_scheduler.ledger.calls import DROPPED
 from ha_scheduler.ledger.records import CallsEnded, CallsOpened
+from ha_scheduler.protocol.client import EXPIRED, LOST, CallId, OpenCalls
+from ha_scheduler.protocol.codec import from_op, tag_of
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-OPEN = "ha-open-calls"
-EXPIRED = {"status": "ha-call-expired"}
-LOST = {"status": "ha-answer-lost"}
+_OPEN = tag_of(OpenCalls)
 
 #: A session of which nothing is heard for so long, and whose owner was not seen here meanwhile, is
 #: over, with what it holds. No worker looks for a leader for longer, and no caller repeats a call
@@ -86,21 +84,26 @@ class NumberedCalls:
             bound = functools.partial(handler, *args, **kwargs)
             if ha_call is None:
                 return await self._perform(Call(op), bound)
-            return await self._once(Call(op, *ha_call), bound)
+            number = from_op(CallId, ha_call)
+            return await self._once(Call(op, number.session, number.slot, number.sequence), bound)
 
         return handle
 
     async def open(self, session: str, owner: str) -> str:
-        """A caller is about to make numbered calls. Returns when every later leader will know."""
-        failpoints.reach(f"{OPEN}.arrived")
+        """A caller is about to make numbered calls. Returns when every later leader will know.
+
+        Raises ``MalformedMessage``.
+        """
+        from_op(OpenCalls, {"session": session, "owner": owner})
+        failpoints.reach(f"{_OPEN}.arrived")
         self._heard[session] = asyncio.get_running_loop().time()
         if session not in self._scheduler.sessions.calls:
             record = CallsOpened(session, owner)
             self._scheduler.sessions.apply(record)
             self._scheduler.record(record, self._transactions.mark())
-        failpoints.reach(f"{OPEN}.appended")
+        failpoints.reach(f"{_OPEN}.appended")
         await self._transactions.settled()
-        failpoints.reach(f"{OPEN}.committed")
+        failpoints.reach(f"{_OPEN}.committed")
         return "OK"
 
     async def _once(self, call: Call, handler: Handler) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 
-ERROR_BYTES_MAX = 256 * 1024  # bytes; an error is for people to read
+from ha_scheduler.protocol.worker import ERROR_BYTES_MAX
+
 TEXT_CHARACTERS_MAX = 10_000
 
 _FIELDS = ("exception", "traceback", "exception_text", "traceback_text")

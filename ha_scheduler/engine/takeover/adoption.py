@@ -32,7 +32,8 @@ from ha_scheduler.engine.extensions.shuffles import is_no_outcome
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.takeover.orphans import Orphans, free
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
-from ha_scheduler.engine.takeover.reports import FETCHING, Claim, Held, Report
+from ha_scheduler.engine.takeover.reports import Claim, Held, claims, date, without
+from ha_scheduler.protocol.worker import FETCHING, Report
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
@@ -73,7 +74,7 @@ class Adoption:
             self._adopt_metadata(report)
         for address, report in reports.items():
             for key, nbytes, typename, run in self._actors.without_handles(address, report):
-                held = Held(nbytes, typename, report.date(key, run))
+                held = Held(nbytes, typename, date(report, key, run))
                 self._adopt_result(
                     key, address, held, key in report.actors, recommendations,
                     client_msgs, worker_msgs, stimulus_id,
@@ -82,8 +83,8 @@ class Adoption:
             worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
         self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
         for address, report in reports.items():
-            for key, *claim in report.running:
-                self._adopt_running(key, Claim(address, *claim), worker_msgs, stimulus_id)
+            for key, claim in claims(address, report):
+                self._adopt_running(key, claim, worker_msgs, stimulus_id)
         self._adopt_errors(reports, client_msgs, worker_msgs, stimulus_id)
         self._scheduler.send_all(client_msgs, worker_msgs)
         return reports
@@ -102,7 +103,7 @@ class Adoption:
             if ts is None:
                 return bool(run >= 0 and runs.is_over(run))
             # Scattered data has no run of its own, whatever its holder says.
-            return ts.run_spec is not None and not runs.is_present(key, report.date(key, run))
+            return ts.run_spec is not None and not runs.is_present(key, date(report, key, run))
 
         former = {key for key, _, _, run in report.memory if is_former(key, run)}
         former.update(key for key, _, run in report.erred if is_former(key, run))
@@ -112,7 +113,7 @@ class Adoption:
         if not former:
             return report
         worker_msgs.setdefault(address, []).append(free(*former, stimulus_id=stimulus_id))
-        return report.without(former)
+        return without(report, former)
 
     def _reconcile(self, address: str, report: Report, recommendations: Recs) -> None:
         """What we believed of a worker that lost its connection, and that it does not confirm."""
@@ -131,9 +132,9 @@ class Adoption:
                 recommendations[ts.key] = "released"
 
     def _claim(self, address: str, report: Report) -> None:
-        for key, *claim in report.running:
-            if claim[1] != FETCHING or key not in self.claims:
-                self.claims[key] = Claim(address, *claim)
+        for key, claim in claims(address, report):
+            if claim.state != FETCHING or key not in self.claims:
+                self.claims[key] = claim
 
     def _adopt_metadata(self, report: Report) -> None:
         """Before the results: plugins look at it when they hear of one."""

@@ -9,13 +9,13 @@ Order: handles are put aside while results are adopted, and placed when all acto
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distributed.scheduler import TaskState
+from msgspec.structs import replace
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.takeover.reports import Report
+from ha_scheduler.protocol.worker import Report
 
 if TYPE_CHECKING:
     from ha_scheduler.engine.scheduler import Scheduler
@@ -39,7 +39,9 @@ class ReportedActors:
         if not made:
             return report
         run_ids = TaskState._run_id_iterator
-        running = [(k, next(run_ids), "executing", (n, kind, run)) for k, n, kind, run in made]
+        running: list[Any] = [
+            (key, next(run_ids), "executing", (size, kind, run)) for key, size, kind, run in made
+        ]
         memory = tuple(entry for entry in report.memory if entry[0] not in new)
         return replace(report, memory=memory, running=(*report.running, *running))
 

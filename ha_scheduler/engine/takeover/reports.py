@@ -1,4 +1,4 @@
-"""What workers report, as ``adoption.py`` takes it.
+"""What workers report (``protocol/worker.py``), as ``adoption.py`` takes it.
 
 Guarantee: nothing here decides anything. A report is one instant of one worker; a claim is what is
 left of it until a leader has a place for it.
@@ -6,57 +6,35 @@ left of it until a leader has a place for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.protocol.worker import Report
 
-FETCHING = "fetching"  # as worker/report.py has it
+
+def date(report: Report, key: Key, run: int) -> int:
+    """The run of a result; or, if it has none, an id above that of the graph of its task."""
+    return run if run >= 0 else report.fetched.get(key, report.heard)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one worker says it has: see ``workers/registration.py``."""
+def without(report: Report, keys: set[Key]) -> Report:
+    """The report, as if the worker had none of these keys."""
 
-    memory: tuple[tuple[Key, int, str, int], ...] = ()  # key, bytes, type, run (-1: it has none)
-    running: tuple[tuple[Any, ...], ...] = ()  # key, and the rest of a ``Claim``
-    erred: tuple[tuple[Key, bytes, int], ...] = ()  # key, error, run
-    actors: tuple[Key, ...] = ()
-    shuffles: tuple[tuple[str, int, bool], ...] = ()
-    metadata: tuple[tuple[Key, bytes], ...] = ()
-    heard: int = -1  # the highest id of a run that a leader has named to the worker
-    fetched: dict[Key, int] = field(default_factory=dict)  # what had been named when it came
+    def rest(entries: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(entry for entry in entries if entry[0] not in keys)
 
-    @classmethod
-    def from_wire(cls, report: dict[str, Any] | None) -> Report:
-        """The report of a registration message."""
-        report = report or {}
-        names = ("memory", "running", "erred", "actors", "shuffles", "metadata")
-        return cls(
-            **{name: tuple(report.get(name, ())) for name in names},
-            heard=report.get("heard", -1),
-            fetched=dict(report.get("fetched", ())),
-        )
-
-    def date(self, key: Key, run: int) -> int:
-        """The run of a result; or, if it has none, an id above that of the graph of its task."""
-        return run if run >= 0 else self.fetched.get(key, self.heard)
-
-    def without(self, keys: set[Key]) -> Report:
-        """The report, as if the worker had none of these keys."""
-
-        def rest(entries: Iterable[Any]) -> tuple[Any, ...]:
-            return tuple(entry for entry in entries if entry[0] not in keys)
-
-        return replace(
-            self,
-            memory=rest(self.memory),
-            running=rest(self.running),
-            erred=rest(self.erred),
-            metadata=rest(self.metadata),
-            actors=tuple(key for key in self.actors if key not in keys),
-        )
+    return replace(
+        report,
+        memory=rest(report.memory),
+        running=rest(report.running),
+        erred=rest(report.erred),
+        metadata=rest(report.metadata),
+        actors=tuple(key for key in report.actors if key not in keys),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +50,12 @@ class Claim:
     state: str
     #: Size, type and run of an actor that is there, and of which nobody was told.
     made: tuple[int, str, int] | None = None
+
+
+def claims(worker: str, report: Report) -> Iterator[tuple[Key, Claim]]:
+    """What the worker computes, key by key."""
+    rows: tuple[tuple[Any, ...], ...] = report.running
+    yield from ((key, Claim(worker, *claim)) for key, *claim in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,8 @@ Guarantee: a worker's stream is neither read nor written before the worker's rep
 adopted, so nothing that it says of its tasks meets a leader that does not know them yet (hazards 3
 to 5 and 31), and a connection that ends never removes the registration of a newer one (hazard 10).
 
-Wire: ``ha-register-worker`` carries upstream's fields of ``register-worker`` and
-``ha = {"term", "report", "plugins"}``; the reply is upstream's with
-``ha = {"term", "cell", "leader", "watch", "addresses"}``, or ``{"status": "stale-leader", "term"}``
-for a worker that has seen a later term. A running worker registers as paused and becomes running
-when it has been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
+Wire: ``protocol/worker.py``. A running worker registers as paused and becomes running when it has
+been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
 """
 
 from __future__ import annotations
@@ -29,12 +26,22 @@ from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interv
 from distributed.utils import log_errors
 
 from ha_scheduler.engine.fencing import FencedComm
+from ha_scheduler.engine.refusals import refuse
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
-from ha_scheduler.engine.takeover.reports import Report
 from ha_scheduler.engine.takeover.scattered import ScatteredData
 from ha_scheduler.engine.workers.probe import call, refuses
 from ha_scheduler.engine.workers.retirement import Retirement
+from ha_scheduler.protocol.client import HA
+from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
+from ha_scheduler.protocol.worker import (
+    STALE,
+    LeaderCalled,
+    RegisterPlainWorker,
+    RegisterWorker,
+    Report,
+    RunNamed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +86,17 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
     @log_errors
     async def ha_register_worker(
-        self, comm: Any, *, ha: dict[str, Any], address: str, status: str, **fields: Any
+        self, comm: Any, *, address: str, status: str, ha: Any = None, **fields: Any
     ) -> Any:
         """Register a worker that follows the leader, with what it reports to hold and run."""
-        if ha.get("term", 0) > self.term:
-            await comm.write({"status": "stale-leader", "term": self.term, "time": time()})
+        try:
+            joining = from_op(RegisterWorker, {**fields, "address": address, "ha": ha}).ha
+        except MalformedMessage as error:
+            return await refuse(comm, error)
+        if joining.term > self.term:
+            await comm.write({"status": STALE, "term": self.term, "time": time()})
             return None
-        report = Report.from_wire(ha.get("report"))
-        plugins: dict[str, str] = ha.get("plugins", {})
+        report, plugins = joining.report, joining.plugins
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
         if farewell := self.farewell(fields["server_id"]):
             return await self._send_away(fenced, address, farewell)
@@ -154,6 +164,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
     async def add_worker(self, comm: Any, **fields: Any) -> Any:
         """Register a worker of upstream's kind. It cannot report, so it waits for the barrier."""
+        try:
+            from_op(RegisterPlainWorker, fields)
+        except MalformedMessage as error:
+            return await refuse(comm, error)
         await self.recovery.opened()
         return await super().add_worker(cast("Comm", FencedComm(comm, self.lease)), **fields)
 
@@ -163,7 +177,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
             for name, data in reply.get("worker-plugins", {}).items()
             if held.get(name) != hashlib.sha256(data).hexdigest()
         }
-        return {**reply, "worker-plugins": wanted, "ha": self.welcome()}
+        return {**reply, "worker-plugins": wanted, HA: to_op(self.welcome())}
 
     async def handle_worker(self, comm: Any, worker: str) -> None:
         """Adopt the worker's report, then serve its stream until it ends."""
@@ -312,8 +326,8 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
 
     async def _call_worker(self, worker: str, address: str) -> None:
-        present = getattr(self.rpc(worker), "ha-leader")
-        presented = present(term=self.term, address=address, leader=self.welcome()["leader"])
+        message = to_op(LeaderCalled(self.term, address, self.welcome().leader))
+        presented = getattr(self.rpc(worker), message.pop("op"))(**message)
         try:
             await call(worker, presented, CALL_SECONDS)
         except TimeoutError:
@@ -383,7 +397,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
     def _name_run(self, worker: str) -> None:
         if self.recorder is not None and worker in self._following:
-            self.stream_comms[worker].send({"op": "ha-runs", "run": self.recorder.next_id()})
+            self.stream_comms[worker].send(to_op(RunNamed(self.recorder.next_id())))
 
 
 def _placing(tasks: Iterable[TaskState]) -> Recs:

@@ -1,0 +1,70 @@
+"""Refusing what a client or worker sent: to that one, in words, and with nothing of it done.
+
+Guarantee: a message of a client's stream that nobody here knows, or in which the name of a client
+or a field of ours is of another type or out of range, does not come into the ledger, nor does what
+came together with it. Its client hears why, and its stream ends; everybody else goes on. So it is
+with a registration. A call that is refused so is answered with the error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container
+from time import time
+from typing import Any
+
+from distributed.batched import BatchedSend
+from distributed.comm import CommClosedError
+from distributed.core import error_message
+
+from ha_scheduler.protocol.client import request
+from ha_scheduler.protocol.codec import ProtocolError, UnknownMessage, shown
+
+logger = logging.getLogger(__name__)
+
+_END = "close-stream"  # core.py:888: no handler has it
+
+
+async def refuse(comm: Any, error: ProtocolError) -> None:
+    """Refuse a registration, and end its connection."""
+    await comm.write(_refusal(comm, error))
+    await comm.close()
+
+
+class CheckedComm:
+    """A client's comm, for ``Server.handle_stream`` to read. ``stream`` is what goes out on it."""
+
+    def __init__(self, comm: Any, stream: BatchedSend, known: Container[str]) -> None:
+        self._comm = comm
+        self._stream = stream
+        self._known = known
+
+    async def read(self) -> list[dict[str, Any]]:
+        """The next messages. Raises ``CommClosedError``, also when it has refused them."""
+        messages = await self._comm.read()
+        try:
+            return [self._checked(message) for message in _as_list(messages)]
+        except ProtocolError as error:
+            self._stream.send(_refusal(self._comm, error))
+            await self._stream.close()
+            raise CommClosedError(f"refused: {error}") from error
+
+    def _checked(self, message: Any) -> dict[str, Any]:
+        checked = request(message)
+        if checked["op"] not in self._known and checked["op"] != _END:
+            raise UnknownMessage(f"there is no message {shown(checked['op'])} here")
+        return checked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+
+def _refusal(comm: Any, error: ProtocolError) -> dict[str, Any]:
+    """In upstream's words, for a client (client.py:1771) and for a worker (worker.py:1140)."""
+    refused = {"action": "message-refused"}
+    logger.warning("Refused %s: %s.", comm.peer_address, error, extra=refused)
+    return {**error_message(error), "message": str(error), "time": time()}
+
+
+def _as_list(messages: Any) -> Any:
+    return messages if isinstance(messages, (tuple, list)) else (messages,)
