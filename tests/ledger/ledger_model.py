@@ -316,7 +316,7 @@ class _Writer:
 
     def step(self) -> None:
         draw = self.draw
-        kind = draw(st.sampled_from(_KINDS))
+        kind = draw(st.sampled_from(KINDS))
         if kind is r.TermStarted:
             return self.next_term()
         if kind is r.BlobPart:
@@ -398,7 +398,7 @@ def void(_: object) -> None:
 
 
 _COMMON = (r.Desired, r.Released, r.GraphSubmitted, r.ValueSet, r.Erred, r.Forgotten)
-_KINDS = (
+KINDS = (
     *_COMMON * 2,
     r.TermStarted,
     r.BlobPart,

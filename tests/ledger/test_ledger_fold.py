@@ -6,11 +6,11 @@ they mean; fold, rebuild and dump must agree with it and with one another.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from ledger_model import NAMES, SPACES, histories, model_of, whole
+from ledger_model import KINDS, NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
 from ha_scheduler.ledger import desires, peer_table, runs
@@ -52,6 +52,10 @@ def graph(number: int = 1, session: str = "", sequence: int = 0) -> r.GraphSubmi
 
 def rows(tables: MemoryTables) -> dict[str, list[tuple[bytes, bytes]]]:
     return {table: list(tables.scan(table)) for table in TABLES}
+
+
+def test_every_record_of_the_log_is_in_histories() -> None:
+    assert set(KINDS) == set(get_args(r.Record)) - {r.SessionRestored}, "that is a rebuild's alone"
 
 
 @SETTINGS
