@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -48,8 +48,14 @@ class ControlClient:
         """The changes of leader that the peer ``name`` knows of, oldest first."""
         return [dict(entry) for entry in _part(self.request(name, "history"), "history", list)]
 
-    def of_all(self, ask: Callable[[str], _T]) -> dict[str, _T | ControlError]:
-        """``ask`` applied to the name of each peer, all at once, as in ``of_all(self.status)``."""
+    def of_all(
+        self, ask: Callable[[str], _T], names: Sequence[str] | None = None
+    ) -> dict[str, _T | ControlError]:
+        """``ask`` applied to each name, all at once, as in ``of_all(self.status)``.
+
+        ``names``: those of some peers; None: of all.
+        """
+        asked = self.cell.names if names is None else names
 
         def answer(name: str) -> _T | ControlError:
             try:
@@ -58,7 +64,7 @@ class ControlClient:
                 return error
 
         with ThreadPoolExecutor(len(self.cell.names)) as pool:
-            return dict(zip(self.cell.names, pool.map(answer, self.cell.names), strict=True))
+            return dict(zip(asked, pool.map(answer, asked), strict=True))
 
     def request(self, name: str, op: str, **fields: Any) -> dict[str, Any]:
         """The answer of the peer ``name`` to one request."""

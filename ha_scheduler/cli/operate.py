@@ -22,6 +22,7 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
+from ha_scheduler.peer.history import ENTRIES_MAX, History
 from ha_scheduler.protocol.peer import PeerAddress
 
 if TYPE_CHECKING:
@@ -86,15 +87,12 @@ def history(output: str, **values: Any) -> int:
     client = _client(values)
     _statuses(client)
     answers = client.of_all(client.history)
-    known: dict[int, dict[str, Any]] = {}
+    known = History()
     for answer in answers.values():
-        for entry in answer if isinstance(answer, list) else ():
-            other = known.get(entry["term"])
-            if other is None or len(entry["phases"]) > len(other["phases"]):
-                known[entry["term"]] = entry
+        known.merge(answer if isinstance(answer, list) else ())
     if all(isinstance(answer, ControlError) for answer in answers.values()):
         raise ControlError(_nobody(answers))
-    entries = [known[term] for term in sorted(known)]
+    entries = known.tail(ENTRIES_MAX)
     if output == "json":
         click.echo(json.dumps(entries, indent=2, default=str))
     else:

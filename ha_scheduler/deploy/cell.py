@@ -7,12 +7,10 @@ it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import string
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +23,7 @@ from ha_scheduler.deploy.environment import peer_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import ControlError
+from ha_scheduler.peer.history import ENTRIES_MAX, History
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
@@ -132,25 +131,16 @@ class LocalCell:
 
     def history(self) -> list[dict[str, Any]]:
         """The changes of leader that the cell remembers, oldest first. Blocks."""
-        best: dict[int, dict[str, Any]] = {}
+        known = History()
         for entries in self._of_all(self.control.history).values():
-            for entry in entries:
-                known = best.get(entry["term"])
-                if known is None or len(entry["phases"]) > len(known["phases"]):
-                    best[entry["term"]] = entry
-        return [best[term] for term in sorted(best)]
+            known.merge(entries)
+        return known.tail(ENTRIES_MAX)
 
     def _of_all(self, ask: Callable[[str], _T]) -> dict[str, _T]:
         """The answers of those who answer; a frozen peer is not waited for."""
         names = [peer.name for peer in self.peers if peer.alive and not peer.paused]
-        if not names:
-            return {}
-        answers: dict[str, _T] = {}
-        with ThreadPoolExecutor(len(names)) as pool:
-            for name, answer in {name: pool.submit(ask, name) for name in names}.items():
-                with contextlib.suppress(ControlError):
-                    answers[name] = answer.result()
-        return answers
+        answers = self.control.of_all(ask, names)
+        return {n: answer for n, answer in answers.items() if not isinstance(answer, ControlError)}
 
     # -- starting and stopping
 
