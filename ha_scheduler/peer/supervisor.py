@@ -22,9 +22,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.protocol import RELEASE, frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, ToDaemon, ToEngine
@@ -205,15 +205,12 @@ class Engine(asyncio.Protocol):
 class Supervisor:
     """Keeps one engine running until ``stop``."""
 
-    def __init__(
-        self, module: str, events: EngineEvents, watchdog_s: float, hash_seed: str = "0"
-    ) -> None:
+    def __init__(self, module: str, events: EngineEvents, watchdog_s: float) -> None:
         self.engine: Engine | None = None
         self._module = module
         self._events = events
         self._watchdog_s = watchdog_s
-        self._hash_seed = hash_seed
-        self._backoff_s = BACKOFF_FIRST_S
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._stopping = False
 
     async def run(self) -> None:
@@ -269,28 +266,17 @@ class Supervisor:
 
     def _start(self, channel_fd: int, lease_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command(channel_fd, lease_fd),
+            [
+                *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
+                self._module,
+                f"--channel-fd={channel_fd}",
+                f"--lease-fd={lease_fd}",
+            ],
             pass_fds=(channel_fd, lease_fd),
             stdin=subprocess.DEVNULL,
-            env=self._environment(),
+            # Replay of a graph must give every engine the same order (dask.order hashes).
+            env={**os.environ, "PYTHONHASHSEED": "0"},
         )
-
-    def _command(self, channel_fd: int, lease_fd: int) -> Sequence[str]:
-        return [
-            sys.executable,
-            "-m",
-            "ha_scheduler.peer.launch",
-            str(os.getpid()),
-            self._module,
-            "--channel-fd",
-            str(channel_fd),
-            "--lease-fd",
-            str(lease_fd),
-        ]
-
-    def _environment(self) -> dict[str, str]:
-        # Replay of a graph must give every engine of the cell the same order (dask.order hashes).
-        return {**os.environ, "PYTHONHASHSEED": self._hash_seed}
 
     async def _wait_for_end(self, engine: Engine) -> None:
         assert engine.process is not None
@@ -319,10 +305,9 @@ class Supervisor:
 
     async def _back_off(self, spawned_at: float) -> None:
         if time.monotonic() - spawned_at > HEALTHY_AFTER_S:
-            self._backoff_s = BACKOFF_FIRST_S
+            self._backoff.reset()
         if not self._stopping:
-            await asyncio.sleep(self._backoff_s)
-        self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
+            await self._backoff.pause()
 
 
 async def _reap(engine: Engine) -> None:
