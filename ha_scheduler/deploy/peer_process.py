@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from ha_scheduler.deploy.child import POLL_S, ChildProcess
+from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.errors import ControlError
 
 MODULE = "ha_scheduler.cli.main"
@@ -82,13 +79,3 @@ class PeerProcess(ChildProcess):
         With an asynchronous cluster this returns an awaitable.
         """
         return self._restart(self)
-
-    def wait_for_engine(self, timeout_s: float) -> int:
-        """Wait until an engine runs; returns its pid."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            pid = self.engine_pid
-            if pid is not None and psutil.pid_exists(pid):
-                return pid
-            time.sleep(POLL_S)
-        raise TimeoutError(f"peer {self.name} started no engine within {timeout_s:g} s")

@@ -178,7 +178,6 @@ class Line:
         events: LinkEvents,
     ) -> None:
         self.connected = False
-        self.dropped = 0
         self.to = to
         self._peer = peer
         self._channel = channel
@@ -202,7 +201,6 @@ class Line:
             self._queued_bytes + size > BULK_BYTES_MAX and bool(self._queue)
         )
         if full or not self.connected:
-            self.dropped += 1
             return False
         self._queue.append(((kind, value), size))
         self._queued_bytes += size

@@ -76,11 +76,6 @@ class Timing:
         return self.tick_ms / 1000
 
     @property
-    def heartbeat_s(self) -> float:
-        """Seconds between two heartbeats of a leader."""
-        return self.tick_s * self.heartbeat_ticks
-
-    @property
     def promise_ms(self) -> int:
         """Milliseconds for which who hears a leader elects no other; its lease relies on them."""
         return self.tick_ms * self.election_ticks

@@ -210,7 +210,6 @@ def test_own_name_is_ambiguous_for_peers_on_one_host() -> None:
 def test_default_timing_is_what_the_module_says() -> None:
     timing = Timing()
     assert timing.election_s == pytest.approx((0.6, 1.2))
-    assert timing.heartbeat_s == 0.1
     assert timing.tick_s == 0.05
 
 
