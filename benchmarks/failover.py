@@ -26,6 +26,7 @@ from distributed import wait
 from benchmarks.counting import counted_sleep, verdict
 from benchmarks.figures import print_percentiles, print_phases, print_verdict, succeeded
 from ha_scheduler import LocalHACluster
+from ha_scheduler.protocol.control import EngineStatus
 
 READY_TIMEOUT_S = 180.0  # a fresh engine replays a graph of 100,000 tasks in some 15 s
 SETTLED_POLLS = 5
@@ -50,15 +51,15 @@ def wait_until_ready(cluster: LocalHACluster) -> None:
     while time.monotonic() < deadline:
         states = [cluster.cell.status_of(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
         # A moment is not enough: what has just committed may not have reached the followers yet.
-        settled = settled + 1 if all(_is_ready(state["engine"]) for state in states) else 0
+        settled = settled + 1 if all(_is_ready(state.engine) for state in states) else 0
         if settled >= SETTLED_POLLS:
             return
         time.sleep(0.2)
     raise TimeoutError(f"engines are not ready after {READY_TIMEOUT_S:.0f} s: {states}")
 
 
-def _is_ready(engine: dict[str, Any]) -> bool:
-    return engine["state"] in ENGINE_READY and engine["lag_s"] < 0.5
+def _is_ready(engine: EngineStatus) -> bool:
+    return engine.state in ENGINE_READY and engine.lag_s < 0.5
 
 
 def kill_once(cluster: LocalHACluster, what: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec import to_builtins
 
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cli.control import ControlClient
@@ -124,7 +125,7 @@ class LoadCell:
         return {name: t.user + t.system for name, t in times.items()}
 
     def status(self, name: str) -> dict[str, Any]:
-        return self._control.status(name)
+        return dict(to_builtins(self._control.status(name)))
 
     # -- events
 

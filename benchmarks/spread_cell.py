@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distributed.security import Security
+from msgspec import to_builtins
 
 from benchmarks.namespaces import Network
 from client_replay import Client
@@ -32,6 +33,7 @@ from ha_scheduler.deploy.environment import peer_environment, worker_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.worker_process import WorkerProcess
 from ha_scheduler.errors import ControlError
+from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.authority import client_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 
@@ -83,7 +85,7 @@ class SpreadCell:
     def status(self, name: str) -> dict[str, Any]:
         """What a peer says of itself. Raises ``ControlError``."""
         with self.network.inside(name):
-            return self._control.status(name)
+            return _plain(self._control.status(name))
 
     def leader(self) -> PeerProcess:
         """Who leads and serves; waits for it."""
@@ -98,13 +100,13 @@ class SpreadCell:
 
     def history(self) -> list[dict[str, Any]]:
         """The changes of leader that anybody knows of, each as its longest report; oldest first."""
-        best: dict[int, dict[str, Any]] = {}
+        best: dict[int, Failover] = {}
         for entries in self._of_all(self._control.history).values():
             for entry in entries:
-                known = best.get(entry["term"])
-                if known is None or len(entry["phases"]) >= len(known["phases"]):
-                    best[entry["term"]] = entry
-        return [best[term] for term in sorted(best)]
+                known = best.get(entry.term)
+                if known is None or len(entry.phases) >= len(known.phases):
+                    best[entry.term] = entry
+        return [_plain(best[term]) for term in sorted(best)]
 
     def _of_all(self, ask: Callable[[str], _T]) -> dict[str, _T]:
         """The answers of the peers that are not frozen and answer."""
@@ -123,7 +125,7 @@ class SpreadCell:
 
     def _find_leader(self) -> PeerProcess | None:
         statuses = self._of_all(self._control.status)
-        leaders = [(s["term"], name) for name, s in statuses.items() if is_serving(s)]
+        leaders = [(s.term, name) for name, s in statuses.items() if is_serving(s)]
         return self.peers[max(leaders)[1]] if leaders else None
 
     def _all_ready(self) -> dict[str, dict[str, Any]] | None:
@@ -131,9 +133,9 @@ class SpreadCell:
             if not child.alive:
                 raise RuntimeError(f"{child!r} has ended:\n{child.tail()}")
         statuses = self._of_all(self._control.status)
-        agreed = len({(s["term"], s["leader"]) for s in statuses.values()}) == 1
+        agreed = len({(s.term, s.leader) for s in statuses.values()}) == 1
         ready = len(statuses) == len(PEERS) and all(map(is_ready, statuses.values()))
-        return statuses if agreed and ready else None
+        return {n: _plain(s) for n, s in statuses.items()} if agreed and ready else None
 
     def _await(self, question: Callable[[], _T | None], what: str) -> _T:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -206,3 +208,7 @@ class SpreadCell:
             await asyncio.gather(*(child.stop(STOP_TIMEOUT_S) for child in self._children))
 
         asyncio.run(stop_all())
+
+
+def _plain(struct: Any) -> dict[str, Any]:
+    return dict(to_builtins(struct))

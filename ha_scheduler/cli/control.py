@@ -1,33 +1,40 @@
 """The operator's side of a control connection: ask peers for their status, history, a transfer.
 
-Each request is a connection of its own to the peer port: TLS, a hello that names the cell, one
-frame out, one frame back. It blocks, with one deadline for all of it; several peers are asked at
-once by threads.
+Each request is a connection of its own to the peer port: TLS, an introduction that names the
+cell, one message out, one back. It blocks, with one deadline for all of it; several peers are
+asked at once by threads.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-
-import msgpack
+from typing import TypeVar
 
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, ControlError
-from ha_scheduler.peer import wire
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import Message, ProtocolError
+from ha_scheduler.protocol.control import (
+    ANSWERS,
+    Answer,
+    Declined,
+    History,
+    HistoryRequest,
+    Request,
+    Status,
+    StatusRequest,
+)
+from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
+from ha_scheduler.protocol.peer import Failover, PeerAddress
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of
 
 TIMEOUT_S = 5.0  # for one request; a transfer is over in less than three
-FRAME_BYTES_MAX = 32 * 1024 * 1024  # as peers have it; a history is some kilobytes
-_LENGTH = struct.Struct(">I")
 _T = TypeVar("_T")
 
 
@@ -40,13 +47,13 @@ class ControlClient:
         self._context = client_context(tls) if tls is not None else None
         self._timeout_s = timeout_s
 
-    def status(self, name: str) -> dict[str, Any]:
+    def status(self, name: str) -> Status:
         """The status of the peer ``name``."""
-        return _part(self.request(name, "status"), "status", dict)
+        return self.request(name, StatusRequest(), Status)
 
-    def history(self, name: str) -> list[dict[str, Any]]:
+    def history(self, name: str) -> Sequence[Failover]:
         """The changes of leader that the peer ``name`` knows of, oldest first."""
-        return [dict(entry) for entry in _part(self.request(name, "history"), "history", list)]
+        return self.request(name, HistoryRequest(), History).entries
 
     def of_all(
         self, ask: Callable[[str], _T], names: Sequence[str] | None = None
@@ -66,14 +73,12 @@ class ControlClient:
         with ThreadPoolExecutor(len(self.cell.names)) as pool:
             return dict(zip(asked, pool.map(answer, asked), strict=True))
 
-    def request(self, name: str, op: str, **fields: Any) -> dict[str, Any]:
-        """The answer of the peer ``name`` to one request."""
+    def request(self, name: str, request: Request, wanted: type[_T]) -> _T:
+        """The answer of the peer ``name`` to one request, which is a ``wanted``."""
         peer = self.cell.peer(name)
         link = _Link(peer, time.monotonic() + self._timeout_s)
         try:
-            return link.ask(self._context, self.identity, {"op": op, **fields})
-        except ControlError:
-            raise
+            answer = link.ask(self._context, self.identity, request)
         except TimeoutError as error:
             raise link.error(f"did not answer within {self._timeout_s:g} s") from error
         except CertificateRefused as error:
@@ -84,8 +89,15 @@ class ControlClient:
             raise link.error("closed the connection without an answer") from error
         except OSError as error:
             raise link.error(f"cannot be reached: {error.strerror or error}") from error
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise link.error(f"sent what is no answer ({error!r})") from error
+        except RefusedError as error:
+            raise link.error(f"refused: {str(error).rstrip('.')}") from error
+        except ProtocolError as error:
+            raise link.error(f"sent what is no answer ({error})") from error
+        if isinstance(answer, Declined):
+            raise link.error(f"refused: {answer.reason.rstrip('.')}")
+        if not isinstance(answer, wanted):
+            raise link.error(f"answered with {type(answer).__name__}, not {wanted.__name__}")
+        return answer
 
 
 class _Link:
@@ -99,9 +111,7 @@ class _Link:
         where = join_address(self._peer.host, self._peer.peer_port)
         return ControlError(f"Peer {self._peer.name} ({where}) {reason}.")
 
-    def ask(
-        self, context: ssl.SSLContext | None, cell: str, request: dict[str, Any]
-    ) -> dict[str, Any]:
+    def ask(self, context: ssl.SSLContext | None, cell: str, request: Request) -> Answer:
         address = (self._peer.host, self._peer.peer_port)
         with socket.create_connection(address, timeout=self._left()) as plain:
             if context is None:
@@ -118,28 +128,18 @@ class _Link:
                 f"the wrong address for it"
             )
 
-    def _talk(self, link: socket.socket, cell: str, request: dict[str, Any]) -> dict[str, Any]:
-        self._send(link, {"role": "control", "version": wire.VERSION, "cell": cell})
-        self._receive(link)
+    def _talk(self, link: socket.socket, cell: str, request: Request) -> Answer:
+        def exactly(size: int) -> bytes:
+            return self._read(link, size)
+
+        self._send(link, introduce(Kind.CONTROL, cell))
+        accepted(frames.receive(exactly, frames.INTRODUCTION_BYTES_MAX))
         self._send(link, request)
-        return self._receive(link)
+        return ANSWERS.decode(frames.receive(exactly, frames.CONTROL_BYTES_MAX))
 
-    def _send(self, link: socket.socket, value: dict[str, Any]) -> None:
-        body: bytes = msgpack.packb(value, use_bin_type=True)
+    def _send(self, link: socket.socket, message: Message) -> None:
         link.settimeout(self._left())
-        link.sendall(_LENGTH.pack(len(body)) + body)
-
-    def _receive(self, link: socket.socket) -> dict[str, Any]:
-        (length,) = _LENGTH.unpack(self._read(link, _LENGTH.size))
-        if length > FRAME_BYTES_MAX:
-            raise ValueError(f"a frame of {length} bytes")
-        answer = msgpack.unpackb(self._read(link, length), raw=False, strict_map_key=False)
-        if not isinstance(answer, dict):
-            raise TypeError(f"a {type(answer).__name__} for a map")
-        if not answer.get("ok"):
-            reason = str(answer.get("reason") or answer.get("error") or "no reason given")
-            raise self.error(f"refused: {reason.rstrip('.')}")
-        return answer
+        link.sendall(frames.pack(message))
 
     def _read(self, link: socket.socket, size: int) -> bytes:
         data = bytearray()
@@ -156,10 +156,3 @@ class _Link:
         if left <= 0:
             raise TimeoutError
         return left
-
-
-def _part(answer: dict[str, Any], key: str, kind: type[_T]) -> _T:
-    value = answer.get(key)
-    if not isinstance(value, kind):
-        raise ControlError(f"A peer of another release answered without {key!r}; upgrade together.")
-    return value

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec import to_builtins
 
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
@@ -22,14 +23,22 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.history import ENTRIES_MAX, History
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.peer.history import ENTRIES_MAX
+from ha_scheduler.peer.history import History as Failovers
+from ha_scheduler.protocol.control import (
+    RemoveRequest,
+    Status,
+    Taken,
+    Transferred,
+    TransferRequest,
+)
+from ha_scheduler.protocol.peer import Failover
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_Answers = Mapping[str, dict[str, Any] | ControlError]
+_Answers = Mapping[str, Status | ControlError]
 
 REMOVE_TIMEOUT_S = 30.0  # a transfer, and two entries of the log
 REMOVE_POLL_S = 0.1
@@ -73,7 +82,7 @@ def status(output: str, **values: Any) -> int:
     client = _client(values)
     answers = _statuses(client)
     if output == "json":
-        click.echo(json.dumps(_status_json(client, answers), indent=2, default=str))
+        click.echo(json.dumps(_status_json(client, answers), indent=2))
     else:
         _print_status(client, answers)
     return 0 if _leader(answers) is not None else EXIT_FAILED
@@ -87,14 +96,14 @@ def history(output: str, **values: Any) -> int:
     client = _client(values)
     _statuses(client)
     answers = client.of_all(client.history)
-    known = History()
+    known = Failovers()
     for answer in answers.values():
-        known.merge(answer if isinstance(answer, list) else ())
+        known.merge(() if isinstance(answer, ControlError) else answer)
     if all(isinstance(answer, ControlError) for answer in answers.values()):
         raise ControlError(_nobody(answers))
     entries = known.tail(ENTRIES_MAX)
     if output == "json":
-        click.echo(json.dumps(entries, indent=2, default=str))
+        click.echo(json.dumps(to_builtins(entries), indent=2))
     else:
         _print_history(entries)
     return 0
@@ -119,9 +128,9 @@ def transfer(to: str | None, **values: Any) -> int:
         click.echo(f"{to} leads already.")
         return 0
     started = time.monotonic()
-    answer = client.request(leader, "transfer", to=to)
+    answer = client.request(leader, TransferRequest(to), Transferred)
     took_ms = (time.monotonic() - started) * 1000
-    new, term = answer.get("leader"), answer.get("term")
+    new, term = answer.leader, answer.term
     if new == leader or (to is not None and new != to):
         raise ControlError(f"Leadership went to {new} in term {term}, not to {to or 'another'}.")
     click.echo(f"{new} leads in term {term}, after {took_ms:.0f} ms; before it was {leader}.")
@@ -140,36 +149,35 @@ def remove(name: str, **values: Any) -> int:
     client = _client(values)
     answers = _statuses(client)
     leader = _leader_or_fail(answers, f"Peer {name} was not removed")
-    client.request(leader, "remove", peer=name)
+    client.request(leader, RemoveRequest(name), Taken)
     deadline = time.monotonic() + REMOVE_TIMEOUT_S
     while time.monotonic() < deadline:
         answers = client.of_all(client.status)
         leader = _leader(answers) or ""
         answer = answers.get(leader)
-        if isinstance(answer, dict) and name not in _members(answer):
+        if isinstance(answer, Status) and name not in _members(answer):
             click.echo(f"{name} was removed; the cell is {', '.join(sorted(_members(answer)))}.")
             return 0
         time.sleep(REMOVE_POLL_S)
-    change = answer.get("change") if isinstance(answer, dict) else "no peer leads"
+    change = answer.change if isinstance(answer, Status) else "no peer leads"
     raise ControlError(
         f"Peer {name} is not removed after {REMOVE_TIMEOUT_S:g} s: {change or 'it is under way'}; "
         f"the cell goes on with it, see the status."
     )
 
 
-def _members(answer: dict[str, Any]) -> set[str]:
-    return {member["name"] for member in answer.get("members", ())}
+def _members(answer: Status) -> set[str]:
+    return {member.name for member in answer.members}
 
 
-def _statuses(client: ControlClient) -> dict[str, dict[str, Any] | ControlError]:
+def _statuses(client: ControlClient) -> dict[str, Status | ControlError]:
     """What each peer says of itself; ``client`` knows the peers of today from then on."""
     answers = client.of_all(client.status)
-    known = [answer for answer in answers.values() if isinstance(answer, dict)]
-    newest = max(known, key=lambda answer: answer.get("commit", 0), default={})
-    today = tuple(PeerAddress(*peer) for peer in newest.get("peers", ()))
-    if not today or {peer.name for peer in today} == set(client.cell.names):
+    known = [answer for answer in answers.values() if isinstance(answer, Status)]
+    newest = max(known, key=lambda answer: answer.commit, default=None)
+    if newest is None or {peer.name for peer in newest.peers} == set(client.cell.names):
         return answers
-    client.cell, client.identity = Cell(today), newest["cell"]
+    client.cell, client.identity = Cell(newest.peers), newest.cell
     return client.of_all(client.status)
 
 
@@ -193,9 +201,9 @@ def _client(values: dict[str, Any]) -> ControlClient:
 def _leader(answers: _Answers) -> str | None:
     """The peer that says that it leads, in the newest term if several do."""
     leaders = [
-        (answer.get("term", 0), name)
+        (answer.term, name)
         for name, answer in answers.items()
-        if isinstance(answer, dict) and answer.get("role") == "leader"
+        if isinstance(answer, Status) and answer.role == "leader"
     ]
     return max(leaders)[1] if leaders else None
 
@@ -209,10 +217,14 @@ def _status_json(client: ControlClient, answers: _Answers) -> dict[str, Any]:
     peers = [
         {"name": name, "error": str(answer)}
         if isinstance(answer, ControlError)
-        else {**answer, "name": name}
+        else {**_fields(answer), "name": name}
         for name, answer in answers.items()
     ]
     return {"cell": client.cell.identity, "leader": _leader(answers), "peers": peers}
+
+
+def _fields(answer: Status) -> dict[str, Any]:
+    return {name: value for name, value in to_builtins(answer).items() if name != "op"}
 
 
 def _table(*columns: str) -> Table:
@@ -244,17 +256,15 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
             member = members.get(name, _UNKNOWN)
             table.add_row(name, address, "unreachable", *[_UNKNOWN] * 4, member, style="red")
             continue
-        commit, applied = (answer.get(key, _UNKNOWN) for key in ("commit", "applied"))
-        row = [str(answer.get(key) or _UNKNOWN) for key in ("role", "term", "leader")]
-        leads = answer.get("role") == "leader"
-        engine = str((answer.get("engine") or {}).get("state", _UNKNOWN))
-        style = "bold green" if leads else None
-        row += [f"{commit}/{applied}", engine, members.get(name, _UNKNOWN)]
+        row = [answer.role, str(answer.term), answer.leader or _UNKNOWN]
+        style = "bold green" if answer.role == "leader" else None
+        row += [f"{answer.commit}/{answer.applied}", answer.engine.state]
+        row.append(members.get(name, _UNKNOWN))
         table.add_row(name, address, *row, style=style)
     _print(table)
     for answer in answers.values():
-        if isinstance(answer, dict) and answer.get("change"):
-            click.echo(f"A change is under way: {answer['change']}.")
+        if isinstance(answer, Status) and answer.change:
+            click.echo(f"A change is under way: {answer.change}.")
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
@@ -264,23 +274,23 @@ def _member_column(answers: _Answers) -> dict[str, str]:
     """What each peer is to the leader: voter, learner or witness, and how far behind."""
     leading = answers.get(_leader(answers) or "")
     column: dict[str, str] = {}
-    for member in leading.get("members", ()) if isinstance(leading, dict) else ():
-        text = str(member.get("role", _UNKNOWN)) + (", leaving" if member.get("leaving") else "")
-        if member.get("lag"):
-            text += f", {member['lag']} behind"
-        former = column.get(member["name"])
-        column[member["name"]] = f"{former}; {text}" if former else text
+    for member in leading.members if isinstance(leading, Status) else ():
+        text = member.role + (", leaving" if member.leaving else "")
+        if member.lag:
+            text += f", {member.lag} behind"
+        former = column.get(member.name)
+        column[member.name] = f"{former}; {text}" if former else text
     return column
 
 
-def _print_history(entries: list[dict[str, Any]]) -> None:
+def _print_history(entries: Sequence[Failover]) -> None:
     if not entries:
         click.echo("No change of leader is known.")
         return
     table = _table("term", "when (UTC)", "leader", "phases (s)")
     for entry in entries:
-        when = datetime.fromtimestamp(entry["started"], UTC)
-        ordered = sorted(entry["phases"].items(), key=lambda phase: phase[1])
+        when = datetime.fromtimestamp(entry.started, UTC)
+        ordered = sorted(entry.phases.items(), key=lambda phase: phase[1])
         phases = "\n".join(f"{after:8.3f}  {phase}" for phase, after in ordered)
-        table.add_row(str(entry["term"]), f"{when:%F %T}", str(entry["leader"]), phases)
+        table.add_row(str(entry.term), f"{when:%F %T}", entry.leader, phases)
     _print(table)

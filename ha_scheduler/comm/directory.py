@@ -13,12 +13,12 @@ Thread-safe. Subscribers are called in the thread that observed the view, outsid
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse_endpoint
 from ha_scheduler.protocol.client import Welcome
+from ha_scheduler.protocol.watch import WatchView
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,14 @@ class View:
     addresses: tuple[Endpoint, ...] = ()
 
     @classmethod
-    def from_watch(cls, frame: Mapping[str, Any]) -> View:
-        """A ``view`` frame of the watch connection."""
-        peers = tuple(Peer(str(n), str(h), int(p), int(d)) for n, h, p, d in frame["peers"])
-        address = frame.get("address")
+    def from_watch(cls, said: WatchView) -> View:
+        """What a peer says that is watched. Raises ``HAAddressError``."""
+        peers = tuple(Peer(p.name, p.host, p.peer_port, p.dask_port) for p in said.peers)
         return cls(
-            cell=str(frame["cell"]),
-            term=int(frame["term"]),
-            leader=frame.get("leader"),
-            leader_address=parse_endpoint(address) if address else None,
+            cell=said.cell,
+            term=said.term,
+            leader=said.leader,
+            leader_address=parse_endpoint(said.address) if said.address else None,
             peers=peers,
             addresses=tuple(Endpoint(p.host, p.dask_port) for p in peers if p.dask_port),
         )

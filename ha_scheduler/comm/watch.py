@@ -15,25 +15,20 @@ import contextlib
 import logging
 import random
 import ssl
-import struct
 from collections.abc import AsyncGenerator
-from typing import Any
-
-import msgpack
 
 from ha_scheduler.backoff import Backoff
+from ha_scheduler.comm.address import HAAddressError
 from ha_scheduler.comm.directory import Cell, Peer, View
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
+from ha_scheduler.protocol.watch import WATCH, WatchBeat, WatchView
 
 logger = logging.getLogger("distributed.ha.watch")
 
 SILENCE_S = 1.5  # three beats
 CONNECT_S = 1.0
-FRAME_BYTES_MAX = 1 << 20  # a view names a handful of peers
-_LENGTH = struct.Struct(">I")
-
-
-class WatchBroken(OSError):
-    """Remote: the other side does not speak the watch protocol."""
 
 
 class Watch:
@@ -43,6 +38,7 @@ class Watch:
         self._cell = cell
         self._ssl_context = ssl_context
         self._task: asyncio.Task[None] | None = None
+        self._refusal = ""  # said last
         self.watched: Peer | None = None  # with whom the watch is kept just now
 
     def start(self) -> None:
@@ -86,17 +82,21 @@ class Watch:
         """Follow one peer until it fails or leads. Whether it told anything at all."""
         heard = False
         try:
-            async with contextlib.aclosing(self._frames(peer)) as frames:
-                async for frame in frames:
+            async with contextlib.aclosing(self._messages(peer)) as messages:
+                async for message in messages:
                     heard = True
                     self.watched = peer
-                    if frame.get("kind") == "view":
-                        self._cell.observe(View.from_watch(frame))
+                    if isinstance(message, WatchView):
+                        self._cell.observe(View.from_watch(message))
                     if self._leads(peer) and self._others(peer):
                         break
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        except (OSError, TimeoutError, EOFError) as error:
             logger.debug("The watch on %s ended: %s", peer.name, error)
-        except (ValueError, KeyError, TypeError) as error:
+        except RefusedError as error:
+            if str(error) != self._refusal:
+                self._refusal = str(error)
+                logger.warning("%s does not let us watch: %s", peer.name, error)
+        except (ProtocolError, HAAddressError) as error:
             logger.warning("The watch on %s gave nonsense: %s", peer.name, error)
         finally:
             self.watched = None
@@ -105,33 +105,18 @@ class Watch:
     def _others(self, peer: Peer) -> bool:
         return any(other.name != peer.name for other in self._cell.peers)
 
-    async def _frames(self, peer: Peer) -> AsyncGenerator[dict[str, Any], None]:
+    async def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat, None]:
         async with asyncio.timeout(CONNECT_S):
             reader, writer = await asyncio.open_connection(
                 peer.host, peer.peer_port, ssl=self._ssl_context
             )
         try:
             view = self._cell.view
-            writer.write(frame_of({"role": "watch", "cell": view.cell if view else ""}))
+            async with asyncio.timeout(SILENCE_S):
+                await call(reader, writer, introduce(Kind.WATCH, view.cell if view else ""))
             while True:
                 async with asyncio.timeout(SILENCE_S):
-                    yield await read_frame(reader)
+                    body = await frames.read(reader.readexactly, frames.WATCH_BYTES_MAX)
+                yield WATCH.decode(body)
         finally:
             writer.transport.abort()
-
-
-def frame_of(message: dict[str, Any]) -> bytes:
-    """``message`` as it goes over the wire."""
-    body = bytes(msgpack.packb(message, use_bin_type=True))
-    return _LENGTH.pack(len(body)) + body
-
-
-async def read_frame(reader: asyncio.StreamReader) -> dict[str, Any]:
-    """The next message."""
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    if length > FRAME_BYTES_MAX:
-        raise WatchBroken(f"a frame of {length} bytes is over the limit")
-    frame = msgpack.unpackb(await reader.readexactly(length), raw=False)
-    if not isinstance(frame, dict):
-        raise WatchBroken("a frame is not a map")
-    return frame

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import to_builtins
+
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
@@ -24,6 +26,7 @@ from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import ControlError
 from ha_scheduler.peer.history import ENTRIES_MAX, History
+from ha_scheduler.protocol.control import Status, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
@@ -103,14 +106,14 @@ class LocalCell:
 
     # -- asking
 
-    def status_of(self, name: str) -> dict[str, Any]:
+    def status_of(self, name: str) -> Status:
         """What a peer says of itself. Blocks; raises ``ControlError``."""
         return self.control.status(name)
 
     def leader(self) -> PeerProcess | None:
         """The peer that leads and whose engine serves, or None at this moment. Blocks."""
         leaders = [
-            (status["term"], name)
+            (status.term, name)
             for name, status in self._of_all(self.control.status).items()
             if is_serving(status)
         ]
@@ -119,14 +122,14 @@ class LocalCell:
 
     def transfer(self, leader: str, to: str | None) -> None:
         """Let ``leader`` hand over to ``to``. Blocks; raises ``ControlError``."""
-        self.control.request(leader, "transfer", to=to)
+        self.control.request(leader, TransferRequest(to), Transferred)
 
     def has_successor(self, leader: str, to: str | None) -> bool:
         """Whether ``leader`` could hand over to ``to``, or to anybody. Blocks."""
         if to is not None and to not in self.cell.names:
             return True  # nothing to wait for: the leader refuses
-        members = self.control.status(leader)["members"]
-        ready = {member["name"] for member in members if member["engine_ready"]} - {leader}
+        members = self.control.status(leader).members
+        ready = {member.name for member in members if member.engine_ready} - {leader}
         return bool(ready if to is None else to in ready)
 
     def history(self) -> list[dict[str, Any]]:
@@ -134,7 +137,7 @@ class LocalCell:
         known = History()
         for entries in self._of_all(self.control.history).values():
             known.merge(entries)
-        return known.tail(ENTRIES_MAX)
+        return [to_builtins(entry) for entry in known.tail(ENTRIES_MAX)]
 
     def _of_all(self, ask: Callable[[str], _T]) -> dict[str, _T]:
         """The answers of those who answer; a frozen peer is not waited for."""
@@ -234,11 +237,11 @@ def _ports(file: Path, host: str, n_peers: int) -> list[int]:
     return ports
 
 
-def is_serving(status: dict[str, Any]) -> bool:
+def is_serving(status: Status) -> bool:
     """Whether a peer with this status leads, and its engine takes clients and workers."""
-    return bool(status["role"] == "leader" and status["serving"])
+    return status.role == "leader" and status.serving
 
 
-def is_ready(status: dict[str, Any]) -> bool:
+def is_ready(status: Status) -> bool:
     """Whether a peer with this status knows its leader, and its engine could lead or does."""
-    return status["leader"] is not None and status["engine"]["state"] in ("ready", "active")
+    return status.leader is not None and status.engine.state in ("ready", "active")

@@ -14,11 +14,12 @@ from typing import Any
 
 from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.errors import ControlError
+from ha_scheduler.protocol.control import Status
 
 MODULE = "ha_scheduler.cli.main"
 
-#: Asks a peer by name for its status map; raises ``ControlError``.
-Ask = Callable[[str], dict[str, Any]]
+#: Asks a peer by name for its status; raises ``ControlError``.
+Ask = Callable[[str], Status]
 #: Runs a coroutine function of the cluster on its loop, as ``Cluster.sync`` does.
 Restart = Callable[["PeerProcess"], Any]
 
@@ -51,7 +52,7 @@ class PeerProcess(ChildProcess):
         if self.paused:
             return "paused"
         try:
-            return str(self._ask(self.name)["role"])
+            return self._ask(self.name).role
         except ControlError:
             return "unreachable"
 

@@ -20,22 +20,26 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
 
 from ha_scheduler.errors import EXIT_FAILED, CertificateRefused, OperatorError
-from ha_scheduler.peer import opening, wire
+from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer import opening
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.joining import Asker, Joining
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
-from ha_scheduler.peer.links import Channel, Dialer, Links, RefusedError, Security
+from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.roster import Roster, from_wire
+from ha_scheduler.peer.roster import Roster, named
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
 from ha_scheduler.peer.witness import WitnessLog
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.introduction import TIMEOUT_S, Kind, RefusedError, accept
+from ha_scheduler.protocol.peer import HELLO, Channel, PeerHello
 from ha_scheduler.raft import Config, Message, RawNode
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
@@ -171,57 +175,51 @@ class _Daemon:
             identity,
             self._roster.is_own_cell,
             self._security,
-            self._refusal,
             {
-                "peer": self._serve_peer,
-                "watch": self._replica.watchers.serve,
-                "control": Control(self._replica).serve,
+                Kind.PEER: self._serve_peer,
+                Kind.WATCH: self._replica.watchers.serve,
+                Kind.CONTROL: Control(self._replica).serve,
             },
         )
 
     # -- the peer port
 
-    def _refusal(self, hello: dict[str, Any], shown: ssl.SSLObject | None) -> dict[str, Any] | None:
-        if hello["role"] != "peer":
-            return None  # any certificate of the cell may watch and ask
-        own = self._roster.own
+    async def _serve_peer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
         try:
-            if shown is not None:
-                _check_peer(shown, str(hello.get("name")))
-            caller = from_wire(hello)
-            Channel(hello.get("channel"))
-        except RefusedError as error:
-            return wire.refusal(str(error))
-        except (KeyError, TypeError, ValueError) as error:
-            return wire.refusal(f"this is no hello of a peer: {error!r}")
-        if (hello.get("to"), hello.get("to_id")) != (own.name, own.peer):
-            return wire.refusal(
-                f"this is peer {own.name} with disk {own.peer}, not {hello.get('to')} with "
-                f"{hello.get('to_id')}"
+            hello = HELLO.decode(said)
+        except ProtocolError as error:
+            raise RefusedError(f"this is no hello of a peer: {error}") from error
+        caller = named(hello.own)
+        self._admit(hello, caller, writer.get_extra_info("ssl_object"))
+        writer.write(frames.pack(accept()))
+        if hello.channel is Channel.SNAPSHOT:
+            await self._receiver.serve(caller.peer, reader, writer)
+        else:
+            await self._links.serve(caller, hello.channel, reader)
+
+    def _admit(self, hello: PeerHello, caller: PeerNamed, shown: ssl.SSLObject | None) -> None:
+        """Raises ``RefusedError``."""
+        own, promise_ms = self._roster.own, self._settings.timing.promise_ms
+        if shown is not None:
+            _check_peer(shown, caller.name)
+        if (hello.to, hello.to_id) != (own.name, own.peer):
+            raise RefusedError(
+                f"this is peer {own.name} with disk {own.peer}, not {hello.to} with {hello.to_id}"
             )
-        promise_ms = self._settings.timing.promise_ms
-        if hello.get("promise_ms") != promise_ms:
+        if hello.promise_ms != promise_ms:
             # A leader trusts its lease for as long as its own settings say that others keep still.
-            return wire.refusal(
+            raise RefusedError(
                 f"peer {own.name} elects nobody for {promise_ms} ms after it heard a leader, and "
-                f"peer {caller.name} for {hello.get('promise_ms')} ms; give all peers the same "
-                "--tick-ms and --election-ticks"
+                f"peer {caller.name} for {hello.promise_ms} ms; give all peers the same --tick-ms "
+                "and --election-ticks"
             )
         members = self._driver.node.membership.peers
         reason = self._roster.gone(caller.peer, caller.disk, members)
         if reason:
-            return wire.refusal(reason, gone=True)
-        self._replica.reconfiguration.on_hello(caller, fresh=bool(hello.get("fresh")))
-        return None
-
-    async def _serve_peer(
-        self, hello: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        caller, channel = from_wire(hello), Channel(hello["channel"])
-        if channel is Channel.SNAPSHOT:
-            await self._receiver.serve(caller.peer, reader, writer)
-        else:
-            await self._links.serve(caller, channel, reader)
+            raise RefusedError(reason, gone=True)
+        self._replica.reconfiguration.on_hello(caller, fresh=hello.fresh)
 
     def _step_snapshot(self, message: Message) -> bool:
         self._driver.step(message)

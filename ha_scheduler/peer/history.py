@@ -12,43 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from ha_scheduler.protocol.peer import Failover
 
 ENTRIES_MAX = 100  # changes of leader remembered
 PHASES_MAX = 32  # phases of one entry; the engine names them
 TAIL = 3  # entries passed on in gossip and shown to a watcher
-
-
-@dataclass(slots=True)
-class Failover:
-    """One change of leader. ``phases``: name → seconds after ``started``; ``details`` by phase."""
-
-    term: int
-    leader: str
-    started: float  # wall clock, seconds since the epoch
-    phases: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def to_wire(self) -> dict[str, Any]:
-        return {
-            "term": self.term,
-            "leader": self.leader,
-            "started": self.started,
-            "phases": dict(self.phases),
-            "details": dict(self.details),
-        }
-
-    @classmethod
-    def from_wire(cls, wire: dict[str, Any]) -> Failover:
-        """Another peer's entry; a newer release may have added fields."""
-        return cls(
-            int(wire["term"]),
-            str(wire["leader"]),
-            float(wire["started"]),
-            dict(wire["phases"]),
-            dict(wire["details"]),
-        )
 
 
 class History:
@@ -61,7 +31,7 @@ class History:
     def begin(self, term: int, leader: str, detected: float, now: float) -> None:
         """We became leader; ``detected`` and ``now`` are CLOCK_MONOTONIC."""
         started = time.time() - (time.monotonic() - detected)
-        self._entries[term] = Failover(term, leader, started)
+        self._entries[term] = Failover(term, leader, started, {}, {})
         self._zero[term] = detected
         self.mark(term, "detected", detected)
         self.mark(term, "elected", now)
@@ -78,10 +48,9 @@ class History:
         if detail:
             entry.details[phase] = detail
 
-    def merge(self, entries: Iterable[dict[str, Any]]) -> None:
+    def merge(self, entries: Iterable[Failover]) -> None:
         """Entries of another peer; ours win, a longer report of the same term replaces."""
-        for wire in entries:
-            entry = Failover.from_wire(wire)
+        for entry in entries:
             known = self._entries.get(entry.term)
             if entry.term in self._zero:
                 continue
@@ -89,9 +58,9 @@ class History:
                 self._entries[entry.term] = entry
         self._trim()
 
-    def tail(self, count: int = TAIL) -> list[dict[str, Any]]:
+    def tail(self, count: int = TAIL) -> tuple[Failover, ...]:
         """The newest ``count`` entries, oldest first."""
-        return [self._entries[term].to_wire() for term in sorted(self._entries)[-count:]]
+        return tuple(self._entries[term] for term in sorted(self._entries)[-count:])
 
     def _trim(self) -> None:
         for term in sorted(self._entries)[:-ENTRIES_MAX]:

@@ -14,22 +14,32 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import wire
-from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, RefusedError, Security
-from ha_scheduler.peer.roster import to_wire
+from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security
+from ha_scheduler.peer.roster import disk_of
 from ha_scheduler.peer.settings import Entry
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.control import (
+    ANSWERS,
+    Answer,
+    CellRequest,
+    Declined,
+    Founding,
+    JoinRequest,
+    Request,
+)
+from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
 from ha_scheduler.protocol.peer import PeerAddress
 
 ASK_TIMEOUT_S = 3.0  # one question, TLS included
 ASK_EVERY_S = 0.5
 LEARN_ATTEMPTS_MAX = 40  # … of all peers, while a new disk does not know its cell
 
-_FAILURES = (OSError, TimeoutError, EOFError, wire.WireError, RefusedError)
+_FAILURES = (OSError, TimeoutError, EOFError, ProtocolError, RefusedError)
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +54,8 @@ class Asker:
         self._security = security
         self._check = check
 
-    async def ask(self, to: PeerAddress, cell: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request. Raises ``OSError``, ``WireError`` and ``RefusedError``."""
+    async def ask(self, to: PeerAddress, cell: str, request: Request) -> Answer:
+        """The answer to one request. Raises ``OSError``, ``ProtocolError``, ``RefusedError``."""
         async with asyncio.timeout(ASK_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(
                 to.host,
@@ -58,13 +68,10 @@ class Asker:
                 shown = writer.get_extra_info("ssl_object")
                 if shown is not None:
                     self._check(shown, to.name)
-                hello = {"role": "control", "version": wire.VERSION, "cell": cell}
-                writer.write(wire.pack(hello))
-                answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
-                if not answer.get("ok"):
-                    raise RefusedError(str(answer.get("reason")))
-                writer.write(wire.pack(request))
-                return await wire.read_dict(reader, wire.REQUEST_BYTES_MAX)
+                await call(reader, writer, introduce(Kind.CONTROL, cell, self._own))
+                writer.write(frames.pack(request))
+                body = await frames.read(reader.readexactly, frames.CONTROL_BYTES_MAX)
+                return ANSWERS.decode(body)
             finally:
                 writer.transport.abort()
 
@@ -75,9 +82,11 @@ class Asker:
         for _ in range(LEARN_ATTEMPTS_MAX):
             for peer in others:
                 try:
-                    answer = await self.ask(peer, "", {"op": "cell"})
-                    return parse_peers(str(answer["founding"]), any_count=True)
-                except (*_FAILURES, KeyError) as error:
+                    answer = await self.ask(peer, "", CellRequest())
+                    if isinstance(answer, Founding):
+                        return parse_peers(answer.peers, any_count=True)
+                    reasons[peer.name] = f"peer {peer.name}: {answer}"
+                except _FAILURES as error:
                     reasons[peer.name] = f"peer {peer.name}: {error or type(error).__name__}"
             await asyncio.sleep(ASK_EVERY_S)
         raise OperatorError(
@@ -130,16 +139,16 @@ class Joining:
         except _FAILURES as error:
             self._say(f"peer {peer.name}: {error or type(error).__name__}")
             return ""
-        if answer.get("ok"):
+        if not isinstance(answer, Declined):
             return peer.name
-        self._say(str(answer.get("reason")))
-        if "leader" not in answer and not answer.get("passing"):
-            raise OperatorError(f"The cell does not let this disk in: {answer.get('reason')}.")
-        return str(answer.get("leader") or "")
+        self._say(answer.reason)
+        if not answer.passing:
+            raise OperatorError(f"The cell does not let this disk in: {answer.reason}.")
+        return answer.leader or ""
 
-    def _wish(self) -> dict[str, Any]:
+    def _wish(self) -> JoinRequest:
         replacing = self._entry is Entry.REPLACE if self._entry is not None else None
-        return {"op": "join", "replacing": replacing, **to_wire(self._own)}
+        return JoinRequest(disk_of(self._own), replacing)
 
     def _say(self, reason: str) -> None:
         if reason != self._said:

@@ -16,20 +16,28 @@ line is back.
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import socket
 import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import wire
-from ha_scheduler.peer.roster import address_of, to_wire
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.peer.roster import address_of, disk_of
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
+from ha_scheduler.protocol.peer import (
+    ON_A_LINE,
+    Channel,
+    Gossip,
+    PeerAddress,
+    PeerHello,
+    RaftMessage,
+)
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
@@ -49,31 +57,12 @@ GUESTS_MAX = 16  # disks that call and that this peer knows nothing of; a cell h
 logger = logging.getLogger(__name__)
 
 
-class Channel(enum.Enum):
-    """Why a peer dials a peer."""
-
-    CONTROL = "control"
-    BULK = "bulk"
-    SNAPSHOT = "snapshot"
-
-
 @dataclass(frozen=True, slots=True)
 class Security:
     """TLS of this daemon; both None on loopback when the operator asked for plaintext."""
 
     server: ssl.SSLContext | None
     client: ssl.SSLContext | None
-
-
-class RefusedError(Exception):
-    """Remote: the other peer does not let us in; its reason is for the operator.
-
-    ``gone``: our disk does not belong to the cell any more, and never will again.
-    """
-
-    def __init__(self, reason: str, *, gone: bool = False) -> None:
-        super().__init__(reason)
-        self.gone = gone
 
 
 class Dialer:
@@ -101,7 +90,7 @@ class Dialer:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection that has said hello to the disk ``peer`` at ``to``.
 
-        Raises ``OSError`` or ``RefusedError``.
+        Raises ``OSError``, ``ProtocolError`` and ``RefusedError``.
         """
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(
@@ -113,14 +102,14 @@ class Dialer:
                 limit=STREAM_LIMIT_BYTES,
             )
             try:
-                await self._hello(reader, writer, peer, to, channel)
+                await self._introduce(reader, writer, peer, to, channel)
             except BaseException:
                 writer.close()
                 raise
         tune(writer)
         return reader, writer
 
-    async def _hello(
+    async def _introduce(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -131,21 +120,12 @@ class Dialer:
         shown = writer.get_extra_info("ssl_object")
         if shown is not None:
             self._check(shown, to.name)
-        hello = {
-            "role": "peer",
-            "version": wire.VERSION,
-            "cell": self._cell,
-            "to": to.name,
-            "to_id": peer,
-            "channel": channel.value,
-            "fresh": self._fresh(),
-            "promise_ms": self._promise_ms,
-            **to_wire(self._own),
-        }
-        writer.write(wire.pack(hello))
-        answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
-        if not answer.get("ok"):
-            raise RefusedError(str(answer.get("reason")), gone=bool(answer.get("gone")))
+        own = disk_of(self._own)
+        hello = PeerHello(to.name, peer, channel, self._fresh(), self._promise_ms, own)
+        introduction = introduce(Kind.PEER, self._cell, own.name)
+        writer.write(frames.pack(introduction) + frames.pack(hello))
+        for _ in (introduction, hello):
+            accepted(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
 
 
 class LinkEvents(Protocol):
@@ -153,7 +133,7 @@ class LinkEvents(Protocol):
 
     def on_message(self, message: Message) -> None: ...
 
-    def on_gossip(self, peer: int, news: dict[str, Any]) -> None: ...
+    def on_gossip(self, peer: int, news: Gossip) -> None: ...
 
     def on_unreachable(self, peer: int) -> None: ...
 
@@ -183,7 +163,7 @@ class Line:
         self._channel = channel
         self._dialer = dialer
         self._events = events
-        self._queue: deque[tuple[Any, int]] = deque()
+        self._queue: deque[tuple[Message | Gossip, int]] = deque()
         self._queued_bytes = 0
         self._writer: asyncio.StreamWriter | None = None
         self._urgent = False  # whether a frame waits that may not linger
@@ -191,9 +171,8 @@ class Line:
         self._lingering = False
         self._nudge = asyncio.Event()
 
-    def put(self, kind: str, value: Any, size: int = 0, *, lingers: bool = False) -> bool:
-        """Queue one frame for ``flush``; false when it was dropped. A ``Message`` is encoded when
-        it leaves.
+    def put(self, message: Message | Gossip, size: int = 0, *, lingers: bool = False) -> bool:
+        """Queue one message for ``flush``, which encodes it; false when it was dropped.
 
         ``lingers``: it may wait a moment for another frame to go with. Order is kept.
         """
@@ -202,7 +181,7 @@ class Line:
         )
         if full or not self.connected:
             return False
-        self._queue.append(((kind, value), size))
+        self._queue.append((message, size))
         self._queued_bytes += size
         if not lingers:
             self._urgent = True
@@ -238,7 +217,7 @@ class Line:
         while True:
             try:
                 reader, writer = await self._dialer.dial(self._peer, self.to, self._channel)
-            except (OSError, TimeoutError, EOFError, wire.WireError, ssl.SSLError) as error:
+            except (OSError, TimeoutError, EOFError, ProtocolError, ssl.SSLError) as error:
                 logger.debug("cannot reach peer %s: %s", self.to.name, error)
             except RefusedError as error:
                 if str(error) != refused:
@@ -285,15 +264,17 @@ class Line:
 
     def _frames(self) -> bytes:
         """The next frames: one write, one TLS record and one wake-up of the other peer for all."""
-        frames: list[bytes] = []
+        packed: list[bytes] = []
         total = 0
         while self._queue and total < WRITE_BYTES:
-            (kind, value), size = self._queue.popleft()
+            message, size = self._queue.popleft()
             self._queued_bytes -= size
-            body = message_to_wire(value) if isinstance(value, Message) else value
-            frames.append(wire.pack((kind, body)))
-            total += len(frames[-1])
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+            if isinstance(message, Message):
+                packed.append(frames.pack(RaftMessage(message_to_wire(message))))
+            else:
+                packed.append(frames.pack(message))
+            total += len(packed[-1])
+        return packed[0] if len(packed) == 1 else b"".join(packed)
 
 
 class Links:
@@ -347,7 +328,7 @@ class Links:
         line = self._lines.get((message.to, Channel.BULK if bulk else Channel.CONTROL))
         size = sum(len(entry.data) for entry in message.entries)
         lingers = bulk and not message.entries
-        if line is not None and not line.put("raft", message, size, lingers=lingers) and bulk:
+        if line is not None and not line.put(message, size, lingers=lingers) and bulk:
             self._events.on_unreachable(message.to)
 
     def flush(self) -> None:
@@ -355,11 +336,11 @@ class Links:
         for line in self._lines.values():
             line.flush()
 
-    def gossip(self, news: dict[str, Any]) -> None:
+    def gossip(self, news: Gossip) -> None:
         """Tell every other peer; lost when a line is down, so it is repeated."""
         for (_, channel), line in self._lines.items():
             if channel is Channel.CONTROL:
-                line.put("gossip", news)
+                line.put(news)
                 line.flush()
 
     def address(self, peer: int) -> PeerAddress | None:
@@ -414,37 +395,28 @@ class Links:
     async def _take_in(
         self, caller: PeerNamed, channel: Channel, reader: asyncio.StreamReader
     ) -> None:
-        frames, loop = wire.FrameReader(reader), asyncio.get_running_loop()
+        decoder, loop = frames.Decoder(frames.PEER_BYTES_MAX), asyncio.get_running_loop()
         silence_s = SILENCE_MAX_S if channel is Channel.CONTROL else None
         async with asyncio.timeout(silence_s) as silence:
             heard_at = loop.time()
             while True:
-                some = await frames.some()
+                some = await frames.read_some(reader, decoder)
                 if not self._events.admits(caller):
                     raise PeerError(f"disk {caller.peer} of peer {caller.name} has left the cell")
-                for frame in some:
-                    self._hand_on(caller.peer, frame)
+                for body in some:
+                    self._hand_on(caller.peer, body)
                 if silence_s is not None and loop.time() - heard_at > SILENCE_STEP_S:
                     heard_at = loop.time()
                     silence.reschedule(heard_at + silence_s)
 
-    def _hand_on(self, source: int, frame: Any) -> None:
-        if not isinstance(frame, tuple) or len(frame) != 2:
-            raise wire.WireError("a frame of a peer is a pair")
-        kind, body = frame
-        if kind == "raft":
-            self._take(source, body)
-        elif kind == "gossip":
-            self._hear(source, body)
+    def _hand_on(self, source: int, body: bytes) -> None:
+        message = ON_A_LINE.decode(body)
+        if isinstance(message, Gossip):
+            self._events.on_gossip(source, message)
+        else:
+            self._take(source, message_from_wire(message.fields))
 
-    def _hear(self, source: int, news: Any) -> None:
-        try:
-            self._events.on_gossip(source, news)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise wire.WireError(f"peer {source} sent gossip of another kind: {error!r}") from error
-
-    def _take(self, source: int, body: Any) -> None:
-        message = message_from_wire(body)
+    def _take(self, source: int, message: Message) -> None:
         if message.source != source or message.to != self._own_id:
             raise PeerError(f"peer {source} sent a message from {message.source} to {message.to}")
         if message.kind is MessageKind.SNAPSHOT:

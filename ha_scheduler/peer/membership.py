@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.protocol.control import Declined
 from ha_scheduler.raft.errors import InvariantViolationError
 from ha_scheduler.raft.membership import ChangeKind
 
@@ -96,14 +97,6 @@ class HandOver:
 
 
 Effect = Name | Change | HandOver
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What was asked for is not done. ``passing``: it may be possible in a moment."""
-
-    reason: str
-    passing: bool = False
 
 
 class Changes:
@@ -208,7 +201,7 @@ class Changes:
 
     # -- what operators ask for
 
-    def join(self, disk: PeerNamed, replacing: bool | None, seen: Seen) -> Name | Refused | None:
+    def join(self, disk: PeerNamed, replacing: bool | None, seen: Seen) -> Name | Declined | None:
         """``disk`` wants to belong to the cell; None: it does already, or will.
 
         ``replacing``: whether as the new disk of a peer that there is; None: it does not say, as
@@ -216,30 +209,30 @@ class Changes:
         """
         known, former = seen.disk(disk.peer), seen.current(disk.name)
         if known is not None and known.gone:
-            return Refused(gone_reason(known))
+            return Declined(gone_reason(known))
         if known is not None and known.peer in seen.recorded:
             return None
         if replacing is None:
-            return Refused(f"this disk of peer {disk.name} is unknown; say --join or --replace")
+            return Declined(f"this disk of peer {disk.name} is unknown; say --join or --replace")
         reason = self._misfit(disk, former, replacing, seen)
         if reason:
-            return Refused(reason)
+            return Declined(reason)
         if disk.witness and former and not seen.keeps_ledger_without(former, seen.voters):
-            return Refused(_last_ledger(former))
+            return Declined(_last_ledger(former))
         reason = _too_many_witnesses(disk, seen) if disk.witness else ""
         if reason:
-            return Refused(reason)
+            return Declined(reason)
         if former is not None and former.peer in seen.live:
-            return Refused(
+            return Declined(
                 f"the disk of peer {disk.name} that it is to replace is in use; stop that process "
                 f"first",
                 passing=True,
             )
         # A lost disk may be what another change waits for; a new peer can wait.
         for name in () if replacing else self._unfinished(seen):
-            return Refused(f"peer {name} is being added or removed; one at a time", passing=True)
+            return Declined(f"peer {name} is being added or removed; one at a time", passing=True)
         if not seen.can_commit(seen.voters):
-            return Refused("no majority of voters is live", passing=True)
+            return Declined("no majority of voters is live", passing=True)
         return Name(disk)
 
     def _misfit(
@@ -259,26 +252,26 @@ class Changes:
                 return f"peer {other.name} has port {min(same)} of {disk.host}; choose another"
         return ""
 
-    def remove(self, name: str, seen: Seen) -> Name | Refused | None:
+    def remove(self, name: str, seen: Seen) -> Name | Declined | None:
         """The peer ``name`` is to leave the cell; None: it is leaving already."""
         disk = seen.current(name)
         if disk is None:
             leaving = any(d.name == name and d.peer in seen.members for d in seen.disks)
-            return None if leaving else Refused(f"there is no peer {name} in the cell")
+            return None if leaving else Declined(f"there is no peer {name} in the cell")
         for other in self._unfinished(seen) - {name}:
-            return Refused(f"peer {other} is being added or removed; one at a time", passing=True)
+            return Declined(f"peer {other} is being added or removed; one at a time", passing=True)
         of_name = {d.peer for d in seen.disks if d.name == name}
         left = set(seen.voters) - of_name
         if not left:
-            return Refused(f"peer {name} is the last voter; stop it instead")
+            return Declined(f"peer {name} is the last voter; stop it instead")
         if not seen.can_commit(left):
             live = len(left & set(seen.live))
-            return Refused(
+            return Declined(
                 f"without peer {name}, {live} of {len(left)} voters would be live, which is no "
                 f"majority; bring the others back first"
             )
         if disk.peer in seen.voters and not seen.keeps_ledger_without(disk, seen.voters):
-            return Refused(_last_ledger(disk))
+            return Declined(_last_ledger(disk))
         return Name(replace(disk, gone=f"was removed on {seen.date}"))
 
     def _unfinished(self, seen: Seen) -> set[str]:

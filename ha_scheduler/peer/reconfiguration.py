@@ -30,8 +30,9 @@ from ha_scheduler.ledger.records import PeerNamed, is_peer_named
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.leadership import FRESH_S
 from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.membership import Change, Changes, HandOver, Name, Refused, Seen
+from ha_scheduler.peer.membership import Change, Changes, HandOver, Name, Seen
 from ha_scheduler.peer.roster import Roster
+from ha_scheduler.protocol.control import Declined, Member
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import MembershipChange
 from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Role
@@ -159,23 +160,23 @@ class Reconfiguration:
             self._term, self._changes = term, Changes(self._round_s)
             self._asked = node.last_index
 
-    def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
+    def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
         """A disk wants to belong to the cell; None: it will."""
         return self._wish(lambda seen: self._changes.join(disk, replacing, seen))
 
-    def remove(self, name: str) -> Refused | None:
+    def remove(self, name: str) -> Declined | None:
         """A peer is to leave the cell; None: it will."""
         return self._wish(lambda seen: self._changes.remove(name, seen))
 
-    def _wish(self, ask: Callable[[Seen], Name | Refused | None]) -> Refused | None:
+    def _wish(self, ask: Callable[[Seen], Name | Declined | None]) -> Declined | None:
         self._note_term()
         if self._committed < self._asked:
-            return Refused("another change has not committed yet", passing=True)
+            return Declined("another change has not committed yet", passing=True)
         answer = ask(self._seen())
-        if isinstance(answer, Refused):
+        if isinstance(answer, Declined):
             return answer
         if answer is not None and not self._do(answer):
-            return Refused("the leader takes no changes at this moment", passing=True)
+            return Declined("the leader takes no changes at this moment", passing=True)
         return None
 
     def _do(self, effect: Name | Change | HandOver | None) -> bool:
@@ -244,17 +245,18 @@ class Reconfiguration:
         disk = self.roster.disk(self.roster.own.peer)
         return disk is not None and bool(disk.gone)
 
-    def member(self, peer: int) -> dict[str, Any]:
-        """What is known of a member; ``match`` and ``lag`` on the leader only."""
+    def member(self, peer: int, **heard: Any) -> Member:
+        """What is known of a member, with what its peer has said (``heard``)."""
         node = self.driver.node
         disk = self.roster.disk(peer)
         match = next((view.match for view in node.progress() if view.peer == peer), None)
         role = "voter" if peer in node.membership.voters else "learner"
-        return {
-            "id": peer,
-            "name": disk.name if disk is not None else str(peer),
-            "role": "witness" if disk is not None and disk.witness and role == "voter" else role,
-            "leaving": disk is not None and bool(disk.gone),
-            "match": match,
-            "lag": node.last_index - match if match is not None else None,
-        }
+        return Member(
+            id=peer,
+            name=disk.name if disk is not None else str(peer),
+            role="witness" if disk is not None and disk.witness and role == "voter" else role,
+            leaving=disk is not None and bool(disk.gone),
+            match=match,
+            lag=node.last_index - match if match is not None else None,
+            **heard,
+        )

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
@@ -38,14 +37,16 @@ from ha_scheduler.peer.leadership import (
 )
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.membership import Refused
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
+from ha_scheduler.protocol.control import Declined, EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import Mark
+from ha_scheduler.protocol.peer import Gossip
+from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta
@@ -80,7 +81,7 @@ class Replica:
         )
         self.leadership = Leadership()
         self.history = History()
-        self.watchers = Watchers(self.watch_state)
+        self.watchers = Watchers(self.watch_view)
         self.failed = asyncio.get_running_loop().create_future()
         self.driver: Driver  # set by ``connect``: the parts know each other both ways
         self.links: Links
@@ -233,15 +234,13 @@ class Replica:
 
     # -- events of the other peers
 
-    def on_gossip(self, peer: int, news: dict[str, Any]) -> None:
-        """What another peer says about itself. Raises what malformed news raises."""
-        ready, applied = bool(news["ready"]), int(news["applied"])
-        self._others[peer] = Other(ready, applied, time.monotonic())
-        self.history.merge(news.get("history", ()))
-        self.reconfiguration.on_admitted(news.get("disks", ()))
-        serving = news.get("serving")
-        if serving is not None:
-            self._learn_serving((int(serving[0]), str(serving[1]), str(serving[2])))
+    def on_gossip(self, peer: int, news: Gossip) -> None:
+        """What another peer says about itself."""
+        self._others[peer] = Other(news.ready, news.applied, time.monotonic())
+        self.history.merge(news.history)
+        self.reconfiguration.on_admitted(news.disks)
+        if news.serving is not None:
+            self._learn_serving(news.serving)
         elif peer == self._state.leader and self._is_serving():
             self._serving = None  # its engine is gone, and it leads on until it has another
             self.watchers.changed()
@@ -300,51 +299,48 @@ class Replica:
 
     # -- what operators and watchers see
 
-    def watch_state(self) -> dict[str, Any]:
-        serving = self._serving if self._is_serving() else None
-        return {
-            "kind": "view",
-            "cell": self.roster.founding.identity,
-            "name": self.settings.name,
-            "term": self._state.term,
-            "leader": self._name(self._state.leader),
-            "serving": serving is not None,
-            "address": serving[2] if serving else "",
-            "peers": [
-                (peer.name, peer.host, peer.peer_port, peer.dask_port)
-                for peer in self.roster.current()
-            ],
-            "history_tail": self.history.tail(),
-        }
+    def watch_view(self) -> WatchView:
+        return WatchView(
+            cell=self.roster.founding.identity,
+            name=self.settings.name,
+            term=self._state.term,
+            leader=self._name(self._state.leader),
+            address=self._serving[2] if self._serving and self._is_serving() else "",
+            peers=self.roster.current(),
+        )
 
-    def status(self) -> dict[str, Any]:
-        node, now = self.driver.node, time.monotonic()
-        until = self.driver.certain_until()
-        return {
-            **self.watch_state(),
-            "role": self._state.role.value,
-            "witness": self._witness,
-            "commit": node.commit,
-            "applied": self._applied,
-            "first_index": node.first_index,
-            "last_index": node.last_index,
-            "lease_s": max(0.0, until - now),
-            "engine": {
-                "state": self.leadership.engine.value,
-                "pid": self.engine.pid,
-                "dashboard": self.engine.dashboard,
-                "fed": self.engine.fed or 0,
-                "lag_s": self.engine.lag_s,
-            },
-            "members": [self._member(peer, now) for peer in node.membership.peers],
-            "change": self.reconfiguration.waiting,
-            "watchers": self.watchers.count,
-            "tick_gap_s_max": self.driver.tick_gap_s_max,
-            "leader_gap_s_max": self.driver.leader_gap_s_max,
-        }
-
-    def history_entries(self) -> list[dict[str, Any]]:
-        return self.history.tail(1_000_000)
+    def status(self) -> Status:
+        node, view = self.driver.node, self.watch_view()
+        now, engine = time.monotonic(), self.engine
+        return Status(
+            cell=view.cell,
+            name=view.name,
+            role=self._state.role.value,
+            witness=self._witness,
+            term=view.term,
+            leader=view.leader,
+            serving=self._is_serving(),
+            address=view.address,
+            peers=view.peers,
+            commit=node.commit,
+            applied=self._applied,
+            first_index=node.first_index,
+            last_index=node.last_index,
+            lease_s=max(0.0, self.driver.certain_until() - now),
+            engine=EngineStatus(
+                self.leadership.engine.value,
+                engine.pid,
+                engine.dashboard,
+                engine.fed or 0,
+                engine.lag_s,
+            ),
+            members=tuple(self._member(peer, now) for peer in node.membership.peers),
+            change=self.reconfiguration.waiting,
+            watchers=self.watchers.count,
+            tick_gap_s_max=self.driver.tick_gap_s_max,
+            leader_gap_s_max=self.driver.leader_gap_s_max,
+            history_tail=self.history.tail(),
+        )
 
     def leader_name(self) -> str | None:
         return self._name(self._state.leader)
@@ -373,23 +369,23 @@ class Replica:
     def founding_list(self) -> str:
         return self.roster.founding.text
 
-    def join(self, disk: PeerNamed, replacing: bool | None) -> Refused | None:
+    def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
         return self.reconfiguration.join(disk, replacing)
 
-    def remove(self, name: str) -> Refused | None:
+    def remove(self, name: str) -> Declined | None:
         return self.reconfiguration.remove(name)
 
-    def _member(self, peer: int, now: float) -> dict[str, Any]:
+    def _member(self, peer: int, now: float) -> Member:
         other, own = self._others.get(peer), peer == self.roster.own.peer
         if own:
             other = Other(self._fit_to_lead(), self._applied, now)
-        return {
-            **self.reconfiguration.member(peer),
-            "connected": own or self.links.connected(peer),
-            "engine_ready": other is not None and other.engine_ready,
-            "applied": other.applied if other is not None else None,
-            "heard_s": now - other.heard_at if other is not None else None,
-        }
+        return self.reconfiguration.member(
+            peer,
+            connected=own or self.links.connected(peer),
+            engine_ready=other is not None and other.engine_ready,
+            applied=other.applied if other is not None else None,
+            heard_s=now - other.heard_at if other is not None else None,
+        )
 
     # -- effects
 
@@ -472,13 +468,13 @@ class Replica:
     def _gossip(self) -> None:
         self._gossiped_at = time.monotonic()
         self.links.gossip(
-            {
-                "ready": self._fit_to_lead(),
-                "applied": self._applied,
-                "serving": self._serving if self.leading() and self._is_serving() else None,
-                "history": self.history.tail(),
-                "disks": self.roster.admitted(),
-            }
+            Gossip(
+                ready=self._fit_to_lead(),
+                applied=self._applied,
+                serving=self._serving if self.leading() and self._is_serving() else None,
+                history=self.history.tail(),
+                disks=self.roster.admitted(),
+            )
         )
 
     def _name(self, peer: int) -> str | None:

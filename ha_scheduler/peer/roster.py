@@ -9,14 +9,15 @@ of the peer it names: it may be the leader, of whose election this peer has not 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+
+from msgspec.structs import asdict
 
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.peer import witness
 from ha_scheduler.peer.membership import gone_reason
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.peer import Disk, PeerAddress
 
 UNKNOWN_DISK = 0  # of a founder that has no record yet
 
@@ -86,9 +87,9 @@ class Roster:
         """Whether ``identity`` is the cell's: the founding list, or the peers of today."""
         return identity in (self.founding.identity, Cell(self.current()).identity)
 
-    def admitted(self) -> list[tuple[int, int]]:
+    def admitted(self) -> tuple[tuple[int, int], ...]:
         """The ids that belong to the cell, and the disk that has each."""
-        return [(row.peer, row.disk) for row in self._rows.values() if not row.gone]
+        return tuple((row.peer, row.disk) for row in self._rows.values() if not row.gone)
 
     def gone(self, peer: int, disk: int, members: Collection[int]) -> str:
         """Why ``disk`` may not act under the id ``peer``; empty if it may, for all we know."""
@@ -110,34 +111,22 @@ def address_of(disk: PeerNamed) -> PeerAddress:
     return PeerAddress(disk.name, disk.host, disk.peer_port, disk.dask_port)
 
 
-def to_wire(own: PeerNamed) -> dict[str, Any]:
+def disk_of(own: PeerNamed) -> Disk:
     """How a peer describes itself in a hello and in a wish to join."""
-    return {
-        "id": own.peer,
-        "disk": own.disk,
-        "name": own.name,
-        "host": own.host,
-        "peer_port": own.peer_port,
-        "dask_port": own.dask_port,
-        "witness": own.witness,
-    }
-
-
-def from_wire(said: dict[str, Any]) -> PeerNamed:
-    """The inverse of ``to_wire``. Raises ``KeyError``, ``TypeError`` and ``ValueError``."""
-    own = PeerNamed(
-        peer=int(said["id"]),
-        disk=int(said["disk"]),
-        name=str(said["name"]),
-        host=str(said["host"]),
-        peer_port=int(said["peer_port"]),
-        dask_port=int(said["dask_port"]),
-        witness=bool(said["witness"]),
-        gone="",
+    return Disk(
+        own.peer,
+        own.disk,
+        own.name,
+        own.host,
+        own.peer_port,
+        own.dask_port,
+        own.witness,
     )
-    if not (own.peer > 0 and 0 < own.peer_port < 65536 and 0 < own.dask_port < 65536):
-        raise ValueError(f"{own} is no peer")
-    return own
+
+
+def named(disk: Disk) -> PeerNamed:
+    """The inverse of ``disk_of``: what the book says of who belongs to the cell."""
+    return PeerNamed(**asdict(disk), gone="")
 
 
 def _named(peer: int, disk: int, address: PeerAddress) -> PeerNamed:

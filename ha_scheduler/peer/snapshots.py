@@ -29,13 +29,26 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.tables import TABLES, Tables
-from ha_scheduler.peer import wire
-from ha_scheduler.peer.links import Channel, Dialer, RefusedError
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.peer.links import Dialer
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.introduction import Refused, RefusedError
+from ha_scheduler.protocol.peer import (
+    OF_A_RECEIVER,
+    OF_A_SENDER,
+    STREAM_NAME_BYTES,
+    Channel,
+    PeerAddress,
+    SnapshotChunk,
+    SnapshotEnd,
+    SnapshotHeld,
+    SnapshotInstalled,
+    SnapshotOffer,
+)
 from ha_scheduler.raft.messages import Message, SnapshotMeta
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 from ha_scheduler.storage.directory import INCOMING_FILE as SPOOL_NAME
@@ -47,7 +60,6 @@ RESUME_WITHIN_S = 30.0  # after a break; an open view makes the sender's file gr
 RESUME_EVERY_S = 0.25
 RESUMES_MAX = 100  # of one stream: a line that breaks more often carries no ledger
 SPOOL_KEEP_S = 2 * RESUME_WITHIN_S  # what nobody goes on with takes room on the disk
-STREAM_NAME_BYTES = 16
 
 _LENGTH = struct.Struct(">I")
 
@@ -116,7 +128,7 @@ class SnapshotSender:
         ok = False
         try:
             ok = await self._stream(message, to)
-        except (*_BROKEN, wire.WireError, RefusedError, _NotHeldError) as error:
+        except (*_BROKEN, ProtocolError, RefusedError, _NotHeldError) as error:
             logger.warning(
                 "sending a snapshot to peer %s broke off: %r",
                 to.name,
@@ -135,9 +147,8 @@ class SnapshotSender:
             reader, writer = await self._send_chunks(outgoing)
         try:
             final = dataclasses.replace(message, snapshot=meta)
-            writer.write(wire.pack(("end", message_to_wire(final))))
-            async with asyncio.timeout(INSTALL_TIMEOUT_S):
-                answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+            writer.write(frames.pack(SnapshotEnd(message_to_wire(final))))
+            answer = await _answer(reader, INSTALL_TIMEOUT_S)
         finally:
             writer.transport.abort()
         logger.info(
@@ -146,7 +157,7 @@ class SnapshotSender:
             meta.index,
             extra={"action": "snapshot_sent", "peer": to.name, "index": meta.index},
         )
-        return bool(answer.get("ok"))
+        return isinstance(answer, SnapshotInstalled)
 
     async def _send_chunks(
         self, outgoing: _Outgoing
@@ -175,7 +186,7 @@ class SnapshotSender:
             # What is held is read once more: the end of a stream carries a digest of all of it.
             for number, chunk in enumerate(dump(outgoing.tables, outgoing.only)):
                 if number >= held:
-                    writer.write(wire.pack(("chunk", chunk)))
+                    writer.write(frames.pack(SnapshotChunk(chunk)))
                     async with asyncio.timeout(CHUNK_TIMEOUT_S):
                         await writer.drain()
                 await asyncio.sleep(0)
@@ -189,18 +200,26 @@ async def _chunks_held(
     outgoing: _Outgoing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> int:
     """How many chunks of this stream the receiver holds. Raises ``_NotHeldError``."""
-    writer.write(wire.pack(("begin", outgoing.name)))
-    async with asyncio.timeout(CHUNK_TIMEOUT_S):
-        answer = await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
-    if not answer.get("ok"):
-        raise RefusedError(str(answer.get("reason")))
-    held = answer.get("held")
-    if type(held) is not int or held < 0:
-        raise wire.WireError(f"a peer says that it holds {held!r} chunks")
-    if outgoing.began and not held:
+    writer.write(frames.pack(SnapshotOffer(outgoing.name, tuple(outgoing.only))))
+    answer = await _answer(reader, CHUNK_TIMEOUT_S)
+    if not isinstance(answer, SnapshotHeld):
+        raise ProtocolError("a peer says that it has installed what it was not sent")
+    if outgoing.began and not answer.chunks:
         raise _NotHeldError("it no longer holds what it was sent")
     outgoing.began, outgoing.broken_since = True, 0.0
-    return held
+    return answer.chunks
+
+
+async def _answer(
+    reader: asyncio.StreamReader, within_s: float
+) -> SnapshotHeld | SnapshotInstalled:
+    """What the receiver says. Raises ``RefusedError``."""
+    async with asyncio.timeout(within_s):
+        body = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
+    answer = OF_A_RECEIVER.decode(body)
+    if isinstance(answer, Refused):
+        raise RefusedError(answer.reason)
+    return answer
 
 
 def _may_go_on(outgoing: _Outgoing) -> bool:
@@ -242,7 +261,7 @@ class SnapshotReceiver:
     ) -> None:
         """Receive, install, answer."""
         if self._busy:
-            writer.write(wire.pack(wire.refusal("another snapshot is coming in")))
+            writer.write(frames.pack(Refused("another snapshot is coming in")))
             await writer.drain()
             return
         self._busy, interrupted = True, False
@@ -254,17 +273,17 @@ class SnapshotReceiver:
                 interrupted = getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT)
                 raise
             if message.source != source or message.to != self._own_id or not message.snapshot:
-                raise wire.WireError("the snapshot's message is not of this sender, or not to us")
+                raise ProtocolError("the snapshot's message is not of this sender, or not to us")
             logger.info(
                 "received a snapshot of everything up to %d",
                 message.snapshot.index,
                 extra={"action": "snapshot_received", "index": message.snapshot.index},
             )
             await self._install(message, message.snapshot)
-            writer.write(wire.pack({"ok": True}))
+            writer.write(frames.pack(SnapshotInstalled()))
             await writer.drain()
         except SnapshotDamagedError as error:
-            raise wire.WireError(str(error)) from error
+            raise ProtocolError(str(error)) from error
         finally:
             self._busy, self._waiting = False, None
             if interrupted:
@@ -289,29 +308,34 @@ class SnapshotReceiver:
     async def _receive(
         self, source: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Message:
-        incoming = self._begin(source, await _frame(reader))
-        writer.write(wire.pack({"ok": True, "held": incoming.chunks}))
+        incoming = self._begin(source, await _next(reader))
+        writer.write(frames.pack(SnapshotHeld(incoming.chunks)))
         with self._spool.open("r+b" if incoming.chunks else "wb") as spool:
             spool.truncate(incoming.size)  # a chunk may have been written in part
             spool.seek(incoming.size)
             while True:
-                kind, body = await _frame(reader)
-                if kind == "end" and incoming.ended:
-                    return message_from_wire(body)
-                if kind == "end" or incoming.ended:
+                message = await _next(reader)
+                if isinstance(message, SnapshotEnd) and incoming.ended:
+                    return message_from_wire(message.fields)
+                if not isinstance(message, SnapshotChunk) or incoming.ended:
                     raise SnapshotDamagedError("the chunks do not end where the stream does")
-                incoming.ended = check_chunk(body, incoming.chunks)[0] == END
-                incoming.size += _write_chunk(spool, body)
+                incoming.ended = check_chunk(message.data, incoming.chunks)[0] == END
+                incoming.size += _write_chunk(spool, message.data)
                 incoming.chunks += 1
 
-    def _begin(self, source: int, first: tuple[Any, Any]) -> _Incoming:
+    def _begin(self, source: int, offer: SnapshotOffer | SnapshotChunk | SnapshotEnd) -> _Incoming:
         """Go on with what is held, if it is of this stream; otherwise with nothing."""
-        kind, name = first
-        if kind != "begin" or type(name) is not bytes or len(name) != STREAM_NAME_BYTES:
-            raise wire.WireError("a snapshot begins with the name of its stream")
+        if not isinstance(offer, SnapshotOffer):
+            raise ProtocolError("a snapshot begins with the name of its stream")
+        unknown = sorted(set(offer.tables) - set(TABLES))
+        if unknown:
+            raise RefusedError(
+                f"the ledger is of a newer release (tables {', '.join(unknown)}); upgrade the peer "
+                "that is to receive it"
+            )
         if self._expiry is not None:
             self._expiry.cancel()
-        held = self._incoming
+        held, name = self._incoming, offer.stream
         if held is None or (held.source, held.name) != (source, name) or not self._is_whole(held):
             self._incoming = held = _Incoming(source, name)
         return held
@@ -340,12 +364,10 @@ class SnapshotReceiver:
             )
 
 
-async def _frame(reader: asyncio.StreamReader) -> tuple[Any, Any]:
+async def _next(reader: asyncio.StreamReader) -> SnapshotOffer | SnapshotChunk | SnapshotEnd:
     async with asyncio.timeout(CHUNK_TIMEOUT_S):
-        frame = await wire.read_frame(reader)
-    if not isinstance(frame, tuple) or len(frame) != 2:
-        raise wire.WireError("a frame of a snapshot is a pair")
-    return frame[0], frame[1]
+        body = await frames.read(reader.readexactly, frames.PEER_BYTES_MAX)
+    return OF_A_SENDER.decode(body)
 
 
 def _write_chunk(spool: BinaryIO, chunk: bytes) -> int:

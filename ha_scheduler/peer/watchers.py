@@ -13,21 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
-from ha_scheduler.peer import wire
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.watch import WatchBeat, WatchView
 
 BEAT_S = 0.5
 STALLED_S = 5.0
-
-_BEAT = {"kind": "beat"}
 
 
 class Watchers:
     """Everybody who watches this peer."""
 
-    def __init__(self, state: Callable[[], dict[str, Any]]) -> None:
-        self._state = state
+    def __init__(self, view: Callable[[], WatchView]) -> None:
+        self._view = view
         self._version = 0
         self._frame = b""
         self._frame_version = -1
@@ -43,9 +41,7 @@ class Watchers:
         for waker in self._wakers:
             waker.set()
 
-    async def serve(
-        self, hello: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Push to one watcher until it goes."""
         waker = asyncio.Event()
         self._wakers.add(waker)
@@ -60,7 +56,7 @@ class Watchers:
             await asyncio.gather(end, push, return_exceptions=True)
 
     async def _push(self, waker: asyncio.Event, writer: asyncio.StreamWriter) -> None:
-        beat = wire.pack(_BEAT)
+        beat = frames.pack(WatchBeat())
         sent = -1
         while True:
             waker.clear()
@@ -77,5 +73,5 @@ class Watchers:
 
     def _packed(self) -> bytes:
         if self._frame_version != self._version:  # thousands of watchers share one encoding
-            self._frame, self._frame_version = wire.pack(self._state()), self._version
+            self._frame, self._frame_version = frames.pack(self._view()), self._version
         return self._frame

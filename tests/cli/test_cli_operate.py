@@ -1,7 +1,7 @@
 """``init``, ``status``, ``history`` and ``transfer`` against peers that answer as real ones do.
 
-Method: a stand-in for the peer port speaks its protocol over mutual TLS on loopback: hello, answer,
-request, answer. So the client's side is tested down to its bytes without starting a daemon.
+Method: a stand-in for the peer port speaks its protocol over mutual TLS on loopback: introduction,
+answer, request, answer. So the client's side is tested down to its bytes without starting a daemon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -25,17 +25,33 @@ from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.cli.main import main
 from ha_scheduler.errors import ControlError
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.control import (
+    REQUESTS,
+    Declined,
+    EngineStatus,
+    History,
+    HistoryRequest,
+    Member,
+    RemoveRequest,
+    Request,
+    Status,
+    StatusRequest,
+    Taken,
+    Transferred,
+    TransferRequest,
+)
+from ha_scheduler.protocol.introduction import Kind, Refused, accept, introduced
+from ha_scheduler.protocol.peer import Failover, PeerAddress
 from ha_scheduler.security.authority import client_files, create_authority, peer_files
 from ha_scheduler.security.tls import Role, check_files, role_of, server_context
 
 LENGTH = struct.Struct(">I")
-Answer = Callable[[dict[str, Any]], Any]
+Answer = Callable[[Request], Any]
 
 
 def send(link: socket.socket, value: Any) -> None:
-    body = msgpack.packb(value)
-    link.sendall(LENGTH.pack(len(body)) + body)
+    link.sendall(frames.pack(value))
 
 
 def receive(link: socket.socket) -> Any:
@@ -48,7 +64,37 @@ def receive(link: socket.socket) -> Any:
             data += part
         return data
 
-    return msgpack.unpackb(exactly(LENGTH.unpack(exactly(LENGTH.size))[0]))
+    return exactly(int.from_bytes(exactly(4), "big"))
+
+
+def status(name: str, role: str, term: int, leader: str, **more: Any) -> Status:
+    """What such a peer says of itself."""
+    engine = EngineStatus("active" if role == "leader" else "hot", 1, "", 9, 0.0)
+    usual = {
+        "cell": "",
+        "witness": False,
+        "serving": role == "leader",
+        "address": "",
+        "peers": (),
+        "commit": 9,
+        "applied": 8,
+        "first_index": 1,
+        "last_index": 9,
+        "lease_s": 0.0,
+        "members": (),
+        "change": "",
+        "watchers": 0,
+        "tick_gap_s_max": 0.0,
+        "leader_gap_s_max": 0.0,
+        "history_tail": (),
+    }
+    return Status(
+        name=name, role=role, term=term, leader=leader, engine=engine, **{**usual, **more}
+    )
+
+
+def member(name: str, role: str = "voter", lag: int = 0, *, leaving: bool = False) -> Member:
+    return Member(1, name, role, leaving, 9, lag, True, True, 8, 0.0)
 
 
 class StandIn:
@@ -57,8 +103,8 @@ class StandIn:
     def __init__(self, name: str, identity: Callable[[], str]) -> None:
         self.name = name
         self.context: ssl.SSLContext | None = None
-        self.answer: Answer = lambda request: {"ok": False, "reason": "no answer was set"}
-        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.answer: Answer = lambda request: Declined("no answer was set")
+        self.seen: list[tuple[str, Request]] = []
         self._identity = identity
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -84,13 +130,13 @@ class StandIn:
                 link = self.context.wrap_socket(plain, server_side=True)
                 role = role_of(link)  # type: ignore[arg-type]
             with link:
-                hello = receive(link)
-                assert hello["role"] == "control"
-                if hello["cell"] != self._identity():
-                    send(link, {"ok": False, "reason": "this peer belongs to another cell"})
+                caller = introduced(receive(link))
+                assert caller.kind == Kind.CONTROL
+                if caller.cell != self._identity():
+                    send(link, Refused("this peer belongs to another cell"))
                     return
-                send(link, {"ok": True, "version": 1})
-                request = receive(link)
+                send(link, accept())
+                request = REQUESTS.decode(receive(link))
                 self.seen.append((role, request))
                 answer = self.answer(request)
                 if isinstance(answer, bytes):
@@ -126,39 +172,25 @@ class StandInCell:
         for peer in self:
             peer.answer = lambda request, name=peer.name: self._answer(request, name, leader, term)
 
-    def _answer(self, request: dict[str, Any], name: str, leader: str, term: int) -> dict[str, Any]:
-        match request["op"]:
-            case "status":
+    def _answer(self, request: Request, name: str, leader: str, term: int) -> Any:
+        match request:
+            case StatusRequest():
                 role = "leader" if name == leader else "follower"
-                status = {"name": name, "role": role, "term": term, "leader": leader}
-                engine = {"state": "active" if name == leader else "hot", "pid": 1}
-                return {
-                    "ok": True,
-                    "status": {**status, "commit": 9, "applied": 8, "engine": engine},
-                }
-            case "history":
-                entry = {"term": term, "leader": leader, "started": 0.0, "details": {}}
-                return {
-                    "ok": True,
-                    "history": [{**entry, "phases": {"elected": 0.25, "detected": 0}}],
-                }
-            case "transfer":
-                return {"ok": True, "leader": request["to"] or "b", "term": term + 1}
-        return {"ok": False, "reason": "no such request"}
+                peers, cell = self.cell.peers, self.cell.identity
+                return status(name, role, term, leader, peers=peers, cell=cell)
+            case HistoryRequest():
+                phases = {"elected": 0.25, "detected": 0.0}
+                return History((Failover(term, leader, 0.0, phases, {}),))
+            case TransferRequest(to):
+                return Transferred(to or "b", term + 1)
+        return Declined("no such request")
 
-    def today(self, role: str) -> dict[str, Any]:
-        """A status of a cell whose peer b has left, or has not been there yet."""
-        left = [peer for peer in self.cell.peers if peer.name != "b"]
-        return {
-            "name": "a",
-            "role": role,
-            "term": 4,
-            "leader": "a",
-            "commit": 9,
-            "cell": self.cell.identity,
-            "peers": [(p.name, p.host, p.peer_port, p.dask_port) for p in left],
-            "members": [{"name": p.name, "role": "voter", "lag": 0} for p in left],
-        }
+    def today(self, **more: Any) -> Status:
+        """What peer a, which leads, says in a cell whose peer b has left, or is not there yet."""
+        left = tuple(peer for peer in self.cell.peers if peer.name != "b")
+        usual = {"cell": self.cell.identity, "peers": left}
+        usual["members"] = tuple(member(peer.name) for peer in left)
+        return status("a", "leader", 4, "a", **{**usual, **more})
 
     def run(self, command: str, *arguments: str, peers: str = "") -> Result:
         peers = peers or self.cell.text
@@ -206,14 +238,9 @@ def test_status_as_a_table_names_an_unreachable_peer(standin: StandInCell) -> No
 def test_status_shows_what_the_leader_knows_of_members_and_of_a_change(
     standin: StandInCell,
 ) -> None:
-    status = standin.today("leader")
-    status["members"] = [
-        {"name": "a", "role": "voter", "lag": 0},
-        {"name": "c", "role": "voter", "lag": 7, "leaving": True},
-        {"name": "c", "role": "learner", "lag": 400},
-    ]
-    status["change"] = "peer c catches up; it is 400 entries behind"
-    standin.peers["a"].answer = lambda request: {"ok": True, "status": status}
+    members = (member("a"), member("c", lag=7, leaving=True), member("c", "learner", 400))
+    change = "peer c catches up; it is 400 entries behind"
+    standin.peers["a"].answer = lambda request: standin.today(members=members, change=change)
     standin.peers["c"].close()
     result = standin.run("status")
     assert "voter, leaving, 7 behind; learner, 400 behind" in result.stdout
@@ -221,24 +248,22 @@ def test_status_shows_what_the_leader_knows_of_members_and_of_a_change(
 
 
 def test_an_old_list_leads_to_the_peers_of_today(standin: StandInCell) -> None:
-    status = standin.today("leader")
-    standin.peers["a"].answer = lambda request: {"ok": True, "status": status}
-    standin.peers["c"].answer = lambda request: {"ok": True, "status": {**status, "name": "c"}}
+    standin.peers["a"].answer = lambda request: standin.today()
+    standin.peers["c"].answer = lambda request: msgspec.structs.replace(standin.today(), name="c")
     # The founders were a, b and c, and b has left; it is not even asked in the end.
     answer = json.loads(standin.run("status", "--format", "json").stdout)
     assert [peer["name"] for peer in answer["peers"]] == ["a", "c"]
 
 
 def test_remove_asks_the_leader_and_waits_until_the_peer_is_no_member(standin: StandInCell) -> None:
-    full = {**standin.today("leader"), "members": [{"name": n} for n in "abc"]}
-    full["peers"] = [(p.name, p.host, p.peer_port, p.dask_port) for p in standin.cell.peers]
+    full = standin.today(members=tuple(map(member, "abc")), peers=standin.cell.peers)
     asked: list[str] = []
 
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        if request["op"] == "remove":
-            asked.append(request["peer"])
-            return {"ok": True}
-        return {"ok": True, "status": standin.today("leader") if asked else full}
+    def answer(request: Request) -> Any:
+        if isinstance(request, RemoveRequest):
+            asked.append(request.peer)
+            return Taken()
+        return standin.today() if asked else full
 
     standin.peers["a"].answer = answer
     result = standin.run("remove", "b")
@@ -249,9 +274,10 @@ def test_remove_asks_the_leader_and_waits_until_the_peer_is_no_member(standin: S
 
 
 def test_a_refused_removal_says_why(standin: StandInCell) -> None:
-    refusal = {"ok": False, "reason": "there is no peer z in the cell"}
-    status = {"ok": True, "status": standin.today("leader")}
-    standin.peers["a"].answer = lambda r: status if r["op"] == "status" else refusal
+    refusal = Declined("there is no peer z in the cell")
+    standin.peers["a"].answer = lambda r: (
+        standin.today() if isinstance(r, StatusRequest) else refusal
+    )
     result = standin.run("remove", "z")
     assert result.exit_code == 1
     assert "refused: there is no peer z in the cell" in result.stderr
@@ -264,21 +290,20 @@ def test_status_of_a_cell_without_a_leader_fails(standin: StandInCell) -> None:
 
 def test_status_believes_the_leader_of_the_newest_term(standin: StandInCell) -> None:
     standin.lead("a", 5)
-    old = {"name": "c", "role": "leader", "term": 4, "leader": "c"}
-    standin.peers["c"].answer = lambda request: {"ok": True, "status": old}
+    old = status("c", "leader", 4, "c", commit=8)
+    standin.peers["c"].answer = lambda request: old
     answer = json.loads(standin.run("status", "--format", "json").stdout)
     assert answer["leader"] == "a"
 
 
 def test_history_merges_what_the_peers_know(standin: StandInCell) -> None:
     standin.lead("a", 5)
-    fuller = {"term": 5, "leader": "a", "started": 0.0, "details": {}}
-    phases = {"detected": 0.0, "elected": 0.25, "serving": 0.5}
-    older = {"term": 3, "leader": "c", "started": 0.0, "details": {}, "phases": {"detected": 0.0}}
-    standin.peers["c"].answer = lambda request: {
-        "ok": True,
-        "history": [older, {**fuller, "phases": phases}],
-    }
+    older = Failover(3, "c", 0.0, {"detected": 0.0}, {})
+    fuller = Failover(5, "a", 0.0, {"detected": 0.0, "elected": 0.25, "serving": 0.5}, {})
+    usual = standin.peers["c"].answer
+    standin.peers["c"].answer = lambda request: (
+        History((older, fuller)) if isinstance(request, HistoryRequest) else usual(request)
+    )
     standin.peers["b"].close()
     result = standin.run("history", "--format", "json")
     assert result.exit_code == 0
@@ -289,7 +314,9 @@ def test_history_merges_what_the_peers_know(standin: StandInCell) -> None:
 
 def test_history_that_is_empty_says_so(standin: StandInCell) -> None:
     for peer in standin:
-        peer.answer = lambda request: {"ok": True, "history": []}
+        peer.answer = lambda request: (
+            History(()) if isinstance(request, HistoryRequest) else standin.today()
+        )
     result = standin.run("history")
     assert (result.exit_code, result.stdout) == (0, "No change of leader is known.\n")
 
@@ -299,8 +326,8 @@ def test_transfer_asks_the_leader_with_a_peers_certificate(standin: StandInCell)
     result = standin.run("transfer", "--to", "c")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("c leads in term 6, after ")
-    assert standin.peers["a"].seen[-1] == ("peer", {"op": "transfer", "to": "c"})
-    assert [op["op"] for _, op in standin.peers["c"].seen] == ["status"]
+    assert standin.peers["a"].seen[-1] == ("peer", TransferRequest("c"))
+    assert [request for _, request in standin.peers["c"].seen] == [StatusRequest()]
 
 
 def test_transfer_to_any_other_peer(standin: StandInCell) -> None:
@@ -312,23 +339,23 @@ def test_transfer_to_the_leader_changes_nothing(standin: StandInCell) -> None:
     standin.lead("a", 5)
     result = standin.run("transfer", "--to", "a")
     assert (result.exit_code, result.stdout) == (0, "a leads already.\n")
-    assert [op["op"] for _, op in standin.peers["a"].seen] == ["status"]
+    assert [request for _, request in standin.peers["a"].seen] == [StatusRequest()]
 
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        ({"ok": False, "reason": "peer c is behind"}, "refused: peer c is behind."),
-        ({"ok": False, "error": "peer c is behind."}, "refused: peer c is behind."),
-        ({"ok": True, "leader": "b", "term": 6}, "Leadership went to b in term 6, not to c."),
+        (Declined("peer c is behind"), "refused: peer c is behind."),
+        (Declined("peer c is behind."), "refused: peer c is behind."),
+        (Transferred("b", 6), "Leadership went to b in term 6, not to c."),
     ],
 )
 def test_a_transfer_that_failed_exits_with_1(
-    answer: dict[str, Any], sentence: str, standin: StandInCell
+    answer: Declined | Transferred, sentence: str, standin: StandInCell
 ) -> None:
     standin.lead("a", 5)
     usual = standin.peers["a"].answer
-    standin.peers["a"].answer = lambda r: answer if r["op"] == "transfer" else usual(r)
+    standin.peers["a"].answer = lambda r: answer if isinstance(r, TransferRequest) else usual(r)
     result = standin.run("transfer", "--to", "c")
     assert result.exit_code == 1
     assert sentence in result.stderr
@@ -353,7 +380,7 @@ def client(standin: StandInCell, timeout_s: float = 5.0) -> ControlClient:
 
 def test_a_clients_certificate_is_enough_to_ask(standin: StandInCell) -> None:
     standin.lead("a", 1)
-    assert client(standin).status("a")["role"] == "leader"
+    assert client(standin).status("a").role == "leader"
     assert standin.peers["a"].seen[-1][0] == "client"
 
 
@@ -364,9 +391,10 @@ def test_a_clients_certificate_is_enough_to_ask(standin: StandInCell) -> None:
         (b"\x00\x00", "closed the connection without an answer"),
         (LENGTH.pack(2**31), "a frame of 2147483648 bytes"),
         (LENGTH.pack(1) + b"\xc1", "sent what is no answer"),
-        (LENGTH.pack(1) + b"\x01", "a int for a map"),
-        ({"ok": True}, "answered without 'status'"),
-        ({"ok": True, "status": 7}, "answered without 'status'"),
+        (LENGTH.pack(1) + b"\x01", "sent what is no answer"),
+        ({"op": "status-answer"}, "missing required field"),
+        ({"op": "of-tomorrow"}, "there is no message 'of-tomorrow' here"),
+        (Taken(), "answered with Taken, not Status"),
     ],
 )
 def test_an_answer_that_is_none_is_a_control_error(
@@ -415,7 +443,7 @@ def test_a_peer_of_another_cell_refuses(standin: StandInCell) -> None:
 def test_plaintext_when_the_cell_uses_it(standin: StandInCell) -> None:
     standin.lead("a", 1)
     standin.peers["a"].context = None
-    assert ControlClient(standin.cell, None).status("a")["term"] == 1
+    assert ControlClient(standin.cell, None).status("a").term == 1
 
 
 def test_init_makes_certificates_and_says_what_to_copy_where(tmp_path: Path) -> None:

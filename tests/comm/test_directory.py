@@ -9,6 +9,8 @@ import pytest
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.directory import Cell, Peer, View, cell_of
 from ha_scheduler.protocol.client import Welcome
+from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.watch import WatchView
 
 A, B, C = (Endpoint(host, 8786) for host in "abc")
 PEERS = tuple(Peer(e.host, e.host, 8785, 8786) for e in (A, B, C))
@@ -92,13 +94,6 @@ def test_one_cell_a_set_of_addresses() -> None:
         cell_of([])
 
 
-def test_a_frame_of_the_watch_is_understood() -> None:
-    frame = {
-        "kind": "view",
-        "cell": "cell",
-        "term": 3,
-        "leader": "a",
-        "address": "tls://a:8786",
-        "peers": [[p.name, p.host, p.peer_port, p.dask_port] for p in PEERS],
-    }
-    assert View.from_watch(frame) == VIEW
+def test_a_view_of_the_watch_is_understood() -> None:
+    peers = tuple(PeerAddress(p.name, p.host, p.peer_port, p.dask_port or 0) for p in PEERS)
+    assert View.from_watch(WatchView("cell", "b", 3, "a", "tls://a:8786", peers)) == VIEW

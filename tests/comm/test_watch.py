@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from distributed import Security
 
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import Cell, Peer, View
-from ha_scheduler.comm.watch import FRAME_BYTES_MAX, SILENCE_S, Watch, WatchBroken, read_frame
+from ha_scheduler.comm.watch import SILENCE_S, Watch
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.introduction import Kind, Refused
 from tests.comm.watch_peer import WatchPeer, view_of
 
 
@@ -57,8 +59,8 @@ async def test_the_watch_is_kept_with_one_peer_that_does_not_lead() -> None:
         await until(lambda: watch.watched)
         assert len(watched(peers)) == 1
         assert watched(peers) != ["p0"]
-        (hello,) = [hello for peer in peers for hello in peer.hellos]
-        assert hello == {"role": "watch", "cell": "test"}
+        (caller,) = [caller for peer in peers for caller in peer.callers]
+        assert (caller.kind, caller.cell) == (Kind.WATCH, "test")
 
 
 async def test_a_new_leader_is_known_at_once() -> None:
@@ -115,17 +117,37 @@ async def test_over_tls_with_the_files_of_the_security() -> None:
         assert cell.peers[0].dask_port == 11
 
 
-async def test_nonsense_ends_the_connection_and_not_the_watch() -> None:
+NONSENSE = [{"op": "view", "term": "x"}, {"op": "tale"}, [], b"x" * (1 << 20)]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_nonsense_ends_the_connection_and_not_the_watch(nonsense: Any) -> None:
     async with watching() as (peers, _, watch):
         await until(lambda: watch.watched)
         (mad,) = (peer for peer in peers if peer.watchers)
-        mad.push({"kind": "view", "term": "x"})
+        mad.push(nonsense)
         await until(lambda: any(p.watchers for p in peers if p is not mad))
 
 
-@pytest.mark.parametrize("data", [struct.pack(">I", FRAME_BYTES_MAX + 1), b"\0\0\0\1\x01"])
-async def test_a_frame_is_a_map_of_bounded_size(data: bytes) -> None:
-    reader = asyncio.StreamReader()
-    reader.feed_data(data)
-    with pytest.raises(WatchBroken):
-        await read_frame(reader)
+async def test_a_peer_that_refuses_is_named_once_and_the_watch_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
+        writer.write(frames.pack(Refused("the caller speaks version 0; upgrade the caller")))
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    cell = Cell([Endpoint("127.0.0.1", 11)])
+    cell.observe(View("test", 1, "a", Endpoint("127.0.0.1", 11), (Peer("a", "127.0.0.1", port),)))
+    watch = Watch(cell, None)
+    watch.start()
+    await until(lambda: "a does not let us watch: the caller speaks version 0" in caplog.text)
+    good = await WatchPeer("b").start()
+    cell.observe(View("test", 2, "a", None, (*cell.peers, Peer(*good.peer))))
+    await until(lambda: good.watchers)
+    assert caplog.text.count("does not let us watch") == 1
+    await watch.stop()
+    await good.stop()
+    server.close()

@@ -7,7 +7,10 @@ import contextlib
 import ssl
 from typing import Any
 
-from ha_scheduler.comm.watch import frame_of, read_frame
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.introduction import Introduction, accept, introduced
+from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.watch import WatchBeat, WatchView
 
 BEAT_S = 0.2
 
@@ -18,9 +21,9 @@ class WatchPeer:
     def __init__(self, name: str, context: ssl.SSLContext | None = None) -> None:
         self.name = name
         self.port = 0
-        self.hellos: list[dict[str, Any]] = []
+        self.callers: list[Introduction] = []
         self.silent = False
-        self._view: dict[str, Any] | None = None
+        self._view: Any = None
         self._context = context
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -40,10 +43,10 @@ class WatchPeer:
     def peer(self) -> list[Any]:
         return [self.name, "127.0.0.1", self.port]
 
-    def push(self, view: dict[str, Any]) -> None:
+    def push(self, view: Any) -> None:
         self._view = view
         for writer in self._writers:
-            writer.write(frame_of(view))
+            writer.write(frames.pack(view))
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -53,31 +56,27 @@ class WatchPeer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            self.hellos.append(await read_frame(reader))
+            said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
+            self.callers.append(introduced(said))
+            writer.write(frames.pack(accept()))
             self._writers.add(writer)
             if self._view is not None:
-                writer.write(frame_of(self._view))
+                writer.write(frames.pack(self._view))
             while not writer.transport.is_closing():
                 if not self.silent:
-                    writer.write(frame_of({"kind": "beat"}))
+                    writer.write(frames.pack(WatchBeat()))
                 await asyncio.sleep(BEAT_S)
         self._writers.discard(writer)
 
 
 def view_of(
     peers: list[WatchPeer], leader: str | None, term: int, dask_ports: list[int] | None = None
-) -> dict[str, Any]:
-    """The frame that says so. Without ``dask_ports`` nobody serves."""
+) -> WatchView:
+    """The message that says so. Without ``dask_ports`` nobody serves."""
     ports = dask_ports or [1] * len(peers)
-    address = None
+    address = ""
     if leader is not None and dask_ports:
         index = [peer.name for peer in peers].index(leader)
         address = f"tcp://127.0.0.1:{ports[index]}"
-    return {
-        "kind": "view",
-        "cell": "test",
-        "term": term,
-        "leader": leader,
-        "address": address,
-        "peers": [[*p.peer, port] for p, port in zip(peers, ports, strict=True)],
-    }
+    addresses = [PeerAddress(*p.peer, port) for p, port in zip(peers, ports, strict=True)]
+    return WatchView("test", "", term, leader, address, tuple(addresses))

@@ -16,10 +16,10 @@ from ha_scheduler.peer.membership import (
     Changes,
     HandOver,
     Name,
-    Refused,
     Seen,
     check_invariants,
 )
+from ha_scheduler.protocol.control import Declined
 from ha_scheduler.raft import Membership
 from ha_scheduler.raft.membership import MembershipChange, changed
 
@@ -131,15 +131,15 @@ class Stage:
             self.catch_up()
         return [effect for effect in done if effect is not None]
 
-    def ask(self, answer: Name | Refused | None) -> Refused | None:
+    def ask(self, answer: Name | Declined | None) -> Declined | None:
         if isinstance(answer, Name):
             self.pending = answer
-        return answer if isinstance(answer, Refused) else None
+        return answer if isinstance(answer, Declined) else None
 
-    def join(self, new: PeerNamed, replacing: bool | None = False) -> Refused | None:
+    def join(self, new: PeerNamed, replacing: bool | None = False) -> Declined | None:
         return self.ask(self.changes.join(new, replacing, self.seen()))
 
-    def remove(self, name: str) -> Refused | None:
+    def remove(self, name: str) -> Declined | None:
         return self.ask(self.changes.remove(name, self.seen()))
 
     def begins(self, new: PeerNamed) -> PeerNamed:

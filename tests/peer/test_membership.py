@@ -12,10 +12,10 @@ from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.membership import (
     Change,
-    Refused,
     check_invariants,
     gone_reason,
 )
+from ha_scheduler.protocol.control import Declined
 from ha_scheduler.raft import InvariantViolationError, Membership
 
 
@@ -162,7 +162,7 @@ def test_a_peer_that_left_comes_back_with_a_new_disk_only(stage: Stage) -> None:
     assert stage.remove("c") is None
     stage.run()
     refused = stage.join(disk(3, "c"))
-    assert refused == Refused(gone_reason(stage.rows[3]))
+    assert refused == Declined(gone_reason(stage.rows[3]))
     assert "was removed on today" in refused.reason
     assert "--join" in refused.reason
     assert stage.join(stage.begins(disk(9, "c"))) is None

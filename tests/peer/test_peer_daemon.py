@@ -12,7 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from toy_cell import SCALE, ToyCell, report, within
+from toy_cell import SCALE, Connection, ToyCell, report, within
+
+from ha_scheduler.protocol import VERSION
+from ha_scheduler.protocol.introduction import Introduction, Kind
+from ha_scheduler.protocol.peer import Channel, Disk, PeerHello
+from ha_scheduler.security.authority import client_files
+from ha_scheduler.security.tls import client_context
 
 pytestmark = pytest.mark.system
 
@@ -61,7 +67,7 @@ def test_a_killed_leading_engine_hands_leadership_on_without_an_election_timeout
         assert took_s < 0.5 * SCALE
         assert cell.values(successor) == [f"x-{n}" for n in range(50)]
         cell.settled()
-        (entry,) = [e for e in cell.ask(leader, op="history")["history"] if e["term"] > 1]
+        (entry,) = [e for e in cell.ask(leader, op="history")["entries"] if e["term"] > 1]
         assert entry["leader"] == successor
         assert {"detected", "elected", "activated", "serving"} <= set(entry["phases"])
         cell.propose(successor, "y", 50)
@@ -135,6 +141,7 @@ def test_a_fresh_engine_gets_the_ledger_and_then_the_log_without_gap_or_double(
             cell.propose(leader, f"x{part}", 100, size=2000)
             if part == 10:
                 os.kill(cell.engine_pid(follower), signal.SIGKILL)
+                within(10, partial(cell.diary_length, follower, "welcome", 2), every=0.02)
             time.sleep(0.02)
         cell.settled()
         within(10, lambda: len(set(cell.values(follower))) == 2000, every=0.05)
@@ -151,17 +158,17 @@ def test_a_fresh_engine_gets_the_ledger_and_then_the_log_without_gap_or_double(
 def test_a_burst_of_large_records_delays_no_heartbeat(tmp_path: Path) -> None:
     with ToyCell(tmp_path) as cell:
         leader = cell.settled()
-        term = cell.ask(leader, op="status")["status"]["term"]
+        term = cell.ask(leader, op="status")["term"]
         began, lease_s = time.monotonic(), []
         cell.propose(leader, "big", 60, size=512 * 1024)
         while any(len(cell.values(n)) < 60 for n in cell.names):
-            lease_s.append(cell.ask(leader, op="status")["status"]["lease_s"])
+            lease_s.append(cell.ask(leader, op="status")["lease_s"])
             assert time.monotonic() - began < 30 * SCALE
-        gaps = [cell.ask(n, op="status")["status"]["tick_gap_s_max"] for n in cell.names]
+        gaps = [cell.ask(n, op="status")["tick_gap_s_max"] for n in cell.names]
         report(f"30 MB in {time.monotonic() - began:.2f} s; longest tick gap {max(gaps):.3f} s")
         report(f"shortest lease left {min(lease_s):.3f} s of 0.5 s")
         assert min(lease_s) > 0
-        assert cell.ask(leader, op="status")["status"]["term"] == term
+        assert cell.ask(leader, op="status")["term"] == term
 
 
 def test_watchers_are_told_of_the_leader_and_of_each_change_and_hear_beats(tmp_path: Path) -> None:
@@ -171,18 +178,18 @@ def test_watchers_are_told_of_the_leader_and_of_each_change_and_hear_beats(tmp_p
         watch = cell.connect(follower, "watch", cell="")  # it need not know the cell's name
         assert watch.answer["ok"]
         view = watch.receive()
-        assert (view["kind"], view["leader"], view["cell"]) == (
+        assert (view["op"], view["leader"], view["cell"]) == (
             "view",
             leader,
             cell.cell.identity,
         )
         assert view["address"] == f"toy://{leader}:{view['term']}"
         assert [p[0] for p in view["peers"]] == list(cell.names)
-        while watch.receive()["kind"] != "beat":
+        while watch.receive()["op"] != "beat":
             pass
         assert cell.ask(leader, op="transfer", to=follower)["ok"]
         began = time.monotonic()
-        while not ((new := watch.receive())["kind"] == "view" and new["address"]):
+        while not ((new := watch.receive())["op"] == "view" and new["address"]):
             assert time.monotonic() - began < 2 * SCALE
         assert new["leader"] == follower
         assert new["term"] > view["term"]
@@ -217,19 +224,26 @@ def test_sigterm_hands_over_and_ends_with_status_zero(tmp_path: Path) -> None:
         assert activated_after(cell, successor, began) < 0.5 * SCALE, "no election was waited for"
 
 
+def hello(name: str, to: str) -> PeerHello:
+    """As peer ``name`` would say it, if its disk were number 7."""
+    return PeerHello(to, 1, Channel.CONTROL, False, 100, Disk(7, 7, name, "h", 1, 2, False))
+
+
 def test_strangers_are_refused_with_a_reason(tmp_path: Path) -> None:
     with ToyCell(tmp_path) as cell:
         cell.settled()
         wrong_cell = cell.connect("a", "control", cell="another")
         assert "another" in wrong_cell.answer["reason"]
-        as_peer = {"name": "b", "to": "a", "channel": "control"}
-        half = cell.connect("a", "peer", name="a", as_peer="a")
+        half = cell.connect("a", "peer", {"op": "peer-hello", "to": "a"}, as_peer="b")
         assert "no hello of a peer" in half.answer["reason"]
-        client = cell.connect("a", "peer", **as_peer)
+        client = cell.connect("a", "peer", hello("b", "a"))
         assert "for client" in client.answer["reason"]
-        impostor = cell.connect("b", "peer", **{**as_peer, "name": "c", "to": "b"}, as_peer="a")
+        impostor = cell.connect("b", "peer", hello("c", "b"), as_peer="a")
         assert "not for peer c" in impostor.answer["reason"]
-        assert "no role" in cell.connect("a", "king").answer["reason"]
+        assert "no kind of connection 'king'" in cell.connect("a", "king").answer["reason"]
+        older = Introduction(VERSION - 1, "0.0", (), Kind.WATCH)
+        context = client_context(client_files(tmp_path / "certs"))
+        assert "upgrade the caller" in Connection(cell.ports["a"], context, older).answer["reason"]
 
 
 def test_a_peer_with_other_election_timeouts_is_refused_with_a_reason(tmp_path: Path) -> None:

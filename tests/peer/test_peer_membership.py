@@ -123,8 +123,8 @@ def test_only_the_peer_itself_may_ask_for_its_new_disk(tmp_path: Path) -> None:
     with ToyCell(tmp_path) as cell:
         leader = cell.settled()
         lost, other = (n for n in cell.names if n != leader)
-        wish = {"op": "join", "replacing": True, "id": 5, "disk": 6, "name": lost, "witness": False}
-        wish |= {"host": "127.0.0.1", "peer_port": 1, "dask_port": 2}
+        disk = (5, 6, lost, "127.0.0.1", 1, 2, False)
+        wish = {"op": "join", "replacing": True, "disk": disk}
         assert "certificate of peer" in cell.ask(leader, as_peer=other, **wish)["reason"]
         assert "certificate of peer" in cell.ask(leader, **wish)["reason"]
 
@@ -134,7 +134,8 @@ def test_only_the_peer_itself_may_ask_for_its_new_disk(tmp_path: Path) -> None:
             return "in use" in answer["reason"]
 
         within(5, refused_as_in_use, every=0.05)
-        assert "no wish" in cell.ask(leader, as_peer=lost, op="join")["reason"]
+        half = cell.ask(leader, as_peer=lost, op="join")
+        assert half["reason"] == "join: Object missing required field `disk`"
         assert cell.ask(other, as_peer=lost, **wish)["leader"] == leader
         assert "a peer, not that of client" in cell.ask(leader, op="remove", peer=lost)["reason"]
 

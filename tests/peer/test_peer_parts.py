@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from ha_scheduler.ledger import records
@@ -251,19 +252,19 @@ def test_phases_are_seconds_after_the_new_leader_noticed() -> None:
     history.mark(3, "serving", 200.0)
     history.mark(4, "serving", 200.0)
     (entry_,) = history.tail()
-    assert entry_["phases"] == pytest.approx({"detected": 0.0, "elected": 0.2, "serving": 0.5})
-    assert entry_["details"] == {"serving": {"port": 1}}
+    assert entry_.phases == pytest.approx({"detected": 0.0, "elected": 0.2, "serving": 0.5})
+    assert entry_.details == {"serving": {"port": 1}}
 
 
 def test_other_peers_entries_are_merged_and_ours_are_never_replaced() -> None:
     ours, theirs = History(), History()
     ours.begin(3, "b", 100.0, 100.1)
     theirs.begin(4, "c", 500.0, 500.1)
-    ours.merge([*theirs.tail(), {**theirs.tail()[0], "term": 3}])
-    assert [(e["term"], e["leader"]) for e in ours.tail()] == [(3, "b"), (4, "c")]
+    ours.merge([*theirs.tail(), msgspec.structs.replace(theirs.tail()[0], term=3)])
+    assert [(e.term, e.leader) for e in ours.tail()] == [(3, "b"), (4, "c")]
     theirs.mark(4, "serving", 500.3)
     ours.merge(theirs.tail())
-    assert "serving" in ours.tail()[-1]["phases"]
+    assert "serving" in ours.tail()[-1].phases
 
 
 def test_the_history_is_bounded() -> None:
@@ -271,4 +272,4 @@ def test_the_history_is_bounded() -> None:
     for term in range(1, ENTRIES_MAX * 2):
         history.begin(term, "a", 1.0, 1.1)
     assert len(history.tail(1000)) == ENTRIES_MAX
-    assert history.tail(1)[0]["term"] == ENTRIES_MAX * 2 - 1
+    assert history.tail(1)[0].term == ENTRIES_MAX * 2 - 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,11 +15,22 @@ import pytest
 
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.ledger.tables import VALUES
-from ha_scheduler.peer import snapshots, wire
+from ha_scheduler.ledger.tables import TABLES, VALUES
+from ha_scheduler.peer import snapshots
 from ha_scheduler.peer.links import Dialer, Security
 from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
-from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.introduction import Refused, RefusedError, accept, accepted
+from ha_scheduler.protocol.peer import (
+    OF_A_RECEIVER,
+    STREAM_NAME_BYTES,
+    PeerAddress,
+    SnapshotChunk,
+    SnapshotEnd,
+    SnapshotHeld,
+    SnapshotOffer,
+)
 from ha_scheduler.raft import Membership, Message, SnapshotMeta
 from ha_scheduler.raft.messages import MessageKind
 from ha_scheduler.raft.wire import message_to_wire
@@ -38,6 +49,10 @@ def ledger(fill: int = 1) -> MemoryTables:
     for row in range(ROWS):
         tables.put(VALUES, row.to_bytes(4, "big"), bytes([fill]) * ROW_BYTES)
     return tables
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    return await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
 
 
 class Ledger:
@@ -80,10 +95,16 @@ class Receiving:
         limited = asyncio.StreamReader()
         pump = asyncio.create_task(self._pump(reader, limited, writer))
         try:
-            await wire.read_dict(limited, wire.HELLO_BYTES_MAX)
-            writer.write(wire.pack({"ok": True}))
-            with contextlib.suppress(OSError, EOFError, wire.WireError):
+            for _ in ("introduction", "hello"):
+                await frames.read(limited.readexactly, frames.INTRODUCTION_BYTES_MAX)
+                writer.write(frames.pack(accept()))
+            with contextlib.suppress(OSError, EOFError, ProtocolError):
                 await self.receiver.serve(1, limited, writer)
+        except RefusedError as error:
+            writer.write(frames.pack(Refused(str(error))))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
         finally:
             pump.cancel()
             writer.transport.abort()
@@ -116,7 +137,7 @@ async def started(directory: Path) -> AsyncIterator[tuple[Receiving, int]]:
     server.close()
 
 
-async def send(port: int, tables: MemoryTables) -> bool:
+async def send(port: int, tables: MemoryTables, only: Sequence[str] = TABLES) -> bool:
     """Send one snapshot; what the core is told about it."""
     reports: asyncio.Queue[bool] = asyncio.Queue()
     own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
@@ -125,6 +146,7 @@ async def send(port: int, tables: MemoryTables) -> bool:
         {2: PeerAddress("b", "127.0.0.1", port, 0)}.get,
         Dialer("cell", own, 600, Security(None, None), lambda shown, name: None, lambda: False),
         lambda peer, ok: reports.put_nowait(ok),
+        lambda peer: only,
     )
     sender.send(Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META))
     try:
@@ -142,6 +164,17 @@ async def test_a_snapshot_arrives_whole_and_leaves_nothing_behind(tmp_path: Path
         assert await send(port, ledger())
         assert rows(receiving.installed) == rows(ledger())
         assert not receiving.spool.exists()
+
+
+async def test_a_ledger_of_a_newer_release_is_refused_before_it_is_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started(tmp_path) as (receiving, port):
+        assert not await send(port, ledger(), (*TABLES, "of_a_newer_release"))
+        assert "(tables of_a_newer_release); upgrade the peer that is to receive it" in caplog.text
+        assert receiving.took[0] < 1000
+        assert not receiving.spool.exists()
+        assert await send(port, ledger()), "it is as it was"
 
 
 async def test_after_a_cut_in_the_middle_only_the_rest_is_sent(tmp_path: Path) -> None:
@@ -246,15 +279,16 @@ async def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
     async with started(tmp_path) as (receiving, port):
         message = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(wire.pack({"hello": "receiver"}))
-        writer.write(wire.pack(("begin", b"n" * snapshots.STREAM_NAME_BYTES)))
+        for greeting in ("introduction", "hello"):
+            writer.write(frames.pack(greeting))
+            accepted(await answer(reader))
+        writer.write(frames.pack(SnapshotOffer(b"n" * STREAM_NAME_BYTES, TABLES)))
         for chunk in itertools.islice(dump(ledger()), sent):
-            writer.write(wire.pack(("chunk", chunk)))
-        writer.write(wire.pack(("end", message_to_wire(message))))
-        assert (await wire.read_dict(reader, wire.HELLO_BYTES_MAX))["ok"]
-        assert (await wire.read_dict(reader, wire.HELLO_BYTES_MAX))["held"] == 0
+            writer.write(frames.pack(SnapshotChunk(chunk)))
+        writer.write(frames.pack(SnapshotEnd(message_to_wire(message))))
+        assert OF_A_RECEIVER.decode(await answer(reader)) == SnapshotHeld(0)
         with pytest.raises(asyncio.IncompleteReadError):
-            await wire.read_dict(reader, wire.HELLO_BYTES_MAX)
+            await answer(reader)
         assert not rows(receiving.installed)
         writer.close()
 

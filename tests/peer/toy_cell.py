@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import time
@@ -15,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgpack
+import msgspec
 
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
+from ha_scheduler.protocol.introduction import Introduction
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.tls import client_context
 
@@ -49,12 +50,16 @@ def report(text: str) -> None:
 class Connection:
     """A blocking connection to a peer port."""
 
-    def __init__(self, port: int, context: ssl.SSLContext | None, hello: dict[str, Any]) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None, *first: Any) -> None:
+        """Sends ``first``; ``answer`` is that to the last of it, or the refusal of an earlier."""
         sock = socket.create_connection(("127.0.0.1", port), timeout=5 * SCALE)
         try:
             self.sock = context.wrap_socket(sock) if context else sock
-            self.send(hello)
-            self.answer = self.receive()
+            for message in first:
+                self.send(message)
+                self.answer = self.receive()
+                if not self.answer["ok"]:
+                    break
         except BaseException:
             sock.close()
             if hasattr(self, "sock"):
@@ -62,12 +67,12 @@ class Connection:
             raise
 
     def send(self, value: Any) -> None:
-        body = msgpack.packb(value)
-        self.sock.sendall(struct.pack(">I", len(body)) + body)
+        self.sock.sendall(frames.pack(value))
 
-    def receive(self) -> Any:
-        (length,) = struct.unpack(">I", self._exactly(4))
-        return msgpack.unpackb(self._exactly(length), strict_map_key=False)
+    def receive(self) -> dict[str, Any]:
+        """The fields of the next message, and whether it is no refusal as ``ok``."""
+        fields = msgspec.msgpack.decode(frames.receive(self._exactly, 1 << 20))
+        return {"ok": fields["op"] not in ("refused", "declined"), **fields}
 
     def close(self) -> None:
         self.sock.close()
@@ -175,13 +180,16 @@ class ToyCell:
     def log(self, name: str) -> str:
         return (self.base / f"{name}.log").read_text()
 
-    def connect(self, name: str, role: str, /, **hello: Any) -> Connection:
+    def connect(
+        self, name: str, kind: str, *then: Any, cell: str | None = None, as_peer: str | None = None
+    ) -> Connection:
+        """Introduce a client, or peer ``as_peer``, and send what is to follow."""
         context = client_context(client_files(self.base / "certs")) if self.tls else None
-        peer = hello.pop("as_peer", None)
-        if peer:
-            context = client_context(peer_files(self.base / "certs", peer))
-        first = {"role": role, "cell": self.cell.identity, **hello}
-        connection = Connection(self.ports[name], context, first)
+        if as_peer:
+            context = client_context(peer_files(self.base / "certs", as_peer))
+        cell = self.cell.identity if cell is None else cell
+        introduction = Introduction(VERSION, RELEASE, FEATURES, kind, cell)
+        connection = Connection(self.ports[name], context, introduction, *then)
         self.connections.append(connection)
         return connection
 
@@ -189,13 +197,13 @@ class ToyCell:
         connection = self.connect(name, "control", as_peer=as_peer)
         try:
             connection.send(request)
-            return dict(connection.receive())
+            return connection.receive()
         finally:
             connection.close()
 
     def status(self, name: str) -> dict[str, Any] | None:
         try:
-            return dict(self.ask(name, op="status")["status"])
+            return self.ask(name, op="status")
         except (OSError, EOFError):
             return None
 
