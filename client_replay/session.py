@@ -174,7 +174,7 @@ class Session:
         if self.plain:
             self._submit_plainly(stream)
             return
-        self.follower.connected(stream.comm)
+        self.follower.connected(self._client.scheduler, stream.comm)
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
         stream.send(to_op(Hello(self.id, self.follower.fence.term, self.journal.floor)))
@@ -217,9 +217,9 @@ class Session:
     def welcomed(self, **fields: Any) -> None:
         """The leader says who it is."""
         self._answered = True
-        client, view = self._client, View.from_welcome(from_op(Welcome, fields))
-        watch = not isinstance(client._start_arg, PooledRPCCall)  # else the worker does it for us
-        if not self.follower.welcomed(client.scheduler, self._stream.comm, view, watch=watch):
+        view = View.from_welcome(from_op(Welcome, fields))
+        watch = not isinstance(self._client._start_arg, PooledRPCCall)  # else the worker does
+        if not self.follower.welcomed(self._stream.comm, view, watch=watch):
             self._leave_stale(view.term)
 
     def refused(self, **fields: Any) -> None:

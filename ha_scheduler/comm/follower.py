@@ -14,6 +14,8 @@ Guarantees, and the order that keeps them:
   then: no later view may come.
 - Calls over the pool are freed of the leader of before, once for each thing that is new. Those that
   were made since are with the new one.
+- Views are heard from the first connection to an ``ha://`` address on: its leader may fall silent
+  before it has said who it is.
 
 One ``Follower`` serves one client, worker or cluster, on that one's event loop. ``Fence`` is what
 it decides by: pure, without clock, sockets or loop.
@@ -67,11 +69,13 @@ class Fence:
         return True
 
     def hear(self, view: View) -> bool:
-        """Somebody leads. Whether it is new, and another than took us in last."""
+        """Somebody leads. Whether it is new, and calls may wait for another who led before."""
         if view.term < self.term:
             return False
         newest, self._newest = self._newest, (view.term, view.leader_address)
         self.term, self._told = view.term, view
+        if not self.joined and self.superseded() is None:
+            return False  # there was nobody before
         return view.term > self.joined and newest != self._newest
 
     @property
@@ -95,7 +99,7 @@ class Follower:
 
     def __init__(self, leave: Callable[[str], None]) -> None:
         self.fence = Fence()
-        self.cell: Cell | None = None  # None until a leader has taken us in
+        self.cell: Cell | None = None  # None until it is known
         self.news = asyncio.Event()  # something changed: try at once
         self._leave = leave
         self._scheduler: Any = None
@@ -123,31 +127,44 @@ class Follower:
             if self._attempt is attempt:
                 self._attempt = None
 
-    def connected(self, comm: Any) -> None:
-        """The connection is made. It may have to be left at once."""
+    def connected(self, scheduler: Any, comm: Any) -> None:
+        """The connection is made. It may have to be left at once.
+
+        ``scheduler`` is the ``PooledRPCCall`` to whoever leads.
+        """
+        self._scheduler = scheduler
         self.fence.connected(comm.peer_address)
+        if addresses.is_ha(scheduler.addr):
+            self._enter()
         self._leave_if_superseded()
 
-    def welcomed(self, scheduler: Any, comm: Any, view: View, watch: bool = True) -> bool:
-        """The leader behind ``comm`` says who it is. Whether it may be followed.
+    def _enter(self) -> Cell:
+        if self.cell is None:
+            self.cell = cell_of(addresses.parse(self._scheduler.addr))
+            loop = IOLoop.current()
+            self._unsubscribe = self.cell.subscribe(lambda view: loop.add_callback(self.hear, view))
+        return self.cell
 
-        ``scheduler`` is the ``PooledRPCCall`` to the cell; its address becomes that of a cell.
+    def welcomed(self, comm: Any, view: View, watch: bool = True) -> bool:
+        """The leader of the connection says who it is. Whether it may be followed.
+
+        A plain address becomes that of a cell, itself included (a VIP). It stays as it is if the
+        leader names no address: then it is an engine that stands alone.
         """
         if not self.fence.welcomed(view.term):
             return False
         if self._stopped:  # it may have been closed before it was welcomed
             return True
-        self._scheduler = scheduler
-        if self.cell is None:
-            self.cell = cell = _cell_behind(scheduler, view)
-            loop = IOLoop.current()
-            self._unsubscribe = cell.subscribe(lambda seen: loop.add_callback(self.hear, seen))
-            if watch:
+        scheduler, endpoint = self._scheduler, addresses.parse_endpoint(comm.peer_address)
+        if view.addresses and not addresses.is_ha(scheduler.addr):
+            listed = (*view.addresses, addresses.parse_endpoint(scheduler.addr))
+            scheduler.addr = addresses.unparse(dict.fromkeys(listed))
+        cell = self._enter()
+        cell.connected(endpoint)
+        cell.observe(dataclasses.replace(view, leader_address=endpoint))
+        if watch:
+            if self._watch is None:
                 self._watch = Watch(cell, scheduler.pool.connection_args.get("ssl_context"))
-        endpoint = addresses.parse_endpoint(comm.peer_address)
-        self.cell.connected(endpoint)
-        self.cell.observe(dataclasses.replace(view, leader_address=endpoint))
-        if self._watch is not None:
             self._watch.start()
         return True
 
@@ -194,14 +211,3 @@ class Follower:
             self._attempt.cancel()
         if self._watch is not None:
             await self._watch.stop()
-
-
-def _cell_behind(scheduler: Any, view: View) -> Cell:
-    """The cell of an ``ha://`` address; a plain one becomes one, itself included (a VIP).
-
-    It stays as it is if the leader names no address: then it is an engine that stands alone.
-    """
-    if view.addresses and not addresses.is_ha(scheduler.addr):
-        listed = (*view.addresses, addresses.parse_endpoint(scheduler.addr))
-        scheduler.addr = addresses.unparse(dict.fromkeys(listed))
-    return cell_of(addresses.parse(scheduler.addr))

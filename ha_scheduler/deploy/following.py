@@ -116,7 +116,7 @@ class FollowsLeader:
 
     async def _watch_worker_status(self, comm: Any) -> None:
         """As upstream's, and again with the next leader: the subscription ends with its engine."""
-        self._follower.connected(comm)
+        self._follower.connected(self._connection, comm)
         self._heard(self.scheduler_info, comm)
         while True:
             await super()._watch_worker_status(comm)  # type: ignore[misc]
@@ -137,7 +137,7 @@ class FollowsLeader:
         comm = await self._connection.live_comm()
         comm.name = "Cluster worker status"
         self._watch_worker_status_comm = comm
-        self._follower.connected(comm)
+        self._follower.connected(self._connection, comm)
         try:
             await comm.write({"op": "subscribe_worker_status"})
             info = SchedulerInfo(await comm.read())
@@ -165,8 +165,7 @@ class FollowsLeader:
         assert self._connection is not None
         if HA not in info or not addresses.is_ha(self._connection.addr):
             return  # one scheduler, which nobody will follow
-        view = View.from_welcome(from_op(Welcome, info[HA]))
-        if not self._follower.welcomed(self._connection, comm, view):
+        if not self._follower.welcomed(comm, View.from_welcome(from_op(Welcome, info[HA]))):
             raise CommClosedError(f"{comm.peer_address} does not lead any more")
 
     def _leave(self, reason: str) -> None:

@@ -243,7 +243,7 @@ class SchedulerLink:
         comm._server = weakref.ref(worker)
         self._comm = comm
         try:
-            self.follower.connected(comm)
+            self.follower.connected(worker.scheduler, comm)
             metrics, _ = await self.metrics()
             extra = await worker.get_startup_information()
             started = wall_time()
@@ -290,7 +290,7 @@ class SchedulerLink:
         if accepted.warning:
             logger.warning(accepted.warning)
         if accepted.view is not None:
-            self.follower.welcomed(worker.scheduler, comm, accepted.view)
+            self.follower.welcomed(comm, accepted.view)
             worker.execution_state["scheduler"] = worker.scheduler.address
         worker.batched_stream.start(comm)
         self.phase = Phase.UP

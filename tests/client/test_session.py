@@ -15,7 +15,7 @@ from client_replay import Client, JournalFull
 from client_replay.client import UNKNOWN_KEYS
 from client_replay.journal import Journal
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import View
+from ha_scheduler.comm.directory import View, cell_of
 from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
@@ -125,6 +125,20 @@ async def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> 
         cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
         await until(lambda: new.said("ha-hello"), within_s=1)
         assert client._ha.follower.fence.term == 2
+    await frozen.die()
+    await new.die()
+
+
+async def test_a_leader_that_freezes_before_its_welcome_is_left_when_another_is_told() -> None:
+    """The cell is known to another client of the process."""
+    frozen, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
+    frozen.answer = lambda message: [] if message["op"] == "ha-hello" else None
+    async with connected(frozen, port):
+        await until(lambda: frozen.said("ha-hello"))
+        new = await ScriptedLeader(term=2).open(port)
+        addresses = [Endpoint("127.0.0.1", leader.port) for leader in (frozen, new)]
+        cell_of(addresses).observe(View("test", 2, "new", addresses[1]))
+        await until(lambda: new.said("ha-hello"), within_s=1)
     await frozen.die()
     await new.die()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from distributed.core import ConnectionPool
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import Peer, View, forget_cells
+from ha_scheduler.comm.directory import Peer, View, cell_of, forget_cells
 from ha_scheduler.comm.follower import STUCK_S, Fence, Follower
 
 A, B, C = (Endpoint(host, 8786) for host in "abc")
@@ -126,16 +125,14 @@ def _fresh() -> Iterator[None]:
     forget_cells()
 
 
-def follower_of(
-    term: int, address: str = "ha://a,b", **kwargs: Any
-) -> tuple[Follower, Scheduler, list[str]]:
+def follower_of(term: int, address: str = "ha://a,b") -> tuple[Follower, Scheduler, list[str]]:
     """One that the leader of ``term`` has taken in."""
     left: list[str] = []
     follower = Follower(left.append)
     scheduler = Scheduler(address)
     connection = Connection(A)
-    follower.connected(connection)
-    assert follower.welcomed(scheduler, connection, view_of(term, None), watch=False, **kwargs)
+    follower.connected(scheduler, connection)
+    assert follower.welcomed(connection, view_of(term, None), watch=False)
     return follower, scheduler, left
 
 
@@ -162,7 +159,7 @@ async def test_calls_are_freed_again_when_the_new_leader_serves() -> None:
     follower.hear(view_of(2, None))
     follower.hear(view_of(2, B))
     assert (len(left), len(scheduler.reasons)) == (1, 2)
-    follower.connected(Connection(B))
+    follower.connected(scheduler, Connection(B))
     follower.hear(view_of(2, B))
     assert (len(left), len(scheduler.reasons)) == (1, 2)
     await follower.stop()
@@ -171,17 +168,33 @@ async def test_calls_are_freed_again_when_the_new_leader_serves() -> None:
 async def test_a_leader_that_presents_itself_is_heard_before_the_cell_is_known() -> None:
     left: list[str] = []
     follower = Follower(left.append)
-    follower.connected(Connection(A))
+    follower.connected(Scheduler("tls://vip:8786"), Connection(A))
     follower.called(2, "leader-2", "tls://b:8786")
     assert (follower.fence.term, len(left)) == (2, 1)
-    assert not follower.welcomed(Scheduler("ha://a,b"), Connection(A), view_of(1, None))
+    assert not follower.welcomed(Connection(A), view_of(1, None))
+
+
+async def test_a_leader_that_has_not_said_who_it_is_is_left_when_another_leads() -> None:
+    left: list[str] = []
+    follower, scheduler = Follower(left.append), Scheduler("ha://a,b")
+    follower.connected(scheduler, Connection(A))
+    cell = cell_of([A, B])
+    cell.observe(view_of(1, A))
+    await settle()
+    assert left == scheduler.reasons == [], "it is this one"
+    cell.observe(view_of(2, B))
+    await settle()
+    assert left == scheduler.reasons == ["leader-2 leads term 2"]
+    await follower.stop()
 
 
 async def test_a_plain_address_becomes_that_of_the_cell_itself_included() -> None:
     scheduler, connection = Scheduler("tls://vip:8786"), Connection(A)
     follower = Follower(lambda reason: None)
     view = View("cell", 1, "leader", None, (Peer("a", "a", 8785),), (A, B))
-    assert follower.welcomed(scheduler, connection, view, watch=False)
+    follower.connected(scheduler, connection)
+    assert follower.cell is None
+    assert follower.welcomed(connection, view, watch=False)
     assert scheduler.addr == "ha://a:8786,b:8786,vip:8786"
     await follower.stop()
 
@@ -206,10 +219,10 @@ async def test_an_attempt_is_ended_when_another_leads_but_not_before_it_is_old_e
 
 
 async def test_an_attempt_that_is_with_the_new_leader_meanwhile_goes_on() -> None:
-    follower, _, left = follower_of(1)
+    follower, scheduler, left = follower_of(1)
 
     async def slow() -> str:
-        follower.connected(Connection(B))
+        follower.connected(scheduler, Connection(B))
         follower.hear(view_of(2, B))
         await asyncio.sleep(STUCK_S * 1.5)
         return "taken in"
@@ -220,12 +233,12 @@ async def test_an_attempt_that_is_with_the_new_leader_meanwhile_goes_on() -> Non
 
 
 async def test_an_attempt_that_turns_out_to_be_with_another_is_left_at_once() -> None:
-    follower, _, left = follower_of(1)
+    follower, scheduler, left = follower_of(1)
 
     async def connecting() -> None:
         follower.hear(view_of(2, B))
         assert left == []
-        follower.connected(Connection(C))
+        follower.connected(scheduler, Connection(C))
 
     await follower.attempt(connecting())
     assert left == ["leader-2 leads term 2"]
