@@ -27,6 +27,7 @@ from dask.typing import no_default
 from distributed.client import CommClosedError, SchedulerInfo
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link, sync
+from tornado.ioloop import IOLoop
 
 from client_replay import close_without_leader, locks, progress
 from client_replay.errors import OutcomeUnknown
@@ -58,6 +59,11 @@ CALLED = frozenset({"queue_release", "variable_delete"})
 class Client(distributed.Client):
     """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
 
+    # Narrower than upstream's, whose __init__ sets them one by one.
+    scheduler: SchedulerRPC
+    scheduler_comm: Any
+    loop: IOLoop
+    _stream_handlers: dict[str, Any]
     _ha: Session
     _calling: set[asyncio.Future[None]]
     _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
@@ -69,7 +75,7 @@ class Client(distributed.Client):
         self._retrying = []
         super().__init__(*args, **kwargs)
 
-    def _setup_replay(self: Any) -> None:
+    def _setup_replay(self) -> None:
         """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
         close_without_leader.install()
         locks.install()
@@ -90,7 +96,7 @@ class Client(distributed.Client):
 
     # ---- connecting
 
-    async def _ensure_connected(self: Any, timeout: float | None = None) -> None:
+    async def _ensure_connected(self, timeout: float | None = None) -> None:
         if self.scheduler is not None:
             self._setup_replay()
         before = self.scheduler_comm
@@ -103,7 +109,7 @@ class Client(distributed.Client):
         if self.scheduler_comm is not None and self.scheduler_comm is not before:
             self._ha.hello(self.scheduler_comm)
 
-    async def _connect_first(self: Any, timeout: float | None) -> None:
+    async def _connect_first(self, timeout: float | None) -> None:
         """Upstream's connection, begun again if the leader is lost in the midst of it."""
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         backoff = Backoff(max_s=FIRST_BACKOFF_S_MAX)
@@ -118,7 +124,7 @@ class Client(distributed.Client):
                     raise
             await backoff.pause(self._ha.follower.news)
 
-    async def _reconnect(self: Any) -> None:
+    async def _reconnect(self) -> None:
         if self._ha.served_plainly:
             await super()._reconnect()
             return
@@ -133,7 +139,7 @@ class Client(distributed.Client):
                 return
             await backoff.pause(self._ha.follower.news)
 
-    async def _reconnect_once(self: Any, deadline: float) -> bool:
+    async def _reconnect_once(self, deadline: float) -> bool:
         timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
         try:
             await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
@@ -148,7 +154,7 @@ class Client(distributed.Client):
 
     # ---- the stream
 
-    async def _handle_report(self: Any) -> None:
+    async def _handle_report(self) -> None:
         """client.py:1731. A "close" from a leader that goes is no reason to stop listening."""
         with contextlib.suppress(asyncio.CancelledError):
             while self.scheduler_comm is not None:
@@ -161,7 +167,7 @@ class Client(distributed.Client):
                 if (goodbye or stream.comm.closed()) and not await self._stream_ended(goodbye):
                     return
 
-    async def _stream_ended(self: Any, goodbye: bool) -> bool:
+    async def _stream_ended(self, goodbye: bool) -> bool:
         """The stream is over; whether to go on listening."""
         if self._is_finalizing() or self.status != "running":
             return False
@@ -179,7 +185,7 @@ class Client(distributed.Client):
         await self._reconnect()
         return True
 
-    async def _handle_messages(self: Any, stream: Any, messages: Any) -> bool:
+    async def _handle_messages(self, stream: Any, messages: Any) -> bool:
         """Handle one batch; whether the scheduler said goodbye."""
         for message in messages if isinstance(messages, (list, tuple)) else (messages,):
             if stream.comm.closed():  # fenced by a message before, or by the watch
@@ -201,7 +207,7 @@ class Client(distributed.Client):
         return False
 
     def _handle_cancelled_keys(
-        self: Any,
+        self,
         keys: Iterable[Any],
         reason: str | None = None,
         msg: str | None = None,
@@ -225,11 +231,11 @@ class Client(distributed.Client):
         if ha_number:
             self._ha.heard_of(ha_number)
 
-    def _failed(self: Any, key: Any) -> bool:
+    def _failed(self, key: Any) -> bool:
         state = self.futures.get(key)
         return state is not None and state.status == "error"
 
-    async def _retry(self: Any, futures: Any) -> None:
+    async def _retry(self, futures: Any) -> None:
         """client.py:2829. A leader answers when the retry has committed, which may be after it has
         told of the result on the stream: what came of a key by then is left as it is.
 
@@ -248,16 +254,16 @@ class Client(distributed.Client):
                 self.futures[key].retry()
                 self._send_to_scheduler({"op": "report-key", "key": key})
 
-    def _handle_retried_key(self: Any, key: Any = None) -> None:
+    def _handle_retried_key(self, key: Any = None) -> None:
         for told in self._retrying:
             told.add(key)
         super()._handle_retried_key(key)
 
-    async def _handle_event(self: Any, topic: str, event: tuple[float, Any]) -> None:
+    async def _handle_event(self, topic: str, event: tuple[float, Any]) -> None:
         if self._ha.topics.is_new(topic, event[0]):
             await super()._handle_event(topic, event)
 
-    async def _restart(self: Any, *args: Any, **kwargs: Any) -> None:
+    async def _restart(self, *args: Any, **kwargs: Any) -> None:
         """client.py:3872. Of a restart that an earlier leader began, the one that ends it does not
         tell on the stream; and what this client said again on that stream is not meant any more.
         """
@@ -269,17 +275,17 @@ class Client(distributed.Client):
             message = {"op": "client-releases-keys", "keys": keys, "client": self.id}
             self._send_to_scheduler(message)
 
-    def _handle_restart(self: Any) -> None:
+    def _handle_restart(self) -> None:
         self._ha.forget()
         super()._handle_restart()
 
     # ---- sending
 
-    def _graph_to_futures(self: Any, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+    def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         with self._ha.submitting(keys):
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
 
-    def _send_to_scheduler(self: Any, msg: dict[str, Any]) -> None:
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
         if msg["op"] in CALLED and self.scheduler is not None and not self._ha.plain:
             self.loop.add_callback(self._call_instead, msg)
             return
@@ -289,7 +295,7 @@ class Client(distributed.Client):
                 self._ha.keep(msg)
             super()._send_to_scheduler(msg)
 
-    def _send_to_scheduler_safe(self: Any, msg: dict[str, Any]) -> None:
+    def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
         stream = self.scheduler_comm
         usable = stream is not None and not stream.comm.closed()
         if self.status in ("running", "closing") and usable:
@@ -298,13 +304,13 @@ class Client(distributed.Client):
         elif self.status != "closing" and not self._ha.holds(msg):
             self._pending_msg_buffer.append(msg)
 
-    def _call_instead(self: Any, msg: dict[str, Any]) -> None:
+    def _call_instead(self, msg: dict[str, Any]) -> None:
         """What must happen once, and the stream could lose or repeat."""
         call = asyncio.ensure_future(self._call_or_send(msg))
         self._calling.add(call)
         call.add_done_callback(self._calling.discard)
 
-    async def _call_or_send(self: Any, msg: dict[str, Any]) -> None:
+    async def _call_or_send(self, msg: dict[str, Any]) -> None:
         try:
             if await self.scheduler.is_of_a_cell():
                 await getattr(self.scheduler, msg["op"])(name=msg["name"])
@@ -313,7 +319,7 @@ class Client(distributed.Client):
         except OSError:
             logger.warning("%r was perhaps not done: no leader answered", msg["op"], exc_info=True)
 
-    async def _run_on_scheduler(self: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _run_on_scheduler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Once, for nobody knows what it does; but what a performance report runs only looks."""
         looks = getattr(function, "__qualname__", "") == REPORT_BEGINS
         for _ in range(REPEATS_MAX if looks else 0):
@@ -321,18 +327,18 @@ class Client(distributed.Client):
                 return await super()._run_on_scheduler(function, *args, **kwargs)
         return await super()._run_on_scheduler(function, *args, **kwargs)
 
-    async def _publish_dataset(self: Any, *args: Any, **kwargs: Any) -> None:
+    async def _publish_dataset(self, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():
             await super()._publish_dataset(*args, **kwargs)
 
-    async def _unpublish_dataset(self: Any, *args: Any, **kwargs: Any) -> None:
+    async def _unpublish_dataset(self, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():
             await super()._unpublish_dataset(*args, **kwargs)
 
     # ---- the rest
 
     @property
-    def dashboard_link(self: Any) -> Any:
+    def dashboard_link(self) -> Any:
         """client.py:1289, for an address of several hosts: the leader's dashboard."""
         if self.scheduler is None or not addresses.is_ha(self.scheduler.address):
             return super().dashboard_link
@@ -344,7 +350,7 @@ class Client(distributed.Client):
             return None
         return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
 
-    def write_scheduler_file(self: Any, scheduler_file: str) -> None:
+    def write_scheduler_file(self, scheduler_file: str) -> None:
         """client.py:4653, with the address of the cell: the leader's is not the leader's for ever.
 
         Without the workers, whose metrics are named by tuples, which JSON cannot take.
@@ -356,7 +362,7 @@ class Client(distributed.Client):
         with open(scheduler_file, "w") as file:
             json.dump({**info, "workers": {}, "address": self.scheduler.address}, file, indent=2)
 
-    def close(self: Any, timeout: Any = no_default) -> Any:
+    def close(self, timeout: Any = no_default) -> Any:
         """client.py:1927, which sets the status to "closing" first: then nothing is replayed."""
         if self.status not in ("running", "connecting"):
             return super().close(timeout)
@@ -366,15 +372,15 @@ class Client(distributed.Client):
         sync(self.loop, self._settle, limit)
         return super().close(timeout)
 
-    async def _settle_and_close(self: Any, timeout: Any, limit: float | None) -> None:
+    async def _settle_and_close(self, timeout: Any, limit: float | None) -> None:
         await self._settle(limit)
         await super().close(timeout)
 
-    async def __aexit__(self: Any, *exception: Any) -> None:
+    async def __aexit__(self, *exception: Any) -> None:
         await self._settle()
         await super().__aexit__(*exception)
 
-    async def _settle(self: Any, limit: float | None = None) -> None:
+    async def _settle(self, limit: float | None = None) -> None:
         """Wait, for at most ``GOODBYE_S_MAX``, until the cell has what outlives this client."""
         await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
         limit = GOODBYE_S_MAX if limit is None else limit
@@ -386,7 +392,7 @@ class Client(distributed.Client):
         except TimeoutError:
             self._warn_of_unsettled(limit)
 
-    def _warn_of_unsettled(self: Any, limit: float) -> None:
+    def _warn_of_unsettled(self, limit: float) -> None:
         unsettled = [entry.message for entry in self._ha.journal.lasting()]
         if not unsettled and not self._calling:
             return
@@ -401,7 +407,7 @@ class Client(distributed.Client):
             extra={"action": "closed-unsettled"},
         )
 
-    async def _close(self: Any, fast: bool = False) -> None:
+    async def _close(self, fast: bool = False) -> None:
         if self.status != "closed":
             self.status = "closing"
             await self._ha.follower.stop()

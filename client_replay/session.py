@@ -22,7 +22,7 @@ import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
@@ -43,6 +43,9 @@ from ha_scheduler.protocol.client import (
     Welcome,
 )
 from ha_scheduler.protocol.codec import from_op, tag_of, to_op
+
+if TYPE_CHECKING:
+    from client_replay.client import Client
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -67,7 +70,7 @@ SUPERSEDED = frozenset(
 class Session:
     """The session of one client, over all its connections."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         self.id = uuid.uuid4().hex
         self.journal = Journal()

@@ -24,7 +24,7 @@ import time
 import weakref
 from collections import deque
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.utils import parse_timedelta
@@ -43,6 +43,9 @@ from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
+
+if TYPE_CHECKING:
+    from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -68,7 +71,7 @@ class Phase(Enum):
 class SchedulerLink:
     """One worker's link. ``worker`` is a ``ha_scheduler.worker.worker.Worker``."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.phase = Phase.DOWN
         self.follower = Follower(self.abandon)
@@ -102,7 +105,7 @@ class SchedulerLink:
         stream = self._worker.batched_stream
         if message["op"] == LOG_EVENT and self.phase is not Phase.UP:
             self._events.append(message)
-        elif self.phase is Phase.BUFFERING or (self.phase is Phase.UP and not stream.comm.closed()):
+        elif self.phase is Phase.BUFFERING or (self.phase is Phase.UP and not self._comm.closed()):
             stream.send(message)
 
     async def metrics(self) -> tuple[dict[str, Any], dict[str, Any]]:

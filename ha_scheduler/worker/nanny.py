@@ -66,9 +66,9 @@ class Nanny(distributed.Nanny):
         super().__init__(*args, **kwargs)
         self._setup_following()
 
-    def _setup_following(self: Any) -> None:
+    def _setup_following(self) -> None:
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
-        self.rpc.connect = self._registering(self.rpc.connect)
+        self.rpc.connect = self._registering(self.rpc.connect)  # type: ignore[method-assign]
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()
         self.handlers["plugin_add"] = self.plugin_add
@@ -80,7 +80,7 @@ class Nanny(distributed.Nanny):
         elif not issubclass(self.Worker, Worker):
             logger.debug("%r follows the leader by the preload", self.Worker)
 
-    def _registering(self: Any, connect: Callable[..., Any]) -> Callable[..., Any]:
+    def _registering(self, connect: Callable[..., Any]) -> Callable[..., Any]:
         """``connect`` for the registration, which is the Nanny's first connection (nanny.py:341).
 
         Done to the pool and not in ``start_unsafe``, because a plain Nanny that is upgraded is
@@ -91,12 +91,12 @@ class Nanny(distributed.Nanny):
             comm = await connect(address, timeout)
             if address != self.scheduler.addr or self.status not in STARTING:
                 return comm
-            self.rpc.connect = connect
+            self.rpc.connect = connect  # type: ignore[method-assign]
             return RegistrationComm(comm)
 
         return connect_to_register
 
-    async def plugin_add(self: Any, plugin: Any, name: str | None = None) -> Any:
+    async def plugin_add(self, plugin: Any, name: str | None = None) -> Any:
         digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
         if name is None or digest is None:
             return await super().plugin_add(plugin=plugin, name=name)
@@ -108,11 +108,11 @@ class Nanny(distributed.Nanny):
                 self.plugin_digests[name] = digest
             return result
 
-    async def plugin_remove(self: Any, name: str) -> Any:
+    async def plugin_remove(self, name: str) -> Any:
         self.plugin_digests.pop(name, None)
         return await super().plugin_remove(name=name)
 
-    async def _unregister(self: Any, timeout: float = UNREGISTER_S_MAX) -> None:
+    async def _unregister(self, timeout: float = UNREGISTER_S_MAX) -> None:
         try:
             async with asyncio.timeout(timeout):
                 await super()._unregister(timeout)

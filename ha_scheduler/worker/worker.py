@@ -53,7 +53,7 @@ class Worker(distributed.Worker):
         super().__init__(*args, **kwargs)
         self._setup_following()
 
-    def _setup_following(self: Any) -> None:
+    def _setup_following(self) -> None:
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
         self._ha = SchedulerLink(self)
         self.runs = Runs()
@@ -71,34 +71,40 @@ class Worker(distributed.Worker):
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
 
+    @property
+    def link(self) -> SchedulerLink:
+        """The link to whoever leads, once ``__init__`` is over."""
+        assert self._ha is not None
+        return self._ha
+
     # ---- the overrides of distributed.Worker
 
-    async def _register_with_scheduler(self: Any) -> None:
+    async def _register_with_scheduler(self) -> None:
         for name in ("keep-alive", "heartbeat"):
             self.periodic_callbacks[name].stop()
         if self.contact_address is None:
             self.contact_address = self.address
         logger.info("-" * 49)
-        await self._ha.join()
+        await self.link.join()
         logger.info("-" * 49)
         for name in ("keep-alive", "heartbeat"):
             self.periodic_callbacks[name].start()
 
     @fail_hard  # type: ignore[untyped-decorator, unused-ignore]
-    async def handle_scheduler(self: Any, comm: Any) -> None:
-        await self._ha.follow(comm)
+    async def handle_scheduler(self, comm: Any) -> None:
+        await self.link.follow(comm)
 
-    def handle_stimulus(self: Any, *stims: Any) -> None:
+    def handle_stimulus(self, *stims: Any) -> None:
         for stim in stims:
             self.runs.watch(self.state, stim)
         super().handle_stimulus(*stims)
 
-    def batched_send(self: Any, msg: dict[str, Any]) -> None:
+    def batched_send(self, msg: dict[str, Any]) -> None:
         if self._ha is not None:
             self._ha.send(msg)
 
-    async def heartbeat(self: Any) -> None:
-        link: SchedulerLink = self._ha
+    async def heartbeat(self) -> None:
+        link = self.link
         if link.phase is not Phase.UP:
             return
         stream = self.batched_stream
@@ -111,7 +117,7 @@ class Worker(distributed.Worker):
             # Upstream closes here. What one leader makes of a heartbeat is no reason to lose data.
             logger.exception("Unexpected exception during heartbeat")
 
-    async def _beat(self: Any, link: SchedulerLink, stream: Any) -> None:
+    async def _beat(self, link: SchedulerLink, stream: Any) -> None:
         metrics, extensions = await link.metrics()
         start = time()
         tasks = self.state.tasks
@@ -119,7 +125,9 @@ class Worker(distributed.Worker):
             address=self.contact_address,
             now=start,
             metrics=metrics,
-            executing={k: start - tasks[k].start_time for k in self.active_keys if k in tasks},
+            executing={
+                k: start - (tasks[k].start_time or start) for k in self.active_keys if k in tasks
+            },
             extensions=extensions,
         )
         end = time()
@@ -134,13 +142,13 @@ class Worker(distributed.Worker):
         self.bandwidth_workers.clear()
         self.bandwidth_types.clear()
 
-    async def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
         if self._ha is not None:
             await self._ha.stop()
         return await super().close(*args, **kwargs)
 
     async def plugin_add(
-        self: Any, plugin: Any, name: str | None = None, catch_errors: bool = True
+        self, plugin: Any, name: str | None = None, catch_errors: bool = True
     ) -> Any:
         """As upstream's; but what was set up is not set up again.
 
@@ -161,12 +169,12 @@ class Worker(distributed.Worker):
                     self._set_up_plugins[name] = digest
             return result
 
-    async def plugin_remove(self: Any, name: str) -> Any:
+    async def plugin_remove(self, name: str) -> Any:
         self.plugin_digests.pop(name, None)
         self._set_up_plugins.pop(name, None)
         return await super().plugin_remove(name=name)
 
-    def _get_client(self: Any, timeout: float | None = None) -> Any:
+    def _get_client(self, timeout: float | None = None) -> Any:
         """worker.py:2450, which would make a Client that loses its futures with the leader."""
         if timeout is None:
             timeout = dask.config.get("distributed.comm.timeouts.connect")
@@ -176,7 +184,7 @@ class Worker(distributed.Worker):
         self.log_event("worker-get-client", {"client": self._client.id, "timeout": timeout})
         return self._client
 
-    def _suitable_default_client(self: Any) -> Any:
+    def _suitable_default_client(self) -> Any:
         """A client of this process that already talks to our scheduler."""
         try:
             client = distributed.default_client()
@@ -186,14 +194,14 @@ class Worker(distributed.Worker):
         started = getattr(client._start_arg, "scheduler_address", client._start_arg)
         return client if client.scheduler and ours in (client.scheduler.address, started) else None
 
-    def _make_client(self: Any, timeout: float) -> Any:
+    def _make_client(self, timeout: float) -> Any:
         from client_replay import Client
 
         asynchronous = in_async_call(self.loop)
         # The default is meant for a scheduler that may not exist. Ours does, or will again, and a
         # task must not fail because it asked for a client during an outage.
         default = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
-        if timeout == default and self._ha.follower.fence.term:
+        if timeout == default and self.link.follower.fence.term:
             timeout = reconnect_timeout_s()
         client = Client(
             self.scheduler,
@@ -208,18 +216,18 @@ class Worker(distributed.Worker):
         type(self)._initialized_clients.add(client)
         return client
 
-    def run_named(self: Any, **fields: Any) -> None:
+    def run_named(self, **fields: Any) -> None:
         """The leader names the id of a run."""
         self.runs.hear(from_op(RunNamed, fields).run)
 
     # ---- what the link asks of the worker
 
-    def registered(self: Any) -> None:
+    def registered(self) -> None:
         """The leader took the worker. The first time it becomes a running one."""
         if self.status not in WORKER_ANY_RUNNING:
             self.status = Status.running
 
-    async def add_missing_plugins(self: Any, plugins: Mapping[str, bytes]) -> None:
+    async def add_missing_plugins(self, plugins: Mapping[str, bytes]) -> None:
         """Install what the worker lacks. Adding one again would first tear it down, and with it
         every shuffle that runs (worker.py:1771)."""
         missing = {
