@@ -103,14 +103,14 @@ def plain_lane() -> Iterator[Lane]:
 
 @contextlib.contextmanager
 def engine_lane() -> Iterator[Lane]:
-    """``python -m ha_scheduler.engine --standalone``."""
+    """``python -m tests.standalone``."""
     with tempfile.TemporaryDirectory(prefix="lone-engine-") as directory:
         (port,) = free_ports(HOST, 1)
         ensure_certificates(Path(directory), Cell((PeerAddress("a", HOST, 8785, 8786),)))
         files = client_files(Path(directory))
         engine = subprocess.Popen(
             [
-                *(sys.executable, "-m", "ha_scheduler.engine", "--standalone"),
+                *(sys.executable, "-m", "tests.standalone"),
                 *(f"--port={port}", f"--tls-ca-file={files.ca_file}", "--log-level=warning"),
                 *(f"--tls-cert={files.cert_file}", f"--tls-key={files.key_file}"),
             ],

@@ -28,10 +28,10 @@ from ha_scheduler.comm import preamble
 from ha_scheduler.comm.directory import forget_cells
 from ha_scheduler.comm.preamble import ALPN, INTRODUCTION, IntroductionRefused, peer_introduction
 from ha_scheduler.deploy.ports import free_ports
-from ha_scheduler.engine.standalone import Scheduler
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.introduction import Introduction, Kind, Refused, introduce
 from ha_scheduler.worker.worker import Worker
+from tests.standalone import Scheduler
 
 pytestmark = pytest.mark.filterwarnings("default")
 

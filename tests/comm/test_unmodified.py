@@ -34,6 +34,9 @@ assert not [name for name in sys.modules if name.startswith(("ha_scheduler", "cl
 """
 
 
+ROOT = str(Path(__file__).parents[2])
+
+
 class Files:
     """Certificates on disk, and processes that use them."""
 
@@ -54,7 +57,7 @@ class Files:
 
     def start(self, *command: str) -> None:
         """Start ``python -m command``, a server that goes on until the test is over."""
-        environment = {**os.environ, "DASK_CONFIG": str(self.directory)}
+        environment = {**os.environ, "DASK_CONFIG": str(self.directory), "PYTHONPATH": ROOT}
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, *self.options],
@@ -78,7 +81,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
 def test_an_unmodified_worker_and_client_work_with_our_engine(files: Files) -> None:
     (port,) = free_ports("127.0.0.1", 1)
     address = f"tls://127.0.0.1:{port}"
-    files.start("ha_scheduler.engine", "--standalone", f"--port={port}")
+    files.start("tests.standalone", f"--port={port}")
     files.start("dask", "worker", address, "--no-nanny", "--no-dashboard", "--nthreads=1")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, address, *map(str, files.paths.values())],

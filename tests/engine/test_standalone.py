@@ -16,9 +16,9 @@ from client_replay import Client
 from client_replay.errors import OutcomeUnknown
 from ha_scheduler.engine.extensions.shuffles import Shuffles
 from ha_scheduler.engine.extensions.spans import Spans
-from ha_scheduler.engine.standalone import Scheduler
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import eventually
+from tests.standalone import Scheduler
 
 QUIET: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": ":0", "validate": True}
 

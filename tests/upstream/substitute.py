@@ -19,9 +19,9 @@ def replacements() -> dict[type, type]:
     import distributed
 
     from client_replay import Client
-    from ha_scheduler.engine.standalone import Scheduler
     from ha_scheduler.worker.nanny import Nanny
     from ha_scheduler.worker.worker import Worker
+    from tests.standalone import Scheduler
 
     return {
         distributed.Scheduler: Scheduler,

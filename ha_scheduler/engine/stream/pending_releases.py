@@ -49,8 +49,7 @@ class PendingReleases:
 
         To be called when that is recorded; what is returned, when it has committed.
         """
-        recorder = self._scheduler.recorder
-        if recorder is None or not recorder.outlives_its_engine:
+        if self._scheduler.recorder is None:
             return None
         outcomes = ("memory", "erred") if cs.client_key == FIRE_AND_FORGET else ("memory",)
         number = next(self._numbers)

@@ -47,18 +47,6 @@ class Log(Protocol):
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None: ...
 
 
-class ImmediateLog:
-    """The log of an engine that stands alone: what is proposed commits in the next loop step."""
-
-    def __init__(self) -> None:
-        self.records = 0
-
-    def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
-        self.records += 1
-        if on_commit is not None:
-            asyncio.get_running_loop().call_soon(on_commit)
-
-
 class CommitTracker:
     """Callbacks of proposals in flight, in the order of their numbers (from 1, without gaps)."""
 
@@ -156,11 +144,6 @@ class Recorder:
         self._blobs = 0
         self._batch = Batch()
         self._flush_due: asyncio.TimerHandle | None = None
-
-    @property
-    def outlives_its_engine(self) -> bool:
-        """Whether what is recorded is there for a later leader."""
-        return not isinstance(self._log, ImmediateLog)
 
     def next_id(self) -> int:
         """An id that nothing else has: above those of all graphs and runs so far."""
