@@ -7,7 +7,8 @@ from the parts that it asks or has to come before. ``scheduler.py`` joins them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import distributed.scheduler as upstream
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from ha_scheduler.engine import compat
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.calls import NumberedCalls
 from ha_scheduler.engine.stream.graphs import GraphTable
 from ha_scheduler.engine.stream.keys import Key
@@ -60,8 +62,18 @@ class SchedulerBase(upstream.Scheduler):
         self.runs = Runs(self.graphs)
         self.adoption = Adoption(whole)
         self.recovery = Recovery(self.open_recovery)
+        self.step = OTHER
         self.mark: OnMark = lambda phase, detail: None  # notes a phase of the takeover
         super().__init__(**kwargs)
+
+    @contextmanager
+    def during(self, step: Step) -> Iterator[None]:
+        """``step`` is that of now, until the context ends or the step does."""
+        before, self.step = self.step, step
+        try:
+            yield
+        finally:
+            self.step = before
 
     def record(self, record: Record, on_commit: OnCommit | None = None) -> None:
         """Append to the event stream, if this engine leads."""

@@ -26,6 +26,7 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.extensions.spans import Spans
+from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.graphs import (
     INLINE_BYTES_MAX,
     GraphRequest,
@@ -72,8 +73,6 @@ class Intents(SchedulerBase):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._desires_implied: str | None = None  # by the record of now: those of this client
-        self._releases_implied = False
         self._scatter_committed: asyncio.Event | None = None  # of the latest scattering
         self._retry_committed: asyncio.Event | None = None  # of the latest retry
         self._touched: list[TaskState] = []
@@ -127,12 +126,8 @@ class Intents(SchedulerBase):
 
     def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
-        self._desires_implied = kwargs["client"]
-        try:
-            with gc_pauses.paused():
-                result = super()._create_taskstate_from_graph(dsk=dsk, keys=keys, **kwargs)
-        finally:
-            self._desires_implied = None
+        with gc_pauses.paused(), self.during(Step(desires_of=kwargs["client"])):
+            result = super()._create_taskstate_from_graph(dsk=dsk, keys=keys, **kwargs)
         if graph:
             self._own(graph, {*dsk, *keys})
         return result
@@ -262,7 +257,7 @@ class Intents(SchedulerBase):
         self.pending_releases.give_way(keys)
         if client == FIRE_AND_FORGET:
             keys = [key for key in keys if self._is_ahead(key)]
-        if self.recorder is not None and client != self._desires_implied:
+        if self.recorder is not None and client != self.step.desires_of:
             self._record_desires(self.recorder, keys, client)
         super().client_desires_keys(keys=keys, client=client)
 
@@ -290,7 +285,7 @@ class Intents(SchedulerBase):
     ) -> None:
         """A client, or a pseudo-client, no longer wants keys."""
         recorder = self.recorder
-        if recorder is not None and not self._releases_implied:
+        if recorder is not None and not self.step.releases:
             wanted = [key for key in keys if self.tasks.get(key) in cs.wants_what]
             committed = self.pending_releases.keep(wanted, cs)
             for key in wanted[:-1]:
@@ -322,11 +317,8 @@ class Intents(SchedulerBase):
             cs = self.clients[client]
             committed = self.pending_releases.keep([ts.key for ts in cs.wants_what], cs)
             self.recorder.append(ClientLeft(client, self.recorder.next_id()), committed)
-        self._releases_implied = True  # ClientLeft says it all
-        try:
+        with self.during(Step(releases=True)):  # ClientLeft says it all
             super().remove_client(client=client, stimulus_id=stimulus_id)
-        finally:
-            self._releases_implied = False
         self.calls.abandon(self.session_of.pop(client, ""))
         self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))

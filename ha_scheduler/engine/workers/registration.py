@@ -27,6 +27,7 @@ from distributed.utils import log_errors
 
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import refuse
+from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
 from ha_scheduler.engine.takeover.scattered import ScatteredData
@@ -69,7 +70,6 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         )
         self.inherited_workers: list[str] = []  # those of an earlier leader
         self._reports: dict[str, tuple[Report, str]] = {}  # by address, with the status
-        self._joining = False  # workers become running that are to be given work together
         self._following: set[str] = set()  # addresses of registered workers that follow the leader
         self._latest: dict[str, FencedComm] = {}  # by address: the registration under way, if any
 
@@ -255,12 +255,9 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
     def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
         """Let these workers work; nothing is placed before all of them may be chosen."""
-        self._joining = True
-        try:
+        with self.during(Step(joining=True)):
             for address, status in statuses.items():
                 self.handle_worker_status_change(status, address, stimulus_id)
-        finally:
-            self._joining = False
 
     def _place_unrunnable(self, stimulus_id: str) -> None:
         """Place what waited for workers, each task where its inputs are.
@@ -278,7 +275,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
         """As upstream's, when all workers that join together have."""
-        if not self._joining:
+        if not self.step.joining:
             super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
 
     def _record_join(self, address: str) -> None:
@@ -292,7 +289,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
         which has no workers, none does, and the worker that was wished for may never come back.
         """
-        if self._joining:
+        if self.step.joining:
             return {}
         recommendations: Recs = super().bulk_schedule_unrunnable_after_adding_worker(ws)
         for ts in self.unrunnable:

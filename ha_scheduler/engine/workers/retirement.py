@@ -30,6 +30,7 @@ from distributed.utils import Deadline
 from ha_scheduler.engine.clients.intents import Intents
 from ha_scheduler.engine.compat import nanny_pool
 from ha_scheduler.engine.fencing import hold
+from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.workers.operations import (
     TIMED_OUT,
@@ -68,8 +69,6 @@ class Retirement(Intents):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.worker_operations = WorkerOperations(cast("Scheduler", self))
-        #: In the step in which ``restart`` makes everything void
-        self._restarting: WorkerOperation | None = None
         self.retirements: dict[str, Departure] = {}
         self.dismissed: dict[str, tuple[int, str]] = {}
         self._retirements = self.tables.add(
@@ -173,11 +172,8 @@ class Retirement(Intents):
         )
         begun = [self._begin(ws, _restart_of(ws)) for ws in self.workers.values()]
         self.worker_operations.begin(place, operation, *begun, first=Restarted())
-        self._restarting, self._releases_implied = operation, True
-        try:
+        with self.during(Step(releases=True, restart=operation)):  # ended by ``restart_workers``
             return await super().restart(timeout=timeout, wait_for_workers=wait_for_workers, **how)
-        finally:
-            self._restarting, self._releases_implied = None, False
 
     def end_of_everything(self) -> None:
         """The last record of what ``restart`` makes void."""
@@ -185,12 +181,12 @@ class Retirement(Intents):
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As upstream's; of a restart clients hear when it is certain."""
-        if self._restarting is None or msg.get("op") != "restart":
+        if self.step.restart is None or msg.get("op") != "restart":
             super().report(msg, *args, **kwargs)
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
         """As upstream's, once it is certain that the next leader would do it as well."""
-        everything, self._restarting, self._releases_implied = self._restarting, None, False
+        everything, self.step = self.step.restart, OTHER
         if everything is not None:  # upstream's ``restart`` goes on here
             del how["wait_for_workers"]
             return await self._end_workers(everything, **how)
