@@ -192,10 +192,11 @@ def answer_of(tables: Tables, client: str, session: str, sequences: Iterable[int
     """Requests of a client are answered, if the session is the one that it has."""
     row = tables.get(CLIENTS, name_key(client))
     if session and row is not None and unpack(row)[2] == session:
-        answers = load_answers(tables, session)
+        former = answers = load_answers(tables, session)
         for sequence in sequences:
             answers = answers.record(sequence)
-        store_answers(tables, session, answers)
+        if answers != former:
+            store_answers(tables, session, answers)
 
 
 def scan_answers(tables: Tables) -> Iterator[tuple[str, Answers]]:

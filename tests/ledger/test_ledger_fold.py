@@ -134,6 +134,11 @@ def test_the_engines_sessions_equal_those_of_the_fold(history: list[Any]) -> Non
             assert replayed.answered(session, sequence) is known
 
 
+def test_a_graph_without_a_number_leaves_no_answers_of_its_session() -> None:
+    history = [r.ClientJoined("alice", "s1"), graph(session="s1", sequence=0)]
+    assert rows(folded(history))[SESSIONS] == []
+
+
 @SETTINGS
 @given(histories())
 def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) -> None:
