@@ -1,12 +1,14 @@
-"""A cell of real processes for each test, and a ledger of executions that no failover can blur."""
+"""A cell of real processes, and for each test a ledger of executions that no failover can blur."""
 
 from __future__ import annotations
 
 import collections
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,11 @@ import pytest
 
 from client_replay import Client
 from ha_scheduler import LocalHACluster
+from ha_scheduler.deploy.cell import is_ready
+from ha_scheduler.deploy.peer_process import PeerProcess
+from ha_scheduler.errors import ControlError
 from ha_scheduler.failpoints import VARIABLE
+from tests.cells import clear, on_leader
 
 #: Deadlines are for a machine with two cores to itself; a slower one sets a larger factor.
 SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
@@ -47,11 +53,11 @@ def recorded_error(directory: str, name: str) -> None:
     raise ZeroDivisionError(name)
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> None:
+def wait_until(condition: Callable[[], Any], what: str, every_s: float = 0.02) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"after {DEADLINE_S:g} s still not: {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def new_cluster(**options: Any) -> LocalHACluster:
@@ -62,11 +68,12 @@ def new_cluster(**options: Any) -> LocalHACluster:
 
 @dataclass
 class Scene:
-    """A cluster, a client, and what its tasks have written."""
+    """A cluster whose leaders can be told when to die, a client, and what tasks have written."""
 
     cluster: LocalHACluster
     client: Client
     directory: Path
+    tokens: Path
 
     def submit(self, name: str, seconds: float = 0.0, *inputs: Any) -> Any:
         return self.client.submit(recorded, str(self.directory), name, seconds, *inputs, key=name)
@@ -83,25 +90,19 @@ class Scene:
         leader = self.cluster.leader
         return [peer for peer in self.cluster.peers if peer is not leader]
 
+    def wait_for_engines(self) -> None:
+        peers = [peer for peer in self.cluster.peers if peer.alive]
+        wait_until(lambda: all(peer.engine_pid for peer in peers), "all have engines")
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with new_cluster() as cluster, cluster.get_client() as client:
-        yield Scene(cluster, client, tmp_path)
-
-
-class Cell(Scene):
-    """A scene whose leaders can be told when to die."""
-
-    def arm(self, op: str, moment: str) -> Path:
-        """The engine that next reaches this moment of ``op`` dies."""
-        token = self.directory / f"{op}.{moment}"
+    def arm(self, moment: str) -> Path:
+        """The engine that next reaches this moment dies."""
+        token = self.tokens / moment
         token.touch()
         return token
 
     def through_a_death(self, op: str, moment: str, call: Callable[[], Any]) -> Any:
-        """What ``call`` returns; the leader dies meanwhile, or else the test fails."""
-        token = self.arm(op, moment)
+        """What ``call`` returns; the leader dies at that moment of ``op``, or the test fails."""
+        token = self.arm(f"{op}.{moment}")
         result = call()
         assert not token.exists(), f"no leader reached {token.name}"
         return result
@@ -112,20 +113,87 @@ def reached(token: Path) -> None:
     wait_until(lambda: not token.exists(), f"a leader reached {token.name}")
 
 
-@pytest.fixture(scope="module")
-def cell_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    directory = tmp_path_factory.mktemp("failpoints")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(directory))
-        cluster = new_cluster()
-    with cluster, cluster.get_client() as client:
-        yield Cell(cluster, client, directory)
+class SharedCell:
+    """A cell for many tests: each has all its peers and workers, and nothing of the one before.
+
+    A cell that is not as good as new in time is replaced by a new one.
+    """
+
+    def __init__(self, tokens: Path) -> None:
+        self.tokens = tokens
+        self._cluster: LocalHACluster | None = None
+
+    def restored(self, n_workers: int) -> LocalHACluster:
+        for token in self.tokens.iterdir():
+            token.unlink()
+        if self._cluster is None or not self._is_restored(self._cluster, n_workers):
+            self.close()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(VARIABLE, str(self.tokens))
+                self._cluster = new_cluster(n_workers=n_workers)
+        return self._cluster
+
+    def close(self) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+    def _is_restored(self, cluster: LocalHACluster, n_workers: int) -> bool:
+        try:
+            _restore_peers(cluster)
+            for name in [name for name, worker in cluster.workers.items() if not worker.alive]:
+                del cluster.workers[name]
+            cluster.scale(n_workers)
+            wait_until(lambda: _workers_are_back(cluster), "all workers are back", 0.1)
+        except (AssertionError, OSError) as error:
+            sys.stderr.write(f"a new cell, for this one is beyond repair: {error}\n")
+            return False
+        return not clear(cluster, stays=["workers", "metadata"])  # nobody can delete metadata
+
+
+def _restore_peers(cluster: LocalHACluster) -> None:
+    for peer in cluster.peers:
+        if peer.paused:
+            peer.resume()
+        if not peer.alive:
+            peer.start()
+    for peer in cluster.peers:
+        wait_until(partial(_follows, cluster, peer), f"{peer} is back", every_s=0.1)
+
+
+def _follows(cluster: LocalHACluster, peer: PeerProcess) -> bool:
+    """Whether it leads, or its engine could."""
+    assert cluster.cell is not None
+    try:
+        return is_ready(cluster.cell.status_of(peer.name))
+    except ControlError:
+        return False
+
+
+def _workers_are_back(cluster: LocalHACluster) -> bool:
+    workers = cluster.sync(on_leader, cluster, _workers)
+    return workers == dict.fromkeys(cluster.workers, "running")
+
+
+def _workers(dask_scheduler: Any) -> dict[str, str]:
+    return {str(ws.name): ws.status.name for ws in dask_scheduler.workers.values()}
+
+
+@pytest.fixture(scope="package")
+def shared_cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCell]:
+    cell = SharedCell(tmp_path_factory.mktemp("failpoints"))
+    yield cell
+    cell.close()
 
 
 @pytest.fixture
-def cell(cell_of_the_module: Cell) -> Cell:
-    """Each test begins with a leader and with somebody to follow it."""
-    peers, client = cell_of_the_module.cluster.peers, cell_of_the_module.client
-    wait_until(lambda: all(peer.engine_pid for peer in peers), "all have engines")
-    client.submit(int, pure=False).result(timeout=DEADLINE_S)
-    return cell_of_the_module
+def n_workers() -> int:
+    """For a module to replace."""
+    return 2
+
+
+@pytest.fixture
+def scene(shared_cell: SharedCell, n_workers: int, tmp_path: Path) -> Iterator[Scene]:
+    cluster = shared_cell.restored(n_workers)
+    with cluster.get_client() as client:
+        yield Scene(cluster, client, tmp_path, shared_cell.tokens)

@@ -32,7 +32,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     for role in ("SCHEDULER", "WORKER"):  # it would take longer than the work
         monkeypatch.setenv(f"DASK_DISTRIBUTED__{role}__VALIDATE", "false")
     with new_cluster() as cluster, cluster.get_client() as client:
-        yield Scene(cluster, client, tmp_path)
+        yield Scene(cluster, client, tmp_path, tmp_path)
 
 
 def executions(directory: Path) -> collections.Counter[int]:

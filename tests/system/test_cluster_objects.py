@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from ha_scheduler import HACluster
-from tests.system.conftest import DEADLINE_S, Scene, new_cluster, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, wait_until
 
 pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    """A cell without workers of its own, and a cluster that is attached to it."""
-    with new_cluster(n_workers=0) as cell, cell.get_client() as client:
-        yield Scene(cell, client, tmp_path)
+def n_workers() -> int:
+    """Those of the cluster that is attached to the cell are all."""
+    return 0
 
 
 def attached(scene: Scene) -> HACluster:

@@ -15,7 +15,7 @@ import pytest
 from distributed import Event, Lock, MultiLock, Queue, Semaphore, Variable
 
 from client_replay import Client
-from tests.system.conftest import DEADLINE_S, Cell, every_moment, reached, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, every_moment, reached, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -35,78 +35,78 @@ def finished(background: tuple[threading.Thread, list[Any]]) -> Any:
 
 
 @every_moment
-def test_an_item_is_put_once(cell: Cell, moment: str) -> None:
+def test_an_item_is_put_once(scene: Scene, moment: str) -> None:
     queue = Queue(f"put-{moment}")
-    cell.through_a_death("queue_put", moment, lambda: queue.put("item"))
+    scene.through_a_death("queue_put", moment, lambda: queue.put("item"))
     assert queue.qsize() == 1
     assert queue.get(timeout=DEADLINE_S) == "item"
 
 
 @every_moment
-def test_an_item_is_got_once(cell: Cell, moment: str) -> None:
+def test_an_item_is_got_once(scene: Scene, moment: str) -> None:
     queue = Queue(f"get-{moment}")
     for n in range(3):
         queue.put(n)
-    assert cell.through_a_death("queue_get", moment, queue.get) == 0
+    assert scene.through_a_death("queue_get", moment, queue.get) == 0
     assert queue.get(batch=True) == [1, 2]
 
 
 @every_moment
-def test_a_future_in_a_queue_is_kept(cell: Cell, moment: str) -> None:
+def test_a_future_in_a_queue_is_kept(scene: Scene, moment: str) -> None:
     queue = Queue(f"future-{moment}")
-    with Client(cell.cluster, set_as_default=False) as other:
+    with Client(scene.cluster, set_as_default=False) as other:
         future = other.submit(pow, 2, 10, key=f"future-{moment}")
         future.result(timeout=DEADLINE_S)
         Queue(queue.name, client=other).put(future)
-    got = cell.through_a_death("queue_get", moment, queue.get)
+    got = scene.through_a_death("queue_get", moment, queue.get)
     assert got.result(timeout=DEADLINE_S) == 1024
 
 
 @every_moment
-def test_a_queue_is_opened_once(cell: Cell, moment: str) -> None:
+def test_a_queue_is_opened_once(scene: Scene, moment: str) -> None:
     first = Queue(f"open-{moment}")
-    second = cell.through_a_death("queue_create", moment, lambda: Queue(first.name))
+    second = scene.through_a_death("queue_create", moment, lambda: Queue(first.name))
     first.put(1)
-    cell.through_a_death("queue_release", moment, lambda: closed(cell, first, moment))
+    scene.through_a_death("queue_release", moment, lambda: closed(scene, first, moment))
     assert second.get(timeout=DEADLINE_S) == 1
 
 
-def closed(cell: Cell, queue: Queue, moment: str) -> None:
+def closed(scene: Scene, queue: Queue, moment: str) -> None:
     queue.close()
-    reached(cell.directory / f"queue_release.{moment}")
+    reached(scene.tokens / f"queue_release.{moment}")
 
 
 @every_moment
-def test_a_variable_is_set_once(cell: Cell, moment: str) -> None:
+def test_a_variable_is_set_once(scene: Scene, moment: str) -> None:
     variable = Variable(f"v-{moment}")
     variable.set("before")
-    cell.through_a_death("variable_set", moment, lambda: variable.set("after"))
-    assert cell.through_a_death("variable_get", "arrived", variable.get) == "after"
+    scene.through_a_death("variable_set", moment, lambda: variable.set("after"))
+    assert scene.through_a_death("variable_get", "arrived", variable.get) == "after"
 
 
 @every_moment
-def test_a_lock_is_taken_and_given_back_once(cell: Cell, moment: str) -> None:
+def test_a_lock_is_taken_and_given_back_once(scene: Scene, moment: str) -> None:
     lock, other = Lock(f"lock-{moment}"), Lock(f"lock-{moment}")
-    assert cell.through_a_death("semaphore_acquire", moment, lock.acquire)
+    assert scene.through_a_death("semaphore_acquire", moment, lock.acquire)
     assert not other.acquire(blocking=False)
-    cell.through_a_death("semaphore_release", moment, lock.release)
+    scene.through_a_death("semaphore_release", moment, lock.release)
     assert other.acquire(timeout=DEADLINE_S)
     other.release()
 
 
 @every_moment
-def test_a_semaphore_has_as_many_leases_as_it_had(cell: Cell, moment: str) -> None:
+def test_a_semaphore_has_as_many_leases_as_it_had(scene: Scene, moment: str) -> None:
     name = f"semaphore-{moment}"
-    semaphore = cell.through_a_death(
+    semaphore = scene.through_a_death(
         "semaphore_register", moment, lambda: registered(Semaphore(2, name))
     )
     assert semaphore.acquire()
-    assert cell.through_a_death("semaphore_acquire", moment, semaphore.acquire)
+    assert scene.through_a_death("semaphore_acquire", moment, semaphore.acquire)
     assert semaphore.get_value() == 2
     assert not semaphore.acquire(timeout=0.1)
     semaphore.release()
     semaphore.release()
-    cell.through_a_death("semaphore_close", moment, semaphore.close)
+    scene.through_a_death("semaphore_close", moment, semaphore.close)
 
 
 def registered(semaphore: Semaphore) -> Semaphore:
@@ -115,58 +115,58 @@ def registered(semaphore: Semaphore) -> Semaphore:
 
 
 @every_moment
-def test_several_locks_are_taken_and_given_back_together(cell: Cell, moment: str) -> None:
+def test_several_locks_are_taken_and_given_back_together(scene: Scene, moment: str) -> None:
     one = MultiLock([f"x-{moment}", f"y-{moment}"])
     other = MultiLock([f"y-{moment}", f"z-{moment}"])
-    assert cell.through_a_death("multi_lock_acquire", moment, one.acquire)
+    assert scene.through_a_death("multi_lock_acquire", moment, one.acquire)
     assert not other.acquire(timeout=0.1)
-    cell.through_a_death("multi_lock_release", moment, one.release)
+    scene.through_a_death("multi_lock_release", moment, one.release)
     assert other.acquire(timeout=DEADLINE_S)
     other.release()
 
 
 @every_moment
-def test_an_event_that_is_set_lets_go_who_waits(cell: Cell, moment: str) -> None:
+def test_an_event_that_is_set_lets_go_who_waits(scene: Scene, moment: str) -> None:
     event = Event(f"e-{moment}")
     waiting = in_background(lambda: event.wait(DEADLINE_S))
     wait_until(waiting[0].is_alive, "it waits")
-    cell.through_a_death("event_set", moment, event.set)
+    scene.through_a_death("event_set", moment, event.set)
     assert finished(waiting)
     assert event.is_set()
-    cell.through_a_death("event_clear", moment, event.clear)
+    scene.through_a_death("event_clear", moment, event.clear)
     assert not event.is_set()
 
 
 @every_moment
-def test_a_dataset_is_published_once(cell: Cell, moment: str) -> None:
+def test_a_dataset_is_published_once(scene: Scene, moment: str) -> None:
     name = f"d-{moment}"
-    held = [cell.client.submit(pow, 2, 10, key=f"published-{moment}")]
-    cell.through_a_death(
-        "publish_put", moment, lambda: cell.client.publish_dataset(held[0], name=name)
+    held = [scene.client.submit(pow, 2, 10, key=f"published-{moment}")]
+    scene.through_a_death(
+        "publish_put", moment, lambda: scene.client.publish_dataset(held[0], name=name)
     )
     held.clear()
-    assert cell.client.get_dataset(name).result(timeout=DEADLINE_S) == 1024
-    cell.through_a_death("publish_delete", moment, lambda: cell.client.unpublish_dataset(name))
-    assert name not in cell.client.list_datasets()
+    assert scene.client.get_dataset(name).result(timeout=DEADLINE_S) == 1024
+    scene.through_a_death("publish_delete", moment, lambda: scene.client.unpublish_dataset(name))
+    assert name not in scene.client.list_datasets()
 
 
 @every_moment
-def test_metadata_is_set_once(cell: Cell, moment: str) -> None:
+def test_metadata_is_set_once(scene: Scene, moment: str) -> None:
     keys = [f"m-{moment}", "key"]
-    cell.through_a_death("set_metadata", moment, lambda: cell.client.set_metadata(keys, 1))
-    assert cell.client.get_metadata(keys) == 1
+    scene.through_a_death("set_metadata", moment, lambda: scene.client.set_metadata(keys, 1))
+    assert scene.client.get_metadata(keys) == 1
 
 
 @every_moment
 @pytest.mark.parametrize("op", ["ha-open-calls", "log_event"])
-def test_the_first_call_of_a_process_is_done_once(cell: Cell, op: str, moment: str) -> None:
+def test_the_first_call_of_a_process_is_done_once(scene: Scene, op: str, moment: str) -> None:
     topic = f"first-{op}-{moment}"
-    with Client(cell.cluster, set_as_default=False) as fresh:
-        cell.through_a_death(op, moment, lambda: fresh.log_event(topic, "once"))
-    assert [message for _, message in cell.client.get_events(topic)] == ["once"]
+    with Client(scene.cluster, set_as_default=False) as fresh:
+        scene.through_a_death(op, moment, lambda: fresh.log_event(topic, "once"))
+    assert [message for _, message in scene.client.get_events(topic)] == ["once"]
 
 
-def test_waits_go_on_and_end_in_time(cell: Cell) -> None:
+def test_waits_go_on_and_end_in_time(scene: Scene) -> None:
     empty, full = Queue("empty"), Queue("full", maxsize=1)
     variable, event, lock = Variable("unset"), Event("clear"), Lock("held")
     full.put(0)
@@ -181,8 +181,8 @@ def test_waits_go_on_and_end_in_time(cell: Cell) -> None:
         "late": in_background(lambda: Event("never").wait(timeout=5)),
     }
     for _ in range(2):
-        cell.cluster.leader.kill_engine()
-        cell.client.submit(int, pure=False).result(timeout=DEADLINE_S)
+        scene.cluster.leader.kill_engine()
+        scene.client.submit(int, pure=False).result(timeout=DEADLINE_S)
     assert all(thread.is_alive() for name, (thread, _) in waits.items() if name != "late")
     empty.put("item")
     assert full.get() == 0
@@ -217,19 +217,19 @@ def coordinate(name: str) -> Any:
     "op", ["queue_get", "queue_put", "variable_set", "semaphore_acquire", "semaphore_release"]
 )
 def test_a_task_coordinates_through_the_death_of_the_leader(
-    cell: Cell, op: str, moment: str
+    scene: Scene, op: str, moment: str
 ) -> None:
     name = f"{op}-{moment}"
     inbox, outbox = Queue(f"in-{name}"), Queue(f"out-{name}")
     inbox.put("item")
-    task = cell.client.submit(coordinate, name, pure=False)
+    task = scene.client.submit(coordinate, name, pure=False)
     assert Event(f"inside-{name}").wait(DEADLINE_S)
 
     def let_it_go_on() -> Any:
         Event(f"go-{name}").set()
         return task.result(timeout=DEADLINE_S)
 
-    assert cell.through_a_death(op, moment, let_it_go_on) == "item"
+    assert scene.through_a_death(op, moment, let_it_go_on) == "item"
     assert Variable(f"v-{name}").get(timeout=DEADLINE_S) == "item"
     assert outbox.get(batch=True) == ["item"]
     assert inbox.qsize() == 0
@@ -238,7 +238,7 @@ def test_a_task_coordinates_through_the_death_of_the_leader(
     lock.release()
 
 
-def test_everything_is_there_after_the_whole_cell_was_down(cell: Cell) -> None:
+def test_everything_is_there_after_the_whole_cell_was_down(scene: Scene) -> None:
     queue, lock = Queue("down"), Lock("down")
     long = b"x" * 2_000_000
     queue.put("item")
@@ -246,14 +246,14 @@ def test_everything_is_there_after_the_whole_cell_was_down(cell: Cell) -> None:
     assert lock.acquire()
     Variable("down").set(1)
     Event("down").set()
-    cell.client.set_metadata(["down"], 2)
-    for peer in cell.cluster.peers:
+    scene.client.set_metadata(["down"], 2)
+    for peer in scene.cluster.peers:
         peer.kill()
-    for peer in cell.cluster.peers:
+    for peer in scene.cluster.peers:
         peer.start()
     assert [queue.get(timeout=DEADLINE_S), queue.get(timeout=DEADLINE_S)] == ["item", long]
     assert not Lock("down").acquire(timeout=0.1)
     lock.release()
     assert Variable("down").get(timeout=DEADLINE_S) == 1
     assert Event("down").is_set()
-    assert cell.client.get_metadata(["down"]) == 2
+    assert scene.client.get_metadata(["down"]) == 2

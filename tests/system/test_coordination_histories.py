@@ -20,7 +20,7 @@ from benchmarks.silent_drop import BLOWS as SILENT_BLOWS
 from benchmarks.spread_cell import SpreadCell
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.peer_process import PeerProcess
-from tests.system.conftest import SCALE, new_cluster, wait_until
+from tests.system.conftest import SCALE, Scene, wait_until
 from tests.system.crowd import Crowd
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300 * SCALE)]
@@ -52,11 +52,9 @@ BLOWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalHACluster]:
-    cluster = new_cluster(n_workers=1)
-    with cluster, cluster.get_client():
-        yield cluster
+@pytest.fixture
+def cluster(scene: Scene) -> LocalHACluster:
+    return scene.cluster
 
 
 def all_follow(cluster: LocalHACluster) -> bool:

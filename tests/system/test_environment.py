@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from distributed import get_worker
 from distributed.diagnostics.plugin import CondaInstall, PipInstall, UploadDirectory
 
-from tests.system.conftest import DEADLINE_S, Cell, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -29,13 +28,6 @@ WHEEL = {
     "METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
     "RECORD": "",
 }
-
-
-@pytest.fixture(autouse=True)
-def _two_workers(cell: Cell) -> Iterator[None]:
-    """Each test begins with two workers, and may add some."""
-    yield
-    cell.cluster.scale(2)
 
 
 def tiny_wheel(directory: Path) -> Path:
@@ -47,11 +39,11 @@ def tiny_wheel(directory: Path) -> Path:
     return path
 
 
-def set_ups(cell: Cell, name: str) -> dict[str, int]:
+def set_ups(scene: Scene, name: str) -> dict[str, int]:
     """How often each worker, or its nanny, began to set the plugin up."""
     said = re.compile(rf"Starting (?:Worker|Nanny) plugin {re.escape(name)}")
     return {
-        w.name: len(said.findall(w.log_path.read_text())) for w in cell.cluster.workers.values()
+        w.name: len(said.findall(w.log_path.read_text())) for w in scene.cluster.workers.values()
     }
 
 
@@ -70,12 +62,12 @@ def uploaded_to_here(directory: str) -> Any:
     return of_module("bundled", str(path))[0]
 
 
-def addresses(cell: Cell) -> list[str]:
+def addresses(scene: Scene) -> list[str]:
     """All workers, when those that were restarted are back and those of before are gone."""
-    names = sorted(cell.cluster.workers)
+    names = sorted(scene.cluster.workers)
 
     def workers() -> dict[str, Any]:
-        return dict(cell.client.scheduler_info(n_workers=-1)["workers"])
+        return dict(scene.client.scheduler_info(n_workers=-1)["workers"])
 
     def settled() -> bool:
         each = workers().values()
@@ -86,8 +78,8 @@ def addresses(cell: Cell) -> list[str]:
     return list(workers())
 
 
-def add_a_worker(cell: Cell) -> None:
-    cell.cluster.scale(len(cell.cluster.workers) + 1)
+def add_a_worker(scene: Scene) -> None:
+    scene.cluster.scale(len(scene.cluster.workers) + 1)
 
 
 @pytest.mark.parametrize(
@@ -101,17 +93,17 @@ def add_a_worker(cell: Cell) -> None:
     ],
 )
 def test_a_package_is_installed_once_on_each_worker(
-    cell: Cell, tmp_path: Path, op: str, moment: str
+    scene: Scene, tmp_path: Path, op: str, moment: str
 ) -> None:
     target = tmp_path / "packages"
     options = ["--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(target)]
     plugin = PipInstall([str(tiny_wheel(tmp_path))], pip_options=options)
-    cell.through_a_death(op, moment, lambda: cell.client.register_plugin(plugin))
-    assert set(set_ups(cell, plugin.name).values()) == {1}
-    add_a_worker(cell)
-    assert set(set_ups(cell, plugin.name).values()) == {1}
-    for address in addresses(cell):
-        asked = cell.client.submit(of_module, "tiny", str(target), workers=[address], pure=False)
+    scene.through_a_death(op, moment, lambda: scene.client.register_plugin(plugin))
+    assert set(set_ups(scene, plugin.name).values()) == {1}
+    add_a_worker(scene)
+    assert set(set_ups(scene, plugin.name).values()) == {1}
+    for address in addresses(scene):
+        asked = scene.client.submit(of_module, "tiny", str(target), workers=[address], pure=False)
         assert asked.result(timeout=DEADLINE_S)[0] == 42
 
 
@@ -132,30 +124,30 @@ def test_a_package_is_installed_once_on_each_worker(
     ],
 )
 def test_a_directory_is_uploaded_once_to_each_worker(
-    cell: Cell, tmp_path: Path, op: str, moment: str, restart: bool
+    scene: Scene, tmp_path: Path, op: str, moment: str, restart: bool
 ) -> None:
     source = tmp_path / f"bundle-{op}-{moment}-{restart}"
     source.mkdir()
     (source / "bundled.py").write_text("ANSWER = 42\n")
     plugin = UploadDirectory(str(source), restart_workers=restart)
-    before = set(addresses(cell))
-    cell.through_a_death(op, moment, lambda: cell.client.register_plugin(plugin))
-    assert set(set_ups(cell, plugin.name).values()) == {1}
-    add_a_worker(cell)
-    assert set(set_ups(cell, plugin.name).values()) == {1}
-    for address in addresses(cell):
-        asked = cell.client.submit(uploaded_to_here, source.name, workers=[address], pure=False)
+    before = set(addresses(scene))
+    scene.through_a_death(op, moment, lambda: scene.client.register_plugin(plugin))
+    assert set(set_ups(scene, plugin.name).values()) == {1}
+    add_a_worker(scene)
+    assert set(set_ups(scene, plugin.name).values()) == {1}
+    for address in addresses(scene):
+        asked = scene.client.submit(uploaded_to_here, source.name, workers=[address], pure=False)
         assert asked.result(timeout=DEADLINE_S) == 42
-    assert (before & set(addresses(cell))) == (set() if restart else before)
+    assert (before & set(addresses(scene))) == (set() if restart else before)
 
 
-def test_an_installer_that_is_missing_is_told_to_the_user_by_the_next_leader(cell: Cell) -> None:
+def test_an_installer_that_is_missing_is_told_to_the_user_by_the_next_leader(scene: Scene) -> None:
     plugin = CondaInstall(["tiny"])
 
     def install() -> None:
         with pytest.raises(RuntimeError, match="conda could not be found"):
-            cell.client.register_plugin(plugin)
+            scene.client.register_plugin(plugin)
 
     install()
-    cell.through_a_death("register_scheduler_plugin", "arrived", install)
-    assert not any(set_ups(cell, plugin.name).values())
+    scene.through_a_death("register_scheduler_plugin", "arrived", install)
+    assert not any(set_ups(scene, plugin.name).values())

@@ -106,7 +106,7 @@ def test_a_graph_that_was_never_committed_is_resubmitted_and_runs_once(tmp_path:
     """
     patient = (f"--election-ticks={int(40 * SCALE)}",)
     with new_cluster(peer_options=patient) as cluster, cluster.get_client() as client:
-        scene = Scene(cluster, client, tmp_path)
+        scene = Scene(cluster, client, tmp_path, tmp_path)
         leader, followers = cluster.leader, scene.others()
         for follower in followers:
             follower.pause()

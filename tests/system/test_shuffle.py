@@ -22,15 +22,11 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from distributed import secede
 
-from client_replay import Client
 from client_replay.errors import OutcomeUnknown
-from ha_scheduler import LocalHACluster
-from ha_scheduler.failpoints import VARIABLE
-from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
+from tests.system.conftest import DEADLINE_S, Scene, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -136,40 +132,24 @@ def rechunked(work: Work) -> tuple[Any, Callable[[Any], bool]]:
     return used, lambda got: bool(np.array_equal(got, expected))
 
 
-class Cell:
-    """A cluster whose leaders can be told when to die."""
+def unreached(scene: Scene) -> list[str]:
+    return sorted(path.name for path in scene.tokens.iterdir())
 
-    def __init__(self, cluster: LocalHACluster, client: Client, directory: Path) -> None:
-        self.cluster = cluster
-        self.client = client
-        self.directory = directory
-        self.tokens = directory / "failpoints"
 
-    def arm(self, *moments: str) -> None:
-        for moment in moments:
-            (self.tokens / moment).touch()
+def runs(scene: Scene) -> dict[int, int]:
+    """The runs that workers have, each with how many shares of inputs have been received."""
+    found: collections.Counter[int] = collections.Counter()
+    for of_worker in _ask(scene).values():
+        found.update(of_worker)
+    return dict(found)
 
-    def unreached(self) -> list[str]:
-        return sorted(path.name for path in self.tokens.iterdir())
 
-    def runs(self) -> dict[int, int]:
-        """The runs that workers have, each with how many shares of inputs have been received."""
-        found: collections.Counter[int] = collections.Counter()
-        for runs in self._ask().values():
-            found.update(runs)
-        return dict(found)
-
-    def _ask(self) -> dict[str, dict[int, int]]:
-        """What each worker says. Asking again does no harm, which a cell cannot know."""
-        for _ in range(LEADERS_LOST_MAX):
-            with contextlib.suppress(OutcomeUnknown):
-                return dict(self.client.run(_runs))
-        raise TimeoutError("no leader stayed long enough to ask its workers")
-
-    def worker_pid(self) -> int:
-        """The process of one of the workers, below its nanny."""
-        nanny = psutil.Process(next(iter(self.cluster.workers.values())).pid)
-        return int(nanny.children()[0].pid)
+def _ask(scene: Scene) -> dict[str, dict[int, int]]:
+    """What each worker says. Asking again does no harm, which a cell cannot know."""
+    for _ in range(LEADERS_LOST_MAX):
+        with contextlib.suppress(OutcomeUnknown):
+            return dict(scene.client.run(_runs))
+    raise TimeoutError("no leader stayed long enough to ask its workers")
 
 
 def _runs(dask_worker: Any) -> dict[int, int]:
@@ -177,38 +157,19 @@ def _runs(dask_worker: Any) -> dict[int, int]:
     return {run.run_id: len(run.received) for run in runs}
 
 
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    directory = tmp_path_factory.mktemp("shuffles")
-    (directory / "failpoints").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(directory / "failpoints"))
-        cluster = new_cluster()
-    with cluster, cluster.get_client() as client:
-        yield Cell(cluster, client, directory)
-
-
 @pytest.fixture
-def work(cell: Cell) -> Iterator[Work]:
-    """Each test begins with two workers and with all peers."""
-    for peer in cell.cluster.peers:
-        if not peer.alive:
-            peer.restart()
-    wait_until(lambda: all(peer.engine_pid for peer in cell.cluster.peers), "all have engines")
-    cell.client.wait_for_workers(2, timeout=DEADLINE_S)
-    for token in cell.tokens.iterdir():
-        token.unlink()
-    made = Work(cell.directory)
+def work(scene: Scene) -> Iterator[Work]:
+    made = Work(scene.directory)
     yield made
     made.open("read", "use")
 
 
-def kill_engine(cell: Cell) -> None:
-    cell.cluster.leader.kill_engine()
+def kill_engine(scene: Scene) -> None:
+    scene.cluster.leader.kill_engine()
 
 
-def kill_peer(cell: Cell) -> None:
-    cell.cluster.leader.kill()
+def kill_peer(scene: Scene) -> None:
+    scene.cluster.leader.kill()
 
 
 every_death = pytest.mark.parametrize("blow", [kill_engine, kill_peer])
@@ -231,35 +192,35 @@ EACH_PHASE = [(shuffled, TRANSFER[1]), (rechunked, BARRIER[1]), (merged, UNPACK[
     ],
 )
 def test_a_shuffle_goes_on_whatever_its_leader_was_asked_as_it_died(
-    cell: Cell, work: Work, make: Any, moment: str
+    scene: Scene, work: Work, make: Any, moment: str
 ) -> None:
     """No restriction is asked for if each output happens to start where its data is.
 
     The next shuffle then has its workers in another order (``_calculate_worker_for``).
     """
-    cell.arm(moment)
+    scene.arm(moment)
     for _ in range(SHUFFLES_MAX):
         result, is_right = make(work)
         work.open("read", "use")
-        assert is_right(cell.client.compute(result).result(timeout=DEADLINE_S))
+        assert is_right(scene.client.compute(result).result(timeout=DEADLINE_S))
         assert work.lines("inputs") == once_each
-        if not cell.unreached():
+        if not unreached(scene):
             return
-        work = Work(cell.directory)
-    pytest.fail(f"no leader reached {cell.unreached()}")
+        work = Work(scene.directory)
+    pytest.fail(f"no leader reached {unreached(scene)}")
 
 
 @pytest.mark.parametrize("make", [shuffled, pytest.param(rechunked, marks=pytest.mark.slow)])
 @every_death
 def test_what_was_transferred_stays_with_the_workers(
-    cell: Cell, work: Work, make: Any, blow: Callable[[Cell], None]
+    scene: Scene, work: Work, make: Any, blow: Callable[[Scene], None]
 ) -> None:
     result, is_right = make(work)
-    future = cell.client.compute(result)
-    wait_until(lambda: any(cell.runs().values()), "a part has been transferred")
-    before = cell.runs()
-    blow(cell)
-    after = cell.runs()
+    future = scene.client.compute(result)
+    wait_until(lambda: any(runs(scene).values()), "a part has been transferred")
+    before = runs(scene)
+    blow(scene)
+    after = runs(scene)
     assert after.keys() == before.keys()
     assert all(after[run] >= received for run, received in before.items())
     work.open("read", "use")
@@ -269,38 +230,39 @@ def test_what_was_transferred_stays_with_the_workers(
 
 @every_death
 def test_what_was_unpacked_is_not_unpacked_again(
-    cell: Cell, work: Work, blow: Callable[[Cell], None]
+    scene: Scene, work: Work, blow: Callable[[Scene], None]
 ) -> None:
     result, is_right = shuffled(work)
-    future = cell.client.compute(result)
+    future = scene.client.compute(result)
     work.open("read")
     wait_until(lambda: work.lines("outputs"), "an output has been unpacked")
-    before = cell.runs()
-    blow(cell)
-    assert cell.runs().keys() <= before.keys()  # it may have been the last output
+    before = runs(scene)
+    blow(scene)
+    assert runs(scene).keys() <= before.keys()  # it may have been the last output
     work.open("use")
     assert is_right(future.result(timeout=DEADLINE_S))
     assert work.lines("inputs") == once_each
     assert work.lines("outputs").total() == OUTPUTS
 
 
-def test_a_shuffle_outlives_three_leaders(cell: Cell, work: Work) -> None:
+def test_a_shuffle_outlives_three_leaders(scene: Scene, work: Work) -> None:
     result, is_right = shuffled(work)
     work.open("read", "use")
-    cell.arm(TRANSFER[0], TRANSFER[1], BARRIER[0])
-    assert is_right(cell.client.compute(result).result(timeout=DEADLINE_S))
-    assert not cell.unreached()
+    for moment in (TRANSFER[0], TRANSFER[1], BARRIER[0]):
+        scene.arm(moment)
+    assert is_right(scene.client.compute(result).result(timeout=DEADLINE_S))
+    assert not unreached(scene)
     assert work.lines("inputs") == once_each
 
 
-def test_two_shuffles_at_once_go_on(cell: Cell, work: Work) -> None:
-    other = Work(cell.directory)
+def test_two_shuffles_at_once_go_on(scene: Scene, work: Work) -> None:
+    other = Work(scene.directory)
     (first, first_is_right), (second, second_is_right) = shuffled(work), rechunked(other)
-    futures = [cell.client.compute(first), cell.client.compute(second)]
-    wait_until(lambda: sum(map(bool, cell.runs().values())) == 2, "both transfer")
-    before = cell.runs()
-    kill_engine(cell)
-    assert cell.runs().keys() == before.keys()
+    futures = [scene.client.compute(first), scene.client.compute(second)]
+    wait_until(lambda: sum(map(bool, runs(scene).values())) == 2, "both transfer")
+    before = runs(scene)
+    kill_engine(scene)
+    assert runs(scene).keys() == before.keys()
     for each in (work, other):
         each.open("read", "use")
     assert first_is_right(futures[0].result(timeout=DEADLINE_S))
@@ -309,15 +271,15 @@ def test_two_shuffles_at_once_go_on(cell: Cell, work: Work) -> None:
 
 
 def test_outputs_are_read_after_a_failover_that_followed_the_shuffle(
-    cell: Cell, work: Work
+    scene: Scene, work: Work
 ) -> None:
     work.open("read", "use")
     parts = dd.from_map(read, range(INPUTS), directory=str(work.directory), meta=META)
     by_b = parts.shuffle("b", npartitions=OUTPUTS, shuffle_method="p2p", force=True)
-    kept = cell.client.persist(by_b)
-    wait_until(lambda: work.lines("inputs").total() == INPUTS and not cell.runs(), "it is over")
-    kill_peer(cell)
-    total = cell.client.compute(kept.a.sum()).result(timeout=DEADLINE_S)
+    kept = scene.client.persist(by_b)
+    wait_until(lambda: work.lines("inputs").total() == INPUTS and not runs(scene), "it is over")
+    kill_peer(scene)
+    total = scene.client.compute(kept.a.sum()).result(timeout=DEADLINE_S)
     assert total == np.arange(INPUTS * ROWS).sum()
     assert work.lines("inputs") == once_each
 
@@ -325,20 +287,20 @@ def test_outputs_are_read_after_a_failover_that_followed_the_shuffle(
 @pytest.mark.parametrize("phase", [pytest.param("transfer", marks=pytest.mark.slow), "unpack"])
 @pytest.mark.parametrize("make", [shuffled, pytest.param(rechunked, marks=pytest.mark.slow)])
 def test_a_shuffle_whose_worker_died_with_the_leader_is_right_all_the_same(
-    cell: Cell, work: Work, make: Any, phase: str
+    scene: Scene, work: Work, make: Any, phase: str
 ) -> None:
     """It starts anew: what that worker had received is gone."""
     result, is_right = make(work)
-    future = cell.client.compute(result)
+    future = scene.client.compute(result)
     if phase == "transfer":
-        wait_until(lambda: any(cell.runs().values()), "a part has been transferred")
+        wait_until(lambda: any(runs(scene).values()), "a part has been transferred")
     else:
         work.open("read")
         wait_until(lambda: work.lines("outputs"), "an output has been unpacked")
-    before = set(cell.runs())
-    os.kill(cell.worker_pid(), signal.SIGKILL)
-    kill_peer(cell)
+    before = set(runs(scene))
+    os.kill(min(scene.worker_pids()), signal.SIGKILL)
+    kill_peer(scene)
     work.open("read", "use")
     assert is_right(future.result(timeout=DEADLINE_S))
-    assert not before & set(cell.runs())
+    assert not before & set(runs(scene))
     assert work.lines("inputs").keys() == once_each.keys()

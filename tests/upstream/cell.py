@@ -19,57 +19,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import dask.config
 
+from tests.cells import POLL_S, clear
+
 CELLS_MAX = 2  # with different configurations; three daemons and three engines each
-CLEAN_SECONDS_MAX = 10.0  # for what a test has let go to be forgotten by the leader
 READY_SECONDS_MAX = 60.0
-POLL_S = 0.05
 #: What a scheduler of upstream's reads, in the process of which it runs.
 SECTIONS = ("scheduler", "admin", "diagnostics", "dashboard", "worker.memory")
-#: The calls that empty what tests leave behind, as no test of upstream's needs to.
-SWEEPING = {
-    "queues": "queue_release",
-    "variables": "variable_delete",
-    "semaphores": "semaphore_close",
-    "events": "event_clear",
-}
-AMM_START = "distributed.scheduler.active-memory-manager.start"
 
 Victim = Literal["engine", "peer"]
-
-
-def leftovers(dask_scheduler: Any) -> dict[str, list[Any]]:
-    """What there is in a scheduler of its clients' making. Runs on the leader."""
-    s, of = dask_scheduler, dask_scheduler.extensions
-    found = {
-        "clients": {*s.session_of, *s.client_comms} & s.clients.keys(),
-        "workers": s.workers,
-        "tasks": s.tasks,
-        "queues": of["queues"].queues,
-        "variables": of["variables"].variables,
-        "semaphores": of["semaphores"].max_leases,
-        "multi_locks": of["multi_locks"].locks,
-        "events": of["events"]._events,
-        "datasets": of["publish"].datasets,
-        "metadata": s.task_metadata.keys() - {"cluster-manager-info"},  # of the cluster
-        "worker_plugins": s.worker_plugins.keys() - {"shuffle"},  # of the scheduler
-        "nanny_plugins": s.nanny_plugins,
-        "scheduler_plugins": s.recorded_plugins,
-        "amm": [] if of["amm"].running is dask.config.get(AMM_START) else ["started or stopped"],
-    }
-    return {kind: list(names) for kind, names in found.items() if names}
-
-
-def forget_absent(dask_scheduler: Any) -> None:
-    """End the grace of clients that closed while nobody led. Runs on the leader."""
-    s = dask_scheduler
-    for client in (s.session_of.keys() & s.clients.keys()) - s.client_comms.keys():
-        s.remove_client(client, stimulus_id="its test is over")
 
 
 class _Host:
@@ -86,47 +49,8 @@ class _Host:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no successor is ready: {cluster.peers}")
             time.sleep(POLL_S)
-        return {"address": cluster.scheduler_address, "leftovers": self._clean()}
-
-    def _clean(self) -> dict[str, list[str]]:
-        deadline = time.monotonic() + CLEAN_SECONDS_MAX
-        found: dict[str, list[Any]] = {"unknown": []}
-        while found and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # a leader that was killed late, and has just died
-                found = self._cluster.sync(self._leftovers)
-                if found:
-                    self._cluster.sync(self._sweep, found)
-                    self._unpublish(found.get("datasets", ()))
-                    time.sleep(POLL_S)
-        if found:
-            print("left behind:", found, file=sys.stderr, flush=True)
-        return {kind: [repr(name) for name in names] for kind, names in found.items()}
-
-    async def _leftovers(self) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = await self._on_leader(leftovers)
-        return found
-
-    async def _on_leader(self, function: Callable[[Any], Any]) -> Any:
-        from distributed.protocol.pickle import dumps
-
-        answer = await self._cluster.scheduler_comm.run_function(
-            function=dumps(function), args=dumps(()), kwargs=dumps({}), wait=True
-        )
-        assert answer["status"] == "OK", answer
-        return answer["result"]
-
-    async def _sweep(self, found: dict[str, list[Any]]) -> None:
-        await self._on_leader(forget_absent)
-        for kind, op in SWEEPING.items():
-            for name in found.get(kind, ()):
-                with contextlib.suppress(OSError, KeyError):
-                    await getattr(self._cluster.scheduler_comm, op)(name=name)
-
-    def _unpublish(self, names: Iterable[Any]) -> None:
-        if names:
-            with self._cluster.get_client() as client:
-                for name in names:
-                    client.unpublish_dataset(name)
+        left = {kind: [repr(name) for name in names] for kind, names in clear(cluster).items()}
+        return {"address": cluster.scheduler_address, "leftovers": left}
 
     def strike(self, victim: Victim) -> dict[str, Any]:
         """Kill the leader: its engine alone, or the peer, which is started again at once."""
