@@ -17,15 +17,11 @@ from collections import deque
 
 import msgpack
 
-from ha_scheduler.raft import (
-    Config,
-    Membership,
-    Message,
-    RawNode,
-    Ready,
-    message_from_wire,
-    message_to_wire,
-)
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.messages import Membership, Message
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready
+from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 from tests.twins.log import MemoryLog
 
 SECONDS = 3.0

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ha_scheduler.ledger import records
-from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
+from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import WriteBatch
 

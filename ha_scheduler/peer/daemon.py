@@ -40,7 +40,9 @@ from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import TIMEOUT_S, Kind, RefusedError, accept
 from ha_scheduler.protocol.peer import HELLO, Channel, PeerHello
-from ha_scheduler.raft import Config, Message, RawNode
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.messages import Message
+from ha_scheduler.raft.node import RawNode
 from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
 

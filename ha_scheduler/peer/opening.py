@@ -21,7 +21,7 @@ from ha_scheduler.peer import founding
 from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
-from ha_scheduler.raft import Membership
+from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.directory import DATA_FILE
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.lmdb_store import LmdbStore

@@ -47,9 +47,9 @@ from ha_scheduler.protocol.control import Declined, EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.watch import WatchView
-from ha_scheduler.raft import Ready as RaftReady
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from ha_scheduler.ledger.records import is_peer_named
 from ha_scheduler.ledger.tables import PEERS
-from ha_scheduler.raft import Entry, EntryKind, HardState, LogReader, Membership
+from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
+from ha_scheduler.raft.storage import LogReader
 
 TABLES = (PEERS,)  # what a snapshot for a witness holds
 

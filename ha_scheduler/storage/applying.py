@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.tables import Tables
-from ha_scheduler.raft import Entry, EntryKind, SnapshotMeta, decode_membership
+from ha_scheduler.raft.membership import decode_membership
+from ha_scheduler.raft.messages import Entry, EntryKind, SnapshotMeta
 from ha_scheduler.storage.port import WriteBatch
 
 

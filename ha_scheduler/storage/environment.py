@@ -20,7 +20,7 @@ from typing import Any
 
 import lmdb
 
-from ha_scheduler.raft import HardState, Membership, SnapshotMeta
+from ha_scheduler.raft.messages import HardState, Membership, SnapshotMeta
 from ha_scheduler.storage.directory import DATA_FILE, FILE_MODE, DataDirectory
 from ha_scheduler.storage.errors import (
     AddressSpaceLimited,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import lmdb
 
-from ha_scheduler.raft import Membership
+from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.directory import DATA_FILE, RESERVE_BYTES, DataDirectory
 from ha_scheduler.storage.environment import (
     MAP_BYTES,

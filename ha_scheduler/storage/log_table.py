@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.raft import CompactedError, Entry, SnapshotMeta, entry_size
+from ha_scheduler.raft.errors import CompactedError
+from ha_scheduler.raft.messages import Entry, SnapshotMeta, entry_size
 from ha_scheduler.storage.errors import CorruptLog
 from ha_scheduler.storage.schema import (
     CHAIN_START,

@@ -14,16 +14,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    HardState,
-    Membership,
-    SnapshotMeta,
-    UnavailableError,
-    entry_size,
-    limit_size,
-)
+from ha_scheduler.raft.errors import CompactedError, UnavailableError
+from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta, entry_size
+from ha_scheduler.raft.storage import limit_size
 from ha_scheduler.storage.applying import applied_after
 from ha_scheduler.storage.port import WriteBatch
 

@@ -24,15 +24,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ha_scheduler.ledger.tables import Tables
-from ha_scheduler.raft import (
-    ENTRY_BYTES_MAX,
-    Entry,
-    HardState,
-    LogReader,
-    Membership,
-    SnapshotMeta,
-    entry_size,
-)
+from ha_scheduler.raft.config import ENTRY_BYTES_MAX
+from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta, entry_size
+from ha_scheduler.raft.storage import LogReader
 
 OnDurable = Callable[[int, Exception | None], None]
 """Called from the writer's thread. It must not raise: close the store before its loop."""

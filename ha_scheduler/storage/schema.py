@@ -23,7 +23,7 @@ from crc32c import crc32c
 
 from ha_scheduler.ledger.layout import pack, unpack
 from ha_scheduler.ledger.tables import TABLES
-from ha_scheduler.raft import Entry, EntryKind
+from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.storage.errors import CorruptLedger, CorruptLog
 
 FORMAT_VERSION = 3  # see migrations.py

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ha_scheduler.raft import Entry, HardState, Membership, SnapshotMeta
+from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta
 from ha_scheduler.storage.log_view import LogView
 from ha_scheduler.storage.port import BatchGuard, WriteBatch
 

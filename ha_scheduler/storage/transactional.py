@@ -20,7 +20,7 @@ from typing import Any
 
 import lmdb
 
-from ha_scheduler.raft import Entry, HardState, SnapshotMeta
+from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
 from ha_scheduler.storage.environment import (

@@ -18,7 +18,7 @@ from ha_scheduler.cell.peers import (
 from ha_scheduler.errors import HAError, OperatorError
 from ha_scheduler.peer.settings import PRIORITY_MAX, PeerSettings, Timing
 from ha_scheduler.protocol.peer import PeerAddress
-from ha_scheduler.raft import HIGHEST_PRIORITY
+from ha_scheduler.raft.config import HIGHEST_PRIORITY
 
 THREE = "a=10.0.0.1:8785,b=10.0.0.2,c=10.0.0.3"
 

@@ -20,8 +20,8 @@ from ha_scheduler.peer.membership import (
     check_invariants,
 )
 from ha_scheduler.protocol.control import Declined
-from ha_scheduler.raft import Membership
 from ha_scheduler.raft.membership import MembershipChange, changed
+from ha_scheduler.raft.messages import Membership
 
 ROUND_S = 0.6
 TICK_S = 0.05

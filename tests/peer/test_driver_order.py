@@ -15,19 +15,18 @@ import pytest
 from ha_scheduler.peer import driver as driver_module
 from ha_scheduler.peer.driver import CATCH_UP_TICKS_MAX, Driver
 from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.raft import (
-    Config,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     Membership,
     Message,
     MessageKind,
-    RawNode,
-    Ready,
     Role,
     SnapshotMeta,
-    SoftState,
 )
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
 

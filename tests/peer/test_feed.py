@@ -9,7 +9,7 @@ from typing import Any
 
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.protocol.engine import CaughtUp, Committed, ToEngine
-from ha_scheduler.raft import Entry, EntryKind
+from ha_scheduler.raft.messages import Entry, EntryKind
 from tests.twins.store import MemoryStore
 
 

@@ -16,7 +16,8 @@ from ha_scheduler.peer.membership import (
     gone_reason,
 )
 from ha_scheduler.protocol.control import Declined
-from ha_scheduler.raft import InvariantViolationError, Membership
+from ha_scheduler.raft.errors import InvariantViolationError
+from ha_scheduler.raft.messages import Membership
 
 
 @pytest.fixture

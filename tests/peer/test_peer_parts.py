@@ -12,15 +12,8 @@ from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
 from ha_scheduler.peer.history import ENTRIES_MAX, History
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.proposals import OUTSTANDING_BYTES_MAX, ProposalError, Proposals
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    EntryKind,
-    Message,
-    MessageKind,
-    NotLeaderError,
-    ProposalDroppedError,
-)
+from ha_scheduler.raft.errors import CompactedError, NotLeaderError, ProposalDroppedError
+from ha_scheduler.raft.messages import Entry, EntryKind, Message, MessageKind
 
 VOTERS = (1, 2, 3)
 

@@ -31,8 +31,7 @@ from ha_scheduler.protocol.peer import (
     SnapshotHeld,
     SnapshotOffer,
 )
-from ha_scheduler.raft import Membership, Message, SnapshotMeta
-from ha_scheduler.raft.messages import MessageKind
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, SnapshotMeta
 from ha_scheduler.raft.wire import message_to_wire
 from ha_scheduler.storage.port import LedgerView
 from tests.twins.tables import MemoryTables

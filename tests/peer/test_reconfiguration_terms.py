@@ -19,19 +19,18 @@ from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.protocol.peer import PeerAddress
-from ha_scheduler.raft import (
-    Config,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     Membership,
     Message,
     MessageKind,
-    RawNode,
-    Ready,
     Role,
-    SoftState,
+    SnapshotMeta,
 )
-from ha_scheduler.raft.messages import SnapshotMeta
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
 

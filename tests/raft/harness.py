@@ -10,24 +10,20 @@ import random
 from collections.abc import Callable, Iterable
 
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
-from ha_scheduler.raft import (
-    ChangeKind,
-    Config,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange, decode_membership
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     HardState,
     Membership,
-    MembershipChange,
     Message,
     MessageKind,
-    RawNode,
-    ReadState,
-    Ready,
     Role,
-    decode_membership,
-    message_from_wire,
-    message_to_wire,
 )
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import ReadState, Ready
+from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 from tests.twins.log import MemoryLog
 
 Filter = Callable[[Message], bool]

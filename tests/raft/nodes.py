@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import random
 
-from ha_scheduler.raft import (
-    Config,
-    Entry,
-    EntryKind,
-    Membership,
-    Message,
-    MessageKind,
-    RawNode,
-    Ready,
-    Role,
-)
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Message, MessageKind, Role
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready
 from tests.twins.log import MemoryLog
 
 from .harness import TICKS

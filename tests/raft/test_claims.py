@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler.raft import Config, membership, reads
+from ha_scheduler.raft import membership, reads
+from ha_scheduler.raft.config import Config
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "raft.md").read_text()

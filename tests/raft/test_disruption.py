@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import (
-    Membership,
-    Message,
-    MessageKind,
-    Role,
-)
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role
 from tests.twins.log import MemoryLog
 
 from .harness import Cell, log_of

@@ -6,18 +6,11 @@ import random
 
 import pytest
 
-from ha_scheduler.raft import (
-    CallerError,
-    Config,
-    MalformedMessageError,
-    Membership,
-    Message,
-    MessageKind,
-    NotLeaderError,
-    RawNode,
-    Role,
-    SoftState,
-)
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import CallerError, MalformedMessageError, NotLeaderError
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import SoftState
 from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell

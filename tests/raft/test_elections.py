@@ -6,13 +6,12 @@ import contextlib
 
 import pytest
 
-from ha_scheduler.raft import (
-    Config,
-    ConfigError,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import ConfigError, MalformedMessageError
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     HardState,
-    MalformedMessageError,
     Message,
     MessageKind,
     Role,

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import (
-    EntryTooLargeError,
-    Message,
-    MessageKind,
-    ProgressState,
-    ProposalDroppedError,
-    RawNode,
-    Ready,
-    Role,
-)
+from ha_scheduler.raft.errors import EntryTooLargeError, ProposalDroppedError
+from ha_scheduler.raft.messages import Message, MessageKind, Role
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.progress import ProgressState
+from ha_scheduler.raft.ready import Ready
 from tests.twins.log import MemoryLog
 
 from .harness import Cell

@@ -6,24 +6,17 @@ import random
 
 import pytest
 
-from ha_scheduler.raft import (
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import LogCorruptionError, MembershipChangeError, ProposalDroppedError
+from ha_scheduler.raft.membership import (
     ChangeKind,
-    Config,
-    Entry,
-    EntryKind,
-    LogCorruptionError,
-    Membership,
     MembershipChange,
-    MembershipChangeError,
-    Message,
-    MessageKind,
-    ProgressState,
-    ProposalDroppedError,
-    RawNode,
-    Role,
     decode_membership,
     encode_membership,
 )
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Message, MessageKind, Role
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.progress import ProgressState
 from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell, log_of

@@ -8,22 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    EntryKind,
-    HardState,
-    InvariantViolationError,
-    Membership,
-    ProgressState,
-    SnapshotMeta,
-    UnavailableError,
-    limit_size,
-)
+from ha_scheduler.raft.errors import CompactedError, InvariantViolationError, UnavailableError
 from ha_scheduler.raft.log import RaftLog
 from ha_scheduler.raft.membership import MembershipHistory, encode_membership
-from ha_scheduler.raft.progress import Inflights, Progress
+from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership, SnapshotMeta
+from ha_scheduler.raft.progress import Inflights, Progress, ProgressState
 from ha_scheduler.raft.quorum import VoteResult, agreed_value, majority, vote_result
+from ha_scheduler.raft.storage import limit_size
 from tests.twins.log import MemoryLog
 
 voter_sets = st.sets(st.integers(1, 9), min_size=1, max_size=7)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import CallerError, MessageKind, NotLeaderError, ReadState, Role
+from ha_scheduler.raft.errors import CallerError, NotLeaderError
+from ha_scheduler.raft.messages import MessageKind, Role
+from ha_scheduler.raft.ready import ReadState
 
 from .harness import Cell
 

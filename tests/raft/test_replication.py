@@ -6,19 +6,14 @@ import random
 
 import pytest
 
-from ha_scheduler.raft import (
-    Config,
-    Entry,
-    EntryKind,
-    HardState,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import (
     InvariantViolationError,
     LogCorruptionError,
     MalformedMessageError,
-    Membership,
-    Message,
-    MessageKind,
-    RawNode,
 )
+from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership, Message, MessageKind
+from ha_scheduler.raft.node import RawNode
 from tests.twins.log import MemoryLog
 
 from .harness import TICKS, Cell, log_of

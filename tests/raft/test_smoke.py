@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import NotLeaderError, Role
+from ha_scheduler.raft.errors import NotLeaderError
+from ha_scheduler.raft.messages import Role
 
 from .harness import Cell
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from ha_scheduler.raft import (
-    Membership,
-    Message,
-    MessageKind,
-    ProgressState,
-    Role,
-    SnapshotMeta,
-)
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.progress import ProgressState
 
 from .harness import Cell, log_of
 from .nodes import follower

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft import (
-    ChangeKind,
-    MembershipChange,
-    MessageKind,
-    ProposalDroppedError,
-    Role,
-    TransferError,
-)
+from ha_scheduler.raft.errors import ProposalDroppedError, TransferError
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange
+from ha_scheduler.raft.messages import MessageKind, Role
 
 from .harness import Cell
 

@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ha_scheduler.raft import (
+from ha_scheduler.raft.errors import MalformedMessageError, RaftError
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
-    MalformedMessageError,
     Membership,
     Message,
     MessageKind,
-    RaftError,
     SnapshotMeta,
-    message_from_wire,
-    message_to_wire,
 )
+from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 
 GOOD = Message(
     MessageKind.APPEND,

@@ -23,19 +23,18 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ha_scheduler.ledger.dump import dump
-from ha_scheduler.raft import (
+from ha_scheduler.raft.errors import CompactedError, RaftError
+from ha_scheduler.raft.membership import decode_membership
+from ha_scheduler.raft.messages import (
     NO_PEER,
-    CompactedError,
     Entry,
     EntryKind,
     Membership,
     Message,
     MessageKind,
-    RaftError,
-    Ready,
     Role,
-    decode_membership,
 )
+from ha_scheduler.raft.ready import Ready
 
 from .options import Options
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.raft import Entry, HardState, Membership
+from ha_scheduler.raft.messages import Entry, HardState, Membership
 from ha_scheduler.storage.environment import Databases, Identity, databases_of
 from ha_scheduler.storage.errors import CorruptData
 from ha_scheduler.storage.log_table import LogDbs, read_compacted

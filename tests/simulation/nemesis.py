@@ -16,12 +16,9 @@ from collections.abc import Callable
 
 import lmdb
 
-from ha_scheduler.raft import (
-    CallerError,
-    ChangeKind,
-    Membership,
-    MembershipChange,
-)
+from ha_scheduler.raft.errors import CallerError
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange
+from ha_scheduler.raft.messages import Membership
 
 from .network import shape
 from .peer import Process, SimPeer

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from ha_scheduler.raft import Message, message_from_wire, message_to_wire
+from ha_scheduler.raft.messages import Message
+from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 
 from .clock import Timeline
 from .options import Options

@@ -19,21 +19,11 @@ from typing import TYPE_CHECKING, Any
 from ha_scheduler.ledger import records
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.raft import (
-    CallerError,
-    Config,
-    Entry,
-    LogCorruptionError,
-    Membership,
-    Message,
-    MessageKind,
-    PeerError,
-    RawNode,
-    Ready,
-    Role,
-    SnapshotMeta,
-    SoftState,
-)
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import CallerError, LogCorruptionError, PeerError
+from ha_scheduler.raft.messages import Entry, Membership, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.errors import CorruptData, DiskFailed
 from ha_scheduler.storage.port import SnapshotInstall, WriteBatch
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk
-from ha_scheduler.raft import Message, SnapshotMeta
+from ha_scheduler.raft.messages import Message, SnapshotMeta
 from ha_scheduler.storage.errors import CorruptData
 
 from .checkers import SafetyViolationError

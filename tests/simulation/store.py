@@ -16,7 +16,7 @@ from typing import Any
 
 import lmdb
 
-from ha_scheduler.raft import SnapshotMeta
+from ha_scheduler.raft.messages import SnapshotMeta
 from ha_scheduler.storage import log_table, staging, transactional
 from ha_scheduler.storage.environment import write_failure
 from ha_scheduler.storage.errors import CorruptData

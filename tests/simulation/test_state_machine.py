@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from ha_scheduler.raft import CallerError, ChangeKind, Membership, MembershipChange
+from ha_scheduler.raft.errors import CallerError
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange
+from ha_scheduler.raft.messages import Membership
 
 from .network import Cut
 from .options import Options, draw

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ha_scheduler.raft import Message, MessageKind, Ready
+from ha_scheduler.raft.messages import Message, MessageKind
+from ha_scheduler.raft.ready import Ready
 
 from .clock import Timeline
 

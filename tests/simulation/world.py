@@ -16,7 +16,8 @@ import random
 from collections.abc import Callable, Iterable
 
 from ha_scheduler.ledger import records
-from ha_scheduler.raft import CallerError, Membership, Message, Role
+from ha_scheduler.raft.errors import CallerError
+from ha_scheduler.raft.messages import Membership, Message, Role
 from ha_scheduler.storage.errors import CorruptData
 
 from .checkers import Checker, LivenessViolationError, SafetyViolationError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ha_scheduler.ledger import records as r
-from ha_scheduler.raft import Entry, EntryKind, HardState, Membership
+from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import PeerStore, WriteBatch
 from tests.twins.store import MemoryStore

@@ -19,7 +19,7 @@ from storage_helpers import Caller, entries, open_store, state
 
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.raft import Membership, SnapshotMeta
+from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.errors import DataDirectoryMissing, ForeignDataDirectory, NewerFormat
 from ha_scheduler.storage.port import SnapshotInstall

@@ -18,7 +18,7 @@ from storage_helpers import Caller, entry, open_store, state, value
 
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.raft import Membership, SnapshotMeta
+from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.storage import staging
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import SnapshotInstall
@@ -135,7 +135,7 @@ def test_a_process_killed_between_the_transactions_leaves_log_and_ledger_as_they
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from storage_helpers import Caller, open_store, state\n"
-        "from ha_scheduler.raft import Membership, SnapshotMeta\n"
+        "from ha_scheduler.raft.messages import Membership, SnapshotMeta\n"
         "from ha_scheduler.storage import staging\n"
         "from ha_scheduler.storage.port import SnapshotInstall\n"
         f"staging.STAGE_BYTES = {ROW_BYTES}\n"

@@ -18,15 +18,9 @@ from storage_helpers import Caller, entries, entry, state, value
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import VALUES
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    EntryKind,
-    Membership,
-    SnapshotMeta,
-    UnavailableError,
-    encode_membership,
-)
+from ha_scheduler.raft.errors import CompactedError, UnavailableError
+from ha_scheduler.raft.membership import encode_membership
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, SnapshotMeta
 from ha_scheduler.storage.errors import StoreClosed
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall

@@ -24,7 +24,7 @@ from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest
 from ha_scheduler.ledger.tables import TABLES, VALUES
-from ha_scheduler.raft import Entry, Membership, SnapshotMeta
+from ha_scheduler.raft.messages import Entry, Membership, SnapshotMeta
 from ha_scheduler.storage import log_table, scrub, transactional, writer
 from ha_scheduler.storage.directory import INCOMING_FILE, DataDirectory
 from ha_scheduler.storage.environment import check_identity

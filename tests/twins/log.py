@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    HardState,
-    Membership,
-    SnapshotMeta,
-    UnavailableError,
-    limit_size,
-)
+from ha_scheduler.raft.errors import CompactedError, UnavailableError
+from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta
+from ha_scheduler.raft.storage import limit_size
 
 
 class MemoryLog:

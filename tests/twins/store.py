@@ -15,15 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ha_scheduler.ledger.dump import load
-from ha_scheduler.raft import (
-    CompactedError,
-    Entry,
-    HardState,
-    Membership,
-    SnapshotMeta,
-    entry_size,
-    limit_size,
-)
+from ha_scheduler.raft.errors import CompactedError
+from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta, entry_size
+from ha_scheduler.raft.storage import limit_size
 from ha_scheduler.storage.applying import applied_after, fold_entries
 from ha_scheduler.storage.errors import StoreClosed
 from ha_scheduler.storage.log_view import RECENT_BYTES_MAX, LogView

@@ -6,18 +6,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ha_scheduler.raft import (
+from ha_scheduler.raft.membership import decode_membership
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     HardState,
     Message,
     MessageKind,
-    ProgressState,
-    ProgressView,
     Role,
     SnapshotMeta,
-    decode_membership,
 )
+from ha_scheduler.raft.progress import ProgressState, ProgressView
 
 MESSAGE_NAMES = {
     MessageKind.VOTE: "MsgVote",

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import random
 
-from ha_scheduler.raft import (
-    ChangeKind,
-    Config,
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange, decode_membership
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     HardState,
     Membership,
-    MembershipChange,
     Message,
     MessageKind,
-    RawNode,
-    Ready,
     Role,
-    decode_membership,
 )
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.ready import Ready
 from tests.twins.log import MemoryLog
 
 from . import describe

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler.raft import CallerError
+from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.quorum import UNLIMITED_INDEX, VoteResult, agreed_value, vote_result
 
 from .script import Step, find_scripts, list_of, read_script

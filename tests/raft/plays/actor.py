@@ -6,7 +6,8 @@ import random
 from collections import deque
 from collections.abc import Mapping
 
-from ha_scheduler.raft import Message, Ready
+from ha_scheduler.raft.messages import Message
+from ha_scheduler.raft.ready import Ready
 from tests.twins.log import MemoryLog
 
 from ..harness import Peer

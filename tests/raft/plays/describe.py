@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ha_scheduler.raft import (
+from ha_scheduler.raft.membership import decode_membership
+from ha_scheduler.raft.messages import (
     Entry,
     EntryKind,
     HardState,
     Membership,
     Message,
     MessageKind,
-    ProgressView,
-    RawNode,
-    Ready,
     Role,
     SnapshotMeta,
-    decode_membership,
 )
+from ha_scheduler.raft.node import RawNode
+from ha_scheduler.raft.progress import ProgressView
+from ha_scheduler.raft.ready import Ready
 
 from ..harness import Peer
 

@@ -43,19 +43,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 
-from ha_scheduler.raft import (
-    CallerError,
-    ChangeKind,
-    Config,
-    Entry,
-    HardState,
-    Membership,
-    MembershipChange,
-    Message,
-    PeerError,
-    Role,
-    StorageError,
-)
+from ha_scheduler.raft.config import Config
+from ha_scheduler.raft.errors import CallerError, PeerError, StorageError
+from ha_scheduler.raft.membership import ChangeKind, MembershipChange
+from ha_scheduler.raft.messages import Entry, HardState, Membership, Message, Role
 from tests.twins.log import MemoryLog
 
 from ..harness import log_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from ha_scheduler.raft import Message
+from ha_scheduler.raft.messages import Message
 
 from . import describe
 
