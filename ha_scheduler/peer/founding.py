@@ -9,13 +9,13 @@ The founding list is the cell's identity for ever; ``--peers`` may name the book
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.security.files import MODE_PRIVATE, write_file
 
 FILE = "founding.json"
 NUMBER_BITS = 53  # as the ids of peers: what JSON keeps exactly
@@ -57,17 +57,7 @@ def create(directory: Path, cell: Cell, peer_id: int, *, witness: bool) -> Found
     founding = Founding(cell, peer_id, draw_number(), witness)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     known = {"peers": cell.text, "id": peer_id, "disk": founding.disk, "witness": witness}
-    draft = directory / (FILE + ".new")
-    with draft.open("w") as file:
-        json.dump(known, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(directory / FILE)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_file(directory / FILE, json.dumps(known).encode(), MODE_PRIVATE)
     return founding
 
 
