@@ -36,7 +36,7 @@ def is_ha(address: object) -> bool:
     return isinstance(address, str) and address.startswith(f"{SCHEME}://")
 
 
-def parse_endpoint(text: str, default_port: int | None = DASK_PORT_DEFAULT) -> Endpoint:
+def parse_endpoint(text: str) -> Endpoint:
     """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, with or without a scheme."""
     location = text.strip().rpartition("://")[2]
     if location.startswith("["):
@@ -54,14 +54,12 @@ def parse_endpoint(text: str, default_port: int | None = DASK_PORT_DEFAULT) -> E
             )
     if not host:
         raise HAAddressError(f"{text!r} is not an address: the host is missing")
-    return Endpoint(host, _port(text, port, default_port))
+    return Endpoint(host, _port(text, port))
 
 
-def _port(text: str, port: str, default: int | None) -> int:
+def _port(text: str, port: str) -> int:
     if not port:
-        if default is None:
-            raise HAAddressError(f"{text!r} is not an address: the port is missing")
-        return default
+        return DASK_PORT_DEFAULT
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise HAAddressError(f"{text!r} is not an address: {port!r} is not a port")
     return int(port)

@@ -366,9 +366,6 @@ class Replica:
         self._run(effects)
         return None
 
-    def founding_list(self) -> str:
-        return self.roster.founding.text
-
     def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
         return self.reconfiguration.join(disk, replacing)
 

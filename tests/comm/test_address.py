@@ -21,7 +21,6 @@ from ha_scheduler.comm.address import (
     HAAddressError,
     is_ha,
     parse,
-    parse_endpoint,
     unparse,
 )
 
@@ -64,11 +63,6 @@ def test_what_is_no_address_is_refused_with_the_text_in_the_message(text: str) -
 def test_a_list_too_long_is_a_mistake() -> None:
     with pytest.raises(HAAddressError, match="more than"):
         parse("ha://" + ",".join(f"h{i}" for i in range(ADDRESSES_MAX + 1)))
-
-
-def test_a_port_may_be_required() -> None:
-    with pytest.raises(HAAddressError, match="port is missing"):
-        parse_endpoint("a", default_port=None)
 
 
 def test_loopback_is_recognised_without_a_resolver() -> None:

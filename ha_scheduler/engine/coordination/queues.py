@@ -46,9 +46,6 @@ class LedgerQueue:
     def qsize(self) -> int:
         return len(self.items)
 
-    def empty(self) -> bool:
-        return not self.items
-
     def full(self) -> bool:
         return 0 < self.maxsize <= len(self.items)
 
