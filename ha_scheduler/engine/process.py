@@ -137,6 +137,9 @@ class EngineProcess:
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.scheduler import Scheduler
 
+        level = (settings.options.get("log_level") or "info").upper()
+        for name in (None, "distributed"):  # the latter has one of its own
+            logging.getLogger(name).setLevel(level)
         protocol = settings.options.get("protocol") or "tls"
         watch = tuple((peer.name, peer.host, peer.peer_port) for peer in settings.peers)
         addresses = tuple(f"{protocol}://{peer.host}:{peer.dask_port}" for peer in settings.peers)

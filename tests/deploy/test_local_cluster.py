@@ -123,6 +123,11 @@ def test_the_logs_of_all_processes_are_given(shared: LocalHACluster) -> None:
     assert set(shared.get_logs(cluster=False, scheduler=False, workers=["1"])) == {"Worker 1"}
 
 
+def test_the_log_level_of_a_peer_is_that_of_its_engine() -> None:
+    with LocalHACluster(n_peers=1, n_workers=0, peer_options=["--log-level=warning"]) as cluster:
+        assert " INFO " not in cluster.peers[0].tail()
+
+
 def test_a_plain_client_is_served_as_well(shared: LocalHACluster) -> None:
     with PlainClient(shared) as client:
         assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2
