@@ -30,7 +30,6 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.engine import gc_pauses, http_gate
-from ha_scheduler.engine.base import OnMark
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
@@ -46,6 +45,7 @@ from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
 from ha_scheduler.engine.fencing import LeaseLike, fence_pool, hold
 from ha_scheduler.engine.stream.recorder import Log, Recorder
+from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
 from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
@@ -217,7 +217,10 @@ class Scheduler(
 
     def _settle(self, stimulus_id: str) -> None:
         """What the ledger knows and no worker could report."""
-        self.replay.settle(stimulus_id)
+        self.adoption.adopt_recorded(self.replay.errors, stimulus_id)
+        self.replay.errors.clear()
+        self.settle_actors(stimulus_id)
+        self.settle_scattered(stimulus_id)
         self.calls.restore()
         self.tables.settle()
 

@@ -423,7 +423,7 @@ def standing(engine: Leader) -> dict[str, Any]:
         "found": engine.runs.found,
         "known": engine.runs.known,
         "errors": {key: error["exception_text"] for key, error in replay.errors.items()},
-        "retried": replay.retried,
+        "retried": engine.retried,
         "workers": engine.recorded_workers,
         "attempts": engine.attempts,
         "notices": engine._notices,

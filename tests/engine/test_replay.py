@@ -103,7 +103,7 @@ async def test_an_error_reaches_the_follower_and_a_done_fire_and_forget_is_let_g
         await eventually(lambda: len(leader.tasks) == 1)
         follower = await check_follower(leader, log)
         assert list(follower.replay.errors) == [bad.key]
-        follower.replay.settle("test")
+        follower.adoption.adopt_recorded(follower.replay.errors, "test")
         assert follower.tasks[bad.key].state == "erred"
         follower.validate_state()
         await end(follower)

@@ -333,7 +333,7 @@ class Intents(SchedulerBase):
         if self.recorder is not None and ts.exception_blame is ts:
             payload = encode_error(ts)
             self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
-            self.replay.retried.discard(ts.key)
+            self.retried.discard(ts.key)
         return result
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
@@ -341,7 +341,7 @@ class Intents(SchedulerBase):
         retried = super().stimulus_retry(keys=keys, client=client)
         recorder = self.recorder
         if recorder is not None:
-            self.replay.retried.update(retried)
+            self.retried.update(retried)
             records = [
                 Retried(graph, (encode_key(key),))
                 for key in retried

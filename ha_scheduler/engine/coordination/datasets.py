@@ -9,18 +9,16 @@ The client asks to be waited for until its stream has caught up with the call
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask.utils import stringify
 from distributed.protocol.serialize import Serialized
 from distributed.publish import PublishExtension
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Table
 from ha_scheduler.engine.stream.transactions import Transactions
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 DATASETS = "dataset"  # name → (keys, header, frames), or (keys, None, data)
 
@@ -30,11 +28,11 @@ Dataset = dict[str, Any]
 class Datasets(PublishExtension):
     """The scheduler's extension for published datasets."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     datasets: dict[Key, Dataset]  # type: ignore[assignment]  # upstream's has futures
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._rows = scheduler.tables.add(Table(DATASETS, apply=self._apply, settle=self._restore))

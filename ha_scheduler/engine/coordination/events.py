@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.event import EventExtension
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 EVENTS = "event"  # name → True while it is set
 WAITERS = "event-waiter"  # (session, slot) of a numbered wait → (name, sequence)
@@ -29,12 +27,12 @@ Place = tuple[str, int]
 class Events(EventExtension):
     """The scheduler's event extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     _events: defaultdict[Any, asyncio.Event]
     _waiter_count: defaultdict[Any, int]
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         scheduler.calls.on_end.append(self._forget_ended)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.utils import Deadline
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 POLL_SECONDS = 0.01  # as upstream's (queues.py:95); a graph is on its way
 
 
-async def known(scheduler: Scheduler, key: Key, deadline: Deadline) -> None:
+async def known(scheduler: SchedulerBase, key: Key, deadline: Deadline) -> None:
     """Wait for the graph of a key, which comes over another connection. Raises ``TimeoutError``."""
     while key not in scheduler.tasks:
         await asyncio.sleep(POLL_SECONDS)
@@ -23,7 +21,7 @@ async def known(scheduler: Scheduler, key: Key, deadline: Deadline) -> None:
             raise TimeoutError(f"Task {key} unknown to scheduler.")
 
 
-def with_state(scheduler: Scheduler, record: dict[str, Any]) -> dict[str, Any]:
+def with_state(scheduler: SchedulerBase, record: dict[str, Any]) -> dict[str, Any]:
     """The record as a client is told it: of a future with its state of now."""
     if record["type"] != "Future":
         return record

@@ -15,12 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 #: A caller that lives confirms at once, and within seconds of a failover. One that stays away for
 #: ``clients.CLIENT_GRACE_SECONDS`` has given up its futures anyway.
@@ -30,7 +28,7 @@ HOLD_SECONDS = 120.0
 class KeyHolds:
     """The keys that the objects of one kind want: ``kind`` begins their pseudo-clients' names."""
 
-    def __init__(self, scheduler: Scheduler, kind: str) -> None:
+    def __init__(self, scheduler: SchedulerBase, kind: str) -> None:
         self._scheduler = scheduler
         self._prefix = f"{kind}-"
         self._named: Counter[tuple[str, Key]] = Counter()

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.multi_lock import MultiLockExtension
 from distributed.utils import Deadline
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 REQUESTS = "multi-lock"  # id → the request
 
@@ -39,11 +37,11 @@ Request = tuple[int, tuple[str, ...], int, Number | None]
 class MultiLocks(MultiLockExtension):
     """The scheduler's extension for locks of several names."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     locks: defaultdict[str, list[str]]
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered

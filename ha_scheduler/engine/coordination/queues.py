@@ -11,20 +11,18 @@ meanwhile they are in its hand here, and rows in the ledger.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.queues import QueueExtension
 from distributed.utils import Deadline
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 QUEUES = "queue"  # name → (maxsize, how many clients opened it)
 ITEMS = "queue-item"  # (name, number) → record
@@ -84,12 +82,12 @@ class LedgerQueue:
 class Queues(QueueExtension):
     """The scheduler's queue extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     queues: dict[str, LedgerQueue]
     client_refcount: dict[str, int]
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "queue")

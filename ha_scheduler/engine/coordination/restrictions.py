@@ -32,8 +32,9 @@ class Restrictions(SchedulerBase):
         if value is not DELETED:
             self._restrict(key)  # in a rebuild its graph is still to come
 
-    def restore_restrictions(self) -> None:
-        """Every task of the ledger is known."""
+    def rebuilt(self) -> None:
+        """The tasks that are restricted are known."""
+        super().rebuilt()
         for key in self.restrictions:
             self._restrict(key)
 

@@ -20,18 +20,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.metrics import monotonic, time
 from distributed.semaphore import SemaphoreExtension
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions, current_call
 from ha_scheduler.protocol.client import LockForgotten
 from ha_scheduler.protocol.codec import tag_of
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 SEMAPHORES = "semaphore"  # name → its limits
 CLOSED = "semaphore-closed"  # name → True: it was a lock
@@ -50,13 +48,13 @@ NOT_LEADING = math.inf  # when a lease was last seen by an engine that follows: 
 class Semaphores(SemaphoreExtension):
     """The scheduler's semaphore extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     max_leases: dict[Any, int]
     lease_timeouts: dict[Any, float | None]
     leases: defaultdict[Any, dict[str, float]]
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._renewable: set[Any] = set()

@@ -8,7 +8,7 @@ calls has upstream's collector, which ends with the leader: nobody could say whe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from distributed.scheduler import CollectTaskMetaDataPlugin, TaskStateState
 
@@ -16,9 +16,6 @@ from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import current_call
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 COLLECTORS = "task-metadata"  # name → its owner (ledger/calls.py)
 AWAITED = "task-metadata-keys"  # (name, number) → keys
@@ -28,9 +25,9 @@ COLLECTED = "task-metadata-item"  # (name, key) → (metadata, state)
 class Collector(CollectTaskMetaDataPlugin):
     """Upstream's plugin, whose findings are rows."""
 
-    scheduler: Scheduler
+    scheduler: TaskMetadata
 
-    def __init__(self, scheduler: Scheduler, name: str, owner: str) -> None:
+    def __init__(self, scheduler: TaskMetadata, name: str, owner: str) -> None:
         super().__init__(scheduler, name)
         self.owner = owner
         self._graphs = 0
@@ -92,7 +89,7 @@ class TaskMetadata(SchedulerBase):
     def _restore_collectors(self) -> None:
         """This engine leads, and knows what workers hold."""
         for name, owner in self.collectors.rows.items():
-            collector = Collector(cast("Scheduler", self), name, owner)
+            collector = Collector(self, name, owner)
             self.add_plugin(collector)
             collector.restore()
         self._end_collectors()
@@ -104,7 +101,7 @@ class TaskMetadata(SchedulerBase):
         if not owner:
             super().start_task_metadata(name)
             return
-        self.add_plugin(Collector(cast("Scheduler", self), name, owner))
+        self.add_plugin(Collector(self, name, owner))
         self.transactions.write(self.collectors.set(name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:

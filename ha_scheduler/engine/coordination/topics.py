@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.broker import Broker
 from distributed.metrics import time
@@ -30,9 +30,6 @@ from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.protocol.client import Subscribed
 from ha_scheduler.protocol.codec import to_op
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ Place = tuple[str, int]
 class Topics(Broker):
     """The scheduler's broker."""
 
-    def __init__(self, maxlen: int, scheduler: Scheduler) -> None:
+    def __init__(self, maxlen: int, scheduler: SchedulerBase) -> None:
         super().__init__(maxlen, scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._numbers: dict[str, int] = {}

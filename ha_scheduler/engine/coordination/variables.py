@@ -7,21 +7,19 @@ has handed out, until it is confirmed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask.utils import parse_timedelta
 from distributed.utils import Deadline
 from distributed.variable import VariableExtension
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.coordination.futures import known, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 VARIABLES = "variable"  # name → record
 
@@ -31,11 +29,11 @@ Record = dict[str, Any]
 class Variables(VariableExtension):
     """The scheduler's variable extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
     variables: dict[str, Record]
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self._holds = KeyHolds(scheduler, "variable")

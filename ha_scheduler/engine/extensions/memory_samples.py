@@ -8,15 +8,13 @@ would cost the log more than the tasks do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.diagnostics.memory_sampler import MemorySamplerExtension
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Transactions, take_call
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 SAMPLERS = "memory-sampler"  # the key that a client was told → name, what is measured, how often
 
@@ -26,9 +24,9 @@ Sampler = tuple[str, str, float]
 class MemorySamplers(MemorySamplerExtension):
     """The scheduler's memory_sampler extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
         self.recorded: dict[str, Sampler] = {}

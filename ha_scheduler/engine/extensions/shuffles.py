@@ -22,7 +22,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 from distributed.scheduler import Msgs, TaskState
@@ -31,10 +31,8 @@ from distributed.shuffle._exceptions import P2PConsistencyError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from ha_scheduler import failpoints
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Table
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +54,9 @@ Members = dict[str, str]  # the ids of the processes that take part, by address
 class Shuffles(ShuffleSchedulerPlugin):
     """The scheduler's shuffle extension."""
 
-    scheduler: Scheduler
+    scheduler: SchedulerBase
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self.recorded: dict[ShuffleId, bytes] = {}
         self.members: dict[ShuffleId, Members] = {}

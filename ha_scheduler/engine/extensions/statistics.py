@@ -12,15 +12,13 @@ replay has made the prefixes of the tasks that are there.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.scheduler import TaskPrefix
 from tornado.ioloop import PeriodicCallback
 
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Table
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 STATISTICS = "statistics"  # of one row, which has its name
 
@@ -34,7 +32,7 @@ Snapshot = dict[str, Any]
 class Statistics:
     """Keeps in the ledger what upstream keeps in memory."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase) -> None:
         self._scheduler = scheduler
         self.recorded: dict[str, Snapshot] = {}
         self._table = scheduler.tables.add(Table(STATISTICS, self.recorded, lead=self.restore))

@@ -26,20 +26,18 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.core import Status
 from distributed.protocol.pickle import loads
 
 from ha_scheduler import failpoints
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 from ha_scheduler.ledger.calls import DROPPED
 from ha_scheduler.ledger.records import CallsEnded, CallsOpened
 from ha_scheduler.protocol.client import EXPIRED, LOST, CallId, OpenCalls
 from ha_scheduler.protocol.codec import from_op, tag_of
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,7 @@ class _Running:
 class NumberedCalls:
     """The calls that are being handled, and what becomes of those that arrive again."""
 
-    def __init__(self, scheduler: Scheduler, transactions: Transactions) -> None:
+    def __init__(self, scheduler: EngineState, transactions: Transactions) -> None:
         self._scheduler = scheduler
         self._transactions = transactions
         self._running: dict[tuple[str, int], _Running] = {}

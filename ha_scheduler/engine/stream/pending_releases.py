@@ -17,16 +17,14 @@ import functools
 import itertools
 from collections.abc import Collection, Iterable
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import distributed.scheduler as upstream
 from distributed.scheduler import ClientState, Recs
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import OnCommit
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.state import EngineState
 
 KEEPER = "ha-until-committed"
 FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
@@ -35,7 +33,7 @@ FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:17
 class PendingReleases:
     """What the leader keeps until a release has committed."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
         self._numbers = itertools.count()

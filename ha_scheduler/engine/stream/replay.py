@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import loads
-from distributed.scheduler import ClientState, Msgs, Recs
+from distributed.scheduler import ClientState
 
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
@@ -34,13 +34,11 @@ from ha_scheduler.engine.stream.graphs import (
 )
 from ha_scheduler.engine.stream.keys import Key, decode_key
 from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.stream.task_errors import decode_error
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +49,12 @@ _KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledge
 class Replay:
     """Applies records; holds what the scheduler has no place for until it leads."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
         self._rebuilding = True
         self._unretired: set[int] = set()  # graphs of the ledger
         self.errors: dict[Key, dict[str, Any]] = {}
-        self.retried: set[Key] = set()
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
@@ -90,7 +87,7 @@ class Replay:
             case records.Retried(_, keys):
                 for key in keys:
                     self.errors.pop(decode_key(key), None)
-                    self.retried.add(decode_key(key))
+                    self._scheduler.retried.add(decode_key(key))
             case _:
                 self._of_the_cluster(record)
 
@@ -134,12 +131,12 @@ class Replay:
             keys = [ts.key for ts in keeper.wants_what]
             scheduler.client_releases_keys(keys=keys, client=_KEEPER, stimulus_id=_STIMULUS)
             del scheduler.clients[_KEEPER]
-        scheduler.restore_restrictions()
+        scheduler.rebuilt()
 
     def forget(self, key: Key) -> None:
         """The key is no longer known here."""
         self.errors.pop(key, None)
-        self.retried.discard(key)
+        self._scheduler.retried.discard(key)
 
     # Graphs
 
@@ -297,7 +294,7 @@ class Replay:
         """What was fired and forgotten may be forgotten before: it is let go as it fails."""
         if key in self._scheduler.tasks:
             self.errors[key] = decode_error(payload)
-            self.retried.discard(key)
+            self._scheduler.retried.discard(key)
 
     # Desires
 
@@ -327,7 +324,7 @@ class Replay:
         for key in list(scheduler.scattered):
             self._forget_scattered(key)
         self.errors.clear()
-        self.retried.clear()
+        self._scheduler.retried.clear()
         self._unretired.clear()
 
     # Scattered data: in memory somewhere, but only the holders can say where
@@ -355,24 +352,6 @@ class Replay:
         self._forgotten(key)
         if key in scheduler.scattered and not (ts.dependents or ts.who_wants):
             scheduler.transitions({key: "forgotten"}, _STIMULUS)
-
-    # At the takeover, when the workers' reports have been adopted
-
-    def settle(self, stimulus_id: str) -> None:
-        """Apply the errors, and see to scattered data that no worker brought back."""
-        scheduler = self._scheduler
-        client_msgs: Msgs = {}
-        worker_msgs: Msgs = {}
-        recommendations: Recs = {}
-        for key, error in self.errors.items():
-            ts = scheduler.tasks.get(key)
-            if ts is not None:
-                scheduler.adoption.adopt_error(ts, error, recommendations, client_msgs)
-        scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
-        scheduler.send_all(client_msgs, worker_msgs)
-        self.errors.clear()
-        scheduler.settle_actors(stimulus_id)
-        scheduler.settle_scattered(stimulus_id)
 
     def retire_unknown(self, recorder: Recorder) -> None:
         """Retire the graphs of which no key is known: nobody else would."""

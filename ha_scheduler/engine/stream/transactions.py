@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.protocol.pickle import dumps
 
@@ -22,12 +22,10 @@ from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.stream.recorder import Recorder
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.stream.tables import DELETED, Change
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 
 @dataclass(slots=True)
@@ -58,7 +56,7 @@ def take_call() -> Call:
 class Transactions:
     """The one writer of tables."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._proposed = 0
         self._committed = 0

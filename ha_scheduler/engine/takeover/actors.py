@@ -40,7 +40,7 @@ class Actors(SchedulerBase):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.actors_created: dict[Key, str] = {}
-        # ``Replay.settle`` settles them: after errors, before scattered data.
+        # ``Scheduler._settle`` settles them: after errors, before scattered data.
         self._actors = self.tables.add(Table(ACTORS, self.actors_created))
         self._creating: set[asyncio.Task[None]] = set()
 

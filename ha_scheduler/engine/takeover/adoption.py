@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.diagnostics.progress import GroupTiming
 from distributed.diagnostics.task_stream import TaskStreamPlugin
@@ -30,13 +30,11 @@ from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerS
 
 from ha_scheduler.engine.extensions.shuffles import is_no_outcome
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.takeover.orphans import Orphans, free
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
 from ha_scheduler.engine.takeover.reports import Claim, Held, claims, date, without
 from ha_scheduler.protocol.worker import FETCHING, Report
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ _PENDING = ("waiting", "queued", "no-worker")
 class Adoption:
     """Adopts reports into a scheduler's state."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
         self.orphans = Orphans(scheduler)
@@ -329,7 +327,6 @@ class Adoption:
         that of one that was tried again since, by a client or because it had a retry left: its
         worker may not have heard of it. A task of a P2P shuffle may have failed because nobody led.
         """
-        replay = self._scheduler.replay
         recommendations: Recs = {}
         for address, report in reports.items():
             for key, payload, run in report.erred:
@@ -344,7 +341,7 @@ class Adoption:
                 spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
                     self._fail_processing(ts, address, run, error, recommendations)
-                elif not (ts.retries or spurious or key in replay.retried):
+                elif not (ts.retries or spurious or key in self._scheduler.retried):
                     error["erred_on"] = [address]
                     self.adopt_error(ts, error, recommendations, client_msgs)
         self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
@@ -396,6 +393,18 @@ class Adoption:
         recommendations.update(recs)
         for client, messages in msgs.items():
             client_msgs.setdefault(client, []).extend(messages)
+
+    def adopt_recorded(self, errors: dict[Key, dict[str, Any]], stimulus_id: str) -> None:
+        """The errors of the ledger are the outcomes of tasks that no worker has a result of."""
+        recommendations: Recs = {}
+        client_msgs: Msgs = {}
+        worker_msgs: Msgs = {}
+        for key, error in errors.items():
+            ts = self._scheduler.tasks.get(key)
+            if ts is not None:
+                self.adopt_error(ts, error, recommendations, client_msgs)
+        self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+        self._scheduler.send_all(client_msgs, worker_msgs)
 
     def settle_errors(self, reports: dict[str, Report], stimulus_id: str) -> None:
         """Free the errors on workers that are nobody's outcome; remember who has the others.

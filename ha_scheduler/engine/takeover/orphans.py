@@ -12,15 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.scheduler import Msgs, TaskState
 
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.takeover.reports import Claim, Held
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for th
 class Orphans:
     """All orphans of one leader."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._memory: dict[Key, dict[str, Held]] = {}
         self._running: dict[Key, Claim] = {}

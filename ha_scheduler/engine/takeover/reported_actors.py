@@ -9,22 +9,20 @@ Order: handles are put aside while results are adopted, and placed when all acto
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.scheduler import TaskState
 from msgspec.structs import replace
 
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.protocol.worker import Report
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 
 class ReportedActors:
     """What the reports of workers mean for actors; ``Adoption`` asks."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._handles: list[tuple[Key, str]] = []  # key, and the worker that has one
 

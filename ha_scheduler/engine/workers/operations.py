@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.utils import Deadline
 
 from ha_scheduler import failpoints
+from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Change, Table
 from ha_scheduler.engine.stream.transactions import Call, Transactions, take_call
 from ha_scheduler.ledger.records import Record
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +79,10 @@ class WorkerOperation:
 class WorkerOperations:
     """The calls that are under way, of callers that number them."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: SchedulerBase, retirements: Mapping[str, Any]) -> None:
+        """``retirements``: by id, the workers that are to go and are still there."""
         self._scheduler = scheduler
+        self._retirements = retirements
         self._transactions: Transactions = scheduler.transactions
         self._known: dict[Place, WorkerOperation] = {}
         self._outcomes: dict[tuple[Place, str], str] = {}
@@ -196,7 +196,7 @@ class WorkerOperations:
 
     async def _go_on(self, place: Place, operation: WorkerOperation) -> Any:
         """``Retirement`` sees to the workers; what remains is to wait, and to answer."""
-        departures = self._scheduler.retirements
+        departures = self._retirements
         deadline = Deadline.after(operation.timeout)
         await self._until(lambda: not departures.keys() & operation.leaving.keys(), deadline)
         outcomes = self._outcomes_of(place)

@@ -21,7 +21,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from time import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from distributed.core import Status
 from distributed.scheduler import WorkerState
@@ -40,9 +40,6 @@ from ha_scheduler.engine.workers.operations import (
     WorkerOperations,
 )
 from ha_scheduler.ledger.records import Restarted
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +65,8 @@ class Retirement(Intents):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.worker_operations = WorkerOperations(cast("Scheduler", self))
         self.retirements: dict[str, Departure] = {}
+        self.worker_operations = WorkerOperations(self, self.retirements)
         self.dismissed: dict[str, tuple[int, str]] = {}
         self._retirements = self.tables.add(
             Table(RETIREMENTS, self.retirements, lead=self._inherit_departures)

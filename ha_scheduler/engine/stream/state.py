@@ -1,0 +1,90 @@
+"""What the event stream is about on an engine, and what it asks of the whole scheduler.
+
+``EngineState`` derives from upstream's Scheduler, so whoever is given one has upstream's state and
+methods with their types. What components of the stream and of the takeover need of parts that stand
+above them is declared here, and defined there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import distributed.scheduler as upstream
+from distributed.scheduler import TaskState
+
+from ha_scheduler.engine import compat
+from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.step import OTHER, Step
+from ha_scheduler.engine.stream.graphs import GraphTable
+from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.stream.recorder import OnCommit, Recorder
+from ha_scheduler.engine.stream.runs import Runs
+from ha_scheduler.engine.stream.tables import Tables
+from ha_scheduler.ledger.records import Record
+from ha_scheduler.ledger.sessions import Sessions
+from ha_scheduler.protocol.client import Welcome
+
+OnMark = Callable[[str, dict[str, Any]], None]
+
+
+class EngineState(upstream.Scheduler):
+    """The state that several parts use, there before upstream's extensions are made."""
+
+    actors_created: dict[Key, str]  # of ``Actors``: where each actor is
+
+    def __init__(
+        self, *, cell: Welcome | None = None, lease: LeaseLike | None = None, **kwargs: Any
+    ) -> None:
+        compat.install()
+        self.term = 0
+        self.cell = cell or Welcome(0, "", "")
+        self.lease = lease or Unfenced()
+        self.recorder: Recorder | None = None  # None: this engine follows
+        self.graphs = GraphTable()
+        self.sessions = Sessions()
+        self.session_of: dict[str, str] = {}  # by client
+        self.scattered: set[Key] = set()
+        self.retried: set[Key] = set()  # whose errors were withdrawn, and that have none since
+        self.tables = Tables()
+        self.runs = Runs(self.graphs)
+        self.step = OTHER
+        self.mark: OnMark = lambda phase, detail: None  # notes a phase of the takeover
+        super().__init__(**kwargs)
+
+    @contextmanager
+    def during(self, step: Step) -> Iterator[None]:
+        """``step`` is that of now, until the context ends or the step does."""
+        before, self.step = self.step, step
+        try:
+            yield
+        finally:
+            self.step = before
+
+    def record(self, record: Record, on_commit: OnCommit | None = None) -> None:
+        """Append to the event stream, if this engine leads."""
+        if self.recorder is not None:
+            self.recorder.append(record, on_commit)
+
+    def welcome(self) -> Welcome:
+        """What a worker or client learns of the cell when it registers."""
+        return replace(self.cell, term=self.term)
+
+    # Asked of parts
+
+    def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
+        """Make a graph's tasks, on the leader and on a follower that replays it."""
+        raise NotImplementedError
+
+    def rebuilt(self) -> None:
+        """Every task of the ledger is known."""
+
+    def was_counted(self, key: Key, run_id: int) -> bool:
+        """Whether the failure of this run of a task has taken a retry, and settles nothing."""
+        raise NotImplementedError
+
+    def note_attempt(self, ts: TaskState, failed_run: int) -> None:
+        """The counts of ``ts`` have changed."""
+        raise NotImplementedError
