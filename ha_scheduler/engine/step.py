@@ -9,10 +9,6 @@ across awaits (``ContextVar``s), and ``Scheduler._keep_state``, which is a phase
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ha_scheduler.engine.workers.operations import WorkerOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +17,6 @@ class Step:
 
     desires_of: str = ""  # the client whose desires the record of a graph implies
     releases: bool = False  # a record implies them (``ClientLeft``, ``Restarted``)
-    restart: WorkerOperation | None = None  # ``restart`` makes everything void
     joining: bool = False  # workers become running that are to be given work together
 
 

@@ -25,7 +25,7 @@ from time import time
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
-from distributed.scheduler import Msgs, TaskState
+from distributed.scheduler import Msgs
 from distributed.shuffle._core import SchedulerShuffleState, ShuffleId, barrier_key, id_from_key
 from distributed.shuffle._exceptions import P2PConsistencyError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
@@ -33,6 +33,7 @@ from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 from ha_scheduler import failpoints
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import Table
+from ha_scheduler.engine.takeover.shuffle_errors import FAILED, OVERTAKEN, shuffles_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,6 @@ MEMBERS = "shuffle-members"  # shuffle id → its ``Members``
 ANEW_MAX = 3  # times that one shuffle starts anew because a worker complained
 
 _GOING_ON = frozenset({"waiting", "queued", "no-worker", "processing", "memory"})
-_OVERTAKEN = ("P2PConsistencyError(", "ShuffleClosedError(")  # how such an error's text begins
-_FAILED = ("RuntimeError('P2P ", 'RuntimeError("P2P ')  # shuffle/_core.py:535, 551, 592
 
 #: What a worker says of its runs: the shuffle, the run, and whether it goes on there.
 Runs = Iterable[tuple[ShuffleId, int, bool]]
@@ -267,9 +266,9 @@ class Shuffles(ShuffleSchedulerPlugin):
 
         So it does, as often at most, if the task could not reach another while members were lost.
         """
-        ids = [shuffle_id for shuffle_id in _shuffles_of(ts) if self._is_awaited(shuffle_id)]
-        failed = exception_text.startswith(_FAILED) and any(map(self._was_interrupted, ids))
-        if not (failed or exception_text.startswith(_OVERTAKEN)):
+        ids = [shuffle_id for shuffle_id in shuffles_of(ts) if self._is_awaited(shuffle_id)]
+        failed = exception_text.startswith(FAILED) and any(map(self._was_interrupted, ids))
+        if not (failed or exception_text.startswith(OVERTAKEN)):
             return False
         if not ids or any(self._begun_anew[shuffle_id] >= ANEW_MAX for shuffle_id in ids):
             return False
@@ -290,14 +289,3 @@ class Shuffles(ShuffleSchedulerPlugin):
         shuffle_id = id_from_key(key) if self._begun_anew and finish == "forgotten" else None
         if shuffle_id is not None:
             self._begun_anew.pop(shuffle_id, None)
-
-
-def is_no_outcome(ts: Any, exception_text: str) -> bool:
-    """Whether a task of a shuffle failed in a way that may be due to the loss of a leader."""
-    return exception_text.startswith(_OVERTAKEN + _FAILED) and bool(_shuffles_of(ts))
-
-
-def _shuffles_of(ts: TaskState) -> list[ShuffleId]:
-    """The shuffles of which ``ts`` is an input, the barrier or an output."""
-    around = (ts, *ts.dependencies, *ts.dependents)
-    return [found for task in around if (found := id_from_key(task.key))]

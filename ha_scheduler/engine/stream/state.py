@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import distributed.scheduler as upstream
 from distributed.scheduler import TaskState
+from msgspec.structs import replace
 
 from ha_scheduler.engine import compat
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced

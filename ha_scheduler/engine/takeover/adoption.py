@@ -28,12 +28,12 @@ from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.protocol.pickle import loads
 from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerState
 
-from ha_scheduler.engine.extensions.shuffles import is_no_outcome
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.state import EngineState
 from ha_scheduler.engine.takeover.orphans import Orphans, free
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
 from ha_scheduler.engine.takeover.reports import Claim, Held, claims, date, without
+from ha_scheduler.engine.takeover.shuffle_errors import is_no_outcome
 from ha_scheduler.protocol.worker import FETCHING, Report
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from time import time
 from typing import Any
 
@@ -58,6 +59,13 @@ CLOSE, START_ANEW, NOTHING = "close", "start anew", ""
 
 # Of the arguments of a retirement; the others choose (scheduler.py:7477)
 _OF_RETIREMENTS = ("close_workers", "remove", "stimulus_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarting(Step):
+    """``restart`` makes everything void."""
+
+    operation: WorkerOperation
 
 
 class Retirement(Intents):
@@ -169,7 +177,9 @@ class Retirement(Intents):
         )
         begun = [self._begin(ws, _restart_of(ws)) for ws in self.workers.values()]
         self.worker_operations.begin(place, operation, *begun, first=Restarted())
-        with self.during(Step(releases=True, restart=operation)):  # ended by ``restart_workers``
+        with self.during(
+            Restarting(releases=True, operation=operation)
+        ):  # ended by ``restart_workers``
             return await super().restart(timeout=timeout, wait_for_workers=wait_for_workers, **how)
 
     def end_of_everything(self) -> None:
@@ -178,15 +188,15 @@ class Retirement(Intents):
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As upstream's; of a restart clients hear when it is certain."""
-        if self.step.restart is None or msg.get("op") != "restart":
+        if not isinstance(self.step, Restarting) or msg.get("op") != "restart":
             super().report(msg, *args, **kwargs)
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
         """As upstream's, once it is certain that the next leader would do it as well."""
-        everything, self.step = self.step.restart, OTHER
-        if everything is not None:  # upstream's ``restart`` goes on here
+        step, self.step = self.step, OTHER
+        if isinstance(step, Restarting):  # upstream's ``restart`` goes on here
             del how["wait_for_workers"]
-            return await self._end_workers(everything, **how)
+            return await self._end_workers(step.operation, **how)
         return await self.worker_operations.once(
             lambda place: self._restart_some(place, workers, **how)
         )
