@@ -22,13 +22,15 @@ import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+import distributed
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
 from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
+from client_replay.rpc import SchedulerRPC
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
 from ha_scheduler.protocol.client import (
@@ -43,9 +45,6 @@ from ha_scheduler.protocol.client import (
     Welcome,
 )
 from ha_scheduler.protocol.codec import from_op, tag_of, to_op
-
-if TYPE_CHECKING:
-    from client_replay.client import Client
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -70,7 +69,7 @@ SUPERSEDED = frozenset(
 class Session:
     """The session of one client, over all its connections."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: distributed.Client) -> None:
         self._client = client
         self.id = uuid.uuid4().hex
         self.journal = Journal()
@@ -193,7 +192,8 @@ class Session:
         futures = list(self._client.futures.items())
         wanted = tuple(key for key, state in futures if state.status != "cancelled")
         finished = tuple(key for key, state in futures if state.status == "finished")
-        scattering = tuple(self._client.scheduler.scattering)  # no future has them yet
+        ours = cast("SchedulerRPC", self._client.scheduler)
+        scattering = tuple(ours.scattering)  # no future has them yet
         self._resumed_at = last
         stream.send(to_op(Resume(wanted, finished, tuple(self._notices), scattering)))
         stream.send(*map(self._subscription, self._subscribed()))

@@ -23,10 +23,12 @@ import logging
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dask
+import distributed
 from dask.utils import parse_timedelta
 from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError, connect
@@ -43,9 +45,7 @@ from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
-
-if TYPE_CHECKING:
-    from ha_scheduler.worker.worker import Worker
+from ha_scheduler.worker.runs import Runs
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -68,11 +68,26 @@ class Phase(Enum):
     UP = auto()  # sent
 
 
-class SchedulerLink:
-    """One worker's link. ``worker`` is a ``ha_scheduler.worker.worker.Worker``."""
+class Linked(Protocol):
+    """What the link asks of a worker of ours beside upstream's."""
 
-    def __init__(self, worker: Worker) -> None:
+    runs: Runs
+    plugin_digests: dict[str, str]
+
+    def registered(self) -> None:
+        """A leader took the worker in."""
+
+    async def add_missing_plugins(self, plugins: Mapping[str, bytes]) -> None:
+        """Set up those that the worker does not have."""
+
+
+class SchedulerLink:
+    """One worker's link."""
+
+    def __init__(self, worker: distributed.Worker, own: Linked) -> None:
+        """``own``: the same worker, as ours."""
         self._worker = worker
+        self._own = own
         self.phase = Phase.DOWN
         self.follower = Follower(self.abandon)
         self.plain = False  # the scheduler is not one of a cell
@@ -280,10 +295,10 @@ class SchedulerLink:
                 report=snapshot(
                     worker.state,
                     shuffles=shuffle_runs(worker),
-                    heard=worker.runs.heard,
-                    fetched=worker.runs.fetched(),
+                    heard=self._own.runs.heard,
+                    fetched=self._own.runs.fetched(),
                 ),
-                plugins=worker.plugin_digests,
+                plugins=self._own.plugin_digests,
             )
         await comm.write(message, serializers=["msgpack"])
 
@@ -300,8 +315,8 @@ class SchedulerLink:
         if not comm.closed():
             worker.batched_stream.send(*self._events)
             self._events.clear()
-        worker.registered()
-        await worker.add_missing_plugins(accepted.plugins)
+        self._own.registered()
+        await self._own.add_missing_plugins(accepted.plugins)
         term = self.follower.fence.joined
         logger.info("        Registered to: %26s, term %d", comm.peer_address, term)
         worker.loop.add_callback(worker.handle_scheduler, comm)

@@ -55,7 +55,7 @@ class Worker(distributed.Worker):
 
     def _setup_following(self) -> None:
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
-        self._ha = SchedulerLink(self)
+        self._ha = SchedulerLink(self, self)
         self.runs = Runs()
         self.plugin_digests = {}
         self._set_up_plugins: dict[str, str] = {}
