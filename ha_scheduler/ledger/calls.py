@@ -21,7 +21,10 @@ Order: the leader asks ``Calls`` before it acts. The fold records and filters no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from ha_scheduler.ledger import blobs
 from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
@@ -30,6 +33,7 @@ from ha_scheduler.ledger.records import (
     Called,
     CallsEnded,
     CallsOpened,
+    MalformedRecordError,
     Record,
     decode,
     encode,
@@ -39,6 +43,8 @@ from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
 INLINE_BYTES_MAX = 256 * 1024  # bytes of an answer that are kept in its row
 LIGHT_BYTES_MAX = 4 * 1024  # bytes; to drop a smaller answer would not free much
 HEAVY_BYTES_MAX = 256 * 1024 * 1024  # bytes of larger answers, in memory and ledger of each peer
+
+_PAYLOAD = msgspec.msgpack.Decoder(tuple[tuple[bytes, ...], bytes])
 
 DROPPED = b""  # in place of an answer that is no longer kept; no answer is as short
 
@@ -139,9 +145,11 @@ def pack_payload(changes: tuple[bytes, ...], answer: bytes) -> bytes:
 
 
 def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
-    """The changes and the answer of ``pack_payload``."""
-    changes, answer = unpack(payload)
-    return changes, answer
+    """The changes and the answer of ``pack_payload``. Raises ``MalformedRecordError``."""
+    try:
+        return _PAYLOAD.decode(payload)
+    except ValueError as error:
+        raise MalformedRecordError(f"Called: payload: {error}") from error
 
 
 # The fold's side

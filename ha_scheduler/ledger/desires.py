@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from ha_scheduler.ledger import client_tombstones, events
 from ha_scheduler.ledger.layout import (

@@ -102,6 +102,18 @@ def fold(tables: Tables, index: int, term: int, data: bytes) -> None:
         _APPLY[type(record)](tables, index, record, data)
 
 
+def check(data: bytes) -> None:
+    """What is to enter the log: whatever passes can be applied, by every peer of this release.
+
+    Raises ``UnknownRecordError`` and ``MalformedRecordError``. The payload of a ``Called`` that
+    travels in parts is not seen.
+    """
+    record = decode(data)
+    if isinstance(record, Called) and not record.blob_parts:
+        for change in calls.unpack_payload(record.payload)[0]:
+            decode(change)
+
+
 def graph_blob(record: GraphSubmitted) -> tuple[int, int] | None:
     """(term, blob) of the graph's payload when it travelled as parts."""
     return (record.graph >> 32, record.blob) if record.blob_parts else None
@@ -112,18 +124,14 @@ def value_blob(record: ValueSet) -> tuple[int, int] | None:
     return (record.term, record.blob) if record.blob_parts else None
 
 
-def current_term(tables: Tables) -> tuple[int, str]:
-    """The latest term and its leader; (0, "") before the first."""
-    row = tables.get(META, _TERM_ROW)
-    if row is None:
-        return 0, ""
-    term, leader = unpack(row)
-    return term, leader
+def latest_term(tables: Tables) -> bytes | None:
+    """The latest ``TermStarted``, encoded: to decode it tells whether this release may read on."""
+    return tables.get(META, _TERM_ROW)
 
 
 def _term_started(tables: Tables, index: int, record: TermStarted, data: bytes) -> None:
     blobs.drop_loose_before(tables, record.term)
-    tables.put(META, _TERM_ROW, pack((record.term, record.leader)))
+    tables.put(META, _TERM_ROW, data)
 
 
 def _blob_part(tables: Tables, index: int, record: BlobPart, data: bytes) -> None:

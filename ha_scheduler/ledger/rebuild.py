@@ -16,14 +16,15 @@ session, or the replay would revive it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from msgspec.structs import replace
+
 from ha_scheduler.ledger import blobs, calls, events, peer_table, runs, sessions
-from ha_scheduler.ledger.fold import current_term, graph_blob, value_blob
+from ha_scheduler.ledger.fold import graph_blob, latest_term, value_blob
 from ha_scheduler.ledger.records import (
     Called,
     Desired,
@@ -33,7 +34,6 @@ from ha_scheduler.ledger.records import (
     Retried,
     Scattered,
     SessionRestored,
-    TermStarted,
     ValueSet,
     decode,
     encode,
@@ -45,7 +45,8 @@ KEYS_BYTES_MAX = 512 * 1024  # bytes of keys in one record that a rebuild puts t
 
 def rebuild(tables: Tables) -> Iterator[bytes]:
     """Encoded records. ``tables`` must not change meanwhile: hold a read view."""
-    yield from _term(tables)
+    if (latest := latest_term(tables)) is not None:
+        yield latest
     for _, row in peer_table.scan(tables):
         yield row
     yield from _values(tables)
@@ -66,12 +67,6 @@ def digest(tables: Tables) -> bytes:
         total.update(len(data).to_bytes(4, "big"))
         total.update(data)
     return total.digest()
-
-
-def _term(tables: Tables) -> Iterator[bytes]:
-    term, leader = current_term(tables)
-    if term:
-        yield encode(TermStarted(term, leader))
 
 
 def _values(tables: Tables) -> Iterator[bytes]:

@@ -1,8 +1,10 @@
 """The records of the event stream: what must survive and no worker can tell.
 
-Guarantee: ``decode(encode(record)) == record`` for every record of this release, and a record that
-this release does not know is refused by name (``UnknownRecordError``) rather than skipped, because
-a ledger with a hole is wrong for ever.
+Guarantee: ``decode(encode(record)) == record`` for every record of this release, each field of the
+type and range of its annotation. What a newer release has written is refused as such
+(``UnknownRecordError``) rather than skipped or guessed, because a ledger with a hole is wrong for
+ever: a record or a field that this release does not know, or all that follows the ``TermStarted``
+of a leader whose ``FORMAT`` is higher.
 
 Order: the leader's engine appends a record in the same event-loop step in which it changes its own
 state, so the order of the log is the order in which the leader changed. A follower that applies the
@@ -18,45 +20,51 @@ encodes them with ``encode_key`` and nobody else looks inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import Annotated, Any, get_args
 
-import msgpack
+import msgspec
+from msgspec import Meta
 
+from ha_scheduler.protocol.codec import Number, Part
+
+FORMAT = 1  # raised by whatever changes records, the ledger's tables, or what the fold does
 RECORD_BYTES_MAX = 768 * 1024  # bytes; below the 1 MiB at which LMDB's p99 and a peer link suffer
 BLOB_PART_BYTES = 512 * 1024  # bytes of payload in one BlobPart
 
 
 class UnknownRecordError(Exception):
-    """Storage or peer: the log holds a record of a newer release; upgrade this peer."""
+    """Storage or peer: a newer release has written this; upgrade this peer."""
 
 
 class MalformedRecordError(Exception):
     """Storage or peer: bytes that no release wrote; replace this peer's data directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class TermStarted:
-    """A leader's first entry of its term (thesis §6.4): earlier terms' loose blob parts go."""
+class _Record(Part, forbid_unknown_fields=True):
+    """An array of its kind (``tag``) and its fields in the order of declaration."""
 
-    KIND: ClassVar[int] = 1
-    term: int
+
+class TermStarted(_Record, tag=1):
+    """A leader's first entry of its term (thesis §6.4): earlier terms' loose blob parts go.
+
+    ``format``: that of the release that leads.
+    """
+
+    term: Number
     leader: str
+    format: Annotated[int, Meta(ge=1, le=FORMAT)] = FORMAT
 
 
-@dataclass(frozen=True, slots=True)
-class BlobPart:
+class BlobPart(_Record, tag=2):
     """Part ``number`` (from 0) of blob ``blob``; ids are unique within ``term``."""
 
-    KIND: ClassVar[int] = 2
-    term: int
-    blob: int
-    number: int
+    term: Number
+    blob: Number
+    number: Annotated[int, Meta(ge=0, le=2**32 - 1)]
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class GraphSubmitted:
+class GraphSubmitted(_Record, tag=3):
     """A graph the leader has accepted.
 
     ``graph``: id, unique in the cell: ``term << 32 | n``. ``client``: Dask client id.
@@ -66,185 +74,152 @@ class GraphSubmitted:
     parts of blob ``blob`` (of the same term as the graph id) hold them.
     """
 
-    KIND: ClassVar[int] = 3
-    graph: int
+    graph: Number
     client: str
     session: str
-    sequence: int
+    sequence: Number
     payload: bytes
-    blob: int
-    blob_parts: int
+    blob: Number
+    blob_parts: Number
 
 
-@dataclass(frozen=True, slots=True)
-class GraphsRetired:
+class GraphsRetired(_Record, tag=4):
     """None of these graphs' keys is known to the leader any more: their rows may go.
 
     ``upto``: see ``runs``; a rebuild says only that, of no graphs.
     """
 
-    KIND: ClassVar[int] = 4
-    graphs: tuple[int, ...]
-    upto: int = 0
+    graphs: tuple[Number, ...]
+    upto: Number = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(_Record, tag=5):
     """``client`` (or a pseudo-client) wants keys that belong to ``graph`` (0: to none)."""
 
-    KIND: ClassVar[int] = 5
-    graph: int
+    graph: Number
     client: str
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(_Record, tag=6):
     """``client`` no longer wants keys that belong to ``graph`` (0: to none).
 
     It counts without a ``Desired`` before it, too: a graph's payload implies its client's desires.
     ``upto``: see ``runs``.
     """
 
-    KIND: ClassVar[int] = 6
-    graph: int
+    graph: Number
     client: str
     keys: tuple[bytes, ...]
-    upto: int = 0
+    upto: Number = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(_Record, tag=7):
     """The leader forgot these keys of ``graph``: done with and unneeded. Soft: may come late.
 
     Their errors are withdrawn with them. A follower drops the tasks, and so does a rebuild.
     """
 
-    KIND: ClassVar[int] = 7
-    graph: int
+    graph: Number
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Erred:
+class Erred(_Record, tag=8):
     """A task's outcome is an error. ``payload``: the engine's bytes (exception, traceback, blame).
 
     Retried or recomputed later, it is withdrawn by ``Retried``.
     """
 
-    KIND: ClassVar[int] = 8
-    graph: int
+    graph: Number
     key: bytes
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(_Record, tag=9):
     """The keys' errors are withdrawn: a client asked for another run.
 
     It counts until another outcome of the key: a worker may still report the error of before.
     """
 
-    KIND: ClassVar[int] = 9
-    graph: int
+    graph: Number
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scattered:
+class Scattered(_Record, tag=10):
     """Keys whose values were handed over, not computed: only their holders can bring them back."""
 
-    KIND: ClassVar[int] = 10
     client: str
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ScatteredForgotten:
+class ScatteredForgotten(_Record, tag=11):
     """Scattered keys that nobody wants or holds any more."""
 
-    KIND: ClassVar[int] = 11
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClientJoined:
+class ClientJoined(_Record, tag=14):
     """A client that a new leader must expect; ``session`` is empty for one without a journal."""
 
-    KIND: ClassVar[int] = 14
     client: str
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClientLeft:
+class ClientLeft(_Record, tag=15):
     """The client said goodbye or stayed away too long: its desires and its session are gone.
 
     ``upto``: see ``runs``.
     """
 
-    KIND: ClassVar[int] = 15
     client: str
-    upto: int = 0
+    upto: Number = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionAdvanced:
+class SessionAdvanced(_Record, tag=16):
     """The client holds no journal entry at or below ``floor`` any more; answers there may go."""
 
-    KIND: ClassVar[int] = 16
     session: str
-    floor: int
+    floor: Number
 
 
-@dataclass(frozen=True, slots=True)
-class ValueSet:
+class ValueSet(_Record, tag=17):
     """One named value of a namespace (``space``): plugins, metadata, shuffle run specs, …
 
     ``value`` is the engine's bytes. Larger values travel as a blob, like a graph's payload.
     """
 
-    KIND: ClassVar[int] = 17
     space: str
     name: bytes
     value: bytes
-    blob: int
-    blob_parts: int
-    term: int
+    blob: Number
+    blob_parts: Number
+    term: Number
 
 
-@dataclass(frozen=True, slots=True)
-class ValueDeleted:
+class ValueDeleted(_Record, tag=18):
     """The named value is gone."""
 
-    KIND: ClassVar[int] = 18
     space: str
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(_Record, tag=19):
     """``Client.restart``: every graph, desire, error and scattered key before this is void."""
 
-    KIND: ClassVar[int] = 19
 
-
-@dataclass(frozen=True, slots=True)
-class SessionRestored:
+class SessionRestored(_Record, tag=20):
     """Only in a rebuild, never in the log: what the ledger knows of one session.
 
     ``answered`` holds the bounds of the answered ranges above ``floor``: first, last, first, last,
     … (both inclusive, rising). It is what ``sessions.Answers`` takes.
     """
 
-    KIND: ClassVar[int] = 20
     session: str
-    floor: int
-    answered: tuple[int, ...]
+    floor: Number
+    answered: tuple[Number, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PeerNamed:
+class PeerNamed(_Record, tag=21):
     """Who is behind a Raft id, and where. For the daemons; no engine is told.
 
     ``peer`` is the id, and stands for a disk: a peer that begins anew with an empty one gets
@@ -254,19 +229,17 @@ class PeerNamed:
     when it does not, and why.
     """
 
-    KIND: ClassVar[int] = 21
-    peer: int
-    disk: int
+    peer: Number
+    disk: Number
     name: str
     host: str
-    peer_port: int
-    dask_port: int
+    peer_port: Number
+    dask_port: Number
     witness: bool
     gone: str
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(_Record, tag=22):
     """A call took effect: what it changed and what it was answered, at once.
 
     ``(session, slot, sequence)``: see ``calls``; an empty session is a caller that does not number
@@ -274,57 +247,48 @@ class Called:
     travels as a blob of ``term``, like a graph's.
     """
 
-    KIND: ClassVar[int] = 22
     session: str
-    slot: int
-    sequence: int
+    slot: Number
+    sequence: Number
     payload: bytes
-    blob: int
-    blob_parts: int
-    term: int
+    blob: Number
+    blob_parts: Number
+    term: Number
 
 
-@dataclass(frozen=True, slots=True)
-class CallsOpened:
+class CallsOpened(_Record, tag=23):
     """A caller is about to make numbered calls: their answers are kept from now on.
 
     ``owner``: the session of a client, or a worker's id. What it owns ends with a client's session.
     """
 
-    KIND: ClassVar[int] = 23
     session: str
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallsEnded:
+class CallsEnded(_Record, tag=24):
     """The caller is gone, or was silent for longer than it would repeat a call."""
 
-    KIND: ClassVar[int] = 24
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerDropped:
+class AnswerDropped(_Record, tag=25):
     """The answer to the slot's latest call is no longer kept, only that it was answered."""
 
-    KIND: ClassVar[int] = 25
     session: str
-    slot: int
+    slot: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(_Record, tag=26):
     """Requests of a client took effect by the records before this one: they are not done again.
 
     For requests that have no record of their own, such as a cancellation. ``(session, sequence)``
     as in ``GraphSubmitted``.
     """
 
-    KIND: ClassVar[int] = 26
     client: str
     session: str
-    sequences: tuple[int, ...]
+    sequences: tuple[Number, ...]
 
 
 Record = (
@@ -354,14 +318,14 @@ Record = (
     | Answered
 )
 
-_BY_KIND: dict[int, type[Record]] = {cls.KIND: cls for cls in get_args(Record)}
-_PEER_NAMED = bytes((0x90 + 1 + len(PeerNamed.__slots__), PeerNamed.KIND))  # msgpack: array, int
+KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
+_DECODER = msgspec.msgpack.Decoder(Record)
+_PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
 
 
 def encode(record: Record) -> bytes:
     """One record as bytes: a msgpack array of its kind and fields in declaration order."""
-    fields = tuple(getattr(record, name) for name in record.__slots__)
-    return bytes(msgpack.packb((record.KIND, *fields), use_bin_type=True))
+    return msgspec.msgpack.encode(record)
 
 
 def is_peer_named(data: bytes) -> bool:
@@ -372,19 +336,27 @@ def is_peer_named(data: bytes) -> bool:
 def decode(data: bytes) -> Record:
     """The record of ``encode``.
 
-    Raises ``UnknownRecordError`` for a kind of a newer release, ``MalformedRecordError`` for bytes
+    Raises ``UnknownRecordError`` for what a newer release wrote, ``MalformedRecordError`` for bytes
     that are no record.
     """
     try:
-        kind, *fields = msgpack.unpackb(data, raw=False, use_list=False, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise MalformedRecordError(f"not a record of the event stream: {error}") from error
-    cls = _BY_KIND.get(kind)
-    if cls is None:
-        raise UnknownRecordError(
-            f"record kind {kind!r} is of a newer release than this one; upgrade this peer"
-        )
+        record: Record = _DECODER.decode(data)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise _refusal(data, error) from error
+    return record
+
+
+def _refusal(data: bytes, error: Exception) -> UnknownRecordError | MalformedRecordError:
     try:
-        return cls(*fields)
-    except TypeError as error:
-        raise MalformedRecordError(f"{cls.__name__} with wrong fields: {error}") from error
+        kind, *fields = msgspec.msgpack.decode(data, type=list[Any])
+    except (ValueError, OverflowError, RecursionError):
+        return MalformedRecordError(f"not a record of the event stream: {error}")
+    cls = KINDS.get(kind) if type(kind) is int else None
+    newer = f"was written by a newer release than this one (format {FORMAT}); upgrade this peer"
+    if cls is None:
+        return UnknownRecordError(f"record kind {kind!r} {newer}")
+    if len(fields) > len(cls.__struct_fields__):
+        return UnknownRecordError(f"{cls.__name__} with {len(fields)} fields {newer}")
+    if cls is TermStarted and len(fields) > 2 and type(fields[2]) is int and fields[2] > FORMAT:
+        return UnknownRecordError(f"all of term {fields[0]}, of format {fields[2]}, {newer}")
+    return MalformedRecordError(f"{cls.__name__}: {error}")

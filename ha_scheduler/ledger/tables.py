@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-META = "meta"  # b"term" → (term, leader); b"runs" → (term, run id) of each of the last terms
+META = "meta"  # b"term" → the latest TermStarted; b"runs" → (term, run id) of the last terms
 EVENTS = "events"  # (index, part) → a record whose place among others matters, while it does
 GRAPHS = "graphs"  # graph → index of its event
 BLOB_PARTS = "blob_parts"  # (term, blob, number) → bytes

@@ -20,7 +20,9 @@ ends a round within ``round_s`` (an election timeout) would hold up commits for 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed

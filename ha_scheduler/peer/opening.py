@@ -16,7 +16,9 @@ from pathlib import Path
 from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import peer_table
-from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.ledger.fold import latest_term
+from ha_scheduler.ledger.records import PeerNamed, UnknownRecordError, decode
+from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster
@@ -100,10 +102,21 @@ def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Rost
         ),
     )
     with store.view() as view:
+        check_format(settings.data_dir, view.tables)
         roster.restart(peer_table.peers(view.tables))
     if store.peer_id in store.initial_state()[1].peers:
         _check_list(settings, roster)
     return roster
+
+
+def check_format(directory: Path, tables: Tables) -> None:
+    """A ledger that a newer release has led is not to be read, or led. Raises ``OperatorError``."""
+    latest = latest_term(tables)
+    try:
+        if latest is not None:
+            decode(latest)
+    except UnknownRecordError as error:
+        raise OperatorError(f"{directory}: {error}.") from error
 
 
 def _check_list(settings: PeerSettings, roster: Roster) -> None:

@@ -17,8 +17,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from ha_scheduler.ledger import records
-from ha_scheduler.ledger.records import RECORD_BYTES_MAX
+from ha_scheduler.ledger.fold import check
+from ha_scheduler.ledger.records import (
+    RECORD_BYTES_MAX,
+    MalformedRecordError,
+    UnknownRecordError,
+)
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 
@@ -69,8 +73,8 @@ class Proposals:
         if not 0 < len(data) <= RECORD_BYTES_MAX:
             raise ProposalError(f"it proposed a record of {len(data)} bytes")
         try:
-            records.decode(data)
-        except (records.UnknownRecordError, records.MalformedRecordError) as error:
+            check(data)
+        except (UnknownRecordError, MalformedRecordError) as error:
             # In the log it would stop every peer of the cell, at each start again.
             raise ProposalError(f"it proposed what no peer can apply: {error}") from error
         self._next += 1

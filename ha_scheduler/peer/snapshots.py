@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
+from ha_scheduler.ledger.records import FORMAT
 from ha_scheduler.ledger.tables import TABLES, Tables
 from ha_scheduler.peer.links import Dialer
 from ha_scheduler.protocol import frames
@@ -200,7 +201,7 @@ async def _chunks_held(
     outgoing: _Outgoing, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> int:
     """How many chunks of this stream the receiver holds. Raises ``_NotHeldError``."""
-    writer.write(frames.pack(SnapshotOffer(outgoing.name, tuple(outgoing.only))))
+    writer.write(frames.pack(SnapshotOffer(outgoing.name, FORMAT, tuple(outgoing.only))))
     answer = await _answer(reader, CHUNK_TIMEOUT_S)
     if not isinstance(answer, SnapshotHeld):
         raise ProtocolError("a peer says that it has installed what it was not sent")
@@ -327,11 +328,10 @@ class SnapshotReceiver:
         """Go on with what is held, if it is of this stream; otherwise with nothing."""
         if not isinstance(offer, SnapshotOffer):
             raise ProtocolError("a snapshot begins with the name of its stream")
-        unknown = sorted(set(offer.tables) - set(TABLES))
-        if unknown:
+        if offer.format > FORMAT or not set(offer.tables) <= set(TABLES):
             raise RefusedError(
-                f"the ledger is of a newer release (tables {', '.join(unknown)}); upgrade the peer "
-                "that is to receive it"
+                f"the ledger was written by a newer release (format {offer.format}, and known here "
+                f"is {FORMAT}); upgrade the peer that is to receive it"
             )
         if self._expiry is not None:
             self._expiry.cancel()

@@ -101,9 +101,13 @@ class Gossip(Message, tag="gossip"):
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):
-    """A ledger is about to be sent: the name of its stream, which no other has, and its tables."""
+    """A ledger is about to be sent: the name of its stream, which no other has, and its tables.
+
+    ``format``: that of the sender's records and tables.
+    """
 
     stream: StreamName
+    format: Number
     tables: tuple[Name, ...]
 
 

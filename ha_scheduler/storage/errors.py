@@ -79,8 +79,8 @@ class NewerFormat(StorageError):
 
     def __init__(self, path: Path, found: int | str, known: int) -> None:
         super().__init__(
-            f"{path} has format {found}, this release knows up to {known}; start the release "
-            f"that wrote it, or {REPLACE}"
+            f"{path} has format {found}, this release knows up to {known}: a newer one wrote it; "
+            "upgrade this peer to that release"
         )
 
 

@@ -7,10 +7,11 @@ not judge the fold: what both lose, neither would miss.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, pack_payload, unpack_payload

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from stage import ROUND_S, Stage, disk
 
 from ha_scheduler.cell.peers import PEERS_MAX

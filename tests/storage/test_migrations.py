@@ -187,7 +187,7 @@ def test_a_directory_of_a_newer_release_is_refused_untouched(tmp_path: Path) -> 
     set_identity(tmp_path, (99, "cell", "a", 7, "what later releases add"))
     before = (tmp_path / "data.mdb").read_bytes()
     with pytest.raises(
-        NewerFormat, match=rf"has format 99, this release knows up to {FORMAT_VERSION};"
+        NewerFormat, match=rf"has format 99, this release knows up to {FORMAT_VERSION}:"
     ):
         open_store(tmp_path)
     with pytest.raises(NewerFormat, match="format 99"):

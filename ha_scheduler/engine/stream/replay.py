@@ -17,12 +17,12 @@ that cannot be read here: another peer may be able to.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import loads
 from distributed.scheduler import ClientState
+from msgspec.structs import replace
 
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
