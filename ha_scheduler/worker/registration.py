@@ -38,7 +38,6 @@ class Accepted:
     """The leader took the worker in."""
 
     time: float
-    heartbeat_interval_s: float
     plugins: Mapping[str, bytes]
     view: View | None  # None for a plain scheduler
     warning: str | None
@@ -99,7 +98,6 @@ def understand(reply: Any, term_seen: int) -> Accepted:
         raise StaleLeader(f"it is of term {welcome.term}, and {term_seen} has been seen")
     return Accepted(
         time=reply["time"],
-        heartbeat_interval_s=reply.get("heartbeat-interval", 1.0),
         plugins=reply["worker-plugins"],
         view=View.from_welcome(welcome) if welcome is not None else None,
         warning=reply.get("warning"),
