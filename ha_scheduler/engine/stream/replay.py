@@ -208,7 +208,23 @@ class Replay:
         decisions: dict[str, Any],
     ) -> None:
         try:
-            self._make_tasks_as_decided(record, dsk, by_type, decisions)
+            self._scheduler.make_tasks(
+                record.graph,
+                start=decisions["start"],
+                dsk=dsk,
+                keys=set(decisions["keys"]),
+                ordered=decisions["ordered"],
+                client=record.client,
+                annotations_by_type=by_type,
+                global_annotations=decisions["global_annotations"],
+                stimulus_id=_STIMULUS,
+                submitting_task=decisions["submitting_task"],
+                span_metadata=decisions["span_metadata"],
+                user_priority=decisions["user_priority"],
+                actors=decisions["actors"],
+                fifo_timeout=decisions["fifo_timeout"],
+                code=decisions["code"],
+            )
         except Exception:
             # As on the leader, which told the client and retires the graph.
             logger.warning(
@@ -217,31 +233,6 @@ class Replay:
                 exc_info=True,
                 extra={"action": "graph-refused"},
             )
-
-    def _make_tasks_as_decided(
-        self,
-        record: records.GraphSubmitted,
-        dsk: dict[Key, Any],
-        by_type: Any,
-        decisions: dict[str, Any],
-    ) -> None:
-        self._scheduler.make_tasks(
-            record.graph,
-            start=decisions["start"],
-            dsk=dsk,
-            keys=set(decisions["keys"]),
-            ordered=decisions["ordered"],
-            client=record.client,
-            annotations_by_type=by_type,
-            global_annotations=decisions["global_annotations"],
-            stimulus_id=_STIMULUS,
-            submitting_task=decisions["submitting_task"],
-            span_metadata=decisions["span_metadata"],
-            user_priority=decisions["user_priority"],
-            actors=decisions["actors"],
-            fifo_timeout=decisions["fifo_timeout"],
-            code=decisions["code"],
-        )
 
     def _prepare(self, decisions: dict[str, Any]) -> None:
         """Put back what the leader's decisions depended on."""
