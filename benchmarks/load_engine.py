@@ -129,7 +129,7 @@ class LoadEngine:
 
     def _handle(self, message: engine.ToEngine) -> None:
         match message:
-            case engine.Committed(index, proposal, data):
+            case engine.RecordCommitted(index, proposal, data):
                 self._committed(index, proposal, data)
             case engine.Ping(number):
                 self._send(engine.Pong(number))

@@ -30,7 +30,7 @@ Message = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Entry:
+class JournalEntry:
     """One request. ``message`` is what goes over the wire, its number included."""
 
     sequence: int
@@ -48,7 +48,7 @@ class Journal:
         self._bytes_max = bytes_max
         self._entries_max = entries_max
         self._lock = threading.Lock()
-        self._entries: dict[int, Entry] = {}  # in order: numbers only grow
+        self._entries: dict[int, JournalEntry] = {}  # in order: numbers only grow
         self._last = 0
         self._nbytes = 0
 
@@ -79,7 +79,7 @@ class Journal:
         """
         return max((entry.sequence for entry in self.lasting()), default=0)
 
-    def lasting(self) -> list[Entry]:
+    def lasting(self) -> list[JournalEntry]:
         """The open requests that outlive their client, in order."""
         return [entry for entry in self.pending() if entry.message["op"] != GRAPH]
 
@@ -89,7 +89,7 @@ class Journal:
             self._check_room(nbytes)
             self._last += 1
             message[SEQUENCE] = self._last
-            self._entries[self._last] = Entry(self._last, message, nbytes)
+            self._entries[self._last] = JournalEntry(self._last, message, nbytes)
             self._nbytes += nbytes
             return self._last
 
@@ -106,11 +106,11 @@ class Journal:
                 "more. Wait for the cell, or submit fewer, larger graphs (client.map)."
             )
 
-    def get(self, sequence: int) -> Entry | None:
+    def get(self, sequence: int) -> JournalEntry | None:
         """The request with this number, unless it is acknowledged."""
         return self._entries.get(sequence)
 
-    def pending(self) -> list[Entry]:
+    def pending(self) -> list[JournalEntry]:
         """Every unacknowledged request, in order."""
         with self._lock:
             return list(self._entries.values())

@@ -36,7 +36,7 @@ from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (
     ENGINE_WATCHDOG_S,
     PRIORITY_MAX,
-    Entry,
+    Admission,
     PeerSettings,
     Timing,
 )
@@ -173,13 +173,13 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
     timing = Timing(
         values.pop("tick_ms"), values.pop("heartbeat_ticks"), values.pop("election_ticks")
     )
-    entry = _entry(join=values.pop("join"), replace=values.pop("replace"))
+    admission = _admission(join=values.pop("join"), replace=values.pop("replace"))
     port: int | None = values.pop("port")
     cell = the_cell(values.pop("peers"), port)
     name = _name(cell, values.pop("name"))
     data_dir: Path = values.pop("data_dir") or state_directory() / name
     known = founding.load(data_dir)
-    if known is None and entry is None:
+    if known is None and admission is None:
         check_count(len(cell.peers))
     own = cell.peer(name)
     if port is not None and port != own.dask_port:
@@ -190,7 +190,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
     tls = the_tls(values, data_dir)
     host = listen_host(values.pop("host"), values.pop("interface"), tls.protocol, own.dask_port)
     certificates = choose_peer_files(tls, known.cell if known is not None else cell, name)
-    if entry is Entry.JOIN and certificates.needs_authority:
+    if admission is Admission.JOIN and certificates.needs_authority:
         raise OperatorError(
             "--join needs a certificate of the cell that this peer joins; name the directory that "
             "`dask-ha-scheduler init` made for it with --tls-dir."
@@ -206,22 +206,22 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         engine_watchdog_s=values.pop("engine_watchdog"),
         priority=values.pop("priority"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
-        entry=entry,
+        admission=admission,
         witness=values.pop("witness"),
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates
 
 
-def _entry(*, join: bool, replace: bool) -> Entry | None:
+def _admission(*, join: bool, replace: bool) -> Admission | None:
     if join and replace:
         raise OperatorError(
             "--join is for a peer that the cell does not know, --replace for the new disk of one "
             "that it knows; leave one of them out."
         )
     if join:
-        return Entry.JOIN
-    return Entry.REPLACE if replace else None
+        return Admission.JOIN
+    return Admission.REPLACE if replace else None
 
 
 def _name(cell: Cell, name: str | None) -> str:

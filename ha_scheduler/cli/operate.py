@@ -23,8 +23,7 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.history import ENTRIES_MAX
-from ha_scheduler.peer.history import History as Failovers
+from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.control import (
     RemoveRequest,
     Status,
@@ -96,7 +95,7 @@ def history(output: str, **values: Any) -> int:
     client = _client(values)
     _statuses(client)
     answers = client.of_all(client.history)
-    known = Failovers()
+    known = LeaderHistory()
     for answer in answers.values():
         known.merge(() if isinstance(answer, ControlError) else answer)
     if all(isinstance(answer, ControlError) for answer in answers.values()):

@@ -33,7 +33,7 @@ from distributed.utils import get_ip
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
-from ha_scheduler.comm.directory import Cell, cell_of
+from ha_scheduler.comm.directory import Directory, directory_of
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -74,7 +74,7 @@ class HAConnector(Connector):
 
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         endpoints = parse(address)
-        cell = cell_of(endpoints)
+        directory = directory_of(endpoints)
         scheme = transport(endpoints, connection_args)
 
         async def attempt(endpoint: Endpoint) -> Comm:
@@ -94,15 +94,17 @@ class HAConnector(Connector):
                 raise
             return comm
 
-        comm: Comm = await _Race(cell, attempt).run()
+        comm: Comm = await _Race(directory, attempt).run()
         return comm
 
 
 class _Race:
     """All candidates, each tried again and again, until one answers or the caller gives up."""
 
-    def __init__(self, cell: Cell, attempt: Callable[[Endpoint], Awaitable[Comm]]) -> None:
-        self._cell = cell
+    def __init__(
+        self, directory: Directory, attempt: Callable[[Endpoint], Awaitable[Comm]]
+    ) -> None:
+        self._directory = directory
         self._attempt = attempt
         self._tasks: dict[asyncio.Task[Comm], Endpoint] = {}
         self._failures: dict[Endpoint, BaseException] = {}
@@ -110,10 +112,10 @@ class _Race:
 
     async def run(self) -> Comm:
         """A comm to the first to answer; whatever else was begun is closed."""
-        first, *rest = self._cell.candidates()
+        first, *rest = self._directory.candidates()
         try:
             self._start(first)
-            if first == self._cell.leader_hint:
+            if first == self._directory.leader_hint:
                 await self._head_start()
             for endpoint in rest:
                 self._start(endpoint)
@@ -160,7 +162,7 @@ class _Race:
             for task in done:
                 error = task.exception()
                 if error is None:
-                    self._cell.connected(self._tasks.pop(task))
+                    self._directory.connected(self._tasks.pop(task))
                     return task.result()
                 if not isinstance(error, OSError) or isinstance(error, IntroductionRefused):
                     raise error
@@ -254,7 +256,7 @@ class HABackend(Backend):
     def _likeliest(self, loc: str) -> Endpoint:
         if "," not in loc:
             return parse(loc)[0]
-        return cell_of(parse(loc)).candidates()[0]
+        return directory_of(parse(loc)).candidates()[0]
 
 
 def _host_of(loc: str) -> str:

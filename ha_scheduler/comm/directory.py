@@ -1,11 +1,10 @@
 """What this process knows of a cell: its addresses, who leads, and the highest term seen.
 
-Guarantee: the term of a cell only grows, and a view of an older term changes nothing. One ``Cell``
-exists per set of addresses in a process, so that what the watch of one client learns at once
-directs every other connection attempt of the process.
+Guarantee: the term of a cell only grows, and a view of an older term changes nothing. A process has
+one ``Directory`` per set of addresses: what one watch learns directs all its connection attempts.
 
-A cell that was removed and built anew on the same ports has another name: what was known of the
-old one is dropped then, its term too.
+A cell built anew on the same ports has another name; all of the old one is then dropped, its term
+included.
 
 Thread-safe. Subscribers are called in the thread that observed the view, outside the lock.
 """
@@ -63,7 +62,7 @@ class View:
         return cls(welcome.cell, welcome.term, welcome.leader, None, peers, addresses)
 
 
-class Cell:
+class Directory:
     """One cell, as far as this process knows it."""
 
     def __init__(self, addresses: Iterable[Endpoint]) -> None:
@@ -173,20 +172,20 @@ class Cell:
         return unsubscribe
 
 
-_cells: dict[frozenset[Endpoint], Cell] = {}
-_cells_lock = threading.Lock()
+_directories: dict[frozenset[Endpoint], Directory] = {}
+_directories_lock = threading.Lock()
 
 
-def cell_of(addresses: Iterable[Endpoint]) -> Cell:
-    """The one ``Cell`` of this process for this set of addresses."""
+def directory_of(addresses: Iterable[Endpoint]) -> Directory:
+    """The one ``Directory`` of this process for this set of addresses."""
     listed = tuple(addresses)
     if not listed:
         raise HAAddressError("a cell has at least one address")
-    with _cells_lock:
-        return _cells.setdefault(frozenset(listed), Cell(listed))
+    with _directories_lock:
+        return _directories.setdefault(frozenset(listed), Directory(listed))
 
 
-def forget_cells() -> None:
+def forget_directories() -> None:
     """Forget everything. For tests."""
-    with _cells_lock:
-        _cells.clear()
+    with _directories_lock:
+        _directories.clear()

@@ -32,7 +32,7 @@ from tornado.ioloop import IOLoop
 
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import Cell, View, cell_of
+from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.pool import drop_pooled
 from ha_scheduler.comm.watch import Watch
 
@@ -99,7 +99,7 @@ class Follower:
 
     def __init__(self, leave: Callable[[str], None]) -> None:
         self.fence = Fence()
-        self.cell: Cell | None = None  # None until it is known
+        self.directory: Directory | None = None  # None until it is known
         self.news = asyncio.Event()  # something changed: try at once
         self._leave = leave
         self._scheduler: Any = None
@@ -138,12 +138,14 @@ class Follower:
             self._enter()
         self._leave_if_superseded()
 
-    def _enter(self) -> Cell:
-        if self.cell is None:
-            self.cell = cell_of(addresses.parse(self._scheduler.addr))
+    def _enter(self) -> Directory:
+        if self.directory is None:
+            self.directory = directory_of(addresses.parse(self._scheduler.addr))
             loop = IOLoop.current()
-            self._unsubscribe = self.cell.subscribe(lambda view: loop.add_callback(self.hear, view))
-        return self.cell
+            self._unsubscribe = self.directory.subscribe(
+                lambda view: loop.add_callback(self.hear, view)
+            )
+        return self.directory
 
     def welcomed(self, comm: Any, view: View, watch: bool = True) -> bool:
         """The leader of the connection says who it is. Whether it may be followed.
@@ -159,22 +161,22 @@ class Follower:
         if view.addresses and not addresses.is_ha(scheduler.addr):
             listed = (*view.addresses, addresses.parse_endpoint(scheduler.addr))
             scheduler.addr = addresses.unparse(dict.fromkeys(listed))
-        cell = self._enter()
-        cell.connected(endpoint)
-        cell.observe(dataclasses.replace(view, leader_address=endpoint))
+        directory = self._enter()
+        directory.connected(endpoint)
+        directory.observe(dataclasses.replace(view, leader_address=endpoint))
         if watch:
             if self._watch is None:
-                self._watch = Watch(cell, scheduler.pool.connection_args.get("ssl_context"))
+                self._watch = Watch(directory, scheduler.pool.connection_args.get("ssl_context"))
             self._watch.start()
         return True
 
     def called(self, term: int, leader: str, address: str) -> None:
         """A leader has presented itself."""
-        known = self.cell.view if self.cell else None
+        known = self.directory.view if self.directory else None
         endpoint = addresses.parse_endpoint(address)
         view = View(known.cell if known else "", term, leader, endpoint)
-        if self.cell is not None:
-            self.cell.observe(view)
+        if self.directory is not None:
+            self.directory.observe(view)
         self.hear(view)
 
     def hear(self, view: View) -> None:

@@ -5,7 +5,7 @@ the silent death of the watched peer within ``SILENCE_S``. It holds because the 
 peer that does *not* lead (where there is one), because a peer sends something every 500 ms, and
 because silence makes the watch go on to the next peer.
 
-The watch never ends by itself. It reports every view to its ``Cell``, which tells the subscribers.
+The watch never ends by itself. It reports every view to its ``Directory``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.address import HAAddressError
-from ha_scheduler.comm.directory import Cell, Peer, View
+from ha_scheduler.comm.directory import Directory, Peer, View
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
@@ -34,8 +34,8 @@ CONNECT_S = 1.0
 class Watch:
     """Watches one cell, from the loop on which ``start`` was called."""
 
-    def __init__(self, cell: Cell, ssl_context: ssl.SSLContext | None) -> None:
-        self._cell = cell
+    def __init__(self, directory: Directory, ssl_context: ssl.SSLContext | None) -> None:
+        self._directory = directory
         self._ssl_context = ssl_context
         self._task: asyncio.Task[None] | None = None
         self._refusal = ""  # said last
@@ -70,12 +70,12 @@ class Watch:
 
     def _choose(self, tried: set[str]) -> Peer | None:
         """The next peer to try: a follower if possible, at random so that watchers spread."""
-        left = [peer for peer in self._cell.peers if peer.name not in tried]
+        left = [peer for peer in self._directory.peers if peer.name not in tried]
         followers = [peer for peer in left if not self._leads(peer)]
         return random.choice(followers or left) if left else None
 
     def _leads(self, peer: Peer) -> bool:
-        view = self._cell.view
+        view = self._directory.view
         return view is not None and view.leader == peer.name
 
     async def _watch(self, peer: Peer) -> bool:
@@ -87,7 +87,7 @@ class Watch:
                     heard = True
                     self.watched = peer
                     if isinstance(message, WatchView):
-                        self._cell.observe(View.from_watch(message))
+                        self._directory.observe(View.from_watch(message))
                     if self._leads(peer) and self._others(peer):
                         break
         except (OSError, TimeoutError, EOFError) as error:
@@ -103,7 +103,7 @@ class Watch:
         return heard
 
     def _others(self, peer: Peer) -> bool:
-        return any(other.name != peer.name for other in self._cell.peers)
+        return any(other.name != peer.name for other in self._directory.peers)
 
     async def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat, None]:
         async with asyncio.timeout(CONNECT_S):
@@ -111,7 +111,7 @@ class Watch:
                 peer.host, peer.peer_port, ssl=self._ssl_context
             )
         try:
-            view = self._cell.view
+            view = self._directory.view
             async with asyncio.timeout(SILENCE_S):
                 await call(reader, writer, introduce(Kind.WATCH, view.cell if view else ""))
             while True:

@@ -25,7 +25,7 @@ from ha_scheduler.deploy.environment import peer_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import ControlError
-from ha_scheduler.peer.history import ENTRIES_MAX, History
+from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.control import Status, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
@@ -134,7 +134,7 @@ class LocalCell:
 
     def history(self) -> list[dict[str, Any]]:
         """The changes of leader that the cell remembers, oldest first. Blocks."""
-        known = History()
+        known = LeaderHistory()
         for entries in self._of_all(self.control.history).values():
             known.merge(entries)
         return [to_builtins(entry) for entry in known.tail(ENTRIES_MAX)]

@@ -28,13 +28,13 @@ from ha_scheduler.protocol.engine import (
     TO_ENGINE,
     Activate,
     CaughtUp,
-    Committed,
     EngineReady,
     EngineSettings,
     Mark,
     Ping,
     Pong,
     Propose,
+    RecordCommitted,
     Serving,
     ToDaemon,
     ToEngine,
@@ -115,7 +115,7 @@ class EngineProcess:
 
     def _handle(self, message: ToEngine) -> None:
         match message:
-            case Committed(_, proposal, data):
+            case RecordCommitted(_, proposal, data):
                 if proposal:
                     self._channel.commits.committed(proposal)
                 else:

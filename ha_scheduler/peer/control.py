@@ -17,8 +17,7 @@ from typing import Protocol
 
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.history import ENTRIES_MAX
-from ha_scheduler.peer.history import History as Failovers
+from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.peer.roster import Roster, named
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -27,7 +26,7 @@ from ha_scheduler.protocol.control import (
     Answer,
     CellRequest,
     Declined,
-    Founding,
+    FoundingList,
     History,
     HistoryRequest,
     JoinRequest,
@@ -48,7 +47,7 @@ TRANSFER_POLL_S = 0.005
 class Controlled(Protocol):
     """What control asks of the daemon."""
 
-    history: Failovers
+    history: LeaderHistory
     roster: Roster
 
     def status(self) -> Status: ...
@@ -101,7 +100,7 @@ class Control:
             case TransferRequest(to):
                 return await self._transfer(to)
             case CellRequest():
-                return Founding(daemon.roster.founding.text)
+                return FoundingList(daemon.roster.founding.text)
             case JoinRequest(disk, replacing):
                 reason = _not_peer(shown, disk.name)
                 return self._change(reason, lambda: daemon.join(named(disk), replacing))

@@ -26,7 +26,7 @@ from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import opening
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.joining import Asker, Joining
+from ha_scheduler.peer.joining import Asker, Joiner
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
@@ -39,7 +39,7 @@ from ha_scheduler.peer.witness import WitnessLog
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import TIMEOUT_S, Kind, RefusedError, accept
-from ha_scheduler.protocol.peer import HELLO, Channel, PeerHello
+from ha_scheduler.protocol.peer import HELLO, PeerHello, Purpose
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
@@ -196,10 +196,10 @@ class _Daemon:
         caller = named(hello.own)
         self._admit(hello, caller, writer.get_extra_info("ssl_object"))
         writer.write(frames.pack(accept()))
-        if hello.channel is Channel.SNAPSHOT:
+        if hello.purpose is Purpose.SNAPSHOT:
             await self._receiver.serve(caller.peer, reader, writer)
         else:
-            await self._links.serve(caller, hello.channel, reader)
+            await self._links.serve(caller, hello.purpose, reader)
 
     def _admit(self, hello: PeerHello, caller: PeerNamed, shown: ssl.SSLObject | None) -> None:
         """Raises ``RefusedError``."""
@@ -236,11 +236,11 @@ class _Daemon:
 
     async def _join(self) -> None:
         """A disk that is no member asks to become one; one that the cell refuses ends the peer."""
-        joining = Joining(
+        joining = Joiner(
             self._asker,
             self._roster.own,
             self._roster.founding.identity,
-            self._settings.entry,
+            self._settings.admission,
             # The disk may know the founders only, and they may all have been followed by others.
             lambda: (*self._roster.current(), *self._settings.cell.peers),
             lambda: self._roster.own.peer in self._driver.node.membership.peers,

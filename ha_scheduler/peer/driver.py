@@ -33,7 +33,7 @@ from typing import Protocol
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.membership import MembershipChange
-from ha_scheduler.raft.messages import Entry, Message, Role, SnapshotMeta
+from ha_scheduler.raft.messages import Entry, Message, ServerState, SnapshotMeta
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.port import PeerStore, WriteBatch
@@ -122,7 +122,7 @@ class Driver:
         except Exception as error:
             self._fail(error)
             return
-        if self.node.role is Role.LEADER and self._contact.answered(message):
+        if self.node.role is ServerState.LEADER and self._contact.answered(message):
             self._events.on_contact()
         self._schedule()
 
@@ -172,7 +172,7 @@ class Driver:
 
     def certain_until(self) -> float:
         """Until when our leadership is certain (CLOCK_MONOTONIC), or 0.0."""
-        if self._stopped or self.node.role is not Role.LEADER:
+        if self._stopped or self.node.role is not ServerState.LEADER:
             return 0.0
         return self._contact.certain_until(self.node.membership.voters, self._clock())
 

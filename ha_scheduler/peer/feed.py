@@ -24,7 +24,7 @@ from typing import Protocol
 from ha_scheduler.ledger.rebuild import rebuild
 from ha_scheduler.ledger.records import is_peer_named
 from ha_scheduler.peer.supervisor import Engine
-from ha_scheduler.protocol.engine import CaughtUp, Committed, ToEngine
+from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
 from ha_scheduler.storage.port import PeerStore
@@ -178,7 +178,7 @@ class Feed:
             for data in rebuild(view.tables):
                 if is_peer_named(data):
                     continue
-                self._engine.send(Committed(0, 0, data))
+                self._engine.send(RecordCommitted(0, 0, data))
                 await self._breathe(len(data))
                 if not self._engine.alive:
                     return
@@ -193,7 +193,7 @@ class Feed:
         for entry in entries:
             if entry.kind is EntryKind.NORMAL and entry.data and not is_peer_named(entry.data):
                 number = self._number_of(entry)
-                batch.append(Committed(entry.index, number, b"" if number else entry.data))
+                batch.append(RecordCommitted(entry.index, number, b"" if number else entry.data))
             self.cursor = entry.index
             batch += self._due()
         self._engine.send(*batch)

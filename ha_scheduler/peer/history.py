@@ -21,7 +21,7 @@ PHASES_MAX = 32  # phases of one entry; the engine names them
 TAIL = 3  # entries passed on in gossip and shown to a watcher
 
 
-class History:
+class LeaderHistory:
     """The last ``ENTRIES_MAX`` changes of leader, in the order of their terms."""
 
     def __init__(self) -> None:

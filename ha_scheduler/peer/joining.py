@@ -20,7 +20,7 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security
 from ha_scheduler.peer.roster import disk_of
-from ha_scheduler.peer.settings import Entry
+from ha_scheduler.peer.settings import Admission
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.control import (
@@ -28,7 +28,7 @@ from ha_scheduler.protocol.control import (
     Answer,
     CellRequest,
     Declined,
-    Founding,
+    FoundingList,
     JoinRequest,
     Request,
 )
@@ -83,7 +83,7 @@ class Asker:
             for peer in others:
                 try:
                     answer = await self.ask(peer, "", CellRequest())
-                    if isinstance(answer, Founding):
+                    if isinstance(answer, FoundingList):
                         return parse_peers(answer.peers, any_count=True)
                     reasons[peer.name] = f"peer {peer.name}: {answer}"
                 except _FAILURES as error:
@@ -95,7 +95,7 @@ class Asker:
         )
 
 
-class Joining:
+class Joiner:
     """Asks to be let in until this disk is a member."""
 
     def __init__(
@@ -103,14 +103,14 @@ class Joining:
         asker: Asker,
         own: PeerNamed,
         cell: str,
-        entry: Entry | None,
+        admission: Admission | None,
         peers: Callable[[], Iterable[PeerAddress]],
         is_member: Callable[[], bool],
     ) -> None:
         self._asker = asker
         self._own = own
         self._cell = cell
-        self._entry = entry
+        self._admission = admission
         self._peers = peers
         self._is_member = is_member
         self._said = ""
@@ -147,7 +147,7 @@ class Joining:
         return answer.leader or ""
 
     def _wish(self) -> JoinRequest:
-        replacing = self._entry is Entry.REPLACE if self._entry is not None else None
+        replacing = self._admission is Admission.REPLACE if self._admission is not None else None
         return JoinRequest(disk_of(self._own), replacing)
 
     def _say(self, reason: str) -> None:

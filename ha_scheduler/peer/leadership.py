@@ -5,7 +5,7 @@ engine. Whoever may have written to a worker in a term is dead before another en
 because a second activation needs a second term and that needs an election.
 
 The order at the start of a term: elected → ``OpenTerm`` (the record TermStarted is proposed) → it
-commits → the engine is ready and has been sent everything up to it → ``Activate``.
+commits → the engine is ready and has been sent everything up to it → ``ActivateEngine``.
 
 Who leads without an engine is of no use, so such a leader hands over to a follower whose engine is
 ready. When there is none it keeps the term, waits for its own engine, and, if this term has already
@@ -47,7 +47,7 @@ class OpenTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Activate:
+class ActivateEngine:
     """Tell the engine that it leads, after everything up to ``index`` has been sent to it."""
 
     term: int
@@ -80,7 +80,7 @@ class StepDown:
     why: str
 
 
-Effect = OpenTerm | Activate | RevokeLease | KillEngine | Transfer | StepDown
+Effect = OpenTerm | ActivateEngine | RevokeLease | KillEngine | Transfer | StepDown
 
 
 class Leadership:
@@ -182,7 +182,7 @@ class Leadership:
             return [StepDown("an engine was active in this term; a fresh one needs a new term")]
         self.engine = EngineState.ACTIVE
         self._used_term = self.term
-        return [Activate(self.term, self._open_index)]
+        return [ActivateEngine(self.term, self._open_index)]
 
     def _hand_over(
         self, now: float, others: Mapping[int, Other], only: int | None = None

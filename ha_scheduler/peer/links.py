@@ -1,16 +1,15 @@
 """Peer links: messages of the consensus core between the peers of a cell.
 
-Guarantee: a message arrives at most once per connection, in the order it was sent on its line, from
-the peer whose certificate the connection showed; or it does not arrive. The core needs no more.
+Guarantee: a message arrives at most once per connection and in the order of its stream, from the
+peer whose certificate was shown; or not at all. The core needs no more.
 
-Each peer dials two lines to each other member, and to whoever calls it as a peer of the cell, as a
-leader does of whose election it has not heard (a *guest*). The *control* line carries what is small
-and urgent (heartbeats, votes, acknowledgements, gossip), the *bulk* line appends: a large entry
-never stands before a heartbeat. A line is used in one direction only; the other peer dials its own.
+Each peer dials two streams to every other member, and to a caller that it does not know yet (a
+*guest*: perhaps a new leader). The *control* stream carries heartbeats, votes, acknowledgements and
+gossip, the *bulk* stream appends, so no large entry delays a heartbeat. A stream has one direction;
+the other peer dials its own.
 
-Queues are bounded, and messages of the core are dropped when one is full, because the core repeats
-itself and memory does not. A line that breaks drops what it held: it would be stale by the time the
-line is back.
+Queues are bounded: when one is full, messages are dropped, since the core retries. A stream that
+breaks drops its queue.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
 from ha_scheduler.protocol.peer import (
-    ON_A_LINE,
-    Channel,
+    ON_A_STREAM,
     Gossip,
     PeerAddress,
     PeerHello,
+    Purpose,
     RaftMessage,
 )
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 
-CONTROL_FRAMES_MAX = 1024  # waiting on a control line; a second of silence costs some tens
-BULK_BYTES_MAX = 48 * 1024 * 1024  # waiting on a bulk line; above what the core has in flight
+CONTROL_FRAMES_MAX = 1024  # waiting on a control stream; a second of silence costs some tens
+BULK_BYTES_MAX = 48 * 1024 * 1024  # waiting on a bulk stream; above what the core has in flight
 CONNECT_TIMEOUT_S = 2.0
 USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (TCP_USER_TIMEOUT)
 STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
-SILENCE_MAX_S = 10.0  # a control line brings gossip twice a second
+SILENCE_MAX_S = 10.0  # a control stream brings gossip twice a second
 SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
 LINGER_S = 0.002  # news that a commit index moved waits so long for an append to take it along
 WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
@@ -86,7 +85,7 @@ class Dialer:
         self._check = check  # (certificate shown, expected peer) → raises when it is another's
 
     async def dial(
-        self, peer: int, to: PeerAddress, channel: Channel
+        self, peer: int, to: PeerAddress, purpose: Purpose
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection that has said hello to the disk ``peer`` at ``to``.
 
@@ -102,7 +101,7 @@ class Dialer:
                 limit=STREAM_LIMIT_BYTES,
             )
             try:
-                await self._introduce(reader, writer, peer, to, channel)
+                await self._introduce(reader, writer, peer, to, purpose)
             except BaseException:
                 writer.close()
                 raise
@@ -115,13 +114,13 @@ class Dialer:
         writer: asyncio.StreamWriter,
         peer: int,
         to: PeerAddress,
-        channel: Channel,
+        purpose: Purpose,
     ) -> None:
         shown = writer.get_extra_info("ssl_object")
         if shown is not None:
             self._check(shown, to.name)
         own = disk_of(self._own)
-        hello = PeerHello(to.name, peer, channel, self._fresh(), self._promise_ms, own)
+        hello = PeerHello(to.name, peer, purpose, self._fresh(), self._promise_ms, own)
         introduction = introduce(Kind.PEER, self._cell, own.name)
         writer.write(frames.pack(introduction) + frames.pack(hello))
         for _ in (introduction, hello):
@@ -129,7 +128,7 @@ class Dialer:
 
 
 class LinkEvents(Protocol):
-    """What comes in, and what becomes of the lines."""
+    """What comes in, and what becomes of the streams."""
 
     def on_message(self, message: Message) -> None: ...
 
@@ -146,21 +145,21 @@ class LinkEvents(Protocol):
         ...
 
 
-class Line:
-    """One direction of one channel to one peer: a bounded queue, a connection that comes back."""
+class PeerStream:
+    """A one-way stream to one peer: a bounded queue, and a connection that is dialled again."""
 
     def __init__(
         self,
         peer: int,
         to: PeerAddress,
-        channel: Channel,
+        purpose: Purpose,
         dialer: Dialer,
         events: LinkEvents,
     ) -> None:
         self.connected = False
         self.to = to
         self._peer = peer
-        self._channel = channel
+        self._purpose = purpose
         self._dialer = dialer
         self._events = events
         self._queue: deque[tuple[Message | Gossip, int]] = deque()
@@ -216,7 +215,7 @@ class Line:
         refused = ""
         while True:
             try:
-                reader, writer = await self._dialer.dial(self._peer, self.to, self._channel)
+                reader, writer = await self._dialer.dial(self._peer, self.to, self._purpose)
             except (OSError, TimeoutError, EOFError, ProtocolError, ssl.SSLError) as error:
                 logger.debug("cannot reach peer %s: %s", self.to.name, error)
             except RefusedError as error:
@@ -240,7 +239,7 @@ class Line:
     async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected, self._writer = True, writer
         self._events.on_connected()
-        end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a line
+        end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a stream
         sender = asyncio.ensure_future(self._send(writer))
         try:
             await asyncio.wait((end, sender), return_when=asyncio.FIRST_COMPLETED)
@@ -278,7 +277,7 @@ class Line:
 
 
 class Links:
-    """All lines of this peer, and what comes in on those of the others."""
+    """All streams of this peer, and what comes in on those of the others."""
 
     def __init__(self, own_id: int, dialer: Dialer, events: LinkEvents) -> None:
         self._own_id = own_id
@@ -287,8 +286,8 @@ class Links:
         self._members: dict[int, PeerAddress] = {}
         self._guests: dict[int, PeerAddress] = {}
         self._calls: Counter[int] = Counter()  # connections from each peer
-        self._lines: dict[tuple[int, Channel], Line] = {}
-        self._tasks: dict[Line, asyncio.Task[None]] = {}
+        self._streams: dict[tuple[int, Purpose], PeerStream] = {}
+        self._tasks: dict[PeerStream, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def update(self, members: Mapping[int, PeerAddress]) -> None:
@@ -297,27 +296,27 @@ class Links:
         self._settle()
 
     def _settle(self) -> None:
-        """Lines to whom there should be lines, and to nobody else."""
+        """Streams to those whom this peer should reach, and to nobody else."""
         wanted = {**self._guests, **self._members}
         wanted.pop(self._own_id, None)
-        for key, line in list(self._lines.items()):
-            if wanted.get(key[0]) != line.to:
-                del self._lines[key]
-                self._tasks.pop(line).cancel()
+        for key, stream in list(self._streams.items()):
+            if wanted.get(key[0]) != stream.to:
+                del self._streams[key]
+                self._tasks.pop(stream).cancel()
         for peer, to in wanted.items():
-            for channel in (Channel.CONTROL, Channel.BULK):
-                if (peer, channel) not in self._lines:
-                    self._open(peer, to, channel)
+            for purpose in (Purpose.CONTROL, Purpose.BULK):
+                if (peer, purpose) not in self._streams:
+                    self._open(peer, to, purpose)
 
-    def _open(self, peer: int, to: PeerAddress, channel: Channel) -> None:
-        line = Line(peer, to, channel, self._dialer, self._events)
-        self._lines[peer, channel] = line
-        self._tasks[line] = asyncio.create_task(line.run())
-        self._tasks[line].add_done_callback(self._line_ended)
+    def _open(self, peer: int, to: PeerAddress, purpose: Purpose) -> None:
+        stream = PeerStream(peer, to, purpose, self._dialer, self._events)
+        self._streams[peer, purpose] = stream
+        self._tasks[stream] = asyncio.create_task(stream.run())
+        self._tasks[stream].add_done_callback(self._stream_ended)
 
-    def _line_ended(self, task: asyncio.Task[None]) -> None:
+    def _stream_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) and not self._ended.done():
-            self._ended.set_exception(error)  # a defect: a line keeps trying for ever
+            self._ended.set_exception(error)  # a defect: a stream keeps trying for ever
 
     def send(self, message: Message) -> None:
         """Queue for ``flush``, or drop.
@@ -325,40 +324,40 @@ class Links:
         A dropped append is reported, so that the core probes again.
         """
         bulk = message.kind is MessageKind.APPEND
-        line = self._lines.get((message.to, Channel.BULK if bulk else Channel.CONTROL))
+        stream = self._streams.get((message.to, Purpose.BULK if bulk else Purpose.CONTROL))
         size = sum(len(entry.data) for entry in message.entries)
         lingers = bulk and not message.entries
-        if line is not None and not line.put(message, size, lingers=lingers) and bulk:
+        if stream is not None and not stream.put(message, size, lingers=lingers) and bulk:
             self._events.on_unreachable(message.to)
 
     def flush(self) -> None:
         """What was sent leaves. One that is queued meanwhile needs another ``flush``."""
-        for line in self._lines.values():
-            line.flush()
+        for stream in self._streams.values():
+            stream.flush()
 
     def gossip(self, news: Gossip) -> None:
-        """Tell every other peer; lost when a line is down, so it is repeated."""
-        for (_, channel), line in self._lines.items():
-            if channel is Channel.CONTROL:
-                line.put(news)
-                line.flush()
+        """Tell every other peer; lost when a stream is down, so it is repeated."""
+        for (_, purpose), stream in self._streams.items():
+            if purpose is Purpose.CONTROL:
+                stream.put(news)
+                stream.flush()
 
     def address(self, peer: int) -> PeerAddress | None:
         """Where we dial ``peer``, if we do."""
-        line = self._lines.get((peer, Channel.CONTROL))
-        return line.to if line is not None else None
+        stream = self._streams.get((peer, Purpose.CONTROL))
+        return stream.to if stream is not None else None
 
     def connected(self, peer: int) -> bool:
-        """Whether our control line to ``peer`` is up."""
-        line = self._lines.get((peer, Channel.CONTROL))
-        return line is not None and line.connected
+        """Whether our control stream to ``peer`` is up."""
+        stream = self._streams.get((peer, Purpose.CONTROL))
+        return stream is not None and stream.connected
 
     def calls(self, peer: int) -> bool:
-        """Whether ``peer`` has a line to us."""
+        """Whether ``peer`` has a stream to us."""
         return self._calls[peer] > 0
 
     async def run(self) -> None:
-        """Keep all lines until cancelled."""
+        """Keep all streams until cancelled."""
         try:
             await self._ended
         finally:
@@ -368,12 +367,12 @@ class Links:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def serve(
-        self, caller: PeerNamed, channel: Channel, reader: asyncio.StreamReader
+        self, caller: PeerNamed, purpose: Purpose, reader: asyncio.StreamReader
     ) -> None:
-        """Take in what a peer sends until its line ends."""
+        """Take in what a peer sends until its stream ends."""
         self._welcome(caller)
         try:
-            await self._take_in(caller, channel, reader)
+            await self._take_in(caller, purpose, reader)
         finally:
             self._calls[caller.peer] -= 1
             if not self._calls[caller.peer]:
@@ -388,15 +387,15 @@ class Links:
             self._guests[caller.peer] = address_of(caller)
             self._settle()
         self._calls[caller.peer] += 1
-        for (peer, _), line in self._lines.items():
+        for (peer, _), stream in self._streams.items():
             if peer == caller.peer:
-                line.nudge()
+                stream.nudge()
 
     async def _take_in(
-        self, caller: PeerNamed, channel: Channel, reader: asyncio.StreamReader
+        self, caller: PeerNamed, purpose: Purpose, reader: asyncio.StreamReader
     ) -> None:
         decoder, loop = frames.Decoder(frames.PEER_BYTES_MAX), asyncio.get_running_loop()
-        silence_s = SILENCE_MAX_S if channel is Channel.CONTROL else None
+        silence_s = SILENCE_MAX_S if purpose is Purpose.CONTROL else None
         async with asyncio.timeout(silence_s) as silence:
             heard_at = loop.time()
             while True:
@@ -410,7 +409,7 @@ class Links:
                     silence.reschedule(heard_at + silence_s)
 
     def _hand_on(self, source: int, body: bytes) -> None:
-        message = ON_A_LINE.decode(body)
+        message = ON_A_STREAM.decode(body)
         if isinstance(message, Gossip):
             self._events.on_gossip(source, message)
         else:

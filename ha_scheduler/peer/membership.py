@@ -79,14 +79,14 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class NamePeer:
     """Propose this record."""
 
     record: PeerNamed
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangeMembership:
     """Propose this change of the membership."""
 
     kind: ChangeKind
@@ -98,7 +98,7 @@ class HandOver:
     """Let another peer lead: this one is to go."""
 
 
-Effect = Name | Change | HandOver
+Effect = NamePeer | ChangeMembership | HandOver
 
 
 class Changes:
@@ -135,7 +135,7 @@ class Changes:
                 and known.disk == said.disk
                 and known.dask_port != said.dask_port
             ):
-                yield Name(said)
+                yield NamePeer(said)
 
     def _departures(self, seen: Seen, *, replaced: bool) -> Iterator[Effect | str]:
         for peer in sorted(seen.members):
@@ -150,7 +150,7 @@ class Changes:
             elif peer == seen.own:
                 yield HandOver()
             else:
-                yield Change(ChangeKind.REMOVE, peer)
+                yield ChangeMembership(ChangeKind.REMOVE, peer)
 
     def _arrivals(self, seen: Seen) -> Iterator[Effect | str]:
         self._rounds = {p: r for p, r in self._rounds.items() if p in seen.learners}
@@ -164,7 +164,7 @@ class Changes:
             elif newest.peer in seen.learners:
                 yield from self._promotion(newest, older, seen)
             else:
-                yield Change(ChangeKind.ADD_LEARNER, newest.peer)
+                yield ChangeMembership(ChangeKind.ADD_LEARNER, newest.peer)
 
     def _promotion(
         self, newest: PeerNamed, older: list[PeerNamed], seen: Seen
@@ -182,14 +182,14 @@ class Changes:
         elif not seen.can_commit([*seen.voters, newest.peer]):
             yield f"with peer {newest.name} no majority of voters would be live"
         else:
-            yield Change(ChangeKind.ADD_VOTER, newest.peer)
+            yield ChangeMembership(ChangeKind.ADD_VOTER, newest.peer)
 
     def _former(self, newest: PeerNamed, seen: Seen) -> list[PeerNamed]:
         """Other disks of the same peer that vote, gone as the book may call them."""
         return [d for d in seen.disks if d.name == newest.name and d.peer in seen.voters]
 
     def _retire(self, disk: PeerNamed, seen: Seen) -> Effect:
-        return Name(replace(disk, gone=f"was replaced on {seen.date}"))
+        return NamePeer(replace(disk, gone=f"was replaced on {seen.date}"))
 
     def _caught_up(self, peer: int, seen: Seen) -> bool:
         if peer not in seen.live:
@@ -203,7 +203,9 @@ class Changes:
 
     # -- what operators ask for
 
-    def join(self, disk: PeerNamed, replacing: bool | None, seen: Seen) -> Name | Declined | None:
+    def join(
+        self, disk: PeerNamed, replacing: bool | None, seen: Seen
+    ) -> NamePeer | Declined | None:
         """``disk`` wants to belong to the cell; None: it does already, or will.
 
         ``replacing``: whether as the new disk of a peer that there is; None: it does not say, as
@@ -235,7 +237,7 @@ class Changes:
             return Declined(f"peer {name} is being added or removed; one at a time", passing=True)
         if not seen.can_commit(seen.voters):
             return Declined("no majority of voters is live", passing=True)
-        return Name(disk)
+        return NamePeer(disk)
 
     def _misfit(
         self, disk: PeerNamed, former: PeerNamed | None, replacing: bool, seen: Seen
@@ -254,7 +256,7 @@ class Changes:
                 return f"peer {other.name} has port {min(same)} of {disk.host}; choose another"
         return ""
 
-    def remove(self, name: str, seen: Seen) -> Name | Declined | None:
+    def remove(self, name: str, seen: Seen) -> NamePeer | Declined | None:
         """The peer ``name`` is to leave the cell; None: it is leaving already."""
         disk = seen.current(name)
         if disk is None:
@@ -274,7 +276,7 @@ class Changes:
             )
         if disk.peer in seen.voters and not seen.keeps_ledger_without(disk, seen.voters):
             return Declined(_last_ledger(disk))
-        return Name(replace(disk, gone=f"was removed on {seen.date}"))
+        return NamePeer(replace(disk, gone=f"was removed on {seen.date}"))
 
     def _unfinished(self, seen: Seen) -> set[str]:
         """Peers of whom a disk is still on its way in or out."""

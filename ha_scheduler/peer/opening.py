@@ -42,7 +42,7 @@ def found(settings: PeerSettings, learn_cell: Callable[[], Cell]) -> Founding:
         return known
     if _has_data(directory):  # of a release that knew founders only
         check_identity(directory, settings.cell.identity, settings.name)
-    if _has_data(directory) or settings.entry is None:
+    if _has_data(directory) or settings.admission is None:
         check_count(len(settings.cell.peers))
         own_id = settings.cell.peer_id(settings.name)
         known = founding.create(directory, settings.cell, own_id, witness=settings.witness)
@@ -62,10 +62,10 @@ def _check_again(settings: PeerSettings, known: Founding) -> None:
             f"ledger and the other does not. Correct --witness, or start with an empty directory "
             f"and --replace."
         )
-    if settings.entry is not None and known.peer_id in known.cell.by_id:
+    if settings.admission is not None and known.peer_id in known.cell.by_id:
         raise OperatorError(
-            f"{settings.data_dir} is not empty, and --{settings.entry.value} is for a new disk; "
-            f"leave it out, or delete the data there first if it is lost or damaged."
+            f"{settings.data_dir} is not empty, and --{settings.admission.value} is for a new "
+            f"disk; leave it out, or delete the data there first if it is lost or damaged."
         )
 
 

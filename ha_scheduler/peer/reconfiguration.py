@@ -30,12 +30,12 @@ from ha_scheduler.ledger.records import PeerNamed, is_peer_named
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.leadership import FRESH_S
 from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.membership import Change, Changes, HandOver, Name, Seen
+from ha_scheduler.peer.membership import ChangeMembership, Changes, HandOver, NamePeer, Seen
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.protocol.control import Declined, Member
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import MembershipChange
-from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Role
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, ServerState
 from ha_scheduler.storage.port import PeerStore
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Reconfiguration:
     def _note_term(self) -> None:
         """In a new term what earlier leaders wrote down comes first, as if we had asked for it."""
         node = self.driver.node
-        term = node.term if node.role is Role.LEADER else 0
+        term = node.term if node.role is ServerState.LEADER else 0
         if term != self._term:
             self._term, self._changes = term, Changes(self._round_s)
             self._asked = node.last_index
@@ -168,7 +168,7 @@ class Reconfiguration:
         """A peer is to leave the cell; None: it will."""
         return self._wish(lambda seen: self._changes.remove(name, seen))
 
-    def _wish(self, ask: Callable[[Seen], Name | Declined | None]) -> Declined | None:
+    def _wish(self, ask: Callable[[Seen], NamePeer | Declined | None]) -> Declined | None:
         self._note_term()
         if self._committed < self._asked:
             return Declined("another change has not committed yet", passing=True)
@@ -179,17 +179,17 @@ class Reconfiguration:
             return Declined("the leader takes no changes at this moment", passing=True)
         return None
 
-    def _do(self, effect: Name | Change | HandOver | None) -> bool:
+    def _do(self, effect: NamePeer | ChangeMembership | HandOver | None) -> bool:
         """Whether it was done; what the core will not take now is decided anew at the next tick."""
         try:
             match effect:
                 case None:
                     pass
-                case Name(record):
+                case NamePeer(record):
                     self._asked = self.driver.propose(records.encode(record))
                     fate = record.gone or "belongs to the cell"
                     self._log("the book says: %s", f"{self._title(record.peer)} {fate}")
-                case Change(kind, peer):
+                case ChangeMembership(kind, peer):
                     self._asked = self.driver.propose_membership(MembershipChange(kind, peer))
                     self._log("the membership changes: %s", f"{kind.name} {self._title(peer)}")
                 case HandOver():

@@ -21,10 +21,10 @@ from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
-from ha_scheduler.peer.history import History
+from ha_scheduler.peer.history import LeaderHistory
 from ha_scheduler.peer.leadership import (
     FRESH_S,
-    Activate,
+    ActivateEngine,
     Effect,
     EngineState,
     KillEngine,
@@ -48,7 +48,7 @@ from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.raft.errors import CallerError
-from ha_scheduler.raft.messages import Entry, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.messages import Entry, Message, MessageKind, ServerState, SnapshotMeta
 from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
@@ -80,7 +80,7 @@ class Replica:
             self._changed,
         )
         self.leadership = Leadership()
-        self.history = History()
+        self.history = LeaderHistory()
         self.watchers = Watchers(self.watch_view)
         self.failed = asyncio.get_running_loop().create_future()
         self.driver: Driver  # set by ``connect``: the parts know each other both ways
@@ -95,7 +95,7 @@ class Replica:
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
         self._others: dict[int, Other] = {}
         self._applied = store.applied()
-        self._state = SoftState(Role.FOLLOWER, 0, 0)
+        self._state = SoftState(ServerState.FOLLOWER, 0, 0)
         self._detected: float | None = None
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
@@ -118,11 +118,11 @@ class Replica:
 
     def on_soft_state(self, state: SoftState) -> None:
         now, before, self._state = time.monotonic(), self._state, state
-        leading = state.role is Role.LEADER
+        leading = state.role is ServerState.LEADER
         self._note_detection(now, before, state)
         if leading and state.term != self._contact.term:
             self._contact.begin(state.term)
-        if leading and not (before.role is Role.LEADER and before.term == state.term):
+        if leading and not (before.role is ServerState.LEADER and before.term == state.term):
             name = self.settings.name
             self.history.begin(state.term, name, self._detected or now, now)
             self._detected = None
@@ -346,7 +346,7 @@ class Replica:
         return self._name(self._state.leader)
 
     def leading(self) -> bool:
-        return self._state.role is Role.LEADER
+        return self._state.role is ServerState.LEADER
 
     def term(self) -> int:
         return self._state.term
@@ -404,7 +404,7 @@ class Replica:
             case OpenTerm(term):
                 record = records.TermStarted(term, self.settings.name)
                 self._open_at = (term, self.driver.propose(records.encode(record)))
-            case Activate(term, index):
+            case ActivateEngine(term, index):
                 self._activate(term, index)
             case RevokeLease():
                 self.engine.revoke()
@@ -452,10 +452,10 @@ class Replica:
 
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
         """The moment at which this peer takes the old leader for gone starts the history."""
-        if state.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
-            if before.role is Role.FOLLOWER and self._detected is None:
+        if state.role in (ServerState.PRE_CANDIDATE, ServerState.CANDIDATE):
+            if before.role is ServerState.FOLLOWER and self._detected is None:
                 self._detected = now
-        elif state.role is Role.FOLLOWER and state.leader:
+        elif state.role is ServerState.FOLLOWER and state.leader:
             self._detected = None
 
     def _changed(self) -> None:

@@ -86,7 +86,7 @@ class Timing:
         return self.tick_s * self.election_ticks, self.tick_s * self.election_ticks * 2
 
 
-class Entry(enum.Enum):
+class Admission(enum.Enum):
     """Why an empty disk comes into a cell that runs."""
 
     JOIN = "join"
@@ -101,7 +101,7 @@ class PeerSettings:
     address to listen at that the operator asked for, if any; see ``listen_host``.
 
     ``cell`` is what the operator wrote after ``--peers``: the founding list of the cell, or its
-    peers of today. ``entry``: an empty disk comes into a cell that runs. ``witness``: this peer
+    peers of today. ``admission``: an empty disk comes into a cell that runs. ``witness``: this peer
     votes and keeps no ledger.
 
     ``engine_options`` goes to the engine as it is; its values are strings, numbers, booleans, None
@@ -118,7 +118,7 @@ class PeerSettings:
     priority: int = PRIORITY_MAX  # who of the peers stands first when a leader is gone
     engine_options: dict[str, Any] = field(default_factory=dict)
     pid_file: Path | None = None
-    entry: Entry | None = None
+    admission: Admission | None = None
     witness: bool = False
 
     def __post_init__(self) -> None:

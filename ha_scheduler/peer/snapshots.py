@@ -42,8 +42,8 @@ from ha_scheduler.protocol.peer import (
     OF_A_RECEIVER,
     OF_A_SENDER,
     STREAM_NAME_BYTES,
-    Channel,
     PeerAddress,
+    Purpose,
     SnapshotChunk,
     SnapshotEnd,
     SnapshotHeld,
@@ -181,7 +181,7 @@ class SnapshotSender:
     async def _send_over_one(
         self, outgoing: _Outgoing
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await self._dialer.dial(outgoing.peer, outgoing.to, Channel.SNAPSHOT)
+        reader, writer = await self._dialer.dial(outgoing.peer, outgoing.to, Purpose.SNAPSHOT)
         try:
             held = await _chunks_held(outgoing, reader, writer)
             # What is held is read once more: the end of a stream carries a digest of all of it.

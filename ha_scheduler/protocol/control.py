@@ -26,7 +26,7 @@ class TransferRequest(Message, tag="transfer"):
 
 
 class CellRequest(Message, tag="cell"):
-    """``Founding``, please: the caller does not know which cell this is."""
+    """``FoundingList``, please: the caller does not know which cell this is."""
 
 
 class JoinRequest(Message, tag="join"):
@@ -116,7 +116,7 @@ class Transferred(Message, tag="transferred"):
     term: Number
 
 
-class Founding(Message, tag="founding"):
+class FoundingList(Message, tag="founding"):
     """The cell's founding list, as ``--peers`` takes it."""
 
     peers: Text
@@ -140,7 +140,7 @@ class Declined(Message, tag="declined"):
 Request = (
     StatusRequest | HistoryRequest | TransferRequest | CellRequest | JoinRequest | RemoveRequest
 )
-Answer = Status | History | Transferred | Founding | Taken | Declined
+Answer = Status | History | Transferred | FoundingList | Taken | Declined
 
 REQUESTS: MessageSet[Request] = MessageSet(Request)
 ANSWERS: MessageSet[Answer] = MessageSet(Answer)

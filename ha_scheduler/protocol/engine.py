@@ -7,7 +7,7 @@ stream within milliseconds; everything in flight then has an unknown outcome and
 log, not by either of them.
 
 Start: the daemon introduces itself. Once the engine has accepted, it sends ``EngineSettings``, then
-the ledger as ``Committed`` records with index 0 (the shortest sequence of records that rebuilds
+the ledger as ``RecordCommitted`` with index 0 (the shortest sequence of records that rebuilds
 it), then ``CaughtUp``. From then on each committed record follows as it commits; one that this
 engine itself proposed comes back without its bytes.
 
@@ -33,7 +33,7 @@ class EngineSettings(Message, tag="engine-settings"):
     options: dict[str, Any]
 
 
-class Committed(Message, tag="committed"):
+class RecordCommitted(Message, tag="committed"):
     """Daemon: one record has committed at ``index`` (0 while the ledger is replayed).
 
     ``proposal`` is the number of this engine's own ``Propose``, whose bytes are not sent back
@@ -101,7 +101,7 @@ class Pong(Message, tag="pong"):
     number: Number
 
 
-ToEngine = EngineSettings | Committed | CaughtUp | Activate | Ping
+ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Ping
 ToDaemon = EngineReady | Propose | Serving | Mark | Pong
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)

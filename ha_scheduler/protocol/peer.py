@@ -43,7 +43,7 @@ class Disk(Part):
     witness: bool
 
 
-class Channel(enum.StrEnum):
+class Purpose(enum.StrEnum):
     """Why a peer dials a peer."""
 
     CONTROL = "control"
@@ -60,7 +60,7 @@ class PeerHello(Message, tag="peer-hello"):
 
     to: Name
     to_id: PeerId
-    channel: Channel
+    purpose: Purpose
     fresh: bool
     promise_ms: Number
     own: Disk
@@ -134,7 +134,7 @@ class SnapshotInstalled(Message, tag="snapshot-installed"):
 
 
 HELLO: MessageSet[PeerHello] = MessageSet(PeerHello)
-ON_A_LINE: MessageSet[RaftMessage | Gossip] = MessageSet(RaftMessage | Gossip)
+ON_A_STREAM: MessageSet[RaftMessage | Gossip] = MessageSet(RaftMessage | Gossip)
 OF_A_SENDER: MessageSet[SnapshotOffer | SnapshotChunk | SnapshotEnd] = MessageSet(
     SnapshotOffer | SnapshotChunk | SnapshotEnd
 )

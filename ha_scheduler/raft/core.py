@@ -35,7 +35,7 @@ from .messages import (
     Message,
     MessageKind,
     PeerId,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from .outbox import Outbox
@@ -70,7 +70,7 @@ class Core:
         self.term = hard_state.term
         self.vote = hard_state.vote
         self.history = self._load_history(membership)
-        self.role = Role.FOLLOWER
+        self.role = ServerState.FOLLOWER
         self.leader: PeerId = NO_PEER
         self.lead: Leader | None = None
         self._rng = rng
@@ -112,12 +112,12 @@ class Core:
 
     # -- role changes ----------------------------------------------------------------------
 
-    def _reset(self, term: int, role: Role, leader: PeerId) -> None:
+    def _reset(self, term: int, role: ServerState, leader: PeerId) -> None:
         if term != self.term:
             self.term = term
             self.vote = NO_PEER
             self._leader_tick = 0
-        if role is not Role.FOLLOWER:
+        if role is not ServerState.FOLLOWER:
             self._promised = 0  # by timeout it has run out; campaigning otherwise renounces it
         self.role = role
         self.leader = leader
@@ -129,11 +129,11 @@ class Core:
             self._without_leader = 0
 
     def become_follower(self, term: int, leader: PeerId) -> None:
-        self._reset(term, Role.FOLLOWER, leader)
+        self._reset(term, ServerState.FOLLOWER, leader)
 
     def campaign(self, *, force: bool = False) -> None:
         """Try to become leader; ``force`` (a transfer) skips the pre-vote and the lease."""
-        if self.role is Role.LEADER or not self.promotable:
+        if self.role is ServerState.LEADER or not self.promotable:
             return
         if self.config.pre_vote and not force:
             self._start_pre_vote()
@@ -142,13 +142,13 @@ class Core:
 
     def _start_pre_vote(self) -> None:
         """Ask without changing term or vote: a peer that cannot win disturbs nobody (9.6)."""
-        self._reset(self.term, Role.PRE_CANDIDATE, NO_PEER)
+        self._reset(self.term, ServerState.PRE_CANDIDATE, NO_PEER)
         self._votes[self.id] = True
         self._request_votes(MessageKind.PRE_VOTE, self.term + 1, force=False)
         self._count_votes()
 
     def _start_election(self, *, force: bool) -> None:
-        self._reset(self.term + 1, Role.CANDIDATE, NO_PEER)
+        self._reset(self.term + 1, ServerState.CANDIDATE, NO_PEER)
         self.vote = self.id
         self._request_votes(MessageKind.VOTE, self.term, force=force)
 
@@ -171,7 +171,7 @@ class Core:
     def term_persisted(self, term: int) -> None:
         """The disk has this term and our vote in it. If it is for ourselves, it counts now."""
         self.outbox.durable_term = term
-        if self.role is Role.CANDIDATE and self.term == term:
+        if self.role is ServerState.CANDIDATE and self.term == term:
             self._votes[self.id] = True
             self._count_votes()
 
@@ -179,13 +179,13 @@ class Core:
         result = vote_result(self.history.current.voters, self._votes)
         if result is VoteResult.LOST:
             self.become_follower(self.term, NO_PEER)
-        elif result is VoteResult.WON and self.role is Role.PRE_CANDIDATE:
+        elif result is VoteResult.WON and self.role is ServerState.PRE_CANDIDATE:
             self._start_election(force=False)
         elif result is VoteResult.WON:
             self._become_leader()
 
     def _become_leader(self) -> None:
-        self._reset(self.term, Role.LEADER, self.id)
+        self._reset(self.term, ServerState.LEADER, self.id)
         self.lead = Leader(
             self.config, self.term, self.log, self.history, self.outbox, self.read_states.append
         )
@@ -248,14 +248,14 @@ class Core:
         if kind is MessageKind.PRE_VOTE:
             return True  # a question about a term nobody is in yet
         if kind is MessageKind.PRE_VOTE_RESPONSE and not message.reject:
-            return self.role is Role.PRE_CANDIDATE and message.term == self.term + 1
+            return self.role is ServerState.PRE_CANDIDATE and message.term == self.term + 1
         self.become_follower(message.term, message.source if kind in FROM_LEADER else NO_PEER)
         return True
 
     @property
     def _bound(self) -> bool:
         """Whether the promise to a leader, possibly ourselves, forbids to elect another."""
-        return self.config.check_quorum and (self._promised > 0 or self.role is Role.LEADER)
+        return self.config.check_quorum and (self._promised > 0 or self.role is ServerState.LEADER)
 
     def _answer_lower_term(self, message: Message) -> None:
         """Tell a deposed leader or a stale candidate of our term, if it could not know."""
@@ -290,11 +290,11 @@ class Core:
         )
 
     def _on_leader_message(self, message: Message) -> None:
-        if self.role is Role.LEADER:
+        if self.role is ServerState.LEADER:
             raise MalformedMessageError(
                 f"peer {message.source} claims to lead term {message.term}, which this peer leads"
             )
-        if self.role is not Role.FOLLOWER:
+        if self.role is not ServerState.FOLLOWER:
             self.become_follower(self.term, message.source)
         if self.leader not in (NO_PEER, message.source):
             raise MalformedMessageError(
@@ -330,12 +330,16 @@ class Core:
 
     def _on_vote_response(self, message: Message) -> None:
         waiting_for = {
-            Role.CANDIDATE: MessageKind.VOTE_RESPONSE,
-            Role.PRE_CANDIDATE: MessageKind.PRE_VOTE_RESPONSE,
+            ServerState.CANDIDATE: MessageKind.VOTE_RESPONSE,
+            ServerState.PRE_CANDIDATE: MessageKind.PRE_VOTE_RESPONSE,
         }
         if waiting_for.get(self.role) is not message.kind:
             return
-        if self.role is Role.PRE_CANDIDATE and not message.reject and message.term == self.term:
+        if (
+            self.role is ServerState.PRE_CANDIDATE
+            and not message.reject
+            and message.term == self.term
+        ):
             return  # a grant for a term that has come and gone
         self._votes.setdefault(message.source, not message.reject)
         self._count_votes()
@@ -344,7 +348,7 @@ class Core:
         """The leader wants us to take over (3.10); an old wish must not break its lease."""
         current = message.source == self.leader and message.tick >= self._leader_tick
         for_this_life = message.incarnation == self._incarnation
-        if self.role is Role.FOLLOWER and current and for_this_life and self.electable:
+        if self.role is ServerState.FOLLOWER and current and for_this_life and self.electable:
             self.campaign(force=True)
 
     # -- the log of a follower -------------------------------------------------------------
@@ -443,13 +447,13 @@ class Core:
 
     def check_invariants(self) -> None:
         self.log.check_invariants()
-        if (self.role is Role.LEADER) != (self.lead is not None):
+        if (self.role is ServerState.LEADER) != (self.lead is not None):
             raise InvariantViolationError(f"role {self.role} and leader state disagree")
         if self.lead is not None:
             if self.leader != self.id or self.lead.term != self.term:
                 raise InvariantViolationError("this leader believes in another leader or term")
             self.lead.check_invariants()
-        if self.role is Role.CANDIDATE and self.vote != self.id:
+        if self.role is ServerState.CANDIDATE and self.vote != self.id:
             raise InvariantViolationError("a candidate that did not vote for itself")
         if set(self.history.current.voters) & set(self.history.current.learners):
             raise InvariantViolationError(f"a voter is a learner: {self.history.current}")

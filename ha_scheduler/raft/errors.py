@@ -6,7 +6,7 @@ is to stop the process. Base classes are never raised themselves.
 
 * `CallerError`: the driver or operator asked for something that cannot be done now.
 * `PeerError`: another peer sent something no correct peer sends.
-* `StorageError`: what the log reader answered. Two of them are ordinary answers.
+* `LogReadError`: what the log reader answered. Two of them are ordinary answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PeerError(RaftError):
     """Another peer misbehaved; drop the message and close its connection."""
 
 
-class StorageError(RaftError):
+class LogReadError(RaftError):
     """The log reader could not answer, or what it answered contradicts what was promised."""
 
 
@@ -61,15 +61,15 @@ class MalformedMessageError(PeerError):
     """A message from the wire is not one that a correct peer can have sent."""
 
 
-class CompactedError(StorageError):
+class CompactedError(LogReadError):
     """The entry was compacted away; a snapshot holds its effect."""
 
 
-class UnavailableError(StorageError):
+class UnavailableError(LogReadError):
     """The log does not reach that index yet."""
 
 
-class LogCorruptionError(StorageError):
+class LogCorruptionError(LogReadError):
     """This peer's log lost or contradicts entries that it had acknowledged.
 
     Stop the process and replace this peer's data: it must not vote with it.

@@ -124,7 +124,7 @@ class Message:
     incarnation: int = 0
 
 
-class Role(Enum):
+class ServerState(Enum):
     FOLLOWER = "follower"
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"

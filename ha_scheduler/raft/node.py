@@ -36,7 +36,7 @@ from .messages import (
     Message,
     MessageKind,
     PeerId,
-    Role,
+    ServerState,
 )
 from .progress import ProgressView
 from .ready import ReadState, Ready, SoftState
@@ -68,7 +68,7 @@ class RawNode:
         return self._core.term
 
     @property
-    def role(self) -> Role:
+    def role(self) -> ServerState:
         return self._core.role
 
     @property

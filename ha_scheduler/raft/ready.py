@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .messages import Entry, HardState, Message, PeerId, Role, SnapshotMeta
+from .messages import Entry, HardState, Message, PeerId, ServerState, SnapshotMeta
 
 
 @dataclass(frozen=True, slots=True)
 class SoftState:
     """Who leads, as far as this peer knows. Never persisted."""
 
-    role: Role
+    role: ServerState
     leader: PeerId
     term: int
 

@@ -43,9 +43,9 @@ from ha_scheduler.comm.preamble import IntroductionRefused
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
-from ha_scheduler.worker.registration import Accepted, PlainScheduler, Refused
+from ha_scheduler.worker.registration import PlainScheduler, Registered, RegistrationRefused
 from ha_scheduler.worker.report import shuffle_runs, snapshot
-from ha_scheduler.worker.runs import Runs
+from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -71,7 +71,7 @@ class Phase(Enum):
 class Linked(Protocol):
     """What the link asks of a worker of ours beside upstream's."""
 
-    runs: Runs
+    runs: RunTracker
     plugin_digests: dict[str, str]
 
     def registered(self) -> None:
@@ -107,7 +107,7 @@ class SchedulerLink:
                 return await self.follower.attempt(self._join_once())
             except PlainScheduler:
                 self.plain = True
-            except (Refused, IntroductionRefused) as refused:
+            except (RegistrationRefused, IntroductionRefused) as refused:
                 logger.error("Unable to connect to scheduler: %s", refused)
                 raise ValueError(f"Unexpected response from register: {refused}") from refused
             except (OSError, TimeoutError) as error:
@@ -238,7 +238,7 @@ class SchedulerLink:
             await backoff.pause(self.follower.news)
 
     def _complain(self, error: Exception) -> None:
-        expected = isinstance(error, (OSError, TimeoutError, Refused))
+        expected = isinstance(error, (OSError, TimeoutError, RegistrationRefused))
         if not expected:
             logger.error("Could not rejoin because of a defect", exc_info=error)
         elif time.monotonic() - self._complained > COMPLAIN_EVERY_S:
@@ -250,7 +250,7 @@ class SchedulerLink:
         """Join once. No ``await`` between: who took the worker in cannot be left unnoticed."""
         await self._established(await self._register())
 
-    async def _register(self) -> Accepted:
+    async def _register(self) -> Registered:
         """Afterwards the phase is BUFFERING, or DOWN if it failed."""
         worker = self._worker
         async with asyncio.timeout(CONNECT_S_MAX + HANDSHAKE_S_MAX):
@@ -302,7 +302,7 @@ class SchedulerLink:
             )
         await comm.write(message, serializers=["msgpack"])
 
-    async def _established(self, accepted: Accepted) -> None:
+    async def _established(self, accepted: Registered) -> None:
         """The leader took the worker: start the stream, then whatever else goes with it."""
         worker, comm = self._worker, self._comm
         if accepted.warning:

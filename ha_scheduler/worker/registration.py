@@ -25,7 +25,7 @@ class StaleLeader(OSError):
     """Remote: it leads no longer, or does not know yet that it does not."""
 
 
-class Refused(Exception):
+class RegistrationRefused(Exception):
     """Remote: the leader does not take this worker, and says why."""
 
 
@@ -34,7 +34,7 @@ class PlainScheduler(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Registered:
     """The leader took the worker in."""
 
     time: float
@@ -81,10 +81,10 @@ def message(
     return {**upstream, **ours, "reply": term == 0}
 
 
-def understand(reply: Any, term_seen: int) -> Accepted:
+def understand(reply: Any, term_seen: int) -> Registered:
     """What the answer says.
 
-    Raises ``StaleLeader``, ``Refused``, ``PlainScheduler`` or ``MalformedMessage``.
+    Raises ``StaleLeader``, ``RegistrationRefused``, ``PlainScheduler`` or ``MalformedMessage``.
     """
     if reply is None:
         raise PlainScheduler("the scheduler does not know ha-register-worker")
@@ -92,11 +92,11 @@ def understand(reply: Any, term_seen: int) -> Accepted:
     if status == STALE:
         raise StaleLeader(f"it is of term {reply.get('term')}, and {term_seen} has been seen")
     if status != "OK":
-        raise Refused(str(reply.get("message", reply)))
+        raise RegistrationRefused(str(reply.get("message", reply)))
     welcome = from_op(Welcome, reply[HA]) if HA in reply else None
     if welcome is not None and welcome.term < term_seen:
         raise StaleLeader(f"it is of term {welcome.term}, and {term_seen} has been seen")
-    return Accepted(
+    return Registered(
         time=reply["time"],
         plugins=reply["worker-plugins"],
         view=View.from_welcome(welcome) if welcome is not None else None,

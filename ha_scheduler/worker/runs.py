@@ -26,7 +26,7 @@ from distributed.worker_state_machine import (
 )
 
 
-class Runs:
+class RunTracker:
     """Watches the stimuli of a worker."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
 from ha_scheduler.worker.link import Phase, SchedulerLink
-from ha_scheduler.worker.runs import Runs
+from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -46,7 +46,7 @@ class Worker(distributed.Worker):
     """A ``distributed.Worker`` that follows the leader of a cell."""
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
-    runs: Runs
+    runs: RunTracker
     plugin_digests: dict[str, str]  # also of those that could not be set up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class Worker(distributed.Worker):
     def _setup_following(self) -> None:
         """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
         self._ha = SchedulerLink(self, self)
-        self.runs = Runs()
+        self.runs = RunTracker()
         self.plugin_digests = {}
         self._set_up_plugins: dict[str, str] = {}
         self._adding_plugin = weakref.WeakValueDictionary[str, asyncio.Lock]()

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from client_replay import Client
-from ha_scheduler.comm.directory import forget_cells
+from ha_scheduler.comm.directory import forget_directories
 from tests.worker.scripted_leader import ScriptedLeader
 
 
@@ -15,7 +15,7 @@ from tests.worker.scripted_leader import ScriptedLeader
 async def connected(
     leader: ScriptedLeader, *others: int, timeout: float = 5
 ) -> AsyncIterator[Client]:
-    forget_cells()
+    forget_directories()
     ports = (leader.port, *others)
     address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in ports)
     client = await Client(address, asynchronous=True, timeout=timeout, set_as_default=False)

@@ -11,7 +11,7 @@ from distributed import fire_and_forget
 
 from client_replay import Client
 from client_replay import client as client_module
-from ha_scheduler.comm.directory import forget_cells
+from ha_scheduler.comm.directory import forget_directories
 from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
@@ -124,7 +124,7 @@ async def test_a_client_of_another_thread_waits_when_it_closes() -> None:
             with Client(address, timeout=5, set_as_default=False) as client:
                 fire_and_forget(client.submit(int, key="x"))
 
-        forget_cells()
+        forget_directories()
         using = asyncio.ensure_future(asyncio.to_thread(use))
         await until(lambda: leader.said("ha-fire-and-forget"))
         await asyncio.sleep(0.1)  # a close that does not wait has said goodbye by then

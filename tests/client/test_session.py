@@ -15,7 +15,7 @@ from client_replay import Client, JournalFull
 from client_replay.client import UNKNOWN_KEYS
 from client_replay.journal import Journal
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import View, cell_of
+from ha_scheduler.comm.directory import View, directory_of
 from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
@@ -120,7 +120,7 @@ async def test_a_newer_view_makes_the_client_leave_a_frozen_leader_at_once() -> 
     frozen, new = await ScriptedLeader(term=1).open(), await ScriptedLeader(term=2).open()
     async with connected(frozen) as client:
         await until(lambda: client._ha.follower.fence.term == 1)
-        cell = client._ha.follower.cell
+        cell = client._ha.follower.directory
         assert cell is not None
         cell.observe(View("test", 2, "new", Endpoint("127.0.0.1", new.port)))
         await until(lambda: new.said("ha-hello"), within_s=1)
@@ -137,7 +137,7 @@ async def test_a_leader_that_freezes_before_its_welcome_is_left_when_another_is_
         await until(lambda: frozen.said("ha-hello"))
         new = await ScriptedLeader(term=2).open(port)
         addresses = [Endpoint("127.0.0.1", leader.port) for leader in (frozen, new)]
-        cell_of(addresses).observe(View("test", 2, "new", addresses[1]))
+        directory_of(addresses).observe(View("test", 2, "new", addresses[1]))
         await until(lambda: new.said("ha-hello"), within_s=1)
     await frozen.die()
     await new.die()
@@ -148,7 +148,7 @@ async def test_an_attempt_just_begun_is_given_up_soon_when_another_leader_is_tol
     first, (port,) = await ScriptedLeader(term=1).open(), free_ports(1)
     async with connected(first, port) as client:
         await until(lambda: client._ha.follower.fence.term == 1)
-        cell = client._ha.follower.cell
+        cell = client._ha.follower.directory
         assert cell is not None
         await first.die()
         deaf = await ScriptedLeader(term=1).open(port)

@@ -93,9 +93,9 @@ def test_distributed_keeps_the_commas() -> None:
 
 def test_the_host_of_a_cell_is_the_likeliest_leaders() -> None:
     """nanny.py:253 and worker.py:1298 choose the interface to listen on by it."""
-    directory.forget_cells()
+    directory.forget_directories()
     assert get_address_host(ADDRESS) == "127.0.0.1"
-    directory.cell_of(parse(ADDRESS)).connected(Endpoint("localhost", 8787))
+    directory.directory_of(parse(ADDRESS)).connected(Endpoint("localhost", 8787))
     assert get_address_host(ADDRESS) == "localhost"
     assert get_ip(get_address_host("ha://127.0.0.1")) == "127.0.0.1"
-    directory.forget_cells()
+    directory.forget_directories()

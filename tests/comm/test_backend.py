@@ -19,7 +19,7 @@ from tornado.iostream import IOStream
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.backend import HABackend, TLSNotConfigured
-from ha_scheduler.comm.directory import cell_of, forget_cells
+from ha_scheduler.comm.directory import directory_of, forget_directories
 from ha_scheduler.worker.worker import Worker
 from tests.worker.cell import free_ports
 
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.filterwarnings("default")
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     with dask.config.set({"distributed.worker.preload": []}):
-        forget_cells()
+        forget_directories()
         yield
-        forget_cells()
+        forget_directories()
 
 
 @contextmanager
@@ -84,7 +84,7 @@ async def test_a_deaf_host_does_not_delay_the_others() -> None:
 async def test_a_leader_that_froze_costs_its_head_start_and_no_more() -> None:
     with deaf() as silent:
         async with answering() as (port, _):
-            cell = cell_of([Endpoint("127.0.0.1", silent), Endpoint("127.0.0.1", port)])
+            cell = directory_of([Endpoint("127.0.0.1", silent), Endpoint("127.0.0.1", port)])
             cell.connected(Endpoint("127.0.0.1", silent))
             comm, took_s = await reach(silent, port)
             assert 0.2 < took_s < 0.6
@@ -94,7 +94,7 @@ async def test_a_leader_that_froze_costs_its_head_start_and_no_more() -> None:
 
 async def test_the_known_leader_alone_is_asked() -> None:
     async with answering() as (one, at_one), answering() as (two, at_two):
-        cell_of([Endpoint("127.0.0.1", one), Endpoint("127.0.0.1", two)]).connected(
+        directory_of([Endpoint("127.0.0.1", one), Endpoint("127.0.0.1", two)]).connected(
             Endpoint("127.0.0.1", two)
         )
         comm, _ = await reach(one, two)

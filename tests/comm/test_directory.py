@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError
-from ha_scheduler.comm.directory import Cell, Peer, View, cell_of
+from ha_scheduler.comm.directory import Directory, Peer, View, directory_of
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.protocol.watch import WatchView
@@ -18,7 +18,7 @@ VIEW = View("cell", 3, "a", A, PEERS, (A, B, C))
 
 
 def test_the_leader_comes_first_among_the_candidates() -> None:
-    cell = Cell([A, B])
+    cell = Directory([A, B])
     assert cell.candidates() == (A, B)
     cell.connected(B)
     assert cell.candidates() == (B, A)
@@ -27,7 +27,7 @@ def test_the_leader_comes_first_among_the_candidates() -> None:
 
 
 def test_an_older_term_changes_nothing_and_nobody_hears_of_it() -> None:
-    cell = Cell([A])
+    cell = Directory([A])
     heard: list[View] = []
     cell.subscribe(heard.append)
     assert cell.observe(VIEW)
@@ -38,7 +38,7 @@ def test_an_older_term_changes_nothing_and_nobody_hears_of_it() -> None:
 
 def test_nobody_waits_for_the_leader_of_an_older_term() -> None:
     """Its host may be gone without a word; where the next one serves is told a moment later."""
-    cell = Cell([A])
+    cell = Directory([A])
     cell.observe(VIEW)
     cell.observe(replace(VIEW, leader=None, leader_address=None))
     assert cell.leader_hint == A
@@ -50,7 +50,7 @@ def test_nobody_waits_for_the_leader_of_an_older_term() -> None:
 
 
 def test_a_welcome_does_not_take_the_dask_ports_away() -> None:
-    cell = Cell([A])
+    cell = Directory([A])
     cell.observe(VIEW)
     welcome = Welcome(3, "cell", "a", tuple((p.name, p.host, 8785) for p in PEERS))
     cell.observe(View.from_welcome(welcome))
@@ -58,7 +58,7 @@ def test_a_welcome_does_not_take_the_dask_ports_away() -> None:
 
 
 def test_a_welcome_of_before_a_peer_joined_does_not_take_it_away() -> None:
-    cell = Cell([A])
+    cell = Directory([A])
     d = Endpoint("d", 8786)
     cell.observe(replace(VIEW, peers=(*PEERS, Peer("d", "d", 8785, 8786)), addresses=(A, B, C, d)))
     watch = tuple((p.name, p.host, 8785) for p in PEERS)
@@ -71,14 +71,14 @@ def test_a_welcome_of_before_a_peer_joined_does_not_take_it_away() -> None:
 
 
 def test_a_cell_built_anew_on_the_same_ports_is_another_one() -> None:
-    cell = Cell([A])
+    cell = Directory([A])
     cell.observe(VIEW)
     assert cell.observe(View("other", 1, "b", B, PEERS[1:]))
     assert (cell.term, cell.leader_hint, cell.peers) == (1, B, PEERS[1:])
 
 
 def test_unsubscribed_is_unheard() -> None:
-    cell = Cell([A])
+    cell = Directory([A])
     heard: list[View] = []
     unsubscribe = cell.subscribe(heard.append)
     unsubscribe()
@@ -88,10 +88,10 @@ def test_unsubscribed_is_unheard() -> None:
 
 
 def test_one_cell_a_set_of_addresses() -> None:
-    assert cell_of([A, B]) is cell_of([B, A])
-    assert cell_of([A, B]) is not cell_of([A])
+    assert directory_of([A, B]) is directory_of([B, A])
+    assert directory_of([A, B]) is not directory_of([A])
     with pytest.raises(HAAddressError):
-        cell_of([])
+        directory_of([])
 
 
 def test_a_view_of_the_watch_is_understood() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import Peer, View, cell_of, forget_cells
+from ha_scheduler.comm.directory import Peer, View, directory_of, forget_directories
 from ha_scheduler.comm.follower import STUCK_S, Fence, Follower
 
 A, B, C = (Endpoint(host, 8786) for host in "abc")
@@ -120,9 +120,9 @@ class Scheduler:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    forget_cells()
+    forget_directories()
     yield
-    forget_cells()
+    forget_directories()
 
 
 def follower_of(term: int, address: str = "ha://a,b") -> tuple[Follower, Scheduler, list[str]]:
@@ -144,8 +144,8 @@ async def settle() -> None:
 
 async def test_a_view_of_the_cell_makes_it_leave_and_frees_the_calls_once() -> None:
     follower, scheduler, left = follower_of(1)
-    assert follower.cell is not None
-    follower.cell.observe(view_of(2, B))
+    assert follower.directory is not None
+    follower.directory.observe(view_of(2, B))
     await settle()
     assert left == scheduler.reasons == ["leader-2 leads term 2"]
     assert follower.news.is_set()
@@ -178,7 +178,7 @@ async def test_a_leader_that_has_not_said_who_it_is_is_left_when_another_leads()
     left: list[str] = []
     follower, scheduler = Follower(left.append), Scheduler("ha://a,b")
     follower.connected(scheduler, Connection(A))
-    cell = cell_of([A, B])
+    cell = directory_of([A, B])
     cell.observe(view_of(1, A))
     await settle()
     assert left == scheduler.reasons == [], "it is this one"
@@ -193,7 +193,7 @@ async def test_a_plain_address_becomes_that_of_the_cell_itself_included() -> Non
     follower = Follower(lambda reason: None)
     view = View("cell", 1, "leader", None, (Peer("a", "a", 8785),), (A, B))
     follower.connected(scheduler, connection)
-    assert follower.cell is None
+    assert follower.directory is None
     assert follower.welcomed(connection, view, watch=False)
     assert scheduler.addr == "ha://a:8786,b:8786,vip:8786"
     await follower.stop()
@@ -266,8 +266,8 @@ async def test_a_cancelled_caller_ends_its_attempt_and_hears_of_that() -> None:
 
 async def test_a_stopped_follower_leaves_nobody() -> None:
     follower, scheduler, left = follower_of(1)
-    assert follower.cell is not None
-    follower.cell.observe(view_of(2, B))
+    assert follower.directory is not None
+    follower.directory.observe(view_of(2, B))
     await follower.stop()
     await settle()
     follower.called(3, "leader-3", "tls://c:8786")

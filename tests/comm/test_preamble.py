@@ -25,7 +25,7 @@ from distributed.comm.core import FatalCommClosedError
 
 from client_replay import Client
 from ha_scheduler.comm import preamble
-from ha_scheduler.comm.directory import forget_cells
+from ha_scheduler.comm.directory import forget_directories
 from ha_scheduler.comm.preamble import ALPN, INTRODUCTION, IntroductionRefused, peer_introduction
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
@@ -274,7 +274,7 @@ def test_a_caller_that_says_nothing_is_hung_up_on(
 @pytest.mark.parametrize("scheme", ["tls", "ha"])
 def test_a_client_that_is_refused_says_why_at_once(scheme: str) -> None:
     async def test() -> None:
-        forget_cells()
+        forget_directories()
         async with refusing() as port:
             (nobody,) = free_ports("127.0.0.1", 1)
             hosts = f"127.0.0.1:{port}" + (f",127.0.0.1:{nobody}" if scheme == "ha" else "")

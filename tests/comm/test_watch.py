@@ -12,7 +12,7 @@ import pytest
 from distributed import Security
 
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import Cell, Peer, View
+from ha_scheduler.comm.directory import Directory, Peer, View
 from ha_scheduler.comm.watch import SILENCE_S, Watch
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, Refused
@@ -30,12 +30,12 @@ async def until(condition: Callable[[], object], within_s: float = 3.0) -> float
 @asynccontextmanager
 async def watching(
     count: int = 3, leader: str = "p0", security: Security | None = None
-) -> AsyncIterator[tuple[list[WatchPeer], Cell, Watch]]:
+) -> AsyncIterator[tuple[list[WatchPeer], Directory, Watch]]:
     context = security and security.get_listen_args("scheduler")["ssl_context"]
     peers = [await WatchPeer(f"p{i}", context).start() for i in range(count)]
     for peer in peers:
         peer.push(view_of(peers, leader, 1, [11, 12, 13][:count]))
-    cell = Cell([Endpoint("127.0.0.1", 11)])
+    cell = Directory([Endpoint("127.0.0.1", 11)])
     cell.observe(
         View("test", 1, leader, Endpoint("127.0.0.1", 11), tuple(Peer(*p.peer) for p in peers))
     )
@@ -139,7 +139,7 @@ async def test_a_peer_that_refuses_is_named_once_and_the_watch_goes_on(
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    cell = Cell([Endpoint("127.0.0.1", 11)])
+    cell = Directory([Endpoint("127.0.0.1", 11)])
     cell.observe(View("test", 1, "a", Endpoint("127.0.0.1", 11), (Peer("a", "127.0.0.1", port),)))
     watch = Watch(cell, None)
     watch.start()

@@ -31,7 +31,7 @@ from ha_scheduler.protocol.client import Hello, Resume, request
 from ha_scheduler.protocol.codec import to_op
 from ha_scheduler.protocol.worker import Joining, RegisterWorker
 from ha_scheduler.worker.report import snapshot
-from ha_scheduler.worker.runs import Runs
+from ha_scheduler.worker.runs import RunTracker
 from tests.twins.tables import MemoryTables
 
 EVENTS = {
@@ -152,7 +152,7 @@ class ModelWorker:
         self.gathers: list[Any] = []
         self.busy: list[str] = []  # the workers that are to be asked again
         self.seceded: set[Any] = set()
-        self.runs = Runs()
+        self.runs = RunTracker()
         self._counts = counts
         self._stimuli = 0
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.membership import (
-    Change,
+    ChangeMembership,
     Changes,
     HandOver,
-    Name,
+    NamePeer,
     Seen,
     check_invariants,
 )
@@ -49,7 +49,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.changes = Changes(ROUND_S)
-        self.pending: Name | Change | None = None
+        self.pending: NamePeer | ChangeMembership | None = None
         self.former = self.membership  # before the change that is pending
         self.past: list[tuple[float, int]] = []  # what the log held, and when
 
@@ -82,11 +82,11 @@ class Stage:
             self.hand_over()
         else:
             self.pending = effect
-        if isinstance(effect, Change):
+        if isinstance(effect, ChangeMembership):
             self.append(effect)
         return effect
 
-    def append(self, effect: Change) -> None:
+    def append(self, effect: ChangeMembership) -> None:
         """A change of the membership is in force from here on, committed or not."""
         before, self.former = self.membership, self.membership
         self.membership = changed(before, MembershipChange(effect.kind, effect.peer))
@@ -96,8 +96,8 @@ class Stage:
         assert all(self.match.get(p, 0) >= floor for p in promoted), "it is far behind"
         check_invariants(self.seen())
 
-    def commit(self, effect: Name | Change) -> None:
-        if isinstance(effect, Name):
+    def commit(self, effect: NamePeer | ChangeMembership) -> None:
+        if isinstance(effect, NamePeer):
             self.rows.pop(effect.record.peer, None)
             self.rows[effect.record.peer] = effect.record
         self.last_index += 1
@@ -115,7 +115,7 @@ class Stage:
 
     def lead(self, leader: int) -> None:
         """Another leads; what was proposed and has not committed is lost."""
-        if isinstance(self.pending, Change):
+        if isinstance(self.pending, ChangeMembership):
             self.membership = self.former
         self.leader, self.pending, self.changes = leader, None, Changes(ROUND_S)
 
@@ -131,8 +131,8 @@ class Stage:
             self.catch_up()
         return [effect for effect in done if effect is not None]
 
-    def ask(self, answer: Name | Declined | None) -> Declined | None:
-        if isinstance(answer, Name):
+    def ask(self, answer: NamePeer | Declined | None) -> Declined | None:
+        if isinstance(answer, NamePeer):
             self.pending = answer
         return answer if isinstance(answer, Declined) else None
 

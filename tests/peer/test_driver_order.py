@@ -22,7 +22,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from ha_scheduler.raft.node import RawNode
@@ -95,9 +95,9 @@ class Desk:
         self.driver.report_unreachable(2)  # makes the driver look
         self.turn()
         self.disk()
-        if self.driver.node.role is not Role.LEADER:
+        if self.driver.node.role is not ServerState.LEADER:
             self.hear(MessageKind.VOTE_RESPONSE)
-        assert self.driver.node.role is Role.LEADER
+        assert self.driver.node.role is ServerState.LEADER
 
     def kinds(self) -> list[MessageKind]:
         return [message.kind for message in self.sent]
@@ -266,7 +266,7 @@ def test_no_time_passes_for_a_driver_that_is_muted(desk: Desk) -> None:
     desk.driver.muted = False
     desk.driver.wake()
     desk.turn()
-    assert desk.driver.node.role is Role.FOLLOWER
+    assert desk.driver.node.role is ServerState.FOLLOWER
 
 
 def test_no_more_batches_are_in_flight_than_the_limit(

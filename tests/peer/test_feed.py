@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ha_scheduler.peer.feed import CommittedTail, Feed
-from ha_scheduler.protocol.engine import CaughtUp, Committed, ToEngine
+from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.messages import Entry, EntryKind
 from tests.twins.store import MemoryStore
 
@@ -39,7 +39,7 @@ class Taker:
         raise AssertionError(why)
 
     def indices(self) -> list[int]:
-        return [message.index for message in self.sent if isinstance(message, Committed)]
+        return [message.index for message in self.sent if isinstance(message, RecordCommitted)]
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from stage import ROUND_S, Stage, disk
 from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.membership import (
-    Change,
+    ChangeMembership,
     check_invariants,
     gone_reason,
 )
@@ -26,7 +26,7 @@ def stage() -> Stage:
 
 
 def kinds(done: list[Any]) -> list[str]:
-    return [e.kind.name if isinstance(e, Change) else type(e).__name__ for e in done]
+    return [e.kind.name if isinstance(e, ChangeMembership) else type(e).__name__ for e in done]
 
 
 def test_a_lost_disk_goes_before_its_successor_votes(stage: Stage) -> None:
@@ -34,7 +34,7 @@ def test_a_lost_disk_goes_before_its_successor_votes(stage: Stage) -> None:
     new = stage.begins(disk(9, "c"))
     assert stage.join(new, replacing=True) is None
     done = stage.run()
-    assert kinds(done) == ["ADD_LEARNER", "Name", "REMOVE", "ADD_VOTER"]
+    assert kinds(done) == ["ADD_LEARNER", "NamePeer", "REMOVE", "ADD_VOTER"]
     assert done[1].record == replace(disk(3, "c"), gone="was replaced on today")
     assert stage.membership == Membership((1, 2, 9))
     assert stage.changes.waiting == ""
@@ -268,9 +268,9 @@ def test_what_another_disk_says_under_the_same_id_is_not_written_down(stage: Sta
 def test_members_that_call_are_written_down_once(stage: Stage) -> None:
     for founder in stage.founders:
         stage.begins(founder)
-    assert kinds(stage.run()) == ["Name"] * 3
+    assert kinds(stage.run()) == ["NamePeer"] * 3
     stage.said[2] = replace(stage.founders[1], dask_port=99)
-    assert kinds(stage.run()) == ["Name"], "its Dask port is another one now"
+    assert kinds(stage.run()) == ["NamePeer"], "its Dask port is another one now"
     assert stage.rows[2].dask_port == 99
 
 

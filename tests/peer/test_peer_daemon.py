@@ -16,7 +16,7 @@ from toy_cell import SCALE, Connection, ToyCell, report, within
 
 from ha_scheduler.protocol import VERSION
 from ha_scheduler.protocol.introduction import Introduction, Kind
-from ha_scheduler.protocol.peer import Channel, Disk, PeerHello
+from ha_scheduler.protocol.peer import Disk, PeerHello, Purpose
 from ha_scheduler.security.authority import client_files
 from ha_scheduler.security.tls import client_context
 
@@ -226,7 +226,7 @@ def test_sigterm_hands_over_and_ends_with_status_zero(tmp_path: Path) -> None:
 
 def hello(name: str, to: str) -> PeerHello:
     """As peer ``name`` would say it, if its disk were number 7."""
-    return PeerHello(to, 1, Channel.CONTROL, False, 100, Disk(7, 7, name, "h", 1, 2, False))
+    return PeerHello(to, 1, Purpose.CONTROL, False, 100, Disk(7, 7, name, "h", 1, 2, False))
 
 
 def test_strangers_are_refused_with_a_reason(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ha_scheduler.peer.leadership import (
     READY_WAIT_S,
     TRANSFER_PATIENCE_S,
-    Activate,
+    ActivateEngine,
     Effect,
     EngineState,
     KillEngine,
@@ -39,7 +39,7 @@ def lead(peer: Leadership, term: int = 1, now: float = 100.0) -> list[Effect]:
 def test_an_engine_is_activated_after_the_term_is_open(ready: Leadership) -> None:
     assert ready.role_changed(100.0, True, 1) == [OpenTerm(1)]
     assert ready.tick(100.1, NOBODY, False) == []
-    assert ready.term_opened(1, 7) == [Activate(1, 7)]
+    assert ready.term_opened(1, 7) == [ActivateEngine(1, 7)]
     assert ready.engine is EngineState.ACTIVE
     assert ready.term_opened(1, 7) == [], "once"
 
@@ -54,7 +54,7 @@ def test_a_leader_waits_for_its_engine_and_activates_it_when_ready() -> None:
     peer.engine_started()
     assert lead(peer) == [OpenTerm(1)]
     assert peer.tick(100.0 + READY_WAIT_S / 2, READY_TWO, False) == []
-    assert peer.engine_ready() == [Activate(1, 7)]
+    assert peer.engine_ready() == [ActivateEngine(1, 7)]
 
 
 def test_a_leader_whose_engine_is_not_ready_in_time_hands_over() -> None:
@@ -87,7 +87,7 @@ def test_a_second_engine_of_one_term_needs_a_new_term(ready: Leadership) -> None
     (step_down,) = ready.engine_ready()
     assert isinstance(step_down, StepDown)
     assert ready.role_changed(102.0, False, 1) == [RevokeLease()], "a fresh engine is no danger"
-    assert lead(ready, term=2, now=103.0) == [OpenTerm(2), Activate(2, 7)]
+    assert lead(ready, term=2, now=103.0) == [OpenTerm(2), ActivateEngine(2, 7)]
 
 
 def test_an_engine_that_died_before_its_activation_costs_no_term(ready: Leadership) -> None:
@@ -95,7 +95,7 @@ def test_an_engine_that_died_before_its_activation_costs_no_term(ready: Leadersh
     ready.engine_exited(100.1, NOBODY)
     ready.term_opened(1, 7)
     ready.engine_started()
-    assert ready.engine_ready() == [Activate(1, 7)]
+    assert ready.engine_ready() == [ActivateEngine(1, 7)]
 
 
 def test_an_active_engine_that_lost_leadership_is_killed(ready: Leadership) -> None:

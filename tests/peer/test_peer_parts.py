@@ -9,7 +9,7 @@ import pytest
 
 from ha_scheduler.ledger import records
 from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
-from ha_scheduler.peer.history import ENTRIES_MAX, History
+from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.proposals import OUTSTANDING_BYTES_MAX, ProposalError, Proposals
 from ha_scheduler.raft.errors import CompactedError, NotLeaderError, ProposalDroppedError
@@ -239,7 +239,7 @@ def test_a_snapshot_leaves_no_way_from_before_to_after() -> None:
 
 
 def test_phases_are_seconds_after_the_new_leader_noticed() -> None:
-    history = History()
+    history = LeaderHistory()
     history.begin(3, "b", detected=100.0, now=100.2)
     history.mark(3, "serving", 100.5, {"port": 1})
     history.mark(3, "serving", 200.0)
@@ -250,7 +250,7 @@ def test_phases_are_seconds_after_the_new_leader_noticed() -> None:
 
 
 def test_other_peers_entries_are_merged_and_ours_are_never_replaced() -> None:
-    ours, theirs = History(), History()
+    ours, theirs = LeaderHistory(), LeaderHistory()
     ours.begin(3, "b", 100.0, 100.1)
     theirs.begin(4, "c", 500.0, 500.1)
     ours.merge([*theirs.tail(), msgspec.structs.replace(theirs.tail()[0], term=3)])
@@ -261,7 +261,7 @@ def test_other_peers_entries_are_merged_and_ours_are_never_replaced() -> None:
 
 
 def test_the_history_is_bounded() -> None:
-    history = History()
+    history = LeaderHistory()
     for term in range(1, ENTRIES_MAX * 2):
         history.begin(term, "a", 1.0, 1.1)
     assert len(history.tail(1000)) == ENTRIES_MAX

@@ -26,7 +26,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from ha_scheduler.raft.node import RawNode
@@ -139,7 +139,7 @@ def test_a_new_leader_lets_nobody_in_before_it_knows_whom_the_last_one_let_in() 
     office.driver.report_unreachable(B)  # makes the driver look
     office.turn()
     office.hear(MessageKind.VOTE_RESPONSE, 2)
-    assert office.driver.node.role is Role.LEADER
+    assert office.driver.node.role is ServerState.LEADER
 
     for known in (False, True):
         if known:  # the core knows that all is committed; the book does not yet

@@ -11,7 +11,7 @@ from pathlib import Path
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import compaction, daemon
-from ha_scheduler.peer.settings import Entry, PeerSettings, Timing
+from ha_scheduler.peer.settings import Admission, PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
 from ha_scheduler.storage.errors import DiskFailed, StorageError
 from ha_scheduler.storage.lmdb_store import LmdbStore
@@ -48,7 +48,7 @@ def main() -> int:
         engine_watchdog_s=given.get("watchdog_s", 30.0),
         engine_options={"toy_dir": str(base)},
         pid_file=base / f"{name}.pid",
-        entry=Entry(given["entry"]) if "entry" in given else None,
+        admission=Admission(given["entry"]) if "entry" in given else None,
         witness=given.get("witness", False),
     )
     try:

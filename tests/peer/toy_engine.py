@@ -72,7 +72,7 @@ class ToyEngine:
         match message:
             case engine.EngineSettings(_, name, _, options):
                 self.welcome(name, options)
-            case engine.Committed(index, proposal, data):
+            case engine.RecordCommitted(index, proposal, data):
                 text = describe(data) if data else self.proposed.pop(proposal)
                 self.write_diary("record", index=index, proposal=proposal, text=text)
             case engine.CaughtUp(index):

@@ -19,7 +19,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
 )
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import ReadState, Ready
@@ -73,14 +73,14 @@ class Peer:
     def step(self, message: Message) -> None:
         """A message arrives, through its encoding."""
         self.node.step(message_from_wire(message_to_wire(message)))
-        if self.node.role is Role.LEADER:
+        if self.node.role is ServerState.LEADER:
             self.lease.answered(message)
 
     def take(self) -> Ready:
         """One Ready, whose messages leave at once."""
         ready = self.node.ready()
         self.check_early_messages(ready)
-        if self.node.role is Role.LEADER and self.lease.term != self.node.term:
+        if self.node.role is ServerState.LEADER and self.lease.term != self.node.term:
             self.lease.begin(self.node.term)
         self.leave(ready.messages)
         self.reads.extend(ready.read_states)
@@ -95,7 +95,7 @@ class Peer:
         """Whether this peer leads, and no other can have been elected yet."""
         if not self.settings.get("check_quorum", True):
             return False  # nobody has promised anything
-        leads = self.node.role is Role.LEADER and self.lease.term == self.node.term
+        leads = self.node.role is ServerState.LEADER and self.lease.term == self.node.term
         return leads and self.lease.certain_until(self.node.membership.voters, self.now) > self.now
 
     def persist(self, ready: Ready) -> None:
@@ -205,7 +205,7 @@ class Cell:
         node = self[peer_id]
         node.campaign()
         self.settle()
-        assert node.role is Role.LEADER, f"{peer_id} is {node.role} in term {node.term}"
+        assert node.role is ServerState.LEADER, f"{peer_id} is {node.role} in term {node.term}"
         return node
 
     def join(self, peer_id: int) -> None:
@@ -216,7 +216,7 @@ class Cell:
         self.tick(4)
 
     def leaders(self) -> list[int]:
-        return [p for p, peer in self.peers.items() if peer.node.role is Role.LEADER]
+        return [p for p, peer in self.peers.items() if peer.node.role is ServerState.LEADER]
 
     def data(self, peer_id: int) -> list[bytes]:
         """What a peer has applied, without no-ops and configuration."""

@@ -460,7 +460,7 @@ MUTANTS = (
     Mutant(
         "an own vote of an older term counts",
         "core.py",
-        "if self.role is Role.CANDIDATE and self.term == term:",
-        "if self.role is Role.CANDIDATE:",
+        "if self.role is ServerState.CANDIDATE and self.term == term:",
+        "if self.role is ServerState.CANDIDATE:",
     ),
 )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import random
 
 from ha_scheduler.raft.config import Config
-from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Message, MessageKind, Role
+from ha_scheduler.raft.messages import (
+    Entry,
+    EntryKind,
+    Membership,
+    Message,
+    MessageKind,
+    ServerState,
+)
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import Ready
 from tests.twins.log import MemoryLog
@@ -52,7 +59,7 @@ def leader_of(log: MemoryLog, **settings: object) -> RawNode:
     node.persisted(node.ready().number)
     for peer in node.membership.voters[1:]:
         node.step(Message(MessageKind.VOTE_RESPONSE, 1, peer, node.term))
-    assert node.role is Role.LEADER
+    assert node.role is ServerState.LEADER
     return node
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerState
 from tests.twins.log import MemoryLog
 
 from .harness import Cell, log_of
@@ -16,7 +16,7 @@ def test_a_pre_vote_changes_neither_term_nor_vote() -> None:
     node = node_of()
     node.campaign()
     ready = node.ready()
-    assert (node.role, node.term, ready.hard_state) == (Role.PRE_CANDIDATE, 0, None)
+    assert (node.role, node.term, ready.hard_state) == (ServerState.PRE_CANDIDATE, 0, None)
     assert [(m.kind, m.term) for m in ready.messages] == [(MessageKind.PRE_VOTE, 1)] * 2
 
 
@@ -37,9 +37,9 @@ def test_a_late_grant_of_an_older_pre_vote_is_ignored() -> None:
     node = node_of(log=log_of([], THREE, term=4))
     node.campaign()
     node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 2, 4))
-    assert node.role is Role.PRE_CANDIDATE
+    assert node.role is ServerState.PRE_CANDIDATE
     node.step(Message(MessageKind.PRE_VOTE_RESPONSE, 1, 3, 5))
-    assert node.role is Role.CANDIDATE
+    assert node.role is ServerState.CANDIDATE
 
 
 def test_a_server_that_hears_a_leader_does_not_vote_nor_take_over_a_higher_term() -> None:
@@ -92,7 +92,7 @@ def test_a_learner_never_campaigns_but_votes_if_asked() -> None:
     node = node_of(log=MemoryLog(Membership((2, 3), (1,))))
     for _ in range(100):
         node.tick()
-    assert node.role is Role.FOLLOWER
+    assert node.role is ServerState.FOLLOWER
     node.step(vote(2, 1))
     assert answers(node) == [(2, False)]
 
@@ -108,7 +108,7 @@ def test_an_unelectable_peer_campaigns_when_nobody_else_does_for_three_timeouts(
     node = node_of()
     node.electable = False
     ticks = 0
-    while node.role is Role.FOLLOWER:
+    while node.role is ServerState.FOLLOWER:
         node.tick()
         ticks += 1
     assert 48 <= ticks < 60
@@ -124,7 +124,7 @@ def test_a_peer_of_lower_priority_stands_after_all_peers_of_a_higher_one(
         node = node_of(seed=seed, priority=priority)
         node.electable = electable
         ticks = 0
-        while node.role is Role.FOLLOWER:
+        while node.role is ServerState.FOLLOWER:
             node.tick()
             ticks += 1
         assert 12 * (1 + place) <= ticks < 12 * (2 + place)

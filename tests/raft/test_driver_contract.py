@@ -8,7 +8,7 @@ import pytest
 
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.errors import CallerError, MalformedMessageError, NotLeaderError
-from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerState
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import SoftState
 from tests.twins.log import MemoryLog
@@ -41,7 +41,7 @@ def test_a_change_of_leader_or_term_is_announced_once() -> None:
     cell.elect(1)
     cell.tick(5)
     announced = [r.soft_state for r in cell.peers[2].readies if r.soft_state is not None]
-    assert announced[-1] == SoftState(Role.FOLLOWER, 1, 1)
+    assert announced[-1] == SoftState(ServerState.FOLLOWER, 1, 1)
     assert len(announced) == len(set(announced))
 
 
@@ -50,7 +50,7 @@ def test_a_new_leadership_of_the_same_peer_is_announced_with_its_term() -> None:
     node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1))
     node.ready()
     node.step(Message(MessageKind.HEARTBEAT, 1, 2, 4, round=1))
-    assert node.ready().soft_state == SoftState(Role.FOLLOWER, 2, 4)
+    assert node.ready().soft_state == SoftState(ServerState.FOLLOWER, 2, 4)
 
 
 def test_acknowledgements_without_a_write_still_wait_for_earlier_writes() -> None:
@@ -101,7 +101,7 @@ def test_a_proposal_that_lost_its_leader_may_still_be_committed_by_the_next() ->
     cell.settle()
     cell.isolate(1)
     cell.tick(40)
-    assert leader.role is not Role.LEADER
+    assert leader.role is not ServerState.LEADER
     (successor,) = cell.leaders()
     assert cell.data(successor) == [b"in doubt"]
 

@@ -14,7 +14,7 @@ from ha_scheduler.raft.messages import (
     HardState,
     Message,
     MessageKind,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from tests.twins.log import MemoryLog
@@ -25,7 +25,7 @@ from .nodes import FIVE, THREE, answers, node_of, vote
 
 def test_servers_start_as_followers() -> None:
     """3.3."""
-    assert node_of().role is Role.FOLLOWER
+    assert node_of().role is ServerState.FOLLOWER
 
 
 def test_a_follower_that_hears_nothing_for_an_election_timeout_starts_an_election() -> None:
@@ -33,7 +33,7 @@ def test_a_follower_that_hears_nothing_for_an_election_timeout_starts_an_electio
     node = node_of(pre_vote=False)
     for _ in range(24):
         node.tick()
-    assert (node.role, node.term) == (Role.CANDIDATE, 1)
+    assert (node.role, node.term) == (ServerState.CANDIDATE, 1)
 
 
 def test_election_timeouts_are_spread_over_the_whole_interval() -> None:
@@ -42,7 +42,7 @@ def test_election_timeouts_are_spread_over_the_whole_interval() -> None:
     for seed in range(300):
         node = node_of(seed=seed)
         ticks = 0
-        while node.role is Role.FOLLOWER:
+        while node.role is ServerState.FOLLOWER:
             node.tick()
             ticks += 1
         seen.add(ticks)
@@ -56,7 +56,7 @@ def test_heartbeats_keep_a_follower_from_starting_an_election() -> None:
         node.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, round=1, tick=tick))
         for _ in range(11):
             node.tick()
-    assert (node.role, node.leader) == (Role.FOLLOWER, 2)
+    assert (node.role, node.leader) == (ServerState.FOLLOWER, 2)
 
 
 def test_a_candidate_increments_its_term_votes_for_itself_and_asks_all_others() -> None:
@@ -113,7 +113,7 @@ def test_votes_for_a_candidacy_that_the_disk_forgot_elect_nobody() -> None:
     cell.peers[2].process_ready()
     for message in votes:
         again.step(message)
-    assert again.role is not Role.LEADER
+    assert again.role is not ServerState.LEADER
 
 
 def test_a_heartbeat_is_answered_only_after_the_disk_has_its_term() -> None:
@@ -134,9 +134,9 @@ def test_a_candidates_own_vote_counts_only_once_it_is_durable() -> None:
     node.campaign()
     ready = node.ready()
     node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
-    assert node.role is Role.CANDIDATE
+    assert node.role is ServerState.CANDIDATE
     node.persisted(ready.number)
-    assert node.role is Role.LEADER
+    assert node.role is ServerState.LEADER
 
 
 def test_a_server_votes_for_at_most_one_candidate_a_term() -> None:
@@ -190,7 +190,7 @@ def test_a_candidate_that_hears_of_a_leader_of_its_term_becomes_follower() -> No
     node = node_of(pre_vote=False)
     node.campaign()
     node.step(Message(MessageKind.APPEND, 1, 3, 1, round=1))
-    assert (node.role, node.leader, node.term) == (Role.FOLLOWER, 3, 1)
+    assert (node.role, node.leader, node.term) == (ServerState.FOLLOWER, 3, 1)
 
 
 def test_a_candidate_ignores_a_leader_of_an_older_term() -> None:
@@ -198,7 +198,7 @@ def test_a_candidate_ignores_a_leader_of_an_older_term() -> None:
     node = node_of(log=log_of([], THREE, term=4), pre_vote=False)
     node.campaign()
     node.step(Message(MessageKind.APPEND, 1, 3, 4, round=1))
-    assert (node.role, node.term) == (Role.CANDIDATE, 5)
+    assert (node.role, node.term) == (ServerState.CANDIDATE, 5)
 
 
 def test_a_candidate_without_majority_starts_over_with_a_new_term() -> None:
@@ -218,7 +218,7 @@ def test_a_candidate_wins_with_votes_of_a_majority(granted: int) -> None:
     node.persisted(node.ready().number)
     for peer in range(2, 2 + granted):
         node.step(Message(MessageKind.VOTE_RESPONSE, 1, peer, 1))
-    assert (node.role is Role.LEADER) is (granted >= 2)
+    assert (node.role is ServerState.LEADER) is (granted >= 2)
 
 
 def test_votes_counted_twice_do_not_make_a_majority() -> None:
@@ -228,21 +228,23 @@ def test_votes_counted_twice_do_not_make_a_majority() -> None:
     node.persisted(node.ready().number)
     for _ in range(3):
         node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
-    assert node.role is Role.CANDIDATE
+    assert node.role is ServerState.CANDIDATE
 
 
-@pytest.mark.parametrize("role", [Role.FOLLOWER, Role.CANDIDATE, Role.LEADER])
-def test_a_higher_term_in_a_response_makes_anyone_a_follower_of_that_term(role: Role) -> None:
+@pytest.mark.parametrize("role", [ServerState.FOLLOWER, ServerState.CANDIDATE, ServerState.LEADER])
+def test_a_higher_term_in_a_response_makes_anyone_a_follower_of_that_term(
+    role: ServerState,
+) -> None:
     """3.3: if a candidate or leader discovers that its term is out of date, it reverts."""
     node = node_of(pre_vote=False)
-    if role is not Role.FOLLOWER:
+    if role is not ServerState.FOLLOWER:
         node.campaign()
         node.persisted(node.ready().number)
-    if role is Role.LEADER:
+    if role is ServerState.LEADER:
         node.step(Message(MessageKind.VOTE_RESPONSE, 1, 2, 1))
     assert node.role is role
     node.step(Message(MessageKind.APPEND_RESPONSE, 1, 2, 7))
-    assert (node.role, node.term) == (Role.FOLLOWER, 7)
+    assert (node.role, node.term) == (ServerState.FOLLOWER, 7)
 
 
 @pytest.mark.parametrize("kind", [MessageKind.APPEND, MessageKind.HEARTBEAT])
@@ -328,7 +330,7 @@ def test_a_leader_without_quorum_steps_down_within_an_election_timeout() -> None
     cell.tick(5)
     cell.isolate(1)
     cell.tick(12, 1)
-    assert leader.role is Role.FOLLOWER
+    assert leader.role is ServerState.FOLLOWER
 
 
 def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
@@ -337,7 +339,7 @@ def test_a_leader_with_a_quorum_stays_though_a_minority_is_gone() -> None:
     leader = cell.elect(1)
     cell.isolate(4, 5)
     cell.tick(100)
-    assert leader.role is Role.LEADER
+    assert leader.role is ServerState.LEADER
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_scheduler.raft.errors import EntryTooLargeError, ProposalDroppedError
-from ha_scheduler.raft.messages import Message, MessageKind, Role
+from ha_scheduler.raft.messages import Message, MessageKind, ServerState
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.progress import ProgressState
 from ha_scheduler.raft.ready import Ready
@@ -199,7 +199,7 @@ def test_a_leader_whose_disk_is_slow_but_moves_keeps_leading() -> None:
             node.tick()
         if n % 4 == 3:
             persist(log, node, waiting.pop(0))
-    assert node.role is Role.LEADER
+    assert node.role is ServerState.LEADER
     assert node.commit > node.durable_index
 
 

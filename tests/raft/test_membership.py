@@ -14,7 +14,14 @@ from ha_scheduler.raft.membership import (
     decode_membership,
     encode_membership,
 )
-from ha_scheduler.raft.messages import Entry, EntryKind, Membership, Message, MessageKind, Role
+from ha_scheduler.raft.messages import (
+    Entry,
+    EntryKind,
+    Membership,
+    Message,
+    MessageKind,
+    ServerState,
+)
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.progress import ProgressState
 from tests.twins.log import MemoryLog
@@ -164,10 +171,10 @@ def test_the_lease_counts_by_the_newest_membership() -> None:
     cell.isolate(3, 4)
     leader.propose_membership(add(4))
     cell.tick(9)
-    assert leader.role is Role.LEADER
+    assert leader.role is ServerState.LEADER
     assert not cell.peers[1].lease_valid or leader.commit == leader.last_index
     cell.tick(5)
-    assert leader.role is Role.FOLLOWER
+    assert leader.role is ServerState.FOLLOWER
 
 
 def test_a_new_server_joins_as_learner_catches_up_and_becomes_voter() -> None:
@@ -323,7 +330,7 @@ def test_a_learner_does_not_count_for_commitment_nor_for_the_quorum() -> None:
     cell.settle()
     assert leader.commit == before
     cell.tick(13, 1, 4)
-    assert leader.role is Role.FOLLOWER
+    assert leader.role is ServerState.FOLLOWER
 
 
 def test_a_leader_that_removes_itself_leads_until_the_change_is_committed() -> None:
@@ -333,12 +340,12 @@ def test_a_leader_that_removes_itself_leads_until_the_change_is_committed() -> N
     cell.isolate(2)
     leader.propose_membership(remove(1))
     cell.settle()
-    assert (leader.role, leader.commit) == (Role.LEADER, 1)
+    assert (leader.role, leader.commit) == (ServerState.LEADER, 1)
     with pytest.raises(ProposalDroppedError):
         leader.propose(b"x")
     cell.heal()
     cell.tick(3)
-    assert leader.role is Role.FOLLOWER
+    assert leader.role is ServerState.FOLLOWER
     assert cell.leaders() in ([2], [3])
 
 
@@ -363,7 +370,7 @@ def test_a_server_removed_by_an_uncommitted_change_may_still_be_needed_as_candid
     cell.heal()
     cell.tick(100)
     assert cell[2].membership == Membership((2,))
-    assert cell[2].role is Role.LEADER
+    assert cell[2].role is ServerState.LEADER
 
 
 def test_a_removed_server_does_not_disturb_the_cell() -> None:
@@ -430,6 +437,6 @@ def test_a_peer_without_membership_waits_for_a_leader() -> None:
     node = RawNode(Config(peer_id=7, **TICKS), MemoryLog(Membership(())), random.Random(1))
     for _ in range(100):
         node.tick()
-    assert node.role is Role.FOLLOWER
+    assert node.role is ServerState.FOLLOWER
     node.step(Message(MessageKind.HEARTBEAT, 7, 1, 3, round=1))
     assert node.leader == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_scheduler.raft.errors import CallerError, NotLeaderError
-from ha_scheduler.raft.messages import MessageKind, Role
+from ha_scheduler.raft.messages import MessageKind, ServerState
 from ha_scheduler.raft.ready import ReadState
 
 from .harness import Cell
@@ -104,7 +104,7 @@ def test_the_lease_begins_with_the_first_answers_of_a_quorum() -> None:
     """6.4.1."""
     cell = Cell(3)
     cell[1].campaign()
-    while cell[1].role is not Role.LEADER:
+    while cell[1].role is not ServerState.LEADER:
         cell.collect()
         cell.deliver()
     assert not cell.peers[1].lease_valid
@@ -183,5 +183,5 @@ def test_the_lease_is_as_old_as_the_message_answered_not_as_its_answer() -> None
     cell.tick(3, 1)
     for message in late:
         leader.step(message)
-    assert leader.node.role is Role.LEADER
+    assert leader.node.role is ServerState.LEADER
     assert not leader.lease_valid

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_scheduler.raft.errors import NotLeaderError
-from ha_scheduler.raft.messages import Role
+from ha_scheduler.raft.messages import ServerState
 
 from .harness import Cell
 
@@ -44,7 +44,7 @@ def test_another_peer_takes_over_when_the_leader_is_cut_off() -> None:
     cell.settle()
     cell.isolate(1)
     cell.tick(40)
-    assert cell[1].role is not Role.LEADER
+    assert cell[1].role is not ServerState.LEADER
     (leader,) = cell.leaders()
     cell[leader].propose(b"after")
     cell.settle()

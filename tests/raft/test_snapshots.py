@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ha_scheduler.raft.messages import Membership, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerState, SnapshotMeta
 from ha_scheduler.raft.progress import ProgressState
 
 from .harness import Cell, log_of
@@ -141,7 +141,7 @@ def test_a_peer_does_not_campaign_while_its_snapshot_is_not_installed() -> None:
     node.step(snapshot_message(9, 4))
     node.ready()
     node.campaign()
-    assert node.role is Role.FOLLOWER
+    assert node.role is ServerState.FOLLOWER
 
 
 def test_writes_from_before_a_snapshot_mark_nothing_durable_after_it() -> None:

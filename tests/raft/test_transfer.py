@@ -6,7 +6,7 @@ import pytest
 
 from ha_scheduler.raft.errors import ProposalDroppedError, TransferError
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange
-from ha_scheduler.raft.messages import MessageKind, Role
+from ha_scheduler.raft.messages import MessageKind, ServerState
 
 from .harness import Cell
 
@@ -84,7 +84,7 @@ def test_a_target_whose_engine_is_not_ready_declines() -> None:
     cell[3].electable = False
     leader.transfer_leadership(3)
     cell.settle()
-    assert leader.role is Role.LEADER
+    assert leader.role is ServerState.LEADER
 
 
 def test_there_is_no_lease_from_the_hand_over_until_it_certainly_failed() -> None:
@@ -111,7 +111,7 @@ def test_an_old_wish_to_hand_over_is_ignored() -> None:
     (wish,) = [m for m in cell.dropped if m.kind is MessageKind.TIMEOUT_NOW]
     cell.heal()
     cell[3].step(wish)
-    assert cell[3].role is Role.FOLLOWER
+    assert cell[3].role is ServerState.FOLLOWER
 
 
 def test_a_wish_for_an_earlier_life_of_the_target_is_void() -> None:
@@ -131,7 +131,7 @@ def test_a_wish_for_an_earlier_life_of_the_target_is_void() -> None:
     cell.peers[3].restart()
     cell[3].step(old_append)
     cell[3].step(wish)
-    assert cell[3].role is Role.FOLLOWER
+    assert cell[3].role is ServerState.FOLLOWER
 
 
 def test_leadership_goes_to_a_peer_that_restarted_in_this_term() -> None:
@@ -151,4 +151,4 @@ def test_stepping_down_ends_a_transfer() -> None:
     cell.isolate(3)
     leader.transfer_leadership(3)
     leader.step_down()
-    assert (leader.role, leader.transferring_to) == (Role.FOLLOWER, 0)
+    assert (leader.role, leader.transferring_to) == (ServerState.FOLLOWER, 0)

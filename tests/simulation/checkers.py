@@ -32,7 +32,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
 )
 from ha_scheduler.raft.ready import Ready
 
@@ -86,12 +86,12 @@ class Checker:
         """Something happened on it."""
         node = process.node
         node.check_invariants()
-        if node.role is Role.LEADER and node.term != process.known_lead:
+        if node.role is ServerState.LEADER and node.term != process.known_lead:
             process.known_lead = node.term
             self._elected(process)
         if node.commit > process.known_commit:
             self._commit_moved(process)
-            if node.role is Role.LEADER:
+            if node.role is ServerState.LEADER:
                 self._check_removal(process)
 
     def ready(self, process: Process, ready: Ready) -> None:
@@ -196,7 +196,11 @@ class Checker:
         if process.node.term >= newest or not self._options.leases_hold:
             return
         other = self._peers[self._leader_of_term[newest]].process
-        leads = other is not None and other.node.role is Role.LEADER and other.node.term == newest
+        leads = (
+            other is not None
+            and other.node.role is ServerState.LEADER
+            and other.node.term == newest
+        )
         if leads and process.lease_valid:
             raise SafetyViolationError(
                 f"{process.id} gets a lease in {process.node.term}, but {newest} has a leader"
@@ -251,7 +255,7 @@ class Checker:
     def _check_change(self, process: Process, entry: Entry) -> None:
         """Its leader has committed in its term before it changes the membership (4.1, erratum)."""
         node = process.node
-        if node.role is not Role.LEADER or entry.term != node.term:
+        if node.role is not ServerState.LEADER or entry.term != node.term:
             return
         if node.commit == 0 or self.committed[node.commit][0].term != node.term:
             raise SafetyViolationError(

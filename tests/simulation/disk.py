@@ -132,7 +132,7 @@ class SimDisk:
         return self._env
 
     def open(self, *, create: bool = False) -> Databases:
-        """As a process that starts does. Raises ``StorageError``."""
+        """As a process that starts does. Raises ``LogReadError``."""
         directory: Any = self.directory
         if self._lying:
             self._env.history = []

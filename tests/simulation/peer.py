@@ -21,7 +21,14 @@ from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.errors import CallerError, LogCorruptionError, PeerError
-from ha_scheduler.raft.messages import Entry, Membership, Message, MessageKind, Role, SnapshotMeta
+from ha_scheduler.raft.messages import (
+    Entry,
+    Membership,
+    Message,
+    MessageKind,
+    ServerState,
+    SnapshotMeta,
+)
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.errors import CorruptData, DiskFailed
@@ -70,7 +77,7 @@ class Process:
     """One run of the daemon of a peer, from its start to its death (``DriverEvents``)."""
 
     def __init__(self, host: SimPeer, world: World) -> None:
-        """Raises ``StorageError``."""
+        """Raises ``LogReadError``."""
         options = world.options
         self.host = host
         self.id = host.id
@@ -171,7 +178,7 @@ class Process:
 
     def _wake(self) -> None:
         wait_s = self.driver.wake()
-        if self.node.role is Role.LEADER:
+        if self.node.role is ServerState.LEADER:
             self.on_contact()
         late_s = WAKE_LATE_S + self._rng.random() * self._world.options.loop_lag_s
         self._world.timeline.after(
@@ -196,7 +203,7 @@ class Process:
     # -- DriverEvents --------------------------------------------------------------------------
 
     def on_soft_state(self, state: SoftState) -> None:
-        leading = state.role is Role.LEADER
+        leading = state.role is ServerState.LEADER
         if not leading or state.term != self.contact.term:
             self.lease_until = 0.0
             self.waiting.clear()  # their outcome is unknown
@@ -208,7 +215,7 @@ class Process:
             self.maybe("leads")
 
     def _led(self) -> None:
-        if self.node.role is Role.LEADER:
+        if self.node.role is ServerState.LEADER:
             self._world.on_lead(self)
 
     def _open_term(self, term: int) -> None:

@@ -48,7 +48,7 @@ class SimStore(TransactionalStore):
         on_durable: OnDurable,
         maybe: Callable[[str], None],
     ) -> None:
-        """Open what is on the disk. Raises ``StorageError``."""
+        """Open what is on the disk. Raises ``LogReadError``."""
         dbs = disk.open()
         super().__init__(dbs, recent_bytes)
         self.alive = True

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from ha_scheduler.ledger import records
 from ha_scheduler.raft.errors import CallerError
-from ha_scheduler.raft.messages import Membership, Message, Role
+from ha_scheduler.raft.messages import Membership, Message, ServerState
 from ha_scheduler.storage.errors import CorruptData
 
 from .checkers import Checker, LivenessViolationError, SafetyViolationError
@@ -134,7 +134,7 @@ class World:
 
     def leaders(self) -> list[Process]:
         """Processes that take themselves for leaders."""
-        return [p for p in self.running() if p.node.role is Role.LEADER]
+        return [p for p in self.running() if p.node.role is ServerState.LEADER]
 
     def may_lose(self, lost: Iterable[int], memberships: Iterable[Membership]) -> bool:
         """Whether each membership keeps a quorum of good disks without these peers."""

@@ -19,7 +19,7 @@ from distributed.comm import connect
 from distributed.worker_state_machine import RUN_ID_SENTINEL, UpdateDataEvent
 
 from ha_scheduler.comm.address import Endpoint
-from ha_scheduler.comm.directory import View, forget_cells
+from ha_scheduler.comm.directory import View, forget_directories
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, Joining, RegisterWorker, Report
 from ha_scheduler.worker import link
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @asynccontextmanager
 async def joined(leader: ScriptedLeader, *others: int) -> AsyncIterator[Worker]:
-    forget_cells()
+    forget_directories()
     ports = (leader.port, *others)
     address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in ports)
     worker = await Worker(address, nthreads=1, dashboard=False, name="w", heartbeat_interval=0.05)
@@ -206,8 +206,8 @@ async def test_a_leader_told_of_before_the_worker_registers_with_another_is_join
                 told = True
                 await new.open(first.port)
                 view = View("test", 2, "new", Endpoint("127.0.0.1", first.port))
-                assert worker._ha.follower.cell is not None
-                worker._ha.follower.cell.observe(view)
+                assert worker._ha.follower.directory is not None
+                worker._ha.follower.directory.observe(view)
                 await until(lambda: worker._ha.follower.fence.term == 2)
 
         async def connect_and_tell(*args: Any, **kwargs: Any) -> Any:

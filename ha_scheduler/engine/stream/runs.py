@@ -23,7 +23,7 @@ from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.ledger.runs import advance, term_of
 
 
-class Runs:
+class RunIds:
     """Judges runs by their ids; ``replay`` and the leader tell what they need to know."""
 
     def __init__(self, graphs: GraphTable) -> None:

@@ -21,8 +21,8 @@ from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.graphs import GraphTable
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import OnCommit, Recorder
-from ha_scheduler.engine.stream.runs import Runs
-from ha_scheduler.engine.stream.tables import Tables
+from ha_scheduler.engine.stream.runs import RunIds
+from ha_scheduler.engine.stream.tables import ReplicatedTables
 from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.sessions import Sessions
 from ha_scheduler.protocol.client import Welcome
@@ -48,8 +48,8 @@ class EngineState(upstream.Scheduler):
         self.session_of: dict[str, str] = {}  # by client
         self.scattered: set[Key] = set()
         self.retried: set[Key] = set()  # whose errors were withdrawn, and that have none since
-        self.tables = Tables()
-        self.runs = Runs(self.graphs)
+        self.tables = ReplicatedTables()
+        self.runs = RunIds(self.graphs)
         self.step = OTHER
         self.mark: OnMark = lambda phase, detail: None  # notes a phase of the takeover
         super().__init__(**kwargs)

@@ -1,8 +1,8 @@
 """Replicated tables: named facts that the next leader knows as this one does.
 
-Guarantee: who owns a fact declares a ``Table`` once, in its own module, and adds it to the engine's
-``Tables``. From then on each row that a leader writes (``transactions.py``) is in every follower
-that has applied the record, in an engine that is started on the ledger, and so on every later
+Guarantee: the owner of a fact declares a ``Table`` once, in its own module, and adds it to
+``ReplicatedTables``. From then on each row that a leader writes (``transactions.py``) is on every
+follower that has applied the record, in an engine started on the ledger, and so on every later
 leader, until it is deleted. A row that cannot be read here, for want of a module, is as one that
 was deleted; it does not end the engine.
 
@@ -95,7 +95,7 @@ class Table(Generic[K, V]):
 T = TypeVar("T", bound=Table[Any, Any])
 
 
-class Tables:
+class ReplicatedTables:
     """The tables of one engine."""
 
     def __init__(self) -> None:

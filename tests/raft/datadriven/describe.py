@@ -13,7 +13,7 @@ from ha_scheduler.raft.messages import (
     HardState,
     Message,
     MessageKind,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from ha_scheduler.raft.progress import ProgressState, ProgressView
@@ -32,10 +32,10 @@ MESSAGE_NAMES = {
 }
 
 ROLE_NAMES = {
-    Role.FOLLOWER: "StateFollower",
-    Role.PRE_CANDIDATE: "StatePreCandidate",
-    Role.CANDIDATE: "StateCandidate",
-    Role.LEADER: "StateLeader",
+    ServerState.FOLLOWER: "StateFollower",
+    ServerState.PRE_CANDIDATE: "StatePreCandidate",
+    ServerState.CANDIDATE: "StateCandidate",
+    ServerState.LEADER: "StateLeader",
 }
 
 PROGRESS_NAMES = {

@@ -19,7 +19,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
 )
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.raft.ready import Ready
@@ -51,7 +51,7 @@ class Actor:
         self.node = RawNode(config, log, random.Random(config.peer_id), applied=log.applied)
         self.append_work: list[describe.Local] = []
         self.apply_work: list[describe.Local] = []
-        self.shown = (Role.FOLLOWER, 0)
+        self.shown = (ServerState.FOLLOWER, 0)
 
     def persist(self, work: describe.Local) -> None:
         if work.snapshot is not None:
@@ -348,9 +348,9 @@ class Stage:
         responses: list[Message | describe.Local] = [
             m for m in ready.messages_after_persist if not etcd_sends_at_once(m)
         ]
-        if node.role is Role.CANDIDATE and ready.must_sync and not ready.entries:
+        if node.role is ServerState.CANDIDATE and ready.must_sync and not ready.entries:
             responses.append(describe.Local("MsgVoteResp", me, me, term=node.term, number=number))
-        if node.role is Role.LEADER and ready.entries:
+        if node.role is ServerState.LEADER and ready.entries:
             last = ready.entries[-1].index
             responses.append(
                 describe.Local("MsgAppResp", me, me, term=node.term, index=last, number=number)

@@ -12,7 +12,7 @@ from ha_scheduler.raft.messages import (
     Membership,
     Message,
     MessageKind,
-    Role,
+    ServerState,
     SnapshotMeta,
 )
 from ha_scheduler.raft.node import RawNode
@@ -112,10 +112,10 @@ def writes(ready: Ready) -> str:
 
 
 def standing(node: RawNode) -> str:
-    """Role, leader and term as a sentence."""
-    if node.role is Role.LEADER:
+    """ServerState, leader and term as a sentence."""
+    if node.role is ServerState.LEADER:
         return f"{node.peer_id} leads term {node.term}"
-    if node.role is Role.FOLLOWER:
+    if node.role is ServerState.FOLLOWER:
         return f"{node.peer_id} follows {node.leader or 'nobody'} in term {node.term}"
     return f"{node.peer_id} is {node.role.value} in term {node.term}"
 

@@ -44,9 +44,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from ha_scheduler.raft.config import Config
-from ha_scheduler.raft.errors import CallerError, PeerError, StorageError
+from ha_scheduler.raft.errors import CallerError, LogReadError, PeerError
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange
-from ha_scheduler.raft.messages import Entry, HardState, Membership, Message, Role
+from ha_scheduler.raft.messages import Entry, HardState, Membership, Message, ServerState
 from tests.twins.log import MemoryLog
 
 from ..harness import log_of
@@ -287,7 +287,7 @@ class Stage:
             actor.step(message)
         except PeerError as error:
             self._say(f"{actor.id} drops it, {type(error).__name__}: {error}")
-        except StorageError as error:
+        except LogReadError as error:
             self._say(f"{actor.id} stops for good, {type(error).__name__}: {error}")
             actor.crash()
             return
@@ -355,7 +355,7 @@ class Stage:
             return
         node = actor.node
         node.check_invariants()
-        if node.role is Role.LEADER:
+        if node.role is ServerState.LEADER:
             leader = self._leader_of.setdefault(node.term, node.peer_id)
             assert leader == node.peer_id, f"{leader} and {node.peer_id} lead term {node.term}"
         standing, commit = self._known[actor.id]
