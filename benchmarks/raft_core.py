@@ -15,8 +15,6 @@ import random
 import time
 from collections import deque
 
-import msgpack
-
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Membership, Message
 from ha_scheduler.raft.node import RawNode
@@ -67,12 +65,12 @@ class Trio:
 
     def _deliver(self, item: Message | bytes) -> None:
         if isinstance(item, bytes):
-            item = message_from_wire(msgpack.unpackb(item, use_list=False))
+            item = message_from_wire(item)
         self.nodes[item.to].step(item)
 
     def _send(self, messages: tuple[Message, ...]) -> None:
         for message in messages:
-            self.queue.append(msgpack.packb(message_to_wire(message)) if self.wire else message)
+            self.queue.append(message_to_wire(message) if self.wire else message)
 
     def _carry_out(self, peer: int, node: RawNode, ready: Ready) -> None:
         log = self.logs[peer]

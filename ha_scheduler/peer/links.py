@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Raw
+
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.roster import address_of, disk_of
@@ -269,7 +271,7 @@ class PeerStream:
             message, size = self._queue.popleft()
             self._queued_bytes -= size
             if isinstance(message, Message):
-                packed.append(frames.pack(RaftMessage(message_to_wire(message))))
+                packed.append(frames.pack(RaftMessage(Raw(message_to_wire(message)))))
             else:
                 packed.append(frames.pack(message))
             total += len(packed[-1])
@@ -413,7 +415,7 @@ class Links:
         if isinstance(message, Gossip):
             self._events.on_gossip(source, message)
         else:
-            self._take(source, message_from_wire(message.fields))
+            self._take(source, message_from_wire(message.body))
 
     def _take(self, source: int, message: Message) -> None:
         if message.source != source or message.to != self._own_id:

@@ -20,7 +20,6 @@ has let go (it was restarted, another sender came first, time was up), it begins
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 import logging
 import os
@@ -30,6 +29,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Raw
+from msgspec.structs import replace
 
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.records import FORMAT
@@ -147,8 +149,8 @@ class SnapshotSender:
             outgoing = _Outgoing(message.to, to, view.tables, only, name)
             reader, writer = await self._send_chunks(outgoing)
         try:
-            final = dataclasses.replace(message, snapshot=meta)
-            writer.write(frames.pack(SnapshotEnd(message_to_wire(final))))
+            final = replace(message, snapshot=meta)
+            writer.write(frames.pack(SnapshotEnd(Raw(message_to_wire(final)))))
             answer = await _answer(reader, INSTALL_TIMEOUT_S)
         finally:
             writer.transport.abort()
@@ -317,7 +319,7 @@ class SnapshotReceiver:
             while True:
                 message = await _next(reader)
                 if isinstance(message, SnapshotEnd) and incoming.ended:
-                    return message_from_wire(message.fields)
+                    return message_from_wire(message.body)
                 if not isinstance(message, SnapshotChunk) or incoming.ended:
                     raise SnapshotDamagedError("the chunks do not end where the stream does")
                 incoming.ended = check_chunk(message.data, incoming.chunks)[0] == END

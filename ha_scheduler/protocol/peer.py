@@ -69,7 +69,7 @@ class PeerHello(Message, tag="peer-hello"):
 class RaftMessage(Message, tag="raft"):
     """A message of the core, as ``raft.wire`` has it and checks it."""
 
-    fields: tuple[Any, ...]
+    body: msgspec.Raw
 
 
 class Failover(msgspec.Struct, frozen=True):
@@ -126,7 +126,7 @@ class SnapshotChunk(Message, tag="snapshot-chunk"):
 class SnapshotEnd(Message, tag="snapshot-end"):
     """All chunks were sent; the core's message about them."""
 
-    fields: tuple[Any, ...]
+    body: msgspec.Raw
 
 
 class SnapshotInstalled(Message, tag="snapshot-installed"):

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from .errors import LogCorruptionError, MembershipChangeError
-from .messages import Entry, EntryKind, Membership, PeerId
+from .messages import MAX_PEERS, Entry, EntryKind, Membership, PeerId
 
 _HEADER = struct.Struct("<BII")
 _FORMAT_VERSION = 1
-MAX_PEERS = 64
-"""Far above what a cell has; stops a nonsensical length before memory is taken for it."""
 
 
 class ChangeKind(IntEnum):

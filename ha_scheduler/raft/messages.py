@@ -1,15 +1,24 @@
 """The vocabulary of the core: entries, hard state, membership, messages. Immutable values only.
 
 The guarantee: whatever crosses the border of the core is frozen, so a value handed to the disk
-thread or to the network can never change under it. There is no behaviour here beyond sizes.
+thread or to the network can never change under it. There is no behaviour here beyond sizes. What
+travels is a struct whose annotations are what ``wire`` checks; each is an array there, in the order
+of its fields, so a field is only ever added at the end, with a default.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Annotated
 
-PeerId = int
+from msgspec import Meta, Struct
+
+MAX_INT = 2**63 - 1
+
+Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
+
+PeerId = Annotated[int, Meta(ge=1, le=MAX_INT)]
 """Peers are ordered integers from 1; the daemon derives them from names."""
 
 NO_PEER: PeerId = 0
@@ -21,18 +30,23 @@ ENTRY_OVERHEAD_BYTES = 32
 MAX_CONTEXT_BYTES = 4096
 """Of the context of one read request; it is only an identifier."""
 
+MAX_ENTRIES = 1_000_000
+"""Of one message. The transport bounds bytes; this bounds objects."""
+
+MAX_PEERS = 64
+"""Far above what a cell has; stops a nonsensical length before memory is taken for it."""
+
 
 class EntryKind(IntEnum):
     NORMAL = 0
     CONF_CHANGE = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, array_like=True, gc=False):
     """One slot of the replicated log. Index and term together identify it for ever."""
 
-    term: int
-    index: int
+    term: Number
+    index: Number
     kind: EntryKind
     data: bytes
 
@@ -51,12 +65,11 @@ class HardState:
     commit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True, array_like=True, gc=False):
     """Who takes part: voters count for quorums, learners only receive the log. Both sorted."""
 
-    voters: tuple[PeerId, ...]
-    learners: tuple[PeerId, ...] = ()
+    voters: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_PEERS)]
+    learners: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_PEERS)] = ()
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
@@ -64,12 +77,11 @@ class Membership:
         return tuple(sorted((*self.voters, *self.learners)))
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotMeta:
+class SnapshotMeta(Struct, frozen=True, array_like=True, gc=False):
     """The point of the log that a snapshot replaces, and the membership in force there."""
 
-    index: int
-    term: int
+    index: Number
+    term: Number
     membership: Membership
 
 
@@ -94,8 +106,7 @@ FROM_LEADER = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.
 """Only the leader of the message's term sends these: whoever gets one knows the leader."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, array_like=True, gc=False):
     """One message between two peers. Which fields mean something depends on the kind.
 
     ``round`` and ``tick`` are the leader's own: which round of heartbeats the message belongs to
@@ -109,19 +120,19 @@ class Message:
     kind: MessageKind
     to: PeerId
     source: PeerId
-    term: int
-    log_term: int = 0
-    index: int = 0
-    commit: int = 0
-    entries: tuple[Entry, ...] = ()
+    term: Number
+    log_term: Number = 0
+    index: Number = 0
+    commit: Number = 0
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)] = ()
     reject: bool = False
-    reject_hint: int = 0
-    context: bytes = b""
+    reject_hint: Number = 0
+    context: Annotated[bytes, Meta(max_length=MAX_CONTEXT_BYTES)] = b""
     snapshot: SnapshotMeta | None = None
-    round: int = 0
-    tick: int = 0
+    round: Number = 0
+    tick: Number = 0
     force: bool = False
-    incarnation: int = 0
+    incarnation: Number = 0
 
 
 class ServerState(Enum):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from msgspec import Raw
 
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import FORMAT, PeerNamed
@@ -306,7 +307,7 @@ async def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
         writer.write(frames.pack(SnapshotOffer(b"n" * STREAM_NAME_BYTES, FORMAT, TABLES)))
         for chunk in itertools.islice(dump(ledger()), sent):
             writer.write(frames.pack(SnapshotChunk(chunk)))
-        writer.write(frames.pack(SnapshotEnd(message_to_wire(message))))
+        writer.write(frames.pack(SnapshotEnd(Raw(message_to_wire(message)))))
         assert OF_A_RECEIVER.decode(await answer(reader)) == SnapshotHeld(0)
         with pytest.raises(asyncio.IncompleteReadError):
             await answer(reader)

@@ -118,4 +118,4 @@ def read_all(*pieces: bytes) -> list[int]:
     decoder = frames.Decoder(frames.PEER_BYTES_MAX)
     bodies = itertools.chain.from_iterable(map(decoder.feed, pieces))
     messages = [ON_A_STREAM.decode(body) for body in bodies]
-    return [message_from_wire(m.fields).index for m in messages if isinstance(m, RaftMessage)]
+    return [message_from_wire(m.body).index for m in messages if isinstance(m, RaftMessage)]

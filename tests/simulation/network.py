@@ -98,7 +98,7 @@ class Network:
             delay = arrival - self._timeline.now
         self._timeline.after(delay, self._arrive, message_to_wire(message))
 
-    def _arrive(self, wire: tuple[object, ...]) -> None:
+    def _arrive(self, wire: bytes) -> None:
         message = message_from_wire(wire)
         for cut in self.cuts:
             if (message.source, message.to) in cut.links:

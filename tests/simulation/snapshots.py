@@ -9,8 +9,9 @@ off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk
 from ha_scheduler.raft.messages import Message, SnapshotMeta
