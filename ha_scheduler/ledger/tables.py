@@ -84,6 +84,10 @@ class Tables(Protocol):
         """As ``scan``, without reading the values."""
         ...
 
+    def has_any(self, table: str, prefix: bytes) -> bool:
+        """Whether there is a row whose key starts with ``prefix``. Reads one row at the most."""
+        ...
+
     def delete_prefix(self, table: str, prefix: bytes) -> int:
         """Remove every row whose key starts with ``prefix``; how many there were."""
         ...
