@@ -9,7 +9,8 @@ them is ready: a leader without engine always does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ha_scheduler.ledger.records import is_peer_named
 from ha_scheduler.ledger.tables import PEERS
