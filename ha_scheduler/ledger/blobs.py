@@ -1,10 +1,8 @@
 """Values too large for one record: their parts, and who owns them.
 
-Guarantee: the parts of a blob are there from their own record until their owner's row goes, and no
-longer. A blob is loose until a record names it; loose blobs of a term that is over are dropped when
-the next one starts, because nobody is left who could name them.
-
-Naming a blob costs nothing per part: parts stay under (term, blob) and only the loose mark goes.
+Guarantee: a blob's parts exist from their own records until the owner's row goes. A blob is loose
+until a record names it; loose blobs of a former term are dropped when the next one starts, since
+nobody is left to name them. Naming a blob costs nothing per part: only the loose mark goes.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ from ha_scheduler.ledger.tables import BLOB_PARTS, LOOSE_BLOBS, Tables
 
 
 def add_part(tables: Tables, part: BlobPart) -> None:
-    """Keep one part; its blob is loose."""
+    """Keep a part of a loose blob."""
     tables.put(BLOB_PARTS, blob_part_key(part.term, part.blob, part.number), part.data)
     tables.put(LOOSE_BLOBS, blob_key(part.term, part.blob), b"")
 
 
 def put(tables: Tables, term: int, blob: int, payload: bytes) -> int:
-    """Keep a payload in parts that a row owns from the beginning; how many parts."""
+    """Keep a payload in parts that a row owns at once; returns how many."""
     starts = range(0, len(payload), BLOB_PART_BYTES)
     for number, start in enumerate(starts):
         data = payload[start : start + BLOB_PART_BYTES]
@@ -32,7 +30,7 @@ def put(tables: Tables, term: int, blob: int, payload: bytes) -> int:
 
 
 def claim(tables: Tables, term: int, blob: int) -> None:
-    """The record being applied owns the blob from now on."""
+    """The record being applied owns the blob now."""
     tables.delete(LOOSE_BLOBS, blob_key(term, blob))
 
 
@@ -42,7 +40,7 @@ def discard(tables: Tables, term: int, blob: int) -> None:
 
 
 def drop_loose_before(tables: Tables, term: int) -> None:
-    """A leader of ``term`` has begun: blobs that earlier ones left unnamed go."""
+    """``term`` has begun: drop the loose blobs of earlier ones."""
     limit = blob_key(term, 0)
     for key in tables.keys(LOOSE_BLOBS):
         if key >= limit:
@@ -52,7 +50,7 @@ def drop_loose_before(tables: Tables, term: int) -> None:
 
 
 def parts(tables: Tables, term: int, blob: int) -> Iterator[BlobPart]:
-    """The parts of one blob, in order, read one at a time."""
+    """The parts of a blob in order, read one at a time."""
     prefix = blob_key(term, blob)
     for key in tables.keys(BLOB_PARTS, prefix):
         data = tables.get(BLOB_PARTS, key)

@@ -1,19 +1,18 @@
-"""Numbered calls: each takes effect at most once, and a repeated one is answered as before.
+"""Numbered calls: each takes effect at most once, and a repeated one gets the same answer.
 
-A caller (one process) has a *session* and, in it, *slots*. A slot carries one call at a time, each
-with the next number; the next call of a slot says that the answer to the last one has arrived. So
-what is kept is one answer a slot, however many calls there are and however long some of them wait
-(thesis §6.3 keeps answers by session and number; the slots are those of NFSv4.1, RFC 8881 §2.10.6).
+A caller (one process) has a *session* with *slots*. A slot carries one call at a time, each with
+the next number; the next call of a slot confirms the last answer. So one answer a slot is kept,
+whatever the number of calls and however long some of them wait (thesis §6.3 keeps answers by
+session and number; the slots are those of NFSv4.1, RFC 8881 §2.10.6).
 
-Guarantee: from the record that says what a call changed, its answer is there too, until the slot's
-next call, or until the session is over. A session is opened before its first call is sent, under a
-name that was never used before, and never again. So a session that is not known is over: its caller
-is told that nothing is known of its calls, rather than that they are done twice.
+Guarantee: the record of a call's changes holds its answer too, which is kept until the slot's next
+call or the end of the session. A session is opened before its first call is sent, under a name that
+is never used again. So an unknown session has ended: its caller is told that, and its calls are not
+done twice.
 
-Answers that are larger than ``LIGHT_BYTES_MAX`` may have ``HEAVY_BYTES_MAX`` together. Beyond that
-the oldest of them are dropped, never the latest, and it is kept that they were given: whoever
-repeats such a call hears that it was done, and that the answer is lost. Light answers are bounded
-by the number of slots.
+Answers above ``LIGHT_BYTES_MAX`` may have ``HEAVY_BYTES_MAX`` together. Beyond that the oldest are
+dropped, never the latest, and it is kept that they were given: a retry is told that the call was
+done and the answer lost. Light answers are bounded by the number of slots.
 
 Order: the leader asks ``Calls`` before it acts. The fold records and filters nothing.
 """
@@ -51,7 +50,7 @@ DROPPED = b""  # in place of an answer that is no longer kept; no answer is as s
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the latest call of a slot was answered: the engine's bytes, or ``DROPPED``."""
+    """The answer to a slot's latest call: the engine's bytes, or ``DROPPED``."""
 
     sequence: int
     data: bytes
@@ -59,7 +58,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Calls:
-    """Every session's answers, in memory: the engine's copy of what the fold keeps."""
+    """Every session's answers in memory: the engine's copy of the fold's rows."""
 
     _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
@@ -77,40 +76,26 @@ class Calls:
         return self._slots.get(session, {}).get(slot)
 
     def owner(self, session: str) -> str:
-        """Whose session it is; empty if it is over."""
+        """Whose session it is; empty if it has ended."""
         return self._owners.get(session, "")
 
     def owned_by(self, owner: str) -> list[str]:
         """The sessions of one owner. Looks at all: an owner that leaves is rare."""
         return [session for session, of in self._owners.items() if of == owner]
 
-    def open(self, session: str, owner: str) -> None:
-        """The session has begun."""
-        self._slots.setdefault(session, {})
-        self._owners[session] = owner
-
     def end(self, session: str) -> None:
-        """The session is over."""
         for slot in self._slots.pop(session, ()):
             self._weigh((session, slot), 0)
         self._owners.pop(session, None)
 
     def called(self, record: Called, answer: bytes) -> None:
-        """A call took effect."""
         slots = self._slots.get(record.session)
         if slots is not None:
             slots[record.slot] = Answer(record.sequence, answer)
             self._weigh((record.session, record.slot), len(answer))
 
-    def drop(self, session: str, slot: int) -> None:
-        """Keep of an answer only that it was given."""
-        kept = self.answer(session, slot)
-        if kept is not None:
-            self._slots[session][slot] = Answer(kept.sequence, DROPPED)
-            self._weigh((session, slot), 0)
-
     def excess(self, bytes_max: int = HEAVY_BYTES_MAX) -> Iterator[AnswerDropped]:
-        """What is to be dropped, the oldest first, until no more is left than may be."""
+        """The answers to drop, the oldest first, until the rest fits."""
         left = self.heavy_bytes
         if left > bytes_max:
             for (session, slot), size in list(self._heavy.items())[:-1]:
@@ -125,16 +110,19 @@ class Calls:
             self.heavy_bytes += size
 
     def apply(self, record: Record) -> None:
-        """What ``record`` does to calls; the payload of a ``Called`` must be in it."""
+        """Apply ``record``; the payload of a ``Called`` must be in it."""
         match record:
             case CallsOpened(session, owner):
-                self.open(session, owner)
+                self._slots.setdefault(session, {})
+                self._owners[session] = owner
             case CallsEnded(session):
                 self.end(session)
             case Called():
                 self.called(record, unpack_payload(record.payload)[1])
             case AnswerDropped(session, slot):
-                self.drop(session, slot)
+                if (kept := self.answer(session, slot)) is not None:
+                    self._slots[session][slot] = Answer(kept.sequence, DROPPED)
+                    self._weigh((session, slot), 0)
             case _:
                 pass
 
@@ -156,12 +144,11 @@ def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
 
 
 def open_session(tables: Tables, session: str, owner: str) -> None:
-    """Answers of this session are kept from now on."""
     tables.put(CALL_SESSIONS, name_key(session), pack((session, owner)))
 
 
 def end_session(tables: Tables, session: str) -> None:
-    """The session's answers go."""
+    """Drop the session and its answers."""
     if tables.delete(CALL_SESSIONS, name_key(session)):
         for _, row in tables.scan(CALLS, name_key(session)):
             _discard_blob(tables, row)
@@ -169,7 +156,7 @@ def end_session(tables: Tables, session: str) -> None:
 
 
 def end_owned(tables: Tables, owner: str) -> None:
-    """The owner is gone. Looks at every session: that is rare."""
+    """End the sessions of an owner that is gone. Looks at all: that is rare."""
     for _, row in tables.scan(CALL_SESSIONS):
         session, of = unpack(row)
         if of == owner:
@@ -185,9 +172,9 @@ def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], byt
 
 
 def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
-    """Keep the answer alone: the changes are in rows of their own by now.
+    """Keep the answer alone: the changes have rows of their own.
 
-    ``index``: of the record in the log, for answers are dropped by age.
+    ``index``: of the record in the log, because answers are dropped by age.
     """
     if record.blob_parts:
         blobs.claim(tables, record.term, record.blob)
@@ -208,7 +195,7 @@ def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
 
 
 def drop_answer(tables: Tables, session: str, slot: int) -> None:
-    """Keep of an answer only that it was given."""
+    """Keep only that an answer was given."""
     key = call_key(session, slot)
     row = tables.get(CALLS, key)
     if row is not None:
@@ -219,9 +206,9 @@ def drop_answer(tables: Tables, session: str, slot: int) -> None:
 
 
 def scan(tables: Tables) -> Iterator[Record]:
-    """What an empty ledger must be told to know the same sessions and answers; blobs not.
+    """Records that rebuild the sessions and answers, without blobs.
 
-    The answers come by age, of which no two are alike: a record answers one call.
+    Answers come by age, of which no two are alike: a record answers one call.
     """
     for _, row in tables.scan(CALL_SESSIONS):
         yield CallsOpened(*unpack(row))

@@ -1,7 +1,7 @@
-"""Clients that left while events of theirs are still replayed.
+"""Tombstones: clients that left while events of theirs are still replayed.
 
-Guarantee: a rebuild contains ``ClientLeft`` at its place exactly as long as it contains something
-before it that the client wanted, be it implied by a graph that it submitted.
+Guarantee: a rebuild has ``ClientLeft`` at its place exactly as long as it has anything before it
+that the client wanted, or that a graph of the client implies.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ha_scheduler.ledger.tables import DEPARTED, FREE_WANTS, WANTS, Tables
 
 
 def add(tables: Tables, index: int, client_key: bytes, data: bytes) -> None:
-    """The client left; ``data`` is the record of it."""
+    """The client left; ``data`` is the record."""
     if _matters(tables, client_key):
         events.put(tables, index, data)
         tables.put(DEPARTED, client_key + index_key(index), b"")
 
 
 def prune(tables: Tables, client_key: bytes) -> None:
-    """Something that the client wanted has gone; if it was the last, so do its departures."""
+    """A desire of the client went; with the last one, so do its tombstones."""
     if _matters(tables, client_key):
         return
     for key in tables.keys(DEPARTED, client_key):
@@ -33,4 +33,7 @@ def indices(tables: Tables, client_key: bytes) -> list[int]:
 
 
 def _matters(tables: Tables, client_key: bytes) -> bool:
-    return tables.has_any(WANTS, client_key) or tables.has_any(FREE_WANTS, client_key)
+    return any(
+        next(iter(tables.keys(table, client_key)), None) is not None
+        for table in (WANTS, FREE_WANTS)
+    )

@@ -1,21 +1,19 @@
-"""Who wants which keys of which graph: the desires and releases, in the order of the log.
+"""Desires and releases: who wants which keys of which graph, in the order of the log.
 
-Guarantee: replaying what is kept leaves every client wanting what the whole history left it
-wanting, and at no moment of the replay is a key unwanted that was wanted then. The second half is
-why a release cannot simply cancel a desire: meanwhile the last other client may have let go, and a
-key that nobody wants is forgotten and cannot be desired again.
-
-A submitted graph implies its client's desires (they are inside its payload), so a release counts
-even where no desire was recorded.
+Guarantee: a replay of what is kept leaves every client wanting what the whole log left it wanting,
+and at no moment is a key unwanted that was wanted then. So a release cannot simply cancel a desire:
+in between, the last other client may have released the key, and an unwanted key is forgotten and
+cannot be desired again. A submitted graph implies its client's desires, so a release counts even
+where no desire was recorded.
 
 Order: a record stays one event, whatever the number of its keys. When the events of a pair (graph,
 client) have outgrown what was left of them last time, they are settled: of each key only the first
-desire and, if the key ends released, the last release stay. In between the client then seems to
-have wanted it throughout, which keeps alive only what was alive: a key that is desired again under
-the same graph was never forgotten. A departure of the client divides the events; the parts are
-settled each for itself. So appending is O(size) amortised, and a pair holds at most four times its
-keys and ``SLACK_BYTES``, unless it has outgrown ``SETTLE_BYTES_MAX``: settling it would hold up
-every commit, so it is left to grow until its graph is retired.
+desire stays and, if the key ends released, the last release. The client then seems to have wanted
+it throughout, which keeps alive only what was alive: a key that is desired again under the same
+graph was never forgotten. A tombstone of the client divides the events, and each part is settled
+for itself. So appending is O(size) amortised, and a pair holds at most four times its keys and
+``SLACK_BYTES``. Beyond ``SETTLE_BYTES_MAX`` settling would delay every commit, so the pair grows
+until its graph is retired.
 """
 
 from __future__ import annotations
@@ -50,14 +48,14 @@ _SUBMITTER = 0  # index of the row that stands for the pair itself; entries star
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One change of one key's desire."""
+    """A key is desired or released."""
 
     index: int
     is_desire: bool
 
 
 def submitted(tables: Tables, graph: int, client: str) -> None:
-    """``client`` has submitted ``graph`` and so may want keys of it."""
+    """``client`` submitted ``graph``, and so may want its keys."""
     client_key = name_key(client)
     tables.put(DELTAS, delta_key(graph, client_key, _SUBMITTER), b"")
     if tables.get(WANTS, wants_key(client_key, graph)) is None:
@@ -65,7 +63,7 @@ def submitted(tables: Tables, graph: int, client: str) -> None:
 
 
 def change(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
-    """One record about keys of a known graph."""
+    """A record about keys of a known graph."""
     submitted(tables, record.graph, record.client)
     client_key = name_key(record.client)
     events.put(tables, index, data)
@@ -81,7 +79,7 @@ def change(tables: Tables, index: int, record: Desired | Released, data: bytes) 
 
 
 def drop_graph(tables: Tables, graph: int) -> None:
-    """The graph is gone and every desire for its keys with it."""
+    """The graph is gone, with every desire for its keys."""
     clients: dict[bytes, None] = {}
     for key in tables.keys(DELTAS, graph_key(graph)):
         clients[client_of_delta(key)] = None
@@ -94,7 +92,7 @@ def drop_graph(tables: Tables, graph: int) -> None:
 
 
 def surviving(ops: Iterable[Op], departed: list[int]) -> Iterator[Op]:
-    """Of one key's operations by one client, in order, those that must be replayed."""
+    """Of one client's operations on one key, those that must be replayed."""
     parts: dict[int, list[Op]] = {}
     for op in ops:
         parts.setdefault(bisect_right(departed, op.index), []).append(op)
@@ -109,7 +107,7 @@ def _first_desire(ops: list[Op]) -> Op | None:
 
 
 def _settle(tables: Tables, graph: int, client_key: bytes) -> int:
-    """Drop what need not be replayed of a pair; the bytes that remain."""
+    """Drop what need not be replayed of a pair; returns the bytes that remain."""
     records = _records(tables, graph, client_key)
     keep: dict[int, dict[bytes, None]] = {index: {} for index in records}
     departed = client_tombstones.indices(tables, client_key)

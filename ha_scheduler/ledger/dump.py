@@ -1,12 +1,11 @@
 """A whole ledger as a stream of chunks, for a peer that is too far behind for the log.
 
 Guarantee: ``load`` leaves the tables row for row as ``dump`` saw them, or raises
-``SnapshotDamagedError``. Each chunk carries its number and a crc32c; the last one carries the
-number of rows and a digest of all before it, so a chunk that is damaged, lost, repeated, reordered
-or missing at the end is noticed.
+``SnapshotDamagedError``. Each chunk has its number and a crc32c, the last one the number of rows
+and a digest of all before it: a chunk that is damaged, lost, repeated or reordered is noticed.
 
-Order: ``load`` clears the tables first. It must therefore not be given those in use, or run inside
-the transaction that also moves the applied index and is aborted by its error.
+Order: ``load`` clears the tables first. So it runs on unused tables, or in the transaction that
+moves the applied index and is aborted by its error.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ END = 1
 
 
 class SnapshotDamagedError(Exception):
-    """Peer or network: the stream of a ledger is not what was sent; ask for it again."""
+    """Peer or network: a ledger's stream is not what was sent; ask for it again."""
 
 
 def dump(tables: Tables, only: Sequence[str] = TABLES) -> Iterator[bytes]:
-    """The chunks of the tables ``only``. ``tables`` must not change meanwhile: hold a read view."""
+    """The chunks of the tables ``only``. ``tables`` must not change: hold a read view."""
     total = blake2b(digest_size=16)
     number = rows = 0
     for count, body in _bodies(tables, only):
@@ -55,7 +54,7 @@ class Rows(Protocol):
 
 
 def load(chunks: Iterable[bytes], tables: Rows) -> int:
-    """Replace every row of ``tables``; how many there are now. Raises ``SnapshotDamagedError``."""
+    """Replace every row of ``tables``; returns how many. Raises ``SnapshotDamagedError``."""
     for table in TABLES:
         tables.delete_prefix(table, b"")
     total = blake2b(digest_size=16)
@@ -81,7 +80,7 @@ def load(chunks: Iterable[bytes], tables: Rows) -> int:
 def check_chunk(chunk: bytes, number: int) -> tuple[int, bytes]:
     """Kind and body of chunk ``number``. Raises ``SnapshotDamagedError``.
 
-    Cheap enough to be called as each chunk arrives, before any of them is installed.
+    Cheap enough for each chunk as it arrives, before any is installed.
     """
     if len(chunk) < _HEADER.size:
         raise SnapshotDamagedError(f"chunk {number} of the ledger is cut short; ask for it again")
@@ -104,7 +103,7 @@ def _chunk(number: int, kind: int, body: bytes) -> bytes:
 
 
 def _bodies(tables: Tables, only: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """Row counts and packed rows, table after table, in bodies of about ``_ROWS_BYTES``."""
+    """Row counts and packed rows, in bodies of about ``_ROWS_BYTES``."""
     body = bytearray()
     count = 0
     for table in only:

@@ -1,12 +1,11 @@
-"""Records whose place among the others matters, kept in the order of the log while they matter.
+"""Events: records whose place in the log matters, while they matter.
 
 Guarantee: ``scan`` yields them in log order. What an engine makes of a desire depends on what it
-already knows: a key released before a later graph that needs it was submitted is forgotten, one
-released after is not. So a rebuild must replay these records as the leader wrote them, less those
-that have become void, and never regroup them.
+knows: a key released before a later graph that needs it is forgotten, one released after is not. So
+a rebuild replays these records as the leader wrote them, less the void ones, and never regroups
+them.
 
-Each event is found again from the row that makes it matter (its graph, its error, its client), and
-goes with that row.
+A row (of its graph, its error, its client) refers to each event, and takes it along when it goes.
 """
 
 from __future__ import annotations
@@ -19,26 +18,23 @@ from ha_scheduler.ledger.tables import EVENTS, Tables
 
 
 def put(tables: Tables, index: int, data: bytes, part: int = 0) -> None:
-    """Keep an encoded record at its place."""
     tables.put(EVENTS, event_key(index, part), data)
 
 
 def replace(tables: Tables, index: int, record: Record) -> int:
-    """Put another record in the place of one; its size."""
+    """Replace a record; returns the size of the new one."""
     data = encode(record)
     put(tables, index, data)
     return len(data)
 
 
 def get(tables: Tables, index: int) -> Record:
-    """The record at a place."""
     data = tables.get(EVENTS, event_key(index))
     assert data is not None, f"the ledger refers to record {index}, which it does not hold"
     return decode(data)
 
 
 def drop(tables: Tables, index: int, part: int = 0) -> None:
-    """The record does not matter any more."""
     tables.delete(EVENTS, event_key(index, part))
 
 

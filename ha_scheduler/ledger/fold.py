@@ -1,19 +1,17 @@
 """The fold: one committed record into the ledger's tables.
 
-Guarantee: a pure function of the tables and the record. Every peer that applies the same records in
-the same order holds the same rows, and nothing but the tables is read or written: no clock, no
-randomness, no iteration order of a set.
+Guarantee: a pure function of the tables and the record: no clock, no randomness, no iteration order
+of a set. Peers that apply the same records in the same order have the same rows.
 
 Order: a record about a graph that is not there (retired, or void since ``Restarted``) changes
-nothing. Such records are legitimate: ``Forgotten`` may come late, and whatever a leader batched
-before ``Restarted`` may follow it.
+nothing. It is legitimate: ``Forgotten`` may come late, and so may what a leader batched before
+``Restarted``.
 
-Cost: O(size of the record) for all but those that end something (``GraphsRetired``, ``ClientLeft``,
-``Restarted``, ``TermStarted``), which cost what they remove, and ``ClientLeft`` also a look at
-every client. Desires are O(size) amortised.
+Cost: O(size of the record), amortised for desires. ``GraphsRetired``, ``ClientLeft``, ``Restarted``
+and ``TermStarted`` cost what they remove; ``ClientLeft`` also looks at every client.
 
-A record of a newer release raises ``UnknownRecordError`` and must stop the peer: to skip it would
-be a hole that no later record fills.
+A record of a newer release raises ``UnknownRecordError`` and must stop the peer: no later record
+would fill the hole.
 """
 
 from __future__ import annotations
@@ -94,8 +92,7 @@ _TERM_ROW = b"term"
 def fold(tables: Tables, index: int, term: int, data: bytes) -> None:
     """Apply the entry committed at ``index``. Empty ``data`` is Raft's own no-op.
 
-    ``term`` is the entry's; a record that depends on a term carries it itself.
-    Raises ``UnknownRecordError`` and ``MalformedRecordError``; the tables are then unchanged.
+    Raises ``UnknownRecordError`` and ``MalformedRecordError``, and leaves the tables unchanged.
     """
     if data:
         record = decode(data)
@@ -115,12 +112,12 @@ def check(data: bytes) -> None:
 
 
 def graph_blob(record: GraphSubmitted) -> tuple[int, int] | None:
-    """(term, blob) of the graph's payload when it travelled as parts."""
+    """(term, blob) of a graph's payload that travelled as parts."""
     return (record.graph >> 32, record.blob) if record.blob_parts else None
 
 
 def value_blob(record: ValueSet) -> tuple[int, int] | None:
-    """(term, blob) of the value when it travelled as parts."""
+    """(term, blob) of a value that travelled as parts."""
     return (record.term, record.blob) if record.blob_parts else None
 
 
@@ -132,10 +129,6 @@ def latest_term(tables: Tables) -> bytes | None:
 def _term_started(tables: Tables, index: int, record: TermStarted, data: bytes) -> None:
     blobs.drop_loose_before(tables, record.term)
     tables.put(META, _TERM_ROW, data)
-
-
-def _blob_part(tables: Tables, index: int, record: BlobPart, data: bytes) -> None:
-    blobs.add_part(tables, record)
 
 
 def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: bytes) -> None:
@@ -188,7 +181,7 @@ def _desires_changed(tables: Tables, index: int, record: Desired | Released, dat
 
 
 def _forgotten(tables: Tables, index: int, record: Forgotten, data: bytes) -> None:
-    """A forgotten task has no outcome any more: its error goes as well, and that it was retried."""
+    """A forgotten task has no outcome: its error goes, and its retry."""
     _withdraw_errors(tables, record.graph, record.keys)
     retries.withdraw(tables, record.graph, record.keys)
     if record.keys and record.graph != NO_GRAPH and _is_known(tables, record.graph):
@@ -219,18 +212,8 @@ def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> Non
             tables.delete(ERRORS, row)
 
 
-def _scattered(tables: Tables, index: int, record: Scattered, data: bytes) -> None:
-    free_keys.scattered(tables, index, record)
-
-
-def _scattered_forgotten(
-    tables: Tables, index: int, record: ScatteredForgotten, data: bytes
-) -> None:
-    free_keys.forget(tables, record.keys)
-
-
 def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
-    """One that was there already keeps its place."""
+    """A client that is known keeps its place."""
     former = tables.get(CLIENTS, name_key(record.client))
     place, _, session = (index, "", "") if former is None else unpack(former)
     row = pack((place, record.client, record.session))
@@ -285,22 +268,6 @@ def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
     calls.keep(tables, index, record, answer)
 
 
-def _calls_opened(tables: Tables, index: int, record: CallsOpened, data: bytes) -> None:
-    calls.open_session(tables, record.session, record.owner)
-
-
-def _calls_ended(tables: Tables, index: int, record: CallsEnded, data: bytes) -> None:
-    calls.end_session(tables, record.session)
-
-
-def _answer_dropped(tables: Tables, index: int, record: AnswerDropped, data: bytes) -> None:
-    calls.drop_answer(tables, record.session, record.slot)
-
-
-def _answered(tables: Tables, index: int, record: Answered, data: bytes) -> None:
-    sessions.answer_of(tables, record.client, record.session, record.sequences)
-
-
 def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
     row = tables.get(VALUES, value_key(space, name))
     if row is None:
@@ -324,17 +291,13 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
         events.replace(tables, place, ClientJoined(client, session))
 
 
-def _peer_named(tables: Tables, index: int, record: PeerNamed, data: bytes) -> None:
-    peer_table.put(tables, index, record, data)
-
-
 def _is_known(tables: Tables, graph: int) -> bool:
     return graph == NO_GRAPH or tables.get(GRAPHS, graph_key(graph)) is not None
 
 
 _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     TermStarted: _term_started,
-    BlobPart: _blob_part,
+    BlobPart: lambda tables, index, record, data: blobs.add_part(tables, record),
     GraphSubmitted: _graph_submitted,
     GraphsRetired: _graphs_retired,
     Desired: _desires_changed,
@@ -342,8 +305,8 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     Forgotten: _forgotten,
     Erred: _erred,
     Retried: _retried,
-    Scattered: _scattered,
-    ScatteredForgotten: _scattered_forgotten,
+    Scattered: lambda tables, index, record, data: free_keys.scattered(tables, index, record),
+    ScatteredForgotten: lambda tables, index, record, data: free_keys.forget(tables, record.keys),
     ClientJoined: _client_joined,
     ClientLeft: _client_left,
     SessionAdvanced: _session_advanced,
@@ -351,11 +314,17 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     ValueSet: _value_set,
     ValueDeleted: _value_deleted,
     Restarted: _restarted,
-    PeerNamed: _peer_named,
+    PeerNamed: lambda tables, index, record, data: peer_table.put(tables, index, record, data),
     Called: _called,
-    CallsOpened: _calls_opened,
-    CallsEnded: _calls_ended,
-    AnswerDropped: _answer_dropped,
-    Answered: _answered,
+    CallsOpened: lambda tables, index, record, data: calls.open_session(
+        tables, record.session, record.owner
+    ),
+    CallsEnded: lambda tables, index, record, data: calls.end_session(tables, record.session),
+    AnswerDropped: lambda tables, index, record, data: calls.drop_answer(
+        tables, record.session, record.slot
+    ),
+    Answered: lambda tables, index, record, data: sessions.answer_of(
+        tables, record.client, record.session, record.sequences
+    ),
 }
 assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole

@@ -1,8 +1,8 @@
-"""Keys that belong to no graph: scattered ones, and those that are only spoken of.
+"""Desires for keys of no graph: scattered keys, and keys that are merely mentioned.
 
-Guarantee: as for desires (see ``desires``), per key. There is no graph whose retirement would clear
-these events, so each is kept per key and goes with it: when the key is no longer scattered, or, if
-it never was, when the client lets go of it.
+Guarantee: that of ``desires.py``, per key. No graph is retired with these events, so each is kept
+per key: until the key is no longer scattered, or, for one that never was, until the client releases
+it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _RELEASED = b"-"
 
 
 def change(tables: Tables, index: int, record: Desired | Released) -> None:
-    """One record about keys of no graph."""
+    """A record about keys of no graph."""
     for part, key in enumerate(dict.fromkeys(record.keys)):
         one = type(record)(record.graph, record.client, (key,))
         _change_one(tables, index, part, name_key(key), one)
 
 
 def scattered(tables: Tables, index: int, record: Scattered) -> None:
-    """The keys' values were handed over; the client wants them."""
+    """Keys were scattered; the client wants them."""
     client_key = name_key(record.client)
     for part, key in enumerate(dict.fromkeys(record.keys)):
         pair = name_key(key) + client_key
@@ -37,13 +37,13 @@ def scattered(tables: Tables, index: int, record: Scattered) -> None:
 
 
 def forget(tables: Tables, keys: tuple[bytes, ...]) -> None:
-    """The keys are not scattered any more and nobody wants them."""
+    """The keys are not scattered any more, and nobody wants them."""
     for key in keys:
         _forget_one(tables, name_key(key))
 
 
 def client_left(tables: Tables, client_key: bytes) -> None:
-    """What the client wanted of keys that were never scattered is over at once."""
+    """Drop the client's desires for keys that were never scattered."""
     for row in tables.keys(FREE_WANTS, client_key):
         key = row[NAME_BYTES:]
         if not _is_scattered(tables, key):
@@ -51,7 +51,7 @@ def client_left(tables: Tables, client_key: bytes) -> None:
 
 
 def drop_all(tables: Tables) -> None:
-    """None of these keys exists any more. The events are the caller's to clear."""
+    """Drop all of these keys. The caller clears the events."""
     for table in (SCATTERED, FREE_DELTAS, FREE_WANTS):
         tables.delete_prefix(table, b"")
 
@@ -108,4 +108,4 @@ def _drop_row(tables: Tables, row: bytes) -> None:
 
 
 def _is_scattered(tables: Tables, key: bytes) -> bool:
-    return tables.has_any(SCATTERED, key)
+    return next(iter(tables.keys(SCATTERED, key)), None) is not None

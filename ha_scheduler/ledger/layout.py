@@ -1,8 +1,8 @@
-"""How rows are keyed.
+"""The keys of rows.
 
 Guarantee: equal things have equal keys, different things different ones, and numbers sort as
-numbers (big-endian). Names of any length are hashed to 128 bits, so no key comes near LMDB's limit
-of 511 bytes; the row's value holds the name itself.
+numbers (big-endian). Names are hashed to 128 bits, far below LMDB's limit of 511 bytes; the row's
+value holds the name itself.
 """
 
 from __future__ import annotations

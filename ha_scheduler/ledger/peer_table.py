@@ -1,7 +1,7 @@
-"""The book of peers: who is behind each Raft id, and which ids may never act again.
+"""The peer table: who is behind each Raft id, and which ids may never act again.
 
-Guarantee: the newest record of an id is its row, in every copy of the ledger, and a disk that is
-gone stays known as gone, for as long as fewer than ``GONE_MAX`` others have gone after it.
+Guarantee: the newest record of an id is its row in every copy of the ledger. A disk that is gone
+stays known as gone until ``GONE_MAX`` others have gone after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GONE_MAX = 256  # disks remembered as gone; one forgotten is refused as unknown 
 
 
 def put(tables: Tables, index: int, record: PeerNamed, data: bytes) -> None:
-    """Write the row of ``record``, which stands in the log at ``index`` as ``data``."""
+    """Write the row of ``record``, logged at ``index`` as ``data``."""
     tables.put(PEERS, peer_key(record.peer), pack((index, data)))
     gone = [row for _, row in scan(tables) if _named(row).gone]
     for row in gone[: max(0, len(gone) - GONE_MAX)]:

@@ -1,21 +1,19 @@
 """The shortest sequence of records that brings an empty engine or ledger to the same state.
 
-Guarantee: an engine or a ledger that applies ``rebuild(tables)`` stands where one stands that has
-applied the whole log, and two ledgers with the same log have the same ``digest``.
+Guarantee: an engine or ledger that applies ``rebuild(tables)`` has the state of one that applied
+the whole log. Two ledgers with the same log have the same ``digest``.
 
-Order: peers and values come first (plugins, files: graphs need them), then workers, then every
-event in the log (see ``events``), a blob's parts right before the record that names it. Sessions
-and the answers to calls come after the events, for they overwrite what the replay of graphs and
-departures made of them. Loose blob parts are last: the record that names them is still in the log
-or to be written.
+Order: peers and values first (graphs need plugins and files), then every event in log order (see
+``events``), a blob's parts right before the record that names it. Sessions and answers follow,
+since they overwrite what the replay of graphs and tombstones made of them. Loose blob parts are
+last: the record that names them is still to come.
 
-What no longer matters is left out. A graph whose session has been dropped is shown without its
-session, or the replay would revive it.
+A graph whose session has been dropped loses it here, or the replay would revive the session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
@@ -90,7 +88,7 @@ def _calls(tables: Tables) -> Iterator[bytes]:
 
 
 def _event(tables: Tables, index: int, parts: Iterator[bytes]) -> Iterator[bytes]:
-    """What is left of the record that was logged at ``index``."""
+    """What is left of the record logged at ``index``."""
     data = next(parts)
     record = decode(data)
     if isinstance(record, GraphSubmitted):
@@ -103,7 +101,7 @@ def _event(tables: Tables, index: int, parts: Iterator[bytes]) -> Iterator[bytes
 
 
 def _joined(records: list[Any]) -> Iterator[bytes]:
-    """One record again where the fold split one key by key."""
+    """One record again, where the fold split it by key."""
     for _, same in groupby(records, key=type):
         group = list(same)
         keys = [key for record in group for key in record.keys]
@@ -123,8 +121,8 @@ def _parts(tables: Tables, blob: tuple[int, int] | None) -> Iterator[bytes]:
             yield encode(part)
 
 
-def batches(keys: list[bytes], bytes_max: int) -> Iterator[tuple[bytes, ...]]:
-    """The keys in groups of at most ``bytes_max`` bytes (a single longer key is its own group)."""
+def batches(keys: Iterable[bytes], bytes_max: int) -> Iterator[tuple[bytes, ...]]:
+    """The keys in groups of at most ``bytes_max`` bytes; a longer key is a group."""
     group: list[bytes] = []
     size = 0
     for key in keys:

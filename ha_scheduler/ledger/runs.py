@@ -1,14 +1,14 @@
-"""Up to which run of its tasks each leader had let go of what is no longer known.
+"""Per term, the highest run id at which its leader's releases are known.
 
-A leader draws the ids of its runs and of its graphs from one counter, which begins with its term.
-So a run has a higher id than the graph that made its task.
+Runs and graphs draw their ids from one counter, which begins with the term. So a run has a higher
+id than the graph that made its task.
 
-Guarantee: of a run with an id up to that of its term here, the graph has committed. If its task is
-not known, it was let go of: what a worker still has of it is of no use to anybody. Of a higher
-run nobody can say so: its graph may not have committed, and its client is about to resubmit it.
+Guarantee: the graph of a run up to its term's id here has committed. If the task of such a run is
+unknown, it was released, and its result is of no use. The graph of a higher run may not have
+committed, and its client may be about to resubmit it.
 
-Order: the id stands in the record that lets go, not in one of its own, so that there is no moment
-at which a task is forgotten and its runs are not known to be.
+Order: the id is a field of each record that releases keys. So a task is never forgotten without its
+runs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ROW = b"runs"
 
 
 def term_of(run: int) -> int:
-    """The term in which a run or a graph was given its id."""
+    """The term of a run's or a graph's id."""
     return run >> 32
 
 
 def advance(known: dict[int, int], upto: int) -> None:
-    """A leader has let go of something, and had given out no id above ``upto`` (0: not said)."""
+    """A release after which its leader had given out no id above ``upto`` (0: unknown)."""
     if upto <= 0:
         return
     term = term_of(upto)
@@ -37,7 +37,7 @@ def advance(known: dict[int, int], upto: int) -> None:
 
 
 def let_go(tables: Tables, upto: int) -> None:
-    """As ``advance``, of the ledger."""
+    """As ``advance``, in the ledger."""
     if upto > 0:
         known = load(tables)
         advance(known, upto)
@@ -45,6 +45,6 @@ def let_go(tables: Tables, upto: int) -> None:
 
 
 def load(tables: Tables) -> dict[int, int]:
-    """By term the highest id that is known of, by rising terms."""
+    """The highest id of each term, by rising terms."""
     row = tables.get(META, _ROW)
     return {} if row is None else dict(unpack(row))

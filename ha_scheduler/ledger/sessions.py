@@ -1,21 +1,20 @@
-"""Which requests of a session have been answered (thesis §6.3): each takes effect at most once.
+"""Answered requests of a session (thesis §6.3): each takes effect at most once.
 
-Guarantee: once ``record(session, n)`` has been applied, ``answered(session, n)`` is true until the
-session is dropped, whatever else is recorded, advanced or retired.
+Guarantee: after ``record(session, n)``, ``answered(session, n)`` is true until the session is
+dropped, whatever else happens.
 
-Order: the leader asks ``answered`` before it acts, and an engine becomes leader only after it has
-seen every record of earlier terms. The fold therefore only records and never filters: one request
-may need several records, all under its number.
+Order: the leader asks ``answered`` before it acts, and an engine leads only after it has seen every
+record of earlier terms. So the fold records and never filters: a request may need several records,
+all under its number.
 
-What is kept is a floor (everything at or below it is answered) and the answered ranges above it.
-A client numbers its requests from 1 and they are mostly answered in order, so a session is
-mostly a floor alone. A hole is a request still under way; a session has no more than
-``RANGES_MAX - 1`` of them: beyond that the lowest is closed, as if its request had been answered.
-And it has been: a client's requests come in order on one stream, so one that was overtaken by a
-thousand others was refused (its graph would not unpickle, say), which leaves no record.
+A session is a floor (everything at or below it is answered) and the answered ranges above it.
+Requests are numbered from 1 and mostly answered in order, so it is mostly a floor alone. A hole is
+a request in progress. Beyond ``RANGES_MAX - 1`` holes the lowest is closed as answered: requests
+come in order on one stream, so one that was overtaken by a thousand others was refused (its graph
+would not unpickle, say), which leaves no record.
 
-Only the session that the client has by then is answered: a request whose client has left meanwhile
-would bring to life what nobody would end.
+Only the client's present session is recorded: a request whose client has left would revive a
+session that nobody ends.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ UNNUMBERED = 0  # the sequence of a request whose client keeps no journal
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answered sequence numbers of one session.
+    """The answered numbers of one session.
 
     ``bounds``: first, last, first, last, … of the ranges above ``floor``, inclusive and rising; no
-    two touch each other or the floor. Equal sets of numbers are therefore equal ``Answers``.
+    two touch each other or the floor. So equal sets of numbers are equal ``Answers``.
     """
 
     floor: int = 0
     bounds: tuple[int, ...] = ()
 
     def answered(self, sequence: int) -> bool:
-        """Whether the request has been answered. ``UNNUMBERED`` never is."""
+        """Whether the request was answered; ``UNNUMBERED`` never is."""
         if sequence == UNNUMBERED:
             return False
         if sequence <= self.floor:
@@ -65,7 +64,7 @@ class Answers:
 
     @property
     def last(self) -> int:
-        """The highest number that has been answered; 0 for none."""
+        """The highest answered number; 0 for none."""
         return self.bounds[-1] if self.bounds else self.floor
 
     def record(self, sequence: int) -> Answers:
@@ -78,7 +77,7 @@ class Answers:
         return _normal(self.floor, bounds)
 
     def advance(self, floor: int) -> Answers:
-        """With everything at or below ``floor`` answered. A floor never sinks."""
+        """With everything up to ``floor`` answered. A floor never sinks."""
         if floor <= self.floor:
             return self
         at = bisect_right(self.bounds, floor)
@@ -108,9 +107,9 @@ def _normal(floor: int, bounds: tuple[int, ...]) -> Answers:
 
 @dataclass(slots=True)
 class Sessions:
-    """Every session, in memory: the engine's copy of what the fold keeps in the ledger.
+    """Every session in memory: the engine's copy of the fold's rows.
 
-    ``calls``: the answers to the numbered calls of the same sessions, and of those of workers.
+    ``calls``: the answers to numbered calls, of clients and workers.
     """
 
     _answers: dict[str, Answers] = field(default_factory=dict)
@@ -118,11 +117,11 @@ class Sessions:
     calls: Calls = field(default_factory=Calls)
 
     def answered(self, session: str, sequence: int) -> bool:
-        """Whether the request has been answered: do not act, answer again."""
+        """Whether the request was answered: do not act, answer again."""
         return self._answers.get(session, Answers()).answered(sequence)
 
     def last(self, session: str) -> int:
-        """The highest number of the session that has been answered; 0 for none."""
+        """The session's highest answered number; 0 for none."""
         return self._answers.get(session, Answers()).last
 
     def record(self, session: str, sequence: int) -> None:
@@ -142,7 +141,7 @@ class Sessions:
             self.calls.end(owned)
 
     def apply(self, record: Record) -> None:
-        """What ``record`` does to sessions, exactly as the fold does it."""
+        """Apply ``record`` exactly as the fold does."""
         match record:
             case GraphSubmitted(client=client, session=session, sequence=sequence):
                 self._record_of(client, session, (sequence,))
@@ -182,14 +181,14 @@ def load_answers(tables: Tables, session: str) -> Answers:
 
 
 def store_answers(tables: Tables, session: str, answers: Answers) -> None:
-    """Keep one session in the ledger. The empty name stands for no session."""
+    """Keep a session in the ledger; the empty name stands for none."""
     if session:
         row = pack((session, answers.floor, answers.bounds))
         tables.put(SESSIONS, name_key(session), row)
 
 
 def answer_of(tables: Tables, client: str, session: str, sequences: Iterable[int]) -> None:
-    """Requests of a client are answered, if the session is the one that it has."""
+    """Requests of a client are answered, if this is its session."""
     row = tables.get(CLIENTS, name_key(client))
     if session and row is not None and unpack(row)[2] == session:
         former = answers = load_answers(tables, session)
@@ -209,8 +208,8 @@ def scan_answers(tables: Tables) -> Iterator[tuple[str, Answers]]:
 def drop_if_unused(tables: Tables, session: str) -> None:
     """Drop a session that no client of the ledger names.
 
-    A journal can be resumed by another process under another client id; the first one leaving must
-    not take the answers with it. Looks at every client: leaving is rare.
+    Another process may resume a journal under another client id: the first one's end must not take
+    the answers. Looks at every client: leaving is rare.
     """
     for _, row in tables.scan(CLIENTS):
         if unpack(row)[2] == session:

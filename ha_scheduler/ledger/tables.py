@@ -1,11 +1,11 @@
 """The port behind which the ledger keeps its rows.
 
-Guarantee: a table maps bytes to bytes in the order of the keys. The caller may put and delete
-during a scan: rows that are there throughout are seen once, rows that come or go meanwhile perhaps.
-Nothing here is durable; the storage behind the port commits rows and applied index together.
+Guarantee: a table maps bytes to bytes in the order of the keys. Rows may change during a scan:
+those that are there throughout are seen once, others perhaps. Nothing here is durable; the storage
+behind the port commits rows and applied index together.
 
-Every table is named in ``TABLES``. A dump walks that list, so a table that is missing there would
-be missing on every peer that was brought up by a snapshot.
+A dump walks ``TABLES``: a table missing there would be missing on every peer restored from a
+snapshot.
 """
 
 from __future__ import annotations
@@ -35,27 +35,10 @@ CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its 
 CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
 
 TABLES = (
-    META,
-    EVENTS,
-    GRAPHS,
-    BLOB_PARTS,
-    LOOSE_BLOBS,
-    DELTAS,
-    WANTS,
-    FORGOTTEN,
-    ERRORS,
-    RETRIED,
-    SCATTERED,
-    FREE_DELTAS,
-    FREE_WANTS,
-    DEPARTED,
-    CLIENTS,
-    SESSIONS,
-    VALUES,
-    PEERS,
-    CALL_SESSIONS,
+    META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
+    SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
     CALLS,
-)
+)  # fmt: skip
 
 KEY_BYTES_MAX = 500  # bytes; LMDB takes 511
 VALUE_BYTES_MAX = 1_000_000  # bytes; above, LMDB's p99 suffers; the longest record is 768 KiB
@@ -64,30 +47,18 @@ VALUE_BYTES_MAX = 1_000_000  # bytes; above, LMDB's p99 suffers; the longest rec
 class Tables(Protocol):
     """Ordered rows. ``table`` is one of ``TABLES``; any other is a programmer's error."""
 
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """The row's value, or None."""
-        ...
+    def get(self, table: str, key: bytes) -> bytes | None: ...
 
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        """Write or overwrite one row."""
-        ...
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
 
     def delete(self, table: str, key: bytes) -> bool:
-        """Remove one row; whether it was there."""
-        ...
+        """Whether the row was there."""
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key starts with ``prefix``, by key. Rows may change meanwhile."""
-        ...
 
     def keys(self, table: str, prefix: bytes = b"") -> Iterator[bytes]:
-        """As ``scan``, without reading the values."""
-        ...
-
-    def has_any(self, table: str, prefix: bytes) -> bool:
-        """Whether there is a row whose key starts with ``prefix``. Reads one row at the most."""
-        ...
+        """As ``scan``, without the values."""
 
     def delete_prefix(self, table: str, prefix: bytes) -> int:
-        """Remove every row whose key starts with ``prefix``; how many there were."""
-        ...
+        """Delete the rows whose key starts with ``prefix``; returns how many."""
