@@ -2,7 +2,7 @@
 
 The daemon starts it in place of the real one (``--channel-fd N --lease-fd M``). A payload is
 written as the real engine writes one: as one record, or, when it is large, in parts ahead of the
-record that names them (``Recorder.append_blob``). Its latency is the time from the first of its
+record that names them (``Recorder.inline``). Its latency is the time from the first of its
 proposals to the moment at which this process is told that the last has committed.
 
 It does as it is told over a Unix socket (one JSON line in, one out) and tells what happens to it in
@@ -216,12 +216,8 @@ class LoadEngine:
 
     def _put(self, space: str, name: str, value: bytes, on_commit: OnCommit) -> None:
         assert self._recorder is not None
-        blob = parts = 0
-        if len(value) > INLINE_BYTES_MAX:
-            blob, parts = self._recorder.append_blob(value)
-            value = b""
-        term = self._recorder.term
-        record = records.ValueSet(space, name.encode(), value, blob, parts, term)
+        inlined = self._recorder.inline(value)
+        record = records.ValueSet(space, name.encode(), *inlined, self._recorder.term)
         self._recorder.append(record, on_commit)
 
     def _fill(self) -> None:

@@ -1,8 +1,8 @@
-"""What the parts of our Scheduler share: the stream, the sessions, and the takeover.
+"""The state that the parts of our Scheduler share.
 
-Each part is a class that derives from ``SchedulerBase``, which derives from upstream's Scheduler. A
-part overrides what it changes of upstream's, owns the attributes that it initialises, and derives
-from the parts that it asks or has to come before. ``scheduler.py`` joins them.
+Each part derives from ``SchedulerBase``, and so from upstream's Scheduler. It overrides what it
+changes of upstream's, owns the attributes that it initialises, and derives from the parts that it
+asks or has to come before. ``scheduler.py`` joins them.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ class SchedulerBase(EngineState):
         super().__init__(**kwargs)
 
     def open_recovery(self) -> None:
-        """Every report that will come in time has come."""
+        """Every report that comes in time has come."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""The places where we reach into ``distributed`` by replacing a module's name.
+"""Where we replace names in modules of ``distributed``.
 
-Each is an assumption about distributed 2026.8 that ``tests/engine/test_upstream.py`` states, so
-that an upgrade fails there and says why.
+Each is an assumption about distributed 2026.8, stated in ``tests/engine/test_upstream.py``: an
+upgrade that breaks it fails there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ nanny_pool: ContextVar[Any] = ContextVar("nanny_pool", default=None)
 
 
 def _materialize_and_keep(expr: Any, validate: bool) -> Any:
-    """``_materialize_graph`` (scheduler.py:9390), keeping what cannot be materialised twice."""
+    """``_materialize_graph`` (scheduler.py:9390); keeps what cannot be materialised twice."""
     dsk, annotations_by_type = materialize_graph(expr=expr, validate=validate)
     request = current_request.get()
     if request is not None and not isinstance(expr, LLGExpr):
@@ -39,9 +39,8 @@ def _rpc(address: str, **kwargs: Any) -> Any:
 
 
 def install() -> None:
-    """Make ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs.
-
-    And ``restart_workers`` (6556) tell nannies to kill over a pool, not over comms of its own.
+    """Have ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs, and
+    ``restart_workers`` (6556) call nannies over a pool instead of comms of its own.
     """
     upstream._materialize_graph = _materialize_and_keep
     upstream.rpc = _rpc  # type: ignore[assignment,misc]  # only ever called

@@ -1,12 +1,11 @@
-"""A comm whose writes wait for the leader's lease.
+"""The fence: a comm whose writes wait for the leader's lease.
 
-Guarantee: not a byte of a message leaves after the moment at which another leader may have been
-elected. An engine that was frozen and wakes up finds its lease over before it writes; its daemon
-then ends it, so what it held back is never sent. Nothing is dropped: if the lease is renewed (the
-daemon was late), the write goes on.
+Guarantee: not a byte of a message leaves after another leader may have been elected. An engine that
+was frozen finds its lease over before it writes; its daemon then ends it, and nothing of it is ever
+sent. Nothing is dropped: if the lease is renewed (the daemon was late), the write goes on.
 
-So it is for answers and streams, and (``fence_pool``) for the calls that the engine itself makes to
-workers and nannies: what deletes data (``free_keys``), runs functions, or kills a worker.
+This holds for answers and streams, and (``fence_pool``) for the engine's own calls to workers and
+nannies: those that delete data (``free_keys``), run functions, or kill a worker.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ async def hold(lease: LeaseLike) -> None:
 
 
 async def lost(lease: LeaseLike, seconds: float) -> None:
-    """Wait until leadership has not been certain for so long, without a break."""
+    """Wait until leadership has been uncertain for ``seconds`` without a break."""
     since: float | None = None
     while since is None or monotonic() - since < seconds:
         await asyncio.sleep(LOST_POLL_SECONDS)
@@ -55,8 +54,7 @@ async def lost(lease: LeaseLike, seconds: float) -> None:
 class FencedComm:
     """A Dask comm whose ``write`` waits for the lease.
 
-    ``amend`` may change the first message written: it is how our part gets into a reply that
-    upstream composes.
+    ``amend`` may change the first message: our part of a reply that upstream composes.
     """
 
     def __init__(
@@ -67,7 +65,6 @@ class FencedComm:
         self._amend = amend
 
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> Any:
-        """Write when leadership is certain."""
         if self._amend is not None:
             msg, self._amend = self._amend(msg), None
         if not self._lease.valid():
@@ -93,9 +90,9 @@ class FencedComm:
 
 
 def fence_pool(pool: Any, lease: LeaseLike) -> None:
-    """Have each call over ``pool``, a ``ConnectionPool``, wait for the lease before it is sent.
+    """Have each call over ``pool``, a ``ConnectionPool``, wait for the lease.
 
-    The pool keeps its comms as they are; whoever borrows one gets it fenced.
+    The pool keeps its comms; whoever borrows one gets it fenced.
     """
     connect, reuse = pool.connect, pool.reuse
 

@@ -1,8 +1,8 @@
 """When Python's cyclic garbage collector may run in an engine.
 
-A full collection walks every object: 1 s with 100,000 tasks (measured), as long as a whole takeover
-may take, and making that many tasks triggers several. Nothing is leaked by pausing it: what is made
-meanwhile is looked at by the next collection.
+A full collection walks every object: 1 s with 100,000 tasks (measured), as long as a takeover may
+take, and making that many tasks triggers several. A pause leaks nothing: the next collection looks
+at what was made meanwhile.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def paused() -> Iterator[None]:
 
 
 def spare_present() -> None:
-    """Leave out of collections whatever exists now: a takeover begins, or may at any moment."""
+    """Leave everything that exists out of collections: a takeover may begin at any moment."""
     gc.freeze()
 
 
 def spare_nothing() -> None:
-    """Look at everything again (the takeover is over)."""
+    """The takeover is over: look at everything again."""
     gc.unfreeze()

@@ -1,10 +1,9 @@
-"""HTTP routes that tell of the cluster are those of the leader.
+"""HTTP routes about the cluster, which the leader alone serves.
 
-Guarantee: an engine that follows, has not recovered yet, or cannot be certain that it still leads,
-says nothing about workers and tasks over HTTP, and does nothing to them: it answers 503. A follower
-knows what was asked for and no worker, so ``/api/v1/adaptive_target`` of one would have somebody's
-script end the cluster. ``/health`` and ``/metrics`` are about the process, and answer always; pages
-of the dashboard are drawn for whoever looks, and show a follower's state.
+Guarantee: an engine that follows, has not recovered, or is not certain to lead answers 503 to what
+asks about workers and tasks or acts on them. A follower knows no worker: its
+``/api/v1/adaptive_target`` would have a script end the cluster. ``/health`` and ``/metrics`` are
+about the process and always answer; dashboard pages show a follower's state.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class NotLeading(RequestHandler):
     """The answer of an engine that does not lead."""
 
     def prepare(self) -> None:
-        """Answer any method alike."""
+        """Any method."""
         self.set_status(503)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Retry-After", str(RETRY_SECONDS))
@@ -34,10 +33,7 @@ class NotLeading(RequestHandler):
 
 
 def install(application: Any, prefix: str, leads: Callable[[], bool]) -> None:
-    """Have ``application`` answer for the leader only while ``leads`` says so.
-
-    ``prefix`` is that of all routes (``dashboard-prefix``).
-    """
+    """Gate ``application`` by ``leads``. ``prefix``: that of all routes (``dashboard-prefix``)."""
     find, start = application.find_handler, f"/{prefix.strip('/')}".rstrip("/")
 
     def find_handler(request: Any, **kwargs: Any) -> Any:

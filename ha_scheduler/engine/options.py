@@ -34,12 +34,12 @@ def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def contact_address(protocol: str, own: PeerAddress) -> str | None:
-    """Where others reach this engine: the address that the cell has for its peer.
+    """The address of this engine: the one that the cell has for its peer.
 
-    Upstream would announce the address of the route to the internet, which on a host with several
-    networks is another one, and without such a route is 127.0.0.1. It is an IP address because
-    those who follow the leader compare it with what their connections say. None, and so upstream's
-    choice, for a host name that means something else on its own host than elsewhere.
+    Upstream announces that of the route to the internet, on a host with several networks perhaps
+    another one, and without such a route 127.0.0.1. An IP address, because followers compare it
+    with their connections. None, and so upstream's choice, for a host name that its own host
+    resolves otherwise than others.
     """
     try:
         found = socket.getaddrinfo(own.host, own.dask_port, type=socket.SOCK_STREAM)

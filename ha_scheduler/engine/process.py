@@ -1,13 +1,12 @@
 """The engine process: one channel to its daemon, one scheduler.
 
-Guarantee: crash-only. The process follows, may be activated once, and ends when its channel does or
-when anything goes wrong that it cannot answer for; nothing is handed over on the way out, because
-everything that matters is in the log or on the workers.
+Guarantee: crash-only. The process follows, may be activated once, and ends with its channel or at
+any error that it cannot answer for; nothing is handed over, since all that matters is in the log or
+on the workers.
 
-An engine that leads also ends when its lease has been over for ``LEASE_LOST_SECONDS``: its daemon
-would have ended it long ago, so that one hangs, and another leads. Until then the engine keeps
-accepting connections, and whoever looks for a leader and finds it waits for an answer that it may
-not give.
+A leader's engine also ends when its lease has been over for ``LEASE_LOST_SECONDS``: its daemon
+hangs, or it would have ended the engine, and another peer leads. Such an engine would accept
+connections and never answer.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class ChannelLost(Exception):
 
 
 class Channel:
-    """The engine's end of the socketpair. It is also the ``Log`` of an active engine."""
+    """The engine's end of the socket pair, and the ``Log`` of an active engine."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -63,7 +62,7 @@ class Channel:
 
     @classmethod
     async def open(cls, fd: int) -> Channel:
-        """Take over the inherited socket, and let the daemon introduce itself.
+        """Take over the inherited socket and the daemon's introduction.
 
         Raises ``RefusedError`` when it is of another version.
         """
@@ -96,8 +95,6 @@ class Channel:
 
 
 class EngineProcess:
-    """Drives a scheduler by the daemon's messages."""
-
     def __init__(self, channel: Channel, lease: SharedLease) -> None:
         self._channel = channel
         self._lease = lease
@@ -105,7 +102,7 @@ class EngineProcess:
         self._activation: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Until the channel ends. Raises whatever ends the process."""
+        """Follow the daemon's messages until the channel ends. Raises whatever ends the process."""
         while True:
             for message in await self._channel.receive():
                 self._handle(message)

@@ -1,9 +1,9 @@
-"""Refusing what a client or worker sent: to that one, in words, and with nothing of it done.
+"""Refusals of what a client or worker sent: told to the sender, and nothing of it done.
 
-Guarantee: a message of a client's stream that nobody here knows, or in which the name of a client
-or a field of ours is of another type or out of range, does not come into the ledger, nor does what
-came together with it. Its client hears why, and its stream ends; everybody else goes on. So it is
-with a registration. A call that is refused so is answered with the error.
+Guarantee: an unknown message of a client's stream, or one with a client's name or a field of ours
+of another type or out of range, does not reach the ledger, nor does what came with it. Its client
+hears why and its stream ends; all others go on. The same holds for a registration. A refused call
+is answered with the error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def refuse(comm: Any, error: ProtocolError) -> None:
 
 
 class CheckedComm:
-    """A client's comm, for ``Server.handle_stream`` to read. ``stream`` is what goes out on it."""
+    """A client's comm, for ``Server.handle_stream`` to read. ``stream``: its way out."""
 
     def __init__(self, comm: Any, stream: BatchedSend, known: Container[str]) -> None:
         self._comm = comm

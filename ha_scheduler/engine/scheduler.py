@@ -1,15 +1,15 @@
 """The Dask scheduler of an engine: follows by replaying records, leads by recording them.
 
-Guarantee: one object lives through both roles, in this order and never back: constructed (it
-replays), activated (it leads), ended with its process. There is no way to stop leading but to exit.
+Guarantee: one object goes through both roles, in this order and never back: constructed (it
+replays), activated (it leads), ended with its process.
 
-Order of an activation: the term is set and run ids start above every earlier term's (hazard 6);
-the recorder opens; the port is bound; the recovery barrier waits for the workers that the ledger
-names, which are called at once; what they report is adopted, then errors and scattered data are
-settled; only then does anything but a registration get an answer. See ``recovery.py``.
+Order of an activation: the term is set, and run ids start above those of earlier terms (hazard 6);
+the recorder opens; the port is bound; the recovery barrier waits for the ledger's workers, which
+are called at once; their reports are adopted, then errors and scattered data settled; only then is
+anything but a registration answered (``recovery.py``).
 
-The mixins hold one concern each; this module only joins them to upstream's class. The class keeps
-upstream's name because configuration keys are derived from it (core.py:275, hazard 20).
+The mixins hold one concern each; this module joins them. The class keeps upstream's name because
+configuration keys are derived from it (core.py:275, hazard 20).
 """
 
 from __future__ import annotations
@@ -51,15 +51,7 @@ from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
 from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
-from ha_scheduler.protocol.client import (
-    HA,
-    FireAndForget,
-    Heard,
-    Hello,
-    OpenCalls,
-    Request,
-    Resume,
-)
+from ha_scheduler.protocol.client import HA, FireAndForget, Heard, Hello, OpenCalls, Request, Resume
 from ha_scheduler.protocol.codec import from_op, tag_of, to_op
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import RegisterWorker
@@ -69,10 +61,7 @@ logger = logging.getLogger(__name__)
 #: Requests that are served while the recovery barrier is closed: they make it open, or wait for it
 #: themselves.
 UNGATED = frozenset(
-    {
-        tag_of(RegisterWorker),
-        *("register-worker", "register-client", "register_nanny", "identity"),
-    }
+    {tag_of(RegisterWorker), *("register-worker", "register-client", "register_nanny", "identity")}
 )
 
 #: The calls that ``NumberedCalls`` is around: each is done once if its caller numbers it.
@@ -101,8 +90,8 @@ class Scheduler(
 ):
     """A scheduler whose state survives it.
 
-    Where two parts change one method of upstream's, their order is that of their inheritance;
-    ``tests/engine/test_parts.py`` has the list, with what each order is for.
+    Parts that change the same method of upstream's do so in the order of their inheritance;
+    ``tests/engine/test_parts.py`` has the list, with the reason for each order.
     """
 
     def __init__(
@@ -121,7 +110,7 @@ class Scheduler(
         self._add_handlers()
 
     def _answers_for_all(self) -> bool:
-        """Whether this engine leads for certain, and knows what its predecessor knew."""
+        """Whether this engine leads for certain and has recovered."""
         return self.recovery.is_open and self.lease.valid()
 
     def _add_handlers(self) -> None:
@@ -157,7 +146,7 @@ class Scheduler(
         self.recover(window_seconds)
 
     def prepare_to_lead(self, term: int, log: Log, on_mark: OnMark) -> None:
-        """What comes before the port is bound."""
+        """Before the port is bound."""
         gc_pauses.spare_present()
         self.term = term
         self.mark = on_mark
@@ -170,7 +159,7 @@ class Scheduler(
         self.tables.lead()
 
     def recover(self, window_seconds: float = WINDOW_SECONDS) -> None:
-        """What comes after the port is bound: wait for the workers that the ledger names."""
+        """The port is bound: wait for the workers of the ledger."""
         self.idle_since = time.time()
         # One that was to go while it joined may have a departure, and no row of its own yet.
         leaving = (address for address, *_ in self.retirements.values())
@@ -186,7 +175,7 @@ class Scheduler(
         return result
 
     def _clear_task_state(self) -> None:
-        """As upstream's, which ``start_unsafe`` and ``restart`` call; the latter is recorded."""
+        """As upstream's, for ``start_unsafe`` and ``restart``; the latter is recorded."""
         if self._keep_state:
             return
         self.transactions.note(*self.tables.void())
@@ -195,7 +184,7 @@ class Scheduler(
         self.end_of_everything()
 
     def open_recovery(self) -> None:
-        """Every report that will come in time has come: place everything, then work."""
+        """Every report that comes in time has come: place everything, then work."""
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
         self.adopt_reports(reported, self._settle)
@@ -236,9 +225,8 @@ class Scheduler(
         self.stream_handlers["task-finished"] = first
 
     def is_rootish(self, ts: Any) -> bool:
-        """As upstream's; an actor must not be queued, and without workers every task looks rootish.
-
-        (``_transition_queued_processing``, scheduler.py:2933, asserts it.)
+        """As upstream's, but for actors: without workers every task looks rootish, and an actor
+        must not be queued (``_transition_queued_processing``, scheduler.py:2933).
         """
         return not ts.actor and bool(super().is_rootish(ts))
 
@@ -249,7 +237,7 @@ class Scheduler(
         return {**super().identity(n_workers), HA: to_op(self.welcome())}
 
     async def identity_asked(self, n_workers: int = -1) -> dict[str, Any]:
-        """Who leads, at once, as who connects asks it. Workers when it is known which there are."""
+        """Who leads, at once; the workers once the barrier is open."""
         if n_workers:
             await self.recovery.opened()
             await hold(self.lease)
@@ -258,7 +246,7 @@ class Scheduler(
     async def close(self, timeout: float | None = None, reason: str = "unknown") -> None:
         """``Client.shutdown``: the workers close, the cell stays (hazard of a graceful close).
 
-        Upstream's scheduler ends with its workers. Ours is infrastructure: an operator ends it.
+        Upstream's scheduler ends with its workers; ours only an operator ends.
         """
         if self.status in (Status.closing, Status.closed):
             return
@@ -268,7 +256,7 @@ class Scheduler(
 
 
 def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
-    """Upstream's choice of extensions (scheduler.py:4239), with ours in place of some of them."""
+    """Upstream's extensions (scheduler.py:4239), with ours in place of some."""
     if chosen is None:
         chosen = dict(DEFAULT_EXTENSIONS)
         if not dask.config.get("distributed.scheduler.work-stealing"):
@@ -278,7 +266,7 @@ def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:
-    """The handler of a request: it waits for the recovery barrier, and its answer for the lease.
+    """A request's handler, gated by the recovery barrier, and its answer by the lease.
 
     Raises ``MalformedMessage``, which is told to the caller.
     """

@@ -1,9 +1,8 @@
-"""The event-loop step of now, as far as upstream's methods cannot hand it on.
+"""The present event-loop step, where upstream's methods cannot pass it on.
 
-A part that calls upstream's method, which calls what another part overrides, says here what that
-call is about. The step holds within one step of the event loop only: whoever would await ends it
-first. Two things are no part of it: a numbered call and a graph's request, which go with their task
-across awaits (``ContextVar``s), and ``Scheduler._keep_state``, which is a phase of the engine.
+A part that calls a method of upstream's, which calls another part's override, says here what that
+call is about. A step never spans an ``await``. Numbered calls and a graph's request go with their
+task across awaits instead (``ContextVar``s); ``Scheduler._keep_state`` is a phase of the engine.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is not to be recorded, or done, because something else in this step says or does it."""
+    """What not to record, or do, because something else in this step does."""
 
     desires_of: str = ""  # the client whose desires the record of a graph implies
     releases: bool = False  # a record implies them (``ClientLeft``, ``Restarted``)

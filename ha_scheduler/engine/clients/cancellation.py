@@ -1,19 +1,18 @@
-"""``Client.cancel``: done once, at its place among the client's graphs, and told to all concerned.
+"""``Client.cancel``: idempotent, in order with the client's graphs, and told to all concerned.
 
 Guarantee: a cancellation acts on the graphs that its client submitted before it and on none after
-it, whichever leader does it, and however often it arrives. It is acknowledged when what it released
-has committed. Every client whose futures it cancelled hears of it, with reason and message, also if
-the leader dies before it has said so; what a client has submitted since is not cancelled by that.
+it, on whichever leader and however often it arrives. It is acknowledged when its releases have
+committed. Every client whose futures it cancelled is told, with reason and message, even if the
+leader dies first; what a client submitted since is not cancelled by that.
 
-Order: the notices to other futures enter the log before the releases, and the answer after them. So
-a leader's death between them leaves a cancellation that is done again, and no future that stays
-pending because its release committed and its notice did not. A notice goes when its client has
-heard of it (``ha-heard``).
+Order: notices to other clients enter the log before the releases, the answer after them. So a
+leader's death in between leaves a cancellation to be retried, and never a future that stays pending
+for want of a notice. A notice is deleted when its client has confirmed it (``ha-heard``).
 
-What is cancelled is upstream's (scheduler.py:5758): the key if nobody but the client wants it, or
-by ``force``, and then what depends on it, alike. But for three of upstream's defects: an
-intermediate result that nobody wants is passed through, where upstream fails an assertion and ends
-the client's stream; a long chain does not exhaust the stack; many keys take no quadratic time.
+What is cancelled is upstream's (scheduler.py:5758): a key that only the client wants, or any by
+``force``, and its dependents alike. Three defects of upstream's are avoided: an unwanted
+intermediate result is passed through, where upstream fails an assertion and ends the client's
+stream; a long chain does not exhaust the stack; many keys take no quadratic time.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ class Notice:
 
 
 class Cancellation(Intents):
-    """The part of our Scheduler that cancels."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._notices: dict[str, dict[int, Notice]] = {}  # by client and number
@@ -70,7 +67,7 @@ class Cancellation(Intents):
             self._notices[client].pop(number, None)
 
     def _restore_notices(self) -> None:
-        """This engine leads: number its own notices above all others; drop those to the gone."""
+        """This engine leads: number its notices above all others; drop those of absent clients."""
         self._notice_numbers = itertools.count(self.term << 32)
         for client in [client for client in self._notices if client not in self.session_of]:
             self.drop_notices(client, self._notices[client])
@@ -84,7 +81,7 @@ class Cancellation(Intents):
         msg: str | None = None,
         ha_sequence: int = 0,
     ) -> None:
-        """A client cancels keys. Done once by (session, ``ha_sequence``)."""
+        """A client cancels keys; idempotent by (session, ``ha_sequence``)."""
         failpoints.reach("cancel-keys.arrived")
         if self.was_answered(client, ha_sequence):
             return
@@ -137,7 +134,7 @@ class Cancellation(Intents):
         msg: str | None,
         sequence: int,
     ) -> dict[str, int]:
-        """Record who has to hear of what, but for what the client itself has cancelled by then."""
+        """Record a notice for each client, except of keys that the canceller itself named."""
         numbers: dict[str, int] = {}
         changes = []
         for client, keys in released.items():
@@ -158,7 +155,7 @@ class Cancellation(Intents):
     def _tell(
         self, message: dict[str, Any], numbers: dict[str, int], sequences: dict[str, int]
     ) -> None:
-        """Tell every client, as upstream: one may want a key of which no word has come yet."""
+        """Tell every client, as upstream: one may want a key by a request still on its way."""
         for client, comm in list(self.client_comms.items()):
             if client in self._kept_for or comm.closed():
                 continue  # it is about to state what it wants, and is told then
@@ -169,7 +166,7 @@ class Cancellation(Intents):
             comm.send(told)
 
     def tell_cancelled(self, client: str, wanted: set[Key]) -> set[Key]:
-        """A returning client wants these keys: tell it which were cancelled, and return them."""
+        """Tell a returning client which of these keys were cancelled; returns them."""
         cs = self.clients[client]
         cancelled: set[Key] = set()
         for number, notice in sorted(self._notices.get(client, {}).items()):
@@ -190,11 +187,10 @@ class Cancellation(Intents):
         return cancelled
 
     def ha_heard(self, client: str, message: Heard) -> None:
-        """A client has heard of these notices."""
         self.drop_notices(client, message.numbers)
 
     def drop_notices(self, client: str, numbers: Iterable[int]) -> None:
-        """They need not be given any more."""
+        """The client has confirmed these notices."""
         kept = self._notices.get(client, {})
         gone = [number for number in numbers if number in kept]
         for number in gone:
@@ -204,16 +200,14 @@ class Cancellation(Intents):
         self.transactions.note(*(self._notice_rows.delete((client, number)) for number in gone))
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
-        """A client is gone for good: there is nobody to tell."""
+        """As upstream's; there is nobody left to tell."""
         super().remove_client(client=client, stimulus_id=stimulus_id)
         if self.recorder is not None:
             self.drop_notices(client, list(self._notices.get(client, ())))
 
 
 def _with_dependents(tasks: Iterable[TaskState], cs: ClientState, force: bool) -> list[Any]:
-    """What a cancellation of ``tasks`` by ``cs`` cancels. Without ``force``, only what it alone
-    wants; what nobody wants is passed through, and is not in the result.
-    """
+    """All tasks to cancel: without ``force`` those that ``cs`` alone wants, past unwanted ones."""
     passed: dict[Any, None] = {}
     stack = list(tasks)
     while stack:

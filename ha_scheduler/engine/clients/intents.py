@@ -1,14 +1,12 @@
 """What clients want, recorded as it happens.
 
-Guarantee: each change of intent (a graph accepted, a key desired or released, an error reached,
-data scattered) is appended to the event stream in the event-loop step in which this engine's state
-changes, before anything that follows from it. On a follower ``recorder`` is None and the same
-methods apply records without writing any.
+Guarantee: each change of intent (a graph accepted, a key desired or released, an error, scattered
+data) is appended to the event stream in the event-loop step of the change, before its consequences.
+On a follower ``recorder`` is None, and the same methods apply records and write none.
 
-A request of the stream (a graph, a cancellation, a fire-and-forget desire) is acknowledged to its
-client by ``ha-committed`` once its record has committed, and is done once, however often it comes.
-A graph that was refused (lost dependencies, or it would not unpickle) is acknowledged at once: its
-outcome has been reported and there is nothing to keep.
+A request of the stream (a graph, a cancellation, a fire-and-forget desire) is idempotent and
+acknowledged (``ha-committed``) when its record has committed. A refused graph (lost dependencies,
+or it does not unpickle) is acknowledged at once: its outcome has been reported.
 """
 
 from __future__ import annotations
@@ -28,12 +26,10 @@ from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.graphs import (
-    INLINE_BYTES_MAX,
     GraphRequest,
     current_request,
     encode_graph,
     key_digest,
-    serialized_frames,
 )
 from ha_scheduler.engine.stream.keys import Key, encode_key
 from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
@@ -69,8 +65,6 @@ class ClientGoneError(Exception):
 
 
 class Intents(SchedulerBase):
-    """The part of our Scheduler that records what clients want."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._scatter_committed: asyncio.Event | None = None  # of the latest scattering
@@ -85,13 +79,12 @@ class Intents(SchedulerBase):
     async def update_graph(
         self, client: str, expr_ser: Serialized, *args: Any, ha_sequence: int = 0, **kwargs: Any
     ) -> None:
-        """Accept a graph once per (session, sequence); acknowledge it when it has committed."""
+        """Accept a graph, idempotent by (session, sequence); acknowledged after its commit."""
         if self.was_answered(client, ha_sequence):
             return
         failpoints.reach("graph.arrived")
         session = self.session_of.get(client, "")
-        header, frames = serialized_frames(expr_ser)
-        request = GraphRequest(session, ha_sequence, header, frames)
+        request = GraphRequest(session, ha_sequence, expr_ser.header, list(expr_ser.frames))
         current_request.set(request)
         try:
             await super().update_graph(client, expr_ser, *args, **kwargs)
@@ -108,7 +101,7 @@ class Intents(SchedulerBase):
     def _create_taskstate_from_graph(
         self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
     ) -> Any:
-        """Record the graph, then make its tasks: one event-loop step."""
+        """Record the graph and make its tasks in one event-loop step."""
         request = current_request.get()
         graph = 0
         if request is not None and request.session and client not in self.clients:
@@ -172,7 +165,7 @@ class Intents(SchedulerBase):
         return graph
 
     def _found(self, new: set[Key]) -> dict[Key, int]:
-        """Of which tasks that are about to be made workers have something, and since which run."""
+        """The tasks about to be made of which workers have results or runs, and since which run."""
         orphans = self.adoption.orphans
         found = {key: orphans.run_of(key) for key in new} if orphans else {}
         counting = {key: run for key, run in found.items() if run is not None}
@@ -182,19 +175,15 @@ class Intents(SchedulerBase):
     def _append_graph(
         self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
     ) -> None:
-        blob = parts = 0
-        if len(payload) > INLINE_BYTES_MAX:
-            blob, parts = recorder.append_blob(payload)
-            payload = b""
         session, sequence = request.session, request.sequence
-        record = GraphSubmitted(graph, client, session, sequence, payload, blob, parts)
+        record = GraphSubmitted(graph, client, session, sequence, *recorder.inline(payload))
         self.sessions.apply(record)
         recorder.append(record, on_commit=self._when_committed(client, session, sequence, "graph"))
 
     # Requests of the stream
 
     def was_answered(self, client: str, sequence: int) -> bool:
-        """Whether a request has been done before. It is acknowledged when that has committed."""
+        """Whether the request is a repeated one; acknowledged if that has committed."""
         session = self.session_of.get(client, "")
         if not self.sessions.answered(session, sequence):
             return False
@@ -203,7 +192,7 @@ class Intents(SchedulerBase):
         return True
 
     def answer(self, client: str, sequence: int, op: str) -> None:
-        """A request has been done, and what it changed is recorded."""
+        """A request took effect and is recorded."""
         session = self.session_of.get(client, "")
         if self.recorder is None or not session or not sequence:
             return
@@ -227,7 +216,7 @@ class Intents(SchedulerBase):
             comm.send(to_op(Committed((sequence,))))
 
     def _set_priorities(self, *args: Any, **kwargs: Any) -> None:
-        """As upstream's; and hand out what workers already hold of this graph."""
+        """As upstream's; then hand out what workers already have of this graph."""
         super()._set_priorities(*args, **kwargs)
         adoption, tasks = self.adoption, kwargs["tasks"]
         if adoption.orphans or adoption.claims:
@@ -235,7 +224,7 @@ class Intents(SchedulerBase):
             self._after_graph(tasks, restored)
 
     def _after_graph(self, tasks: set[TaskState], restored: list[TaskState]) -> None:
-        """After this event-loop step's transitions, settle claims and free what nobody needs."""
+        """After the transitions of this step, settle claims and free what nobody needs."""
         self._touched.extend(tasks)
 
         def settle() -> None:
@@ -262,14 +251,14 @@ class Intents(SchedulerBase):
         super().client_desires_keys(keys=keys, client=client)
 
     def ha_fire_and_forget(self, client: str, message: FireAndForget) -> None:
-        """A client with a journal wants keys to be computed, whatever becomes of it."""
+        """A client with a journal wants keys computed, even after it is gone."""
         failpoints.reach("fire-and-forget.arrived")
         if not self.was_answered(client, message.ha_sequence):
             self.client_desires_keys(keys=message.keys, client=FIRE_AND_FORGET)
             self.answer(client, message.ha_sequence, "fire-and-forget")
 
     def _is_ahead(self, key: Key) -> bool:
-        """Whether the outcome of ``key`` is still to come; or else it would be held for ever."""
+        """Whether the outcome is still to come; a later desire would hold the result for ever."""
         ts = self.tasks.get(key)
         return ts is not None and ts.state in ("waiting", "queued", "no-worker", "processing")
 
@@ -283,7 +272,7 @@ class Intents(SchedulerBase):
     def _client_releases_keys(
         self, keys: Collection[Key], cs: ClientState, recommendations: Recs
     ) -> None:
-        """A client, or a pseudo-client, no longer wants keys."""
+        """A client, or a pseudo-client, releases keys."""
         recorder = self.recorder
         if recorder is not None and not self.step.releases:
             wanted = [key for key in keys if self.tasks.get(key) in cs.wants_what]
@@ -295,7 +284,7 @@ class Intents(SchedulerBase):
         super()._client_releases_keys(keys=keys, cs=cs, recommendations=recommendations)
 
     def _remove_key(self, key: Key) -> None:
-        """A key is forgotten: its graph may be retired."""
+        """A key is forgotten; its graph may be retired."""
         super()._remove_key(key)
         self.replay.forget(key)
         self.runs.forget(key)
@@ -312,7 +301,7 @@ class Intents(SchedulerBase):
                 recorder.append(ScatteredForgotten((encode_key(key),)))
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
-        """A client is gone for good: so are its desires and its session."""
+        """A client is gone, with its desires and its session."""
         if client in self.clients and self.recorder is not None:
             cs = self.clients[client]
             committed = self.pending_releases.keep([ts.key for ts in cs.wants_what], cs)
@@ -328,7 +317,7 @@ class Intents(SchedulerBase):
     # Outcomes and data
 
     def _propagate_erred(self, ts: TaskState, *, cause: Key | None = None, **kwargs: Any) -> Any:
-        """An error is the outcome of ``ts``; only the blamed task's is recorded."""
+        """Record the error, of the blamed task only."""
         result = super()._propagate_erred(ts, cause=cause, **kwargs)
         if self.recorder is not None and ts.exception_blame is ts:
             payload = encode_error(ts)
@@ -362,24 +351,20 @@ class Intents(SchedulerBase):
         return retried
 
     async def scatter(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream's, and then committed: what was answered is expected after a failover."""
+        """As upstream's, answered after the commit."""
         result = await super().scatter(*args, **kwargs)
         if self._scatter_committed is not None:
             await self._scatter_committed.wait()
         return result
 
     async def update_data_asked(self, **data: Any) -> None:
-        """A client's request, after it has scattered straight to workers: told when committed."""
+        """A client has scattered straight to workers: answered after the commit."""
         self.update_data(**data)
         if self._scatter_committed is not None:
             await self._scatter_committed.wait()
 
     def update_data(
-        self,
-        *,
-        who_has: dict[Key, list[str]],
-        nbytes: dict[Key, int],
-        client: str | None = None,
+        self, *, who_has: dict[Key, list[str]], nbytes: dict[Key, int], client: str | None = None
     ) -> None:
         """Data was scattered: only its holders can bring it back."""
         if self.recorder is not None:

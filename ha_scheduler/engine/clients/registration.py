@@ -1,9 +1,9 @@
-"""Clients that come back.
+"""Registration of clients, and their return.
 
-Guarantee: a client that lost its connection without a goodbye keeps its desires for
-``CLIENT_GRACE_SECONDS``, and a connection that ends never removes the registration of a newer one
-(hazard 10). A returning client first resubmits what was never acknowledged, then states all that it
-wants (``ha-resume``), and is told the state of each key.
+Guarantee: a client that lost its connection keeps its desires for ``CLIENT_GRACE_SECONDS``, and the
+end of a connection never removes a newer registration (hazard 10). A returning client resubmits
+what was never acknowledged, then states all that it wants (``ha-resume``), and is told the state of
+each key.
 
 Wire: ``protocol/client.py``.
 """
@@ -35,8 +35,6 @@ REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others ge
 
 
 class Clients(Cancellation):
-    """The part of our Scheduler that clients join."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._awaited_clients: set[str] = set()  # of the ledger, that have not said what they want
@@ -44,7 +42,7 @@ class Clients(Cancellation):
         self._served: dict[str, asyncio.Event] = {}  # set when a client's latest stream is over
 
     async def add_client(self, comm: Any, client: str, versions: dict[str, Any]) -> None:
-        """Register a client, or take back one that the ledger knows, and serve its stream."""
+        """Register a client, new or known to the ledger, and serve its stream."""
         try:
             from_op(RegisterClient, {"client": client})
         except MalformedMessage as error:
@@ -63,7 +61,7 @@ class Clients(Cancellation):
                 self._client_lost(client)
 
     async def _end_former_stream(self, client: str, served: asyncio.Event | None) -> None:
-        """Two streams of one client must not be handled side by side."""
+        """Two streams of one client are never served side by side."""
         former = self.client_comms.pop(client, None)
         if former is not None:
             former.abort()
@@ -126,7 +124,7 @@ class Clients(Cancellation):
                 )
 
     def _client_lost(self, client: str) -> None:
-        """The stream ended: a client with a session may come back, any other is gone."""
+        """The stream ended: a client with a session may return, any other is gone."""
         if client not in self.clients:
             return  # it said goodbye
         if client in self.session_of:
@@ -135,7 +133,7 @@ class Clients(Cancellation):
             self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")
 
     def await_clients(self) -> None:
-        """This engine leads: those that the ledger names are expected, if they keep a journal."""
+        """This engine leads: the ledger's clients with a session are expected back."""
         for client in list(self.clients):
             if client in self.session_of:
                 self._awaited_clients.add(client)
@@ -145,7 +143,7 @@ class Clients(Cancellation):
                 self.remove_client(client=client)
 
     def _returned(self, client: str) -> None:
-        """One of the clients that the ledger names has stated what it wants."""
+        """A client of the ledger has stated what it wants."""
         if client in self._awaited_clients:
             self._awaited_clients.discard(client)
             if not self._awaited_clients:
@@ -194,8 +192,8 @@ class Clients(Cancellation):
     async def ha_resume(self, client: str, message: Resume) -> None:
         """A returning client states all that it wants, after what it resubmitted.
 
-        It is told of the cancellations of which it does not know, of the state of every key that
-        has one, and which keys the cell does not know.
+        It is told of cancellations that it missed, of the state of every key that has one, and of
+        the keys that the cell does not know.
         """
         self.drop_notices(client, message.heard)
         cancelled = self.tell_cancelled(client, set(message.keys))

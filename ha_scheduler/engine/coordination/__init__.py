@@ -1,8 +1,8 @@
 """Coordination objects that survive the leader: upstream's scheduler extensions, recorded.
 
-Each module is one kind of object. Each of its changes takes effect here and enters the event stream
-in one event-loop step (``stream/transactions.py``), and is told to nobody before it has committed
-(``stream/calls.py``). Its rows are replicated tables (``stream/tables.py``).
+A module for each kind. A change takes effect here and enters the event stream in one event-loop
+step (``stream/transactions.py``), and is told to nobody before its commit (``stream/calls.py``).
+The rows are replicated tables (``stream/tables.py``).
 """
 
 from __future__ import annotations

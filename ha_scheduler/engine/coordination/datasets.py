@@ -1,10 +1,10 @@
-"""Published datasets: ``Client.publish_dataset`` and what belongs to it.
+"""Published datasets (``Client.publish_dataset``).
 
-Guarantee: a dataset is a row of the ledger before it counts as published, and its keys are wanted
-by it before that. What one call publishes under several names comes into being altogether.
+Guarantee: a dataset counts as published when its row has committed; its keys are wanted before
+that. Datasets that one call publishes appear together.
 
 The client asks to be waited for until its stream has caught up with the call
-(``publish_flush_batched_send``); after a failover it says so again on its new stream.
+(``publish_flush_batched_send``), and again on its new stream after a failover.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Datasets(PublishExtension):
         self.datasets[name] = {"data": data, "keys": keys}
 
     def _restore(self) -> None:
-        """This engine leads: let go of what a dataset wanted that never came into being."""
+        """This engine leads: release the keys of datasets that were never published."""
         named = {_client(name): set(dataset["keys"]) for name, dataset in self.datasets.items()}
         for client, cs in list(self.scheduler.clients.items()):
             if client.startswith(_client("")):
@@ -63,7 +63,7 @@ class Datasets(PublishExtension):
         client: str,
         uid: bytes,
     ) -> None:
-        """Publish datasets. Raises ``KeyError`` if there is one already that must stay."""
+        """Publish datasets. Raises ``KeyError`` if one exists and ``override`` is false."""
         await self._sync_batched_send(client, uid)
         if not override:
             for name in names:
@@ -79,7 +79,7 @@ class Datasets(PublishExtension):
             self._release(name, former, kept=set(row[0]))
 
     async def delete(self, names: tuple[Key, ...], client: str, uid: bytes) -> None:
-        """Unpublish datasets; of one that is not there it does not matter."""
+        """Unpublish datasets; unknown ones are ignored."""
         await self._sync_batched_send(client, uid)
         gone = {name: self.datasets.pop(name) for name in names if name in self.datasets}
         if gone:

@@ -1,9 +1,8 @@
-"""``distributed.Event``: a flag, and who waits for it.
+"""``distributed.Event``: a flag, and its waiters.
 
-Guarantee: the flag is a row of the ledger while it is set. Who waits when it is set is let go, even
-if it is cleared before the waiter, whose leader died, can ask again: a wait is a row too, and
-setting the flag answers it. The row goes with the wait: when it is answered or over, when its slot
-is used for another call, and when its session ends.
+Guarantee: the flag is a row while it is set. Setting it answers everyone who waits, even a waiter
+whose leader died and who asks again after the flag was cleared: a numbered wait is a row too. That
+row goes when the wait is answered or over, its slot is used for another call, or its session ends.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Events(EventExtension):
             self._events[name].set()
 
     def _restore(self) -> None:
-        """This engine leads. What an earlier leader set, it may not have told everybody."""
+        """This engine leads: answer the waiters of events that an earlier leader set."""
         self._forget_ended()
         for name in {name for name, _ in self._waiters.values()}:
             if self.event_is_set(name):
@@ -61,7 +60,6 @@ class Events(EventExtension):
     # What changes
 
     def event_set(self, name: Any = None) -> None:
-        """As upstream's, and recorded."""
         name = self._normalize_name(name)
         if not self.event_is_set(name):
             self._transactions.write(self._event_rows.set(name, True))
@@ -69,13 +67,12 @@ class Events(EventExtension):
         super().event_set(name)
 
     def event_clear(self, name: Any = None) -> None:
-        """As upstream's, and recorded."""
         if self.event_is_set(name):
             self._transactions.write(self._event_rows.delete(self._normalize_name(name)))
         super().event_clear(name)
 
     async def event_wait(self, name: Any = None, timeout: float | None = None) -> bool:
-        """As upstream's; a wait that is numbered is answered when the event is set."""
+        """As upstream's; a numbered wait is recorded, and answered when the event is set."""
         name = self._normalize_name(name)
         call = current_call.get()
         if call is None or not call.session or self.event_is_set(name):

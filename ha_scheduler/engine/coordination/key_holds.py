@@ -1,13 +1,11 @@
-"""Why the pseudo-clients of coordination objects want keys.
+"""Desires of coordination objects: why their pseudo-clients want keys.
 
-Guarantee: a key that a row of the ledger names (an item of a queue, the value of a variable) is
-wanted by the object's pseudo-client, and so is one that was handed to a caller, until the caller
-has confirmed that it wants the key itself. No future gets lost between the two, and none is held
-for ever because a confirmation was: a hold ends after ``HOLD_SECONDS``.
+Guarantee: a key in a row (an item of a queue, the value of a variable) is wanted by the object's
+pseudo-client. So is one that was handed to a caller, until the caller confirms its own desire or
+``HOLD_SECONDS`` are over: no future is lost in between, and none held for ever.
 
-Order: the desire enters the log before the row that names the key, and the release after the row
-is gone. What a leader leaves of that at its death is a key that is wanted and named by no row; the
-next one takes it for one that was handed out, and holds it as long.
+Order: the desire enters the log before the row, the release after its deletion. A leader that dies
+in between leaves a wanted key without a row; the next one holds it as if it was handed out.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ HOLD_SECONDS = 120.0
 
 
 class KeyHolds:
-    """The keys that the objects of one kind want: ``kind`` begins their pseudo-clients' names."""
+    """The keys that objects of one ``kind`` want, by pseudo-clients of that prefix."""
 
     def __init__(self, scheduler: SchedulerBase, kind: str) -> None:
         self._scheduler = scheduler
@@ -51,24 +49,24 @@ class KeyHolds:
         self._release_unneeded(at)
 
     def hand_out(self, name: Any, key: Key) -> None:
-        """A caller is about to be told of the key, which a row still names."""
+        """A caller is about to be told of a key that a row still names."""
         at = (self._client(name), key)
         self._handed.setdefault(at, deque()).append(self._later(self._took_back, at))
 
     def confirm(self, name: Any, key: Key) -> None:
-        """A caller wants the key itself now. Of one that is not known it does not matter."""
+        """A caller wants the key itself now; unknown keys are ignored."""
         at = (self._client(name), key)
         if at in self._handed:
             self._handed[at][0].cancel()
             self._took_back(at)
 
     def wants_nothing(self, name: Any) -> bool:
-        """Whether the object's pseudo-client is of no use any more."""
+        """Whether the object's pseudo-client can go."""
         cs = self._scheduler.clients.get(self._client(name))
         return cs is not None and not cs.wants_what
 
     def restore(self) -> None:
-        """This engine leads: what is wanted and not named was handed out by an earlier leader."""
+        """This engine leads: wanted keys without a row were handed out by an earlier leader."""
         for client, cs in list(self._scheduler.clients.items()):
             if client.startswith(self._prefix):
                 for ts in cs.wants_what:

@@ -16,14 +16,12 @@ METADATA = "metadata"  # the first of the keys → what is under it
 
 
 class Metadata(SchedulerBase):
-    """The part of our Scheduler that keeps metadata."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._metadata = self.tables.add(Table(METADATA, self.task_metadata, void_on_restart=True))
 
     def set_metadata(self, keys: list[Any], value: object = None) -> None:
-        """As upstream's, and recorded if it changed: a ``Cluster`` sets the same every second."""
+        """As upstream's, recorded if it changed: a ``Cluster`` sets the same every second."""
         first = keys[0]
         before = dumps(self.task_metadata[first]) if first in self.task_metadata else None
         super().set_metadata(keys=keys, value=value)

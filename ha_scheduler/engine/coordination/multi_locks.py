@@ -1,16 +1,14 @@
 """``distributed.MultiLock``: several locks at once.
 
-Guarantee: who asked for which locks, and when, is a row of the ledger each; who holds what follows
-from it. A request that is repeated after a failover has kept its places in the lines.
+Guarantee: a row for each request says which locks it asked for and when; who holds what follows
+from that. A repeated request keeps its places in the queues.
 
-The rows hold what is left of a request: one that is served at once gives up the locks that it did
-not need. In the line of each lock the requests stand in the order in which they came. To ask again
-under an id that has asked changes nothing, so an ``acquire`` in wait needs no answer that is kept.
-One whose caller does not wait any more, because its slot was used for another call, leaves the
-lines. Who holds locks keeps them until they are released, or until the session that took them is
-over: its owner is gone for good then, and whoever waits goes on. A leader that dies between the two
-leaves it to the next one, which looks when it begins. Locks that were taken without a session (by a
-client of upstream's kind) are kept, as with upstream.
+A row holds what is left of a request: one that is served at once gives up the locks that it did not
+need. Requests queue for each lock in the order of their coming. To ask again under the same id
+changes nothing, so a waiting ``acquire`` needs no kept answer; it leaves the queues when its slot
+is used for another call. Locks are held until released, or until the session that took them ends; a
+new leader looks for those that ended before. Locks taken without a session (by a client of
+upstream's kind) are kept, as with upstream.
 """
 
 from __future__ import annotations
@@ -28,10 +26,10 @@ from ha_scheduler.engine.stream.transactions import Call, Transactions, current_
 
 REQUESTS = "multi-lock"  # id → the request
 
-Number = tuple[str, int, int]
+CallNumber = tuple[str, int, int]
 #: Number of its coming, locks, how many of them it needs, and the session, slot and sequence of the
 #: call that asked, or none if it is not numbered
-Request = tuple[int, tuple[str, ...], int, Number | None]
+LockRequest = tuple[int, tuple[str, ...], int, CallNumber | None]
 
 
 class MultiLocks(MultiLockExtension):
@@ -44,7 +42,7 @@ class MultiLocks(MultiLockExtension):
     def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
         self._transactions: Transactions = scheduler.transactions
-        self._asked: dict[str, Number] = {}  # by which call, of requests that are numbered
+        self._asked: dict[str, CallNumber] = {}  # by which call, of requests that are numbered
         self._at: dict[tuple[str, int], str] = {}  # the latest request of a session's slot
         self._last = 0
         # One whose leader died is perhaps not back yet when its turn comes.
@@ -53,12 +51,12 @@ class MultiLocks(MultiLockExtension):
         scheduler.calls.present["multi_lock_release"] = lambda answer: None
         scheduler.calls.on_end.append(self._forget_ended)
         scheduler.calls.on_next.append(self._forget_earlier)
-        self._requests: Table[str, Request] = scheduler.tables.add(
+        self._requests: Table[str, LockRequest] = scheduler.tables.add(
             Table(REQUESTS, settle=self._restore)
         )
 
     def _restore(self) -> None:
-        """This engine leads: put everybody where they stood."""
+        """This engine leads: restore the queues."""
         rows = sorted(self._requests.rows.items(), key=lambda row: row[1][0])
         for id, (number, locks, needed, asked) in rows:
             self._last = number
@@ -83,7 +81,7 @@ class MultiLocks(MultiLockExtension):
         self._transactions.note(self._requests.set(id, (self._last, left, num_locks, asked)))
         return served
 
-    def _note_call(self, id: str, asked: Number | None) -> None:
+    def _note_call(self, id: str, asked: CallNumber | None) -> None:
         if asked is not None:
             self._asked[id] = asked
             self._at[asked[:2]] = id
@@ -109,18 +107,14 @@ class MultiLocks(MultiLockExtension):
             self._remove(id)  # it waits, and nobody waits for the answer
 
     def _remove(self, id: str) -> None:
-        """The request waits no longer, and holds nothing any more."""
+        """The request waits no longer, and holds nothing."""
         self._leave_lines(self.requests[id], id)
         self._transactions.note(self._requests.delete(id))
 
     async def acquire(
-        self,
-        locks: Any = None,
-        id: str = "",
-        timeout: float | None = None,
-        num_locks: int = 0,
+        self, locks: Any = None, id: str = "", timeout: float | None = None, num_locks: int = 0
     ) -> bool:
-        """As upstream's; one who has asked before goes on waiting in the same places."""
+        """As upstream's; a repeated request waits on in the same places."""
         deadline = Deadline.after(timeout)
         asked = _number()
         if id in self.requests:
@@ -143,12 +137,12 @@ class MultiLocks(MultiLockExtension):
                 self.events.pop(id, None)
         return True
 
-    def _is_that_of(self, id: str, asked: Number | None) -> bool:
-        """Whether the request is that of this call, and not a later one under the same id."""
+    def _is_that_of(self, id: str, asked: CallNumber | None) -> bool:
+        """Whether the request is this call's, and not a later one under the same id."""
         return id in self.requests and self._asked.get(id) == asked
 
 
-def _number() -> Number | None:
-    """That of the call that is being handled, if it has one."""
+def _number() -> CallNumber | None:
+    """The number of the call in progress, if it has one."""
     call = current_call.get()
     return (call.session, call.slot, call.sequence) if call is not None and call.session else None

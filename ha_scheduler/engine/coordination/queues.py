@@ -1,11 +1,11 @@
-"""``distributed.Queue``: each item is got once, in the order in which it was put.
+"""``distributed.Queue``: each item is got once, in order.
 
-Guarantee: an item is a row of the ledger from its ``put`` until the ``get`` that takes it; the
-record that removes the row holds the answer, so a repeated ``get`` has the same item. A future in a
-queue is wanted by the queue until whoever got it has confirmed that it wants it itself.
+Guarantee: an item is a row from its ``put`` to the ``get`` that takes it; the record that deletes
+the row holds the answer, so a repeated ``get`` has the same item. A future in a queue is wanted by
+the queue until whoever got it has confirmed its own desire.
 
 A ``get`` of ``n`` items waits until it has them all, as upstream's, and takes them in one step:
-meanwhile they are in its hand here, and rows in the ledger.
+until then they are in its hand here, and rows in the ledger.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from distributed.queues import QueueExtension
 from distributed.utils import Deadline
 
 from ha_scheduler.engine.base import SchedulerBase
-from ha_scheduler.engine.coordination.futures import known, with_state
+from ha_scheduler.engine.coordination.futures import Item, item_of, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
@@ -25,18 +25,16 @@ from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 
 QUEUES = "queue"  # name → (maxsize, how many clients opened it)
-ITEMS = "queue-item"  # (name, number) → record
-
-Record = dict[str, Any]
+ITEMS = "queue-item"  # (name, number) → item
 
 
 class LedgerQueue:
-    """One queue: its items by number, rising, and who waits for one or for room."""
+    """One queue: its items by rising number, and who waits for an item or for room."""
 
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
-        self.items: dict[int, Record] = {}
-        self.in_hand: dict[int, Record] = {}  # of calls that gather a batch; rows still
+        self.items: dict[int, Item] = {}
+        self.in_hand: dict[int, Item] = {}  # of calls that gather a batch; rows still
         self.getters = WaitQueue()
         self.putters = WaitQueue()
         self._last = 0
@@ -47,34 +45,30 @@ class LedgerQueue:
     def full(self) -> bool:
         return 0 < self.maxsize <= len(self.items)
 
-    def add(self, record: Record) -> int:
-        """Put an item at the end; its number."""
+    def add(self, item: Item) -> int:
+        """Append an item; returns its number."""
         self._last += 1
-        self.items[self._last] = record
+        self.items[self._last] = item
         return self._last
 
-    def restore(self, number: int, record: Record) -> None:
-        """An item of the ledger; a rebuild brings them in any order, so ``sort`` is due."""
-        self.items[number] = record
+    def restore(self, number: int, item: Item) -> None:
+        """An item of the ledger; a rebuild brings them in any order."""
+        self.items[number] = item
         self._last = max(self._last, number)
 
-    def sort(self) -> None:
-        """Put the items in order."""
-        self.items = dict(sorted(self.items.items()))
-
-    def take(self) -> tuple[int, Record]:
+    def take(self) -> tuple[int, Item]:
         """The first item, with its number."""
         number = next(iter(self.items))
-        record = self.in_hand[number] = self.items.pop(number)
-        return number, record
+        item = self.in_hand[number] = self.items.pop(number)
+        return number, item
 
-    def deliver(self, hand: list[tuple[int, Record]]) -> None:
-        """Items that were taken leave the queue."""
+    def deliver(self, hand: list[tuple[int, Item]]) -> None:
+        """Taken items leave the queue."""
         for number, _ in hand:
             del self.in_hand[number]
 
-    def give_back(self, hand: list[tuple[int, Record]]) -> None:
-        """Items that were taken and not delivered go where they were."""
+    def give_back(self, hand: list[tuple[int, Item]]) -> None:
+        """Taken items return to their places."""
         self.deliver(hand)
         self.items = dict(sorted([*hand, *self.items.items()]))
 
@@ -108,7 +102,7 @@ class Queues(QueueExtension):
         maxsize, self.client_refcount[name] = value
         self._queue(name).maxsize = maxsize
 
-    def _apply_item(self, at: tuple[Any, int], value: Record | Deleted) -> None:
+    def _apply_item(self, at: tuple[Any, int], value: Item | Deleted) -> None:
         name, number = at
         queue = self._queue(name)
         if value is DELETED:
@@ -128,21 +122,20 @@ class Queues(QueueExtension):
         return self.queues[name]
 
     def _restore(self) -> None:
-        """This engine leads."""
         for queue in self.queues.values():
-            queue.sort()
+            queue.items = dict(sorted(queue.items.items()))
         self._holds.restore()
 
     # Its clients
 
     def create(self, name: Any = None, client: str | None = None, maxsize: int = 0) -> None:
-        """One more client has opened the queue, which is made if need be."""
+        """A client opens the queue, the first one creates it."""
         if name not in self.queues:
             self.queues[name] = LedgerQueue(maxsize)
         self._count(name, 1)
 
     def release(self, name: Any = None, client: str | None = None) -> None:
-        """One of the clients has closed the queue; with the last one it goes."""
+        """A client closes the queue; the last one deletes it."""
         if name not in self.queues:
             return
         if self.client_refcount[name] > 1:
@@ -173,21 +166,17 @@ class Queues(QueueExtension):
     ) -> None:
         """Put an item, when there is room. Raises ``TimeoutError``."""
         deadline = Deadline.after(timeout)
-        if key is None:
-            record = {"type": "msgpack", "value": data}
-        else:
-            await known(self.scheduler, key, deadline)
-            record = {"type": "Future", "value": key}
+        item = await item_of(self.scheduler, key, data, deadline)
         queue = self.queues[name]
-        await queue.putters.turn(lambda: self._put(name, queue, record), deadline)
+        await queue.putters.turn(lambda: self._put(name, queue, item), deadline)
 
-    def _put(self, name: Any, queue: LedgerQueue, record: Record) -> bool | None:
+    def _put(self, name: Any, queue: LedgerQueue, item: Item) -> bool | None:
         if queue.full():
             return None
-        for key in _keys([record]):
+        for key in _keys([item]):
             self._holds.name(name, key)
-        number = queue.add(record)
-        self._transactions.write(self._item_rows.set((name, number), record))
+        number = queue.add(item)
+        self._transactions.write(self._item_rows.set((name, number), item))
         queue.getters.serve()
         return True
 
@@ -198,7 +187,7 @@ class Queues(QueueExtension):
         timeout: float | None = None,
         batch: bool | int = False,
     ) -> Any:
-        """Get an item, all that there are (``batch=True``), or so many. Raises ``TimeoutError``."""
+        """Get an item, all present (``batch=True``), or so many. Raises ``TimeoutError``."""
         queue = self.queues[name]
         if batch is True:
             return self._deliver(name, queue, [queue.take() for _ in range(queue.qsize())], True)
@@ -209,7 +198,7 @@ class Queues(QueueExtension):
         return await self._get(name, queue, batch, Deadline.after(timeout))
 
     async def _get(self, name: Any, queue: LedgerQueue, batch: int, deadline: Deadline) -> Any:
-        hand: list[tuple[int, Record]] = []
+        hand: list[tuple[int, Item]] = []
 
         def attempt() -> list[Any] | None:
             before = len(hand)
@@ -231,25 +220,25 @@ class Queues(QueueExtension):
                 queue.getters.serve()
 
     def _deliver(
-        self, name: Any, queue: LedgerQueue, taken: list[tuple[int, Record]], as_list: bool
+        self, name: Any, queue: LedgerQueue, taken: list[tuple[int, Item]], as_list: bool
     ) -> Any:
-        """These items leave the queue, as the answer to the call that is being handled."""
-        records = [record for _, record in taken]
-        answer = records if as_list else records[0]
+        """These items leave the queue, as the answer to the call in progress."""
+        items = [item for _, item in taken]
+        answer = items if as_list else items[0]
         queue.deliver(taken)
         if taken:
-            for key in _keys(records):
+            for key in _keys(items):
                 self._holds.hand_out(name, key)
             gone = [self._item_rows.delete((name, number)) for number, _ in taken]
             self._transactions.write(*gone, answer=answer)
-            for key in _keys(records):
+            for key in _keys(items):
                 self._holds.unname(name, key)
             queue.putters.serve()
         return self._present(answer)
 
     def _present(self, answer: Any) -> Any:
         if isinstance(answer, list):
-            return [with_state(self.scheduler, record) for record in answer]
+            return [with_state(self.scheduler, item) for item in answer]
         return with_state(self.scheduler, answer)
 
     def future_release(self, name: Any = None, key: Any = None, client: str = "") -> None:
@@ -258,5 +247,5 @@ class Queues(QueueExtension):
         self._holds.confirm(name, key)
 
 
-def _keys(records: Any) -> Iterator[Key]:
-    return (record["value"] for record in records if record["type"] == "Future")
+def _keys(items: Any) -> Iterator[Key]:
+    return (item["value"] for item in items if item["type"] == "Future")

@@ -1,7 +1,7 @@
-"""Where a client wants tasks to run, asked for after their graph (``set_restrictions``).
+"""Workers to which a client restricts tasks after their graph (``set_restrictions``).
 
-Guarantee: a restriction is a row of the ledger as long as its task is known, and holds on a new
-leader before it places the first task.
+Guarantee: a restriction is a row while its task is known, and holds on a new leader before it
+places the first task.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ RESTRICTIONS = "restrictions"  # key → workers, or none for no restriction
 
 
 class Restrictions(SchedulerBase):
-    """The part of our Scheduler that restricts tasks."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.restrictions: dict[Key, tuple[str, ...]] = {}
@@ -33,7 +31,7 @@ class Restrictions(SchedulerBase):
             self._restrict(key)  # in a rebuild its graph is still to come
 
     def rebuilt(self) -> None:
-        """The tasks that are restricted are known."""
+        """The restricted tasks are known."""
         super().rebuilt()
         for key in self.restrictions:
             self._restrict(key)
@@ -45,15 +43,14 @@ class Restrictions(SchedulerBase):
             self._place_anew(ts)
 
     def _place_anew(self, ts: TaskState) -> None:
-        """A restricted task is not among the queued ones, which go anywhere (scheduler.py:3635)."""
+        """A restricted task must not be queued: those go anywhere (scheduler.py:3635)."""
         if ts.state == "queued" and ts.worker_restrictions:
             self.transitions({ts.key: "released"}, "ha-restrict")
 
     def set_restrictions(self, worker: dict[Key, Collection[str] | str | None]) -> None:
-        """As upstream's, and recorded. Raises ``KeyError`` if a task is not known.
+        """As upstream's. Raises ``KeyError`` if a task is unknown, and restricts none.
 
-        Then nothing is restricted. Upstream stops at the first such task, half-way
-        (scheduler.py:8047), of which the ledger would know nothing.
+        Upstream stops half-way then (scheduler.py:8047), which the ledger would not know.
         """
         if unknown := [key for key in worker if key not in self.tasks]:
             raise KeyError(f"no task was restricted: the scheduler does not know {unknown}")

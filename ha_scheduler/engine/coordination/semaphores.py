@@ -1,18 +1,16 @@
 """``distributed.Semaphore`` and ``distributed.Lock``, which is one of a single lease.
 
-Guarantee: a lease is a row of the ledger before its holder is told, so that a failover neither
-takes it away nor gives it twice. Time that passes without a leader does not count against a lease:
-each is as good as refreshed when a new leader begins to serve.
-
-A lease has an id that its holder chose, so asking for it again, or giving it back again, changes
-nothing; those calls need no number.
+Guarantee: a lease is a row before its holder is told, so a failover neither takes it away nor gives
+it twice. Time without a leader does not count: each lease is as good as refreshed when a new leader
+begins to serve. Its holder chose the id of a lease, so acquiring and releasing are idempotent and
+need no number.
 
 A lock (one lease at most) that nobody holds, awaits or has used for ``LOCK_IDLE_SECONDS`` is
-forgotten, for Dask gives a name to each and closes few. That nobody notices: a caller of ours that
-uses it again finds that it is not known, asks whether it was closed (``LockForgotten``), and if
-not registers it once more. A lock that was ever registered by a caller which does not number its
-calls is kept, as that one would not know what to do. That a lock was closed is known for
-``CLOSED_SECONDS``. A semaphore of several leases stays until it is closed, as upstream asks for.
+forgotten: Dask names each one and closes few. Nobody notices: a caller of ours that uses it again
+asks whether it was closed (``LockForgotten``), and registers it once more if not. A lock that was
+ever registered by a caller without numbered calls is kept, as that one could not do so. That a lock
+was closed is known for ``CLOSED_SECONDS``. A semaphore of several leases stays until it is closed,
+as with upstream.
 """
 
 from __future__ import annotations
@@ -94,7 +92,7 @@ class Semaphores(SemaphoreExtension):
             self.leases[name][lease_id] = NOT_LEADING
 
     def _restore(self) -> None:
-        """This engine leads, and from now on holders can refresh their leases."""
+        """This engine leads, and holders can refresh their leases."""
         now = time()
         for leases in self.leases.values():
             leases.update(dict.fromkeys(leases, now))
@@ -123,7 +121,7 @@ class Semaphores(SemaphoreExtension):
             self._used[name] = monotonic()
 
     def is_forgotten(self, name: Any) -> bool:
-        """Whether the lock is not known and was not closed."""
+        """Whether the lock is unknown and was not closed."""
         return name not in self.max_leases and name not in self._closed
 
     def _get_lease(self, name: Any, lease_id: str) -> bool:
@@ -140,9 +138,9 @@ class Semaphores(SemaphoreExtension):
         self._transactions.note(self._lease_rows.delete((name, lease_id)))
 
     def refresh_leases(self, name: Any = None, lease_ids: Any = None) -> None:
-        """As upstream's: a lease that is not known, because it timed out, is given again.
+        """As upstream's: an unknown lease, which timed out, is given again.
 
-        Not one of a semaphore that is not known: it would never time out.
+        Not one of an unknown semaphore: it would never time out.
         """
         if name not in self.max_leases:
             return
@@ -152,7 +150,6 @@ class Semaphores(SemaphoreExtension):
             self._transactions.write(*(self._lease_rows.set((name, i), True) for i in unknown))
 
     def close(self, name: Any = None) -> None:
-        """As upstream's, and recorded."""
         if name not in self.max_leases:
             return
         gone = [self._lease_rows.delete((name, lease_id)) for lease_id in self.leases.get(name, ())]

@@ -1,9 +1,9 @@
 """``get_task_metadata``: what is gathered about tasks while a client asks for it.
 
-Guarantee: a collector is a row of the ledger, and so is what it waits for and what it has gathered,
-until it is stopped, or its owner's sessions are over. Of a task that finished while nobody led,
-state and metadata are gathered when its worker has reported. A caller that does not number its
-calls has upstream's collector, which ends with the leader: nobody could say when its rows may go.
+Guarantee: a collector, the keys that it awaits and what it has gathered are rows until it is
+stopped or its owner's sessions have ended. State and metadata of a task that finished while nobody
+led are gathered when its worker has reported. A caller without numbered calls has upstream's
+collector, which ends with the leader: nobody could say when its rows may go.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class Collector(CollectTaskMetaDataPlugin):
         self._graphs = 0
 
     def update_graph(self, scheduler: Any, *, keys: set[Key], **kwargs: Any) -> None:
-        """A graph was submitted: its keys are awaited."""
         super().update_graph(scheduler, keys=keys, **kwargs)
         self._graphs += 1
         row = scheduler.awaited.set((self.name, self._graphs), tuple(keys))
@@ -42,7 +41,6 @@ class Collector(CollectTaskMetaDataPlugin):
     def transition(
         self, key: Key, start: TaskStateState, finish: TaskStateState, *args: Any, **kwargs: Any
     ) -> None:
-        """A task changed its state."""
         super().transition(key, start, finish, *args, **kwargs)
         at, collected = (self.name, key), self.scheduler.collected
         if key in self.state and at not in collected.rows:
@@ -50,7 +48,7 @@ class Collector(CollectTaskMetaDataPlugin):
             self.scheduler.transactions.note(row)
 
     def gone(self) -> list[Change]:
-        """What there is of it in the ledger goes."""
+        """Delete its rows."""
         tables: tuple[Table[Any, Any], ...] = (self.scheduler.awaited, self.scheduler.collected)
         rows = [(table, at) for table in tables for at in table.rows if at[0] == self.name]
         own = self.scheduler.collectors.delete(self.name)
@@ -73,8 +71,6 @@ class Collector(CollectTaskMetaDataPlugin):
 
 
 class TaskMetadata(SchedulerBase):
-    """The part of our Scheduler that gathers task metadata."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.calls.on_end.append(self._end_collectors)
@@ -87,7 +83,7 @@ class TaskMetadata(SchedulerBase):
         )
 
     def _restore_collectors(self) -> None:
-        """This engine leads, and knows what workers hold."""
+        """This engine leads, and the reports are adopted."""
         for name, owner in self.collectors.rows.items():
             collector = Collector(self, name, owner)
             self.add_plugin(collector)
@@ -95,7 +91,6 @@ class TaskMetadata(SchedulerBase):
         self._end_collectors()
 
     def start_task_metadata(self, name: str) -> None:
-        """As upstream's, and recorded."""
         call = current_call.get()
         owner = self.sessions.calls.owner(call.session) if call is not None else ""
         if not owner:
@@ -105,7 +100,7 @@ class TaskMetadata(SchedulerBase):
         self.transactions.write(self.collectors.set(name, owner))
 
     def stop_task_metadata(self, name: str | None = None) -> Any:
-        """As upstream's, and recorded. Raises ``ValueError`` if there is no such collector."""
+        """As upstream's. Raises ``ValueError`` if there is no such collector."""
         collector = self.plugins.get(name or "")
         result = super().stop_task_metadata(name)
         gone = collector.gone() if isinstance(collector, Collector) else []

@@ -1,16 +1,14 @@
 """Topics: what clients and tasks log (``log_event``), and who hears of it.
 
 Guarantee: the latest ``EVENTS_PER_TOPIC_MAX`` events that a client, a task or a nanny logged under
-a topic are rows of the ledger, as long as all events together take no more than
-``EVENTS_BYTES_MAX``: beyond that the oldest end with the leader, and so does one that is larger
-than ``EVENT_BYTES_MAX``. The scheduler's own events, and those of workers about themselves, are a
-diary of the leader and end with it as well.
+a topic are rows. Beyond ``EVENTS_BYTES_MAX`` of all topics the oldest end with the leader, and so
+does an event larger than ``EVENT_BYTES_MAX``. The scheduler's own events and those of workers about
+themselves are a diary of the leader, and end with it.
 
-A subscriber hears of an event once. What a client logs it hears of when that has committed, for the
-client repeats what a leader took with it. What a worker logs it hears of at once, before the result
-of the task that logged it; a worker repeats nothing. A subscriber is told from when on it hears,
-and says to the next leader from when on it may have missed something
-(``client_replay/event_cursor.py``).
+A subscriber hears of an event once. A client's event is told after its commit, for the client
+repeats what a leader took with it. A worker repeats nothing, so its event is told at once, before
+the result of its task. A subscriber is told where it begins, and tells the next leader from when on
+it may have missed something (``client_replay/event_cursor.py``).
 
 The time of an event is its place: within a topic it only rises, across leaders too.
 """
@@ -64,7 +62,6 @@ class Topics(Broker):
         )
 
     def _restore(self) -> None:
-        """This engine leads."""
         rows = sorted(self._events.rows.items(), key=lambda row: row[1][1])
         for at, (number, when, size, message) in rows:
             name = at[0]
@@ -74,9 +71,9 @@ class Topics(Broker):
             self._weigh(at, size)
 
     def log(self, topics: str | Collection[str], message: Any, *, at_once: bool = False) -> None:
-        """Publish what must be there after a failover as well.
+        """Publish an event that must survive a failover.
 
-        ``at_once``: nobody will repeat it, so subscribers need not wait until it has committed.
+        ``at_once``: nobody will repeat it, so subscribers hear of it before its commit.
         """
         names = [topics] if isinstance(topics, str) else list(topics)
         told = [name for name in names if name not in _DIARY and "://" not in name]
@@ -94,7 +91,7 @@ class Topics(Broker):
             self.publish([name for name in names if name not in events], message)
 
     def _keep(self, events: dict[str, Event], size: int) -> Iterator[Change]:
-        """What changes in the ledger: the oldest events make room for these."""
+        """The changes to record: the oldest events make room for these."""
         if size > EVENT_BYTES_MAX:
             return
         for name, (when, message) in events.items():
@@ -139,7 +136,7 @@ class Topics(Broker):
         return float(events[-1][0]) if events else 0.0
 
     def catch_up(self, topic: str, client: str, after: float) -> None:
-        """A subscriber of an earlier leader is back: it has heard of everything up to ``after``."""
+        """A subscriber of an earlier leader returns; it has heard of events up to ``after``."""
         until = self.told(topic)  # later ones are about to be told to everybody
         missed = [event for event in self._topics[topic].events if after < event[0] <= until]
         messages = [{"op": "event", "topic": topic, "event": event} for event in missed]
@@ -147,8 +144,6 @@ class Topics(Broker):
 
 
 class Logs(SchedulerBase):
-    """The part of our Scheduler that is asked to log."""
-
     _broker: Topics
 
     def log_asked(self, topic: str | Collection[str], msg: Any) -> None:
@@ -164,7 +159,7 @@ class Logs(SchedulerBase):
     def subscribe_topic(self, topic: str, client: str, after: float | None = None) -> None:
         """As upstream's; ``after``: the time of the last event that the client has heard of.
 
-        A client of ours is told from when on it hears: it says so to the next leader.
+        A client of ours is told where it begins, and repeats that to the next leader.
         """
         super().subscribe_topic(topic, client)
         if after is not None:

@@ -1,8 +1,7 @@
 """``distributed.Variable``: a register that everybody reads and writes.
 
-Guarantee: a value is a row of the ledger from its ``set``; a ``set`` that is repeated does not undo
-what was set meanwhile. A future that a variable names is wanted by it, and so is one that a ``get``
-has handed out, until it is confirmed.
+Guarantee: a value is a row from its ``set``; a repeated ``set`` does not undo a later one. A future
+in a variable is wanted by it, and so is one that a ``get`` handed out, until it is confirmed.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ from distributed.utils import Deadline
 from distributed.variable import VariableExtension
 
 from ha_scheduler.engine.base import SchedulerBase
-from ha_scheduler.engine.coordination.futures import known, with_state
+from ha_scheduler.engine.coordination.futures import Item, item_of, with_state
 from ha_scheduler.engine.coordination.key_holds import KeyHolds
 from ha_scheduler.engine.coordination.wait_queue import WaitQueue
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.transactions import Transactions
 
-VARIABLES = "variable"  # name → record
-
-Record = dict[str, Any]
+VARIABLES = "variable"  # name → item
 
 
 class Variables(VariableExtension):
@@ -31,7 +28,7 @@ class Variables(VariableExtension):
 
     scheduler: SchedulerBase
 
-    variables: dict[str, Record]
+    variables: dict[str, Item]
 
     def __init__(self, scheduler: SchedulerBase) -> None:
         super().__init__(scheduler)
@@ -43,15 +40,15 @@ class Variables(VariableExtension):
             Table(VARIABLES, apply=self._put, settle=self._holds.restore)
         )
 
-    def _put(self, name: Any, record: Record | Deleted) -> None:
-        """Change the value here. The new key is named before the old one is let go."""
+    def _put(self, name: Any, item: Item | Deleted) -> None:
+        """Set the value here. The new key is named before the old one is released."""
         former = self.variables.get(name)
-        if record is DELETED:
+        if item is DELETED:
             self.variables.pop(name, None)
         else:
-            self.variables[name] = record
-            if record["type"] == "Future":
-                self._holds.name(name, record["value"])
+            self.variables[name] = item
+            if item["type"] == "Future":
+                self._holds.name(name, item["value"])
         if former is not None and former["type"] == "Future":
             self._holds.unname(name, former["value"])
 
@@ -64,20 +61,18 @@ class Variables(VariableExtension):
         timeout: Any = None,
     ) -> None:
         """Set the value. Raises ``TimeoutError`` if it is a future whose graph does not come."""
-        if key is None:
-            record = {"type": "msgpack", "value": data}
-        else:
-            await known(self.scheduler, key, Deadline.after(parse_timedelta(timeout)))
-            record = {"type": "Future", "value": key}
+        deadline = Deadline.after(parse_timedelta(timeout))
+        item = await item_of(self.scheduler, key, data, deadline)
+        if key is not None:
             self.scheduler.client_desires_keys(keys=[key], client=f"variable-{name}")
-        self._transactions.write(self._rows.set(name, record))
-        self._put(name, record)
+        self._transactions.write(self._rows.set(name, item))
+        self._put(name, item)
         if name in self._readers:
             self._readers[name].serve()
 
     async def get(
         self, name: Any = None, client: str | None = None, timeout: float | None = None
-    ) -> Record:
+    ) -> Item:
         """The value, when there is one. Raises ``TimeoutError``."""
         readers = self._readers.setdefault(name, WaitQueue())
         try:
@@ -86,27 +81,22 @@ class Variables(VariableExtension):
             if not readers:
                 self._readers.pop(name, None)
 
-    def _read(self, name: Any) -> Record | None:
-        record = self.variables.get(name)
-        if record is None or record["type"] != "Future":
-            return record
-        self._holds.hand_out(name, record["value"])
+    def _read(self, name: Any) -> Item | None:
+        item = self.variables.get(name)
+        if item is None or item["type"] != "Future":
+            return item
+        self._holds.hand_out(name, item["value"])
         # ``token``: upstream's client sends it back; what counts here is that it does.
-        return {**with_state(self.scheduler, record), "token": ""}
+        return {**with_state(self.scheduler, item), "token": ""}
 
     async def future_received_confirm(
-        self,
-        name: Any = None,
-        key: Any = None,
-        token: str | None = None,
-        client: str = "",
+        self, name: Any = None, key: Any = None, token: str | None = None, client: str = ""
     ) -> None:
         """Whoever got the future wants it itself now."""
         self.scheduler.client_desires_keys([key], client)
         self._holds.confirm(name, key)
 
     async def delete(self, name: Any = None, client: str | None = None) -> None:
-        """Delete the variable."""
         if name in self.variables:
             self._transactions.write(self._rows.delete(name))
             self._put(name, DELETED)

@@ -1,8 +1,8 @@
-"""Calls that wait for something to change: first come, first served.
+"""Calls that wait for a change: first come, first served.
 
-Guarantee: an attempt takes effect in one event-loop step, by whoever made it possible, so nothing
-gets between what one call does and what another one gets by it. A call that gives up (its time is
-over, its caller is gone) has had no effect, or all of it.
+Guarantee: an attempt takes effect in the event-loop step that made it possible, so nothing comes
+between. A call that gives up (its time is over, its caller is gone) has had no effect, or all of
+it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ T = TypeVar("T")
 
 
 class WaitQueue:
-    """Who waits, in the order of their coming."""
-
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[Any], tuple[Context, Callable[[], Any]]] = {}
         self._serving = False
@@ -29,10 +27,10 @@ class WaitQueue:
         return len(self._waiting)
 
     async def turn(self, attempt: Callable[[], T | None], deadline: Deadline) -> T:
-        """What ``attempt`` returns once that is not None. Raises ``TimeoutError``.
+        """The first result of ``attempt`` that is not None. Raises ``TimeoutError``.
 
-        It is tried at once, unless others wait, and after each ``serve``; never after the end of
-        the wait. It runs in the context of this call.
+        It is tried at once, unless others wait, and after each ``serve``; never after the wait has
+        ended. It runs in the context of this call.
         """
         turn: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = (copy_context(), attempt)
@@ -49,7 +47,7 @@ class WaitQueue:
                 self.serve()  # it may have been the first, and in the way
 
     def serve(self) -> None:
-        """Something changed: let those have their turn whose attempt succeeds now, in order."""
+        """Something changed: serve, in order, those whose attempts succeed now."""
         self._again = True
         if self._serving:
             return

@@ -1,7 +1,7 @@
 """The active memory manager, which a client may stop and start.
 
-Guarantee: it runs under the next leader if and only if it ran under this one, once whoever stopped
-or started it has been told so.
+Guarantee: it runs under the next leader exactly if it ran under this one, once the client that
+switched it was answered.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ AMM = "amm"  # the name of upstream's extension, and of its row
 
 
 class MemoryManager(SchedulerBase):
-    """The part of our Scheduler that keeps the switch."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.switches: dict[str, bool] = {}
@@ -27,7 +25,7 @@ class MemoryManager(SchedulerBase):
         )
 
     async def amm_asked(self, method: str) -> Any:
-        """As upstream's ``amm_handler``; what was switched has committed."""
+        """As upstream's ``amm_handler``; answered when the switch has committed."""
         manager = self.extensions[AMM]
         result = manager.amm_handler(method)
         if method in ("start", "stop"):
@@ -36,7 +34,7 @@ class MemoryManager(SchedulerBase):
         return result
 
     def _restore_memory_manager(self) -> None:
-        """Switch it as it was under the leader before; where nobody did, as it is configured."""
+        """Switch it as under the last leader; if nobody did, it stays as configured."""
         manager, running = self.extensions.get(AMM), self.switches.get(AMM)
         if manager is not None and running is not None:
             (manager.start if running else manager.stop)()

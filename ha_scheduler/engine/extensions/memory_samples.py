@@ -1,9 +1,8 @@
 """Samples of the cluster's memory, which go on under a new leader.
 
-Guarantee: a sampler that its client was told of samples under each later leader too, until it is
-stopped or its client is gone; so the end of a measurement never fails because of a failover. The
-samples themselves are those of one leader: what a former one took is lost, because a row for each
-would cost the log more than the tasks do.
+Guarantee: a sampler that its client knows of samples under each later leader too, until it is
+stopped or its client is gone; so no measurement fails because of a failover. The samples of a
+former leader are lost: a row for each would cost the log more than the tasks do.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ class MemorySamplers(MemorySamplerExtension):
         scheduler.handlers["memory_sampler_stop"] = self.stop_asked
 
     def start(self, client: str, measure: str, interval: float) -> str:
-        """As upstream's, and recorded."""
         call = take_call()  # the samples are not taken in its name
         key: str = super().start(client, measure, interval)
         row = self._table.set(key, (client, measure, interval))
@@ -43,19 +41,19 @@ class MemorySamplers(MemorySamplerExtension):
         return key
 
     def stop_asked(self, key: str) -> Any:
-        """A client's request: as upstream's, and recorded."""
+        """A client's request."""
         samples, rows = self._stop(key)
         self._transactions.answer(take_call(), *rows, answer=samples)
         return samples
 
     def stop(self, key: str) -> Any:
-        """As upstream's, which calls it when the client of a sampler is gone."""
+        """The client of a sampler is gone."""
         samples, rows = self._stop(key)
         self._transactions.note(*rows)
         return samples
 
     def _stop(self, key: str) -> tuple[Any, list[Change]]:
-        """By the key that was told or by the one that it has here: the samples, and what goes."""
+        """The samples, and the changes to record; ``key``: as it was told, or as it is here."""
         told = next((told for told, own in self._own_keys.items() if own == key), key)
         rows = [self._table.delete(told)] if told in self.recorded else []
         return super().stop(self._own_keys.pop(told, told)), rows

@@ -1,21 +1,20 @@
-"""Scheduler plugins and uploaded files, which a new leader must have as well.
+"""Scheduler plugins and uploaded files, on every later leader as well.
 
-Guarantee: a plugin that was registered through a client is registered with every later leader,
-whoever that is; the client is answered when the record has committed. A plugin is started anew on
-the new leader, from what its client had sent. One that gathers state of its own may keep it, by two
-methods::
+Guarantee: a plugin registered through a client is registered with every later leader; the client is
+answered when that has committed. A new leader starts it anew from what its client sent. A plugin
+with state of its own may keep it by two methods::
 
     def ha_state(self) -> Any: ...           # something to pickle; asked for every few seconds
     def ha_restore(self, state: Any) -> None: ...  # on the next leader, before ``start``
 
-Order: a follower puts an uploaded file into place as soon as it learns of it, because the graphs
-that follow in the log may need its module. All else is started when the follower is about to lead,
-before it takes in workers: a plugin sees every event of its leader, also that workers come back and
-that what they bring is in memory (so count by key). It is given ``START_SECONDS``; what takes
-longer (an installation) goes on while the cell works.
+Order: a follower puts an uploaded file into place at once, because later graphs in the log may need
+its module. Plugins start when a follower is about to lead, before it takes in workers: they see
+every event of their leader, also that workers return and that their results are in memory (so count
+by key). All together have ``START_SECONDS``; what takes longer (an installation) goes on while the
+cell works.
 
 Plugins of ``--preload`` and of the scheduler's own extensions are not recorded: every engine has
-them from its start.
+them.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 
 class SchedulerPlugins(SchedulerBase):
-    """The part of our Scheduler that keeps its plugins."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recorded_plugins: dict[str, bytes] = {}
@@ -63,7 +60,7 @@ class SchedulerPlugins(SchedulerBase):
     async def register_scheduler_plugin(
         self, plugin: bytes | SchedulerPlugin, name: str | None = None, *, idempotent: bool
     ) -> None:
-        """As upstream's, and then committed. Started once, though the request may come again."""
+        """As upstream's, answered after the commit; idempotent by the number of the call."""
         call = take_call()  # what the plugin does is not done in the call's name
         changes: list[Change] = []
         # Before it is started: what it then holds on to may be no thing to pickle.
@@ -78,7 +75,7 @@ class SchedulerPlugins(SchedulerBase):
         await self.transactions.settled()
 
     async def unregister_scheduler_plugin(self, name: str) -> None:
-        """As upstream's, and then committed."""
+        """As upstream's, answered after the commit."""
         call = take_call()
         await super().unregister_scheduler_plugin(name=name)
         changes = [self._plugins.delete(name), *self._without_state(name)]
@@ -89,7 +86,7 @@ class SchedulerPlugins(SchedulerBase):
         return [self._states.delete(name)] if name in self.recorded_states else []
 
     def record_plugin_states(self) -> None:
-        """Write the state of each plugin that has any, if it changed."""
+        """Record the states that have changed."""
         for name in self.recorded_plugins:
             state_of = getattr(self.plugins.get(name), "ha_state", None)
             if state_of is None:
@@ -107,7 +104,7 @@ class SchedulerPlugins(SchedulerBase):
                     self.transactions.note(self._states.set(name, state))
 
     def _follow_plugin(self, name: str, pickled: bytes | Deleted) -> None:
-        """A follower has learned of a plugin: an uploaded file is put into place."""
+        """A follower learns of a plugin: an uploaded file is put into place."""
         plugin = self._unpickled(name) if pickled is not DELETED else None
         if isinstance(plugin, SchedulerUploadFile):
             path = Path(self.local_directory, os.path.basename(plugin.filename))
@@ -123,7 +120,7 @@ class SchedulerPlugins(SchedulerBase):
                     )
 
     async def start_plugins(self) -> None:
-        """The plugins of former leaders, on one that is about to lead."""
+        """This engine is about to lead: start the plugins of former leaders."""
         self._starting = {
             asyncio.create_task(self._start_plugin(name))
             for name in self.recorded_plugins

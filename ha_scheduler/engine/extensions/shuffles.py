@@ -1,18 +1,17 @@
 """P2P shuffles that go on under a new leader.
 
-Guarantee: a run and the processes that take part in it are in the event stream before any of them
-learns of it. So a new leader answers for the run under its id, and what was transferred stays with
-the workers; if one of these processes did not come back, be it that another one has its address,
-the shuffle starts anew. Run ids of a later term are higher than any earlier one's, as workers
-require (hazards 7 and 8). A run that a worker still has and that is over is ended there.
+Guarantee: a run and the processes that take part are in the event stream before any of them learns
+of it. So a new leader answers for the run under its id, and transferred data stays with the
+workers; if one of the processes is gone, even if another has its address, the shuffle starts anew.
+Run ids of a later term are higher than earlier ones, as workers require (hazards 7 and 8). A worker
+is told to end a run that is over.
 
-Order of a takeover: output tasks are marked before anything is placed; the reports are adopted;
-then each run is gone on with or begun anew; then workers end what is over, and only then work.
+Order of a takeover: output tasks are marked before anything is placed; reports are adopted; each
+run goes on or starts anew; workers end what is over, and only then work.
 
-Where an output task may run is not recorded: a task on the wrong worker finds out by itself, asks
-to be restricted, and is scheduled again (shuffle/_core.py, ``_ensure_output_worker``). A worker's
-complaint of a run that is over is no error of the user's: the shuffle starts anew, at most
-``ANEW_MAX`` times.
+Where an output task may run is not recorded: on the wrong worker it asks to be restricted and is
+scheduled again (shuffle/_core.py, ``_ensure_output_worker``). A worker's complaint of a run that is
+over is no error of the user's: the shuffle starts anew, at most ``ANEW_MAX`` times.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ ANEW_MAX = 3  # times that one shuffle starts anew because a worker complained
 _GOING_ON = frozenset({"waiting", "queued", "no-worker", "processing", "memory"})
 
 #: What a worker says of its runs: the shuffle, the run, and whether it goes on there.
-Runs = Iterable[tuple[ShuffleId, int, bool]]
+ReportedRuns = Iterable[tuple[ShuffleId, int, bool]]
 
 Members = dict[str, str]  # the ids of the processes that take part, by address
 
@@ -69,7 +68,7 @@ class Shuffles(ShuffleSchedulerPlugin):
             )
         )
         self._members = scheduler.tables.add(Table(MEMBERS, self.members, void_on_restart=True))
-        self._heard: dict[str, Runs] = {}  # by worker, until ``end_strays``
+        self._heard: dict[str, ReportedRuns] = {}  # by worker, until ``end_strays``
         self._begun_anew: Counter[ShuffleId] = Counter()
         self._runs = itertools.count(1)
 
@@ -78,7 +77,7 @@ class Shuffles(ShuffleSchedulerPlugin):
     async def get_or_create(  # type: ignore[override]  # a handler may be a coroutine
         self, shuffle_id: Any, key: Any, worker: str
     ) -> Any:
-        """As upstream's; the run, and that the worker takes part, are committed before."""
+        """As upstream's, after the run and the worker's part in it have committed."""
         failpoints.reach("shuffle_get_or_create.arrived")
         answer = super().get_or_create(shuffle_id, key, worker)
         await self.scheduler.transactions.settled()
@@ -86,7 +85,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         return answer
 
     async def get(self, id: Any, worker: str) -> Any:  # type: ignore[override]
-        """As upstream's; that the worker takes part is committed before."""
+        """As upstream's, after the worker's part in it has committed."""
         answer = super().get(id, worker)
         await self.scheduler.transactions.settled()
         return answer
@@ -149,10 +148,10 @@ class Shuffles(ShuffleSchedulerPlugin):
             self.scheduler.transactions.note(self._members.delete(shuffle_id))
 
     def _set_restriction(self, ts: Any, worker: str) -> None:
-        """As upstream's, which would record it as if a client had asked for it.
+        """As upstream's, without recording it as a client's.
 
-        Who records the one must record its end as well, or else the task is bound to that worker
-        for ever under a new leader.
+        Its end would have to be recorded too, or the task stays bound to that worker for ever under
+        a new leader.
         """
         annotations = ts.annotations = ts.annotations or {}
         if "shuffle_original_restrictions" not in annotations:
@@ -166,18 +165,18 @@ class Shuffles(ShuffleSchedulerPlugin):
     # A takeover
 
     def prepare(self) -> None:
-        """Before anything is placed: output tasks of runs that go on are not to be queued."""
+        """Before anything is placed: output tasks of runs that go on must not be queued."""
         for shuffle_id in self.recorded:
             barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
             for task in barrier.dependents if barrier is not None else ():
                 task._queueable = False
 
-    def hear(self, reports: Mapping[str, Runs]) -> None:
-        """What workers that join say of their runs."""
+    def hear(self, reports: Mapping[str, ReportedRuns]) -> None:
+        """What joining workers report of their runs."""
         self._heard.update(reports)
 
     def restore(self) -> None:
-        """The reports have been adopted: go on with each run, or begin it anew."""
+        """The reports are adopted: each run goes on or starts anew."""
         stimulus_id = f"ha-shuffles-{time()}"
         told = {shuffle_id for runs in self._heard.values() for shuffle_id, _, _ in runs}
         known = list(dict.fromkeys((*self.recorded, *self.members, *sorted(told))))
@@ -221,7 +220,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         return True
 
     def _has_leftovers(self, shuffle_id: ShuffleId) -> bool:
-        """Whether there are results of a run that an earlier leader ended while it was needed."""
+        """Whether there are results of a needed run that an earlier leader ended."""
         if not self._is_awaited(shuffle_id):
             return False
         barrier = self.scheduler.tasks[barrier_key(shuffle_id)]
@@ -242,7 +241,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         self._restart_shuffle(shuffle_id, self.scheduler, stimulus_id=stimulus_id)
 
     def end_strays(self) -> None:
-        """End the runs that are over on those workers that still have them."""
+        """End runs that are over on workers that still have them."""
         worker_msgs: Msgs = {}
         for address, runs in self._heard.items():
             for shuffle_id, run_id, goes_on in runs:
@@ -262,9 +261,9 @@ class Shuffles(ShuffleSchedulerPlugin):
     # What workers complain of
 
     def overtaken(self, ts: Any, exception_text: str, stimulus_id: str) -> bool:
-        """A task failed. Whether that was for a run that is over: then its shuffle starts anew.
+        """A task failed. Whether its run is over: then its shuffle starts anew.
 
-        So it does, as often at most, if the task could not reach another while members were lost.
+        So it does, within the same limit, if a transfer failed while members were lost.
         """
         ids = [shuffle_id for shuffle_id in shuffles_of(ts) if self._is_awaited(shuffle_id)]
         failed = exception_text.startswith(FAILED) and any(map(self._was_interrupted, ids))
@@ -278,13 +277,12 @@ class Shuffles(ShuffleSchedulerPlugin):
         return True
 
     def _was_interrupted(self, shuffle_id: ShuffleId) -> bool:
-        """Whether a leader or a member was lost to it: then a transfer may have failed for that."""
+        """Whether it lost a leader or a member, so that a transfer may have failed."""
         active = self.active_shuffles.get(shuffle_id)
         adopted = active is not None and active.run_id >> 32 < self.scheduler.term
         return adopted or len(self._shuffles[shuffle_id]) > 1
 
     def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
-        """As upstream's."""
         super().transition(key, start, finish, *args, **kwargs)
         shuffle_id = id_from_key(key) if self._begun_anew and finish == "forgotten" else None
         if shuffle_id is not None:

@@ -1,12 +1,12 @@
-"""What the leader has learned of the work: how long tasks take, how fast the network is.
+"""Statistics of the work: how long tasks take, how fast the network is.
 
-Guarantee: none of it is needed to be right, so it is recorded late and seldom: every
-``EVERY_SECONDS`` at most, and only when something moved by more than ``NEWS``. With it a new leader
-places tasks as well as the old one did; without it, it would take every task for half a second
-long (``UNKNOWN_TASK_DURATION``) until it had seen one of its kind.
+Guarantee: nothing depends on them, so they are recorded at most every ``EVERY_SECONDS``, and only
+if something changed by more than ``NEWS``. With them a new leader places tasks as well as the old
+one did; without them it would take every task for half a second long (``UNKNOWN_TASK_DURATION``)
+until it had seen one of its kind.
 
-Order: a follower keeps the latest record and puts it to use when it is about to lead, after the
-replay has made the prefixes of the tasks that are there.
+Order: a follower keeps the latest record and applies it when about to lead, after the replay has
+made the prefixes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ Snapshot = dict[str, Any]
 
 
 class Statistics:
-    """Keeps in the ledger what upstream keeps in memory."""
-
     def __init__(self, scheduler: SchedulerBase) -> None:
         self._scheduler = scheduler
         self.recorded: dict[str, Snapshot] = {}
@@ -41,7 +39,7 @@ class Statistics:
         )
 
     def record(self) -> None:
-        """Write what is known now, if there is news."""
+        """Record the statistics, if there is news."""
         if self._scheduler.recorder is None:
             return
         now = self._take()
@@ -49,7 +47,7 @@ class Statistics:
             self._scheduler.transactions.note(self._table.set(STATISTICS, now))
 
     def restore(self) -> None:
-        """Put to use what a former leader knew."""
+        """Use a former leader's."""
         scheduler, known = self._scheduler, self.recorded.get(STATISTICS)
         if known is None:
             return

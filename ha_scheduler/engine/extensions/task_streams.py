@@ -1,10 +1,9 @@
-"""The task stream, of which a client sees what ran under the present leader.
+"""The task stream: a client sees what ran under the present leader.
 
 Guarantee: if a client asked for the stream under an earlier leader, this one has kept it from its
-first task on; and a cursor that an earlier leader gave points before all that this one has seen.
-``get_task_stream`` names the place at which it began by such a cursor (client.py,
-``get_task_stream_index``). What the earlier leader had seen is lost: a row for each task would cost
-the log more than the task does.
+first task on, and an earlier leader's cursor points before all of it (``get_task_stream`` has one,
+client.py, ``get_task_stream_index``). What the earlier leader had seen is lost: a row for each task
+would cost the log more than the task does.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ TASK_STREAM = "task-stream"  # of one row, which has its name: whether there is 
 
 
 class TaskStreams(SchedulerBase):
-    """The part of our Scheduler that keeps the stream on."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._task_streams = self.tables.add(
@@ -29,7 +26,7 @@ class TaskStreams(SchedulerBase):
         )
 
     def _task_stream_plugin(self) -> TaskStreamPlugin:
-        """As upstream's, which begins the stream with the first question."""
+        """As upstream's, which begins the stream at the first request."""
         begins = TaskStreamPlugin.name not in self.plugins
         plugin: TaskStreamPlugin = super()._task_stream_plugin()
         if begins:
@@ -39,6 +36,6 @@ class TaskStreams(SchedulerBase):
         return plugin
 
     def _restore_task_stream(self) -> None:
-        """This engine is about to lead: go on with what was asked for."""
+        """This engine is about to lead: continue the stream."""
         if self._task_streams.rows:
             self._task_stream_plugin()

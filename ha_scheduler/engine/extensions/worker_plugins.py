@@ -1,7 +1,7 @@
-"""Plugins of workers and nannies, which those that join under a new leader are given as well.
+"""Plugins of workers and nannies, also for those that join under a new leader.
 
-Guarantee: whoever registered a plugin, or took one back, is answered after that has committed. The
-workers that are there have it by then.
+Guarantee: registering or unregistering one is answered after the commit; the present workers have
+it by then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NANNY_PLUGINS = "nanny-plugin"  # likewise
 
 
 class Recorded:
-    """Plugins as the ledger has them, beside upstream's dict of those that workers are given."""
+    """Plugins in the ledger, beside upstream's dict of those that workers are given."""
 
     def __init__(self, scheduler: SchedulerBase, space: str, given: dict[str, bytes]) -> None:
         self._transactions: Transactions = scheduler.transactions
@@ -33,7 +33,7 @@ class Recorded:
             self._given[name] = plugin
 
     async def change(self, op: str, name: str, change: Coroutine[Any, Any, Any]) -> Any:
-        """Carry out upstream's change of a plugin. Returns what it does, once committed."""
+        """Make upstream's change of a plugin; returns its result after the commit."""
         failpoints.reach(f"{op}.arrived")
         result = await change
         failpoints.reach(f"{op}.done")
@@ -42,9 +42,9 @@ class Recorded:
         return result
 
     async def record(self, name: str) -> None:
-        """Record the plugin as it is given now, if it changed, and wait for the commit.
+        """Record the plugin if it changed, and wait for the commit.
 
-        Every leader registers some of its own, which are those of the leader before.
+        Every leader registers some of its own, the same as the leader before.
         """
         plugin = self._given.get(name)
         if plugin is None:
@@ -55,8 +55,6 @@ class Recorded:
 
 
 class WorkerPlugins(SchedulerBase):
-    """The part of our Scheduler that keeps them."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._of_workers = Recorded(self, WORKER_PLUGINS, self.worker_plugins)
@@ -65,23 +63,19 @@ class WorkerPlugins(SchedulerBase):
     async def register_worker_plugin(
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
-        """As upstream's, and then committed."""
         change = super().register_worker_plugin(comm, plugin, name=name, idempotent=idempotent)
         return await self._of_workers.change("register_worker_plugin", name, change)
 
     async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
-        """As upstream's, and then committed."""
         change = super().unregister_worker_plugin(comm, name=name)
         return await self._of_workers.change("unregister_worker_plugin", name, change)
 
     async def register_nanny_plugin(
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
     ) -> Any:
-        """As upstream's, and then committed."""
         change = super().register_nanny_plugin(comm, plugin, name=name, idempotent=idempotent)
         return await self._of_nannies.change("register_nanny_plugin", name, change)
 
     async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
-        """As upstream's, and then committed."""
         change = super().unregister_nanny_plugin(comm, name=name)
         return await self._of_nannies.change("unregister_nanny_plugin", name, change)

@@ -1,19 +1,16 @@
-"""Calls of coordination objects: answered after the commit, and each done once.
+"""Calls of coordination objects: answered after the commit, idempotent by number.
 
-Guarantee: no answer leaves before everything that it tells of has committed. A numbered call that
-arrives again, here or at a later leader, gets the answer that is kept, joins the one that is being
-handled, or is handled for the first time; ``ledger/calls.py`` says what a number is. Its caller
-repeats it on the next leader, so a wait goes on there. A caller that was forgotten (its session is
-over) gets ``EXPIRED``, however it came to that: nothing of it is done again. One whose answer is no
-longer kept (``ledger/calls.py`` has the limit) gets ``LOST``.
+Guarantee: no answer leaves before everything that it tells of has committed. A repeated numbered
+call, here or at a later leader, gets the kept answer, joins the call in progress, or is handled for
+the first time (``ledger/calls.py``). Its caller retries on the next leader, so a wait goes on
+there. A caller whose session has ended gets ``EXPIRED`` and nothing is done again; one whose answer
+was dropped gets ``LOST``.
 
-Order: a session is opened, and that has committed, before the caller sends its first call. Without
-that, a call that arrives at a leader which does not know the session might be the repetition of one
-that was done before the session ended, and would be done twice.
+Order: the record that opens a session commits before the caller sends its first call. So a call of
+an unknown session is known to be a late one, and is not done a second time.
 
-A wait that nobody waits for any more (the caller is gone, or uses the slot for its next call) is
-ended before it takes what somebody else should have; so is one of an earlier leader that has not
-come back (``on_end``, ``on_next``).
+A wait ends before it takes anything if nobody waits for the answer: its caller is gone, uses the
+slot for its next call, or has not returned from an earlier leader (``on_end``, ``on_next``).
 
 Wire: ``OpenCalls``, then a ``CallId`` beside each call's own arguments (``protocol/client.py``).
 """
@@ -60,7 +57,7 @@ class _Running:
 
 
 class NumberedCalls:
-    """The calls that are being handled, and what becomes of those that arrive again."""
+    """The calls in progress, and the answers to repeated ones."""
 
     def __init__(self, scheduler: EngineState, transactions: Transactions) -> None:
         self._scheduler = scheduler
@@ -88,10 +85,7 @@ class NumberedCalls:
         return handle
 
     async def open(self, session: str, owner: str) -> str:
-        """A caller is about to make numbered calls. Returns when every later leader will know.
-
-        Raises ``MalformedMessage``.
-        """
+        """Open a session; returns when that has committed. Raises ``MalformedMessage``."""
         from_op(OpenCalls, {"session": session, "owner": owner})
         failpoints.reach(f"{_OPEN}.arrived")
         self._heard[session] = asyncio.get_running_loop().time()
@@ -163,16 +157,16 @@ class NumberedCalls:
 
     @staticmethod
     async def _refuse(call: Call) -> Any:
-        """It was overtaken by a later call of its slot: nobody waits for its answer."""
+        """A later call of its slot has overtaken it: nobody waits for an answer."""
         logger.info("A late %s is not done again.", call.op, extra={"action": "late-call"})
         return Status.dont_reply
 
     def abandon(self, owner: str) -> None:
-        """The caller is gone: what still waits on its behalf must not take anything."""
+        """The caller is gone: its waits end and take nothing."""
         self._cancel(self._scheduler.sessions.calls.owned_by(owner))
 
     def ended(self) -> None:
-        """Sessions are over."""
+        """Sessions have ended."""
         for forget in self.on_end:
             forget()
 
@@ -182,7 +176,7 @@ class NumberedCalls:
                 running.task.cancel()
 
     def restore(self) -> None:
-        """This engine leads: sessions that nobody uses any more end from now on."""
+        """This engine leads: begin to expire idle sessions."""
         now = asyncio.get_running_loop().time()
         self._heard = dict.fromkeys(self._scheduler.sessions.calls, now)
         self._sweep_later()

@@ -1,20 +1,19 @@
-"""Graphs as the event stream carries them, and which keys belong to which graph.
+"""Graphs in the event stream, and the keys of each graph.
 
-Guarantee: an engine that replays a graph's payload makes the same tasks, with the same priorities
-and span, as the leader that wrote it; ``key_digest`` shows it when it does not, and that engine
-then refuses to go on rather than stand by with a state that is not the leader's.
+Guarantee: an engine that replays a graph makes the same tasks, priorities and span as the leader
+that recorded it. If ``key_digest`` shows a difference, that engine ends rather than stand by with
+another state.
 
-The payload is the client's bytes as they arrived when they are a plain low-level graph: then
-materialising is deterministic, and recording costs a copy. Any other expression is recorded as the
-leader materialised it, because some expressions draw keys at random while they materialise
-(dask/dataframe/dask_expr/_shuffle.py, ``DiskShuffle``).
+The payload of a plain low-level graph is the client's bytes as they arrived: materialising is
+deterministic and recording costs one copy. Any other expression is recorded as the leader
+materialised it, because some draw random keys (dask/dataframe/dask_expr/_shuffle.py,
+``DiskShuffle``).
 
-A graph may be retired when the leader knows none of the keys that it mentions. Desires and releases
-of a key are filed under the latest graph that mentions it: graphs rebuild in the order of their
-ids, so a later graph's implied desire cannot undo a later release. When such a key is forgotten
-while an older graph that mentions it lives on, the older one's implied desire is withdrawn by a
-``Forgotten``; or else it would come back with a rebuild, after the latest graph and what is filed
-under it have been retired.
+A graph is retired when none of its keys is known. Desires and releases of a key are filed under the
+latest graph that mentions it: graphs rebuild in the order of their ids, so a later graph's implied
+desire cannot undo a later release. When such a key is forgotten while an older graph with it lives
+on, a ``Forgotten`` withdraws the older one's implied desire. A rebuild would bring that desire back
+otherwise, after the latest graph and all that is filed under it were retired.
 """
 
 from __future__ import annotations
@@ -24,19 +23,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed.protocol import deserialize
 from distributed.protocol.pickle import dumps, loads
-from distributed.protocol.serialize import Serialized
 
 from ha_scheduler.engine.stream.keys import Key
 
-INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
-
 
 class ReplayDivergedError(Exception):
-    """Local: this engine made other tasks of a graph than the leader did.
+    """Local: this engine made other tasks of a graph than the leader.
 
-    The peers of a cell must run the same versions of Python, Dask and of the user's packages.
+    All peers must run the same versions of Python, Dask and the user's packages.
     """
 
 
@@ -62,7 +57,7 @@ def key_digest(keys: Iterable[Key]) -> int:
 
 
 def encode_graph(request: GraphRequest, decisions: dict[str, Any]) -> bytes:
-    """The payload of ``GraphSubmitted``: the graph and what the leader decided about it."""
+    """The payload of ``GraphSubmitted``: the graph and the leader's decisions."""
     if request.materialised is not None:
         form: tuple[Any, ...] = ("materialised", request.materialised)
     else:
@@ -74,17 +69,6 @@ def decode_graph(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The form and the decisions of ``encode_graph``."""
     form, decisions = loads(payload)
     return form, decisions
-
-
-def expression_of(form: tuple[Any, ...]) -> Any:
-    """The client's expression of a raw form."""
-    _, header, frames = form
-    return deserialize(header, frames)
-
-
-def serialized_frames(expr_ser: Serialized) -> tuple[dict[str, Any], list[Any]]:
-    """The header and frames of a graph as it arrived."""
-    return expr_ser.header, list(expr_ser.frames)
 
 
 class GraphTable:
@@ -99,7 +83,6 @@ class GraphTable:
         return len(self._live)
 
     def add(self, graph: int, keys: set[Key]) -> None:
-        """``graph`` mentions ``keys``, which are known from now on."""
         latest = self._latest
         for key in keys & latest.keys():
             self._older.setdefault(key, []).append(latest[key])
@@ -124,9 +107,9 @@ class GraphTable:
         return self._live.get(graph, set())
 
     def forget(self, key: Key) -> tuple[list[int], list[int]]:
-        """``key`` is no longer known: the graphs that may now be retired, and those that live on.
+        """Forget ``key``; returns the graphs to be retired, and the older ones that live on.
 
-        Of those that live on only the older ones: desires of ``key`` are filed under the latest.
+        The latest is not among these: desires of ``key`` are filed under it.
         """
         graph = self._latest.pop(key, 0)
         older = self._older.pop(key, ())
@@ -144,7 +127,7 @@ class GraphTable:
         return True
 
     def drop(self, graph: int) -> None:
-        """Forget a graph that was retired, whatever it still mentions."""
+        """Forget a retired graph with all its keys."""
         for key in self._live.pop(graph, ()):
             if self._latest.get(key) == graph:
                 del self._latest[key]

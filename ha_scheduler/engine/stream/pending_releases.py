@@ -1,14 +1,12 @@
-"""Results that nobody wants any more, until that is certain.
+"""Results whose last release has not committed yet.
 
-Guarantee: a result is not given up because it was let go before every later leader will know that
-it was. Or else the next one would find a task that is wanted and whose result is gone, and run it a
-second time. (An error is a record of its own; but what was fired and forgotten is let go in the
-step in which it fails, so its error is kept as a result is.)
+Guarantee: a result is freed only when its release has committed, so that no later leader finds its
+task wanted and the result gone, and computes it again. (An error is a record of its own. Only that
+of a fire-and-forget task is kept like a result: its release and its failure are one step.)
 
-Order: the release is recorded, and from then on the keeper wants the key in place of whoever let
-it go, until the record has committed. The keeper is in nobody's way: it gives way at once to a
-graph that mentions the key, to a desire, a cancellation and the loss of a worker. To those the key
-is let go, as it is for the followers.
+Order: the release is recorded; then the keeper, a pseudo-client, wants the key until the commit. It
+gives way at once to a graph that mentions the key, a desire, a cancellation and the loss of a
+worker: these see the key released, as followers do.
 """
 
 from __future__ import annotations
@@ -31,8 +29,6 @@ FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:17
 
 
 class PendingReleases:
-    """What the leader keeps until a release has committed."""
-
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
@@ -43,9 +39,8 @@ class PendingReleases:
         return len(self._kept)
 
     def keep(self, keys: Iterable[Key], cs: ClientState) -> OnCommit | None:
-        """Keep the outcomes that ``cs``, which lets go of them, is the last to want.
-
-        To be called when that is recorded; what is returned, when it has committed.
+        """Keep the results that ``cs`` is the last to want. Call it when the release is recorded,
+        and the returned function when that has committed.
         """
         if self._scheduler.recorder is None:
             return None
@@ -62,21 +57,21 @@ class PendingReleases:
         return functools.partial(self._committed, number, kept) if kept else None
 
     def give_way(self, keys: Iterable[Key]) -> None:
-        """Somebody else has something in mind with these."""
+        """Something else is about to happen to these keys."""
         if self._kept:
             self._let_go(self._because_of(keys))
 
     def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
-        """A graph is about to be made that may mention what is kept, or is known because of it."""
+        """A graph is about to be made that may mention kept keys."""
         if self._kept:
             inputs = (key for spec in dsk.values() for key in spec.dependencies)
             self._let_go(self._because_of(itertools.chain(dsk, keys, inputs)))
 
     def _because_of(self, keys: Iterable[Key]) -> list[Key]:
-        """What is kept because of which one of these is known: followers know it no more.
+        """The kept keys by which any of ``keys`` is still known here, and is not on followers.
 
-        It costs what the keys and what nobody wants above them cost, and nothing of what is below
-        what is kept: that may be a graph of any size, and many small ones may come meanwhile.
+        Walks up through unwanted dependents, never down: below a kept key may be a graph of any
+        size.
         """
         tasks = self._scheduler.tasks
         seen = set()
@@ -89,11 +84,10 @@ class PendingReleases:
         return [ts.key for ts in seen if ts.key in self._kept]
 
     def give_way_to_all(self) -> None:
-        """Something happens after which nothing must come back to life that nobody wants."""
+        """Something is about to happen after which no unwanted task may be computed again."""
         self._let_go(list(self._kept))
 
     def forget(self) -> None:
-        """Nothing is known any more."""
         self._kept.clear()
         self._keeper.wants_what.clear()
 

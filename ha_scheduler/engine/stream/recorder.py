@@ -1,14 +1,13 @@
-"""How the active engine writes the event stream.
+"""The active engine's writer of the event stream.
 
-Guarantee: records enter the log in the order in which ``append`` was called, and ``append`` is
-called in the same event-loop step as the change that it records. So the log is the serial order of
-the leader's state changes. A callback given with a record runs once that record has committed,
-never before.
+Guarantee: records enter the log in the order of ``append``, which is called in the event-loop step
+of the change that it records. So the log is the serial order of the leader's state changes. A
+record's callback runs after its commit, never before.
 
-Desires, releases and retirements come one key at a time from Dask; they are gathered for
-``BATCH_SECONDS`` and written as few records. Whatever must not overtake them (any other record)
-flushes them first. What a batch retires, it does not describe: a task submitted, finished and
-released within one batch costs its graph record. Last in a batch comes which requests it answers.
+Dask reports desires, releases and retirements one key at a time; they are batched for
+``BATCH_SECONDS``. Any other record flushes the batch first. A batch leaves out desires and releases
+of graphs that it retires: a task submitted, finished and released within one batch costs its graph
+record alone. The answers of requests come last.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.ledger.rebuild import batches
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
     RECORD_BYTES_MAX,
@@ -36,13 +36,14 @@ BATCH_SECONDS = 0.02  # how long desires and releases gather; far below a human'
 BATCH_KEYS_MAX = 5_000  # keys gathered before the batch is written early
 RECORD_KEYS_BYTES_MAX = RECORD_BYTES_MAX // 2  # bytes of keys in one Desired or Released record
 GRAPHS_PER_RETIREMENT_MAX = 20_000  # 9 bytes each
+INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
 
 OnCommit = Callable[[], None]
 Kind = type[Desired] | type[Released] | type[Forgotten]
 
 
 class Log(Protocol):
-    """Where encoded records go. ``propose`` keeps order and calls back after the commit."""
+    """Takes encoded records in order and calls back after the commit."""
 
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None: ...
 
@@ -55,7 +56,6 @@ class CommitTracker:
         self._waiting: deque[tuple[int, OnCommit]] = deque()
 
     def number(self, on_commit: OnCommit | None) -> int:
-        """The next proposal's number."""
         self._last += 1
         if on_commit is not None:
             self._waiting.append((self._last, on_commit))
@@ -68,7 +68,7 @@ class CommitTracker:
 
 
 class Batch:
-    """Desires, releases and retirements in the order in which they happened."""
+    """Desires, releases and retirements in order."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[Kind, int, str, list[Key]]] = []
@@ -78,7 +78,7 @@ class Batch:
         self.keys = 0
 
     def add(self, kind: Kind, graph: int, client: str, key: Key) -> None:
-        """``client`` now wants, or no longer wants, ``key`` of ``graph``; or it is forgotten."""
+        """``client`` wants or releases ``key`` of ``graph``, or the key is forgotten."""
         self.keys += 1
         if self._runs:
             last = self._runs[-1]
@@ -88,7 +88,6 @@ class Batch:
         self._runs.append((kind, graph, client, [key]))
 
     def retire(self, graph: int) -> None:
-        """Nothing of ``graph`` is known any more."""
         self.keys += 1
         self._retired.add(graph)
 
@@ -98,9 +97,8 @@ class Batch:
         self.answers.setdefault((client, session), []).append((sequence, on_commit))
 
     def records(self, upto: int) -> Iterator[Record]:
-        """The batch as records, but for answers and runs of graphs that it also retires.
-
-        ``upto``: an id above all that were given out (``ledger/runs.py``).
+        """The batch as records, without answers. ``upto``: above all ids so far
+        (``ledger/runs.py``).
         """
         for kind, graph, client, keys in self._runs:
             if graph not in self._retired:
@@ -117,25 +115,12 @@ class Batch:
 
 
 def key_parts(keys: Iterable[Key]) -> Iterator[tuple[bytes, ...]]:
-    """Encoded keys in parts that fit into a record each."""
-    part: list[bytes] = []
-    size = 0
-    for key in keys:
-        data = encode_key(key)
-        if part and size + len(data) > RECORD_KEYS_BYTES_MAX:
-            yield tuple(part)
-            part, size = [], 0
-        part.append(data)
-        size += len(data) + 5
-    if part:
-        yield tuple(part)
+    """Encoded keys in parts of at most one record each."""
+    return batches(map(encode_key, keys), RECORD_KEYS_BYTES_MAX)
 
 
 class Recorder:
-    """The active engine's pen. ``term`` is the term in which it may write.
-
-    ``ids``: those of runs of tasks, rising, from which graphs get theirs, too.
-    """
+    """Writes records in ``term``. ``ids``: rising, shared by runs of tasks and graphs."""
 
     def __init__(self, log: Log, term: int, ids: Iterator[int]) -> None:
         self.term = term
@@ -146,57 +131,55 @@ class Recorder:
         self._flush_due: asyncio.TimerHandle | None = None
 
     def next_id(self) -> int:
-        """An id that nothing else has: above those of all graphs and runs so far."""
+        """An id above those of all graphs and runs so far."""
         return next(self._ids)
 
     def append(self, record: Record, on_commit: OnCommit | None = None) -> None:
-        """Write one record after everything gathered so far."""
+        """Write one record after the batch."""
         self.flush()
         data = encode(record)
         assert len(data) <= RECORD_BYTES_MAX, (type(record), len(data))
         self._log.propose(data, on_commit)
 
-    def append_blob(self, payload: bytes) -> tuple[int, int]:
-        """Write a large payload ahead of the record that will name it: (blob id, parts)."""
+    def inline(self, payload: bytes) -> tuple[bytes, int, int]:
+        """(payload, 0, 0), or (nothing, blob, parts) of a large one, written ahead."""
+        if len(payload) <= INLINE_BYTES_MAX:
+            return payload, 0, 0
         self._blobs += 1
         view = memoryview(payload)
         starts = range(0, len(view), BLOB_PART_BYTES)
         for number, start in enumerate(starts):
             data = bytes(view[start : start + BLOB_PART_BYTES])
             self.append(BlobPart(self.term, self._blobs, number, data))
-        return self._blobs, len(starts)
+        return b"", self._blobs, len(starts)
 
     def desired(self, graph: int, client: str, key: Key) -> None:
-        """Gather a desire."""
         self._batch.add(Desired, graph, client, key)
         self._schedule_flush()
 
     def released(
         self, graph: int, client: str, key: Key, on_commit: OnCommit | None = None
     ) -> None:
-        """Gather a release."""
         self._batch.add(Released, graph, client, key)
         if on_commit is not None:
             self._batch.on_commit.append(on_commit)
         self._schedule_flush()
 
     def forgotten(self, graph: int, key: Key) -> None:
-        """Gather that a key, which ``graph`` mentions, is no longer known."""
+        """Gather that a key of ``graph`` is forgotten."""
         self._batch.add(Forgotten, graph, "", key)
         self._schedule_flush()
 
     def retired(self, graph: int) -> None:
-        """Gather a retirement."""
         self._batch.retire(graph)
         self._schedule_flush()
 
     def answered(self, client: str, session: str, sequence: int, on_commit: OnCommit) -> None:
-        """Gather that a request took effect, by what was written or gathered before."""
+        """Gather that a request took effect, after all that it changed."""
         self._batch.answer(client, session, sequence, on_commit)
         self._schedule_flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
         if self._flush_due is not None:
             self._flush_due.cancel()
             self._flush_due = None

@@ -1,17 +1,17 @@
-"""The records of the event stream applied to a follower's scheduler.
+"""The event stream applied to a follower's scheduler.
 
-Guarantee: after record ``n`` a follower has the tasks, desires, priorities, sessions and clients
-that the leader had when it wrote record ``n``. It has no workers, so its runnable tasks wait as
-``queued`` or ``no-worker``; a takeover then only has to place what workers report. What can only be
-applied once workers are back (errors, scattered data) is kept until ``settle``.
+Guarantee: after record ``n`` a follower has the tasks, desires, priorities, sessions and clients of
+the leader that wrote record ``n``. It has no workers, so its runnable tasks wait as ``queued`` or
+``no-worker``; a takeover places what workers report. Errors and scattered data wait for ``settle``,
+when workers are back.
 
-While the ledger is rebuilt (before ``caught_up``) nothing is forgotten but what a later graph says
-that the leader made anew: what kept a key alive for a while may be a graph that has been retired
-since and is not replayed. A pseudo-client holds all keys until then.
+During a rebuild (before ``caught_up``) a key is forgotten only if a later graph says that the
+leader made its task anew: the graph that kept a key alive may have been retired and is not
+replayed. A pseudo-client holds all keys until then.
 
-A leader may die between the record that let go of a graph's last key and the one that retires the
-graph. Its successor retires the graphs of which it knows no key (``retire_unknown``), but for those
-that cannot be read here: another peer may be able to.
+A leader may die between the release of a graph's last key and the record that retires the graph.
+Its successor retires the graphs without known keys (``retire_unknown``), except those that it could
+not read: another peer may be able to.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ import logging
 from typing import Any
 
 from dask._expr import LLGExpr
+from distributed.protocol import deserialize
 from distributed.protocol.pickle import loads
 from distributed.scheduler import ClientState
 from msgspec.structs import replace
 
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
-from ha_scheduler.engine.stream.graphs import (
-    ReplayDivergedError,
-    decode_graph,
-    expression_of,
-    key_digest,
-)
+from ha_scheduler.engine.stream.graphs import ReplayDivergedError, decode_graph, key_digest
 from ha_scheduler.engine.stream.keys import Key, decode_key
 from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import EngineState
@@ -43,11 +39,16 @@ from ha_scheduler.ledger.records import Record
 logger = logging.getLogger(__name__)
 
 _STIMULUS = "ha-replay"
-_KEEPER = "ha-rebuild"  # the pseudo-client that holds every key while the ledger is rebuilt
+_KEEPER = "ha-rebuild"  # the pseudo-client that holds every key during a rebuild
+#: The leader's decisions about a graph that its tasks are made with
+_MADE_WITH = (
+    *("start", "ordered", "global_annotations", "submitting_task", "span_metadata"),
+    *("user_priority", "actors", "fifo_timeout", "code"),
+)
 
 
 class Replay:
-    """Applies records; holds what the scheduler has no place for until it leads."""
+    """Applies records, and keeps what waits for a takeover."""
 
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
@@ -101,10 +102,11 @@ class Replay:
             case records.ClientLeft(client, upto):
                 scheduler.runs.let_go(upto)
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
-            case records.SessionAdvanced() | records.SessionRestored() | records.Answered():
-                pass  # applied above, as for every record
-            case records.CallsOpened() | records.CallsEnded() | records.AnswerDropped():
-                pass  # likewise
+            case (
+                records.SessionAdvanced() | records.SessionRestored() | records.Answered()
+                | records.CallsOpened() | records.CallsEnded() | records.AnswerDropped()
+            ):  # fmt: skip
+                pass  # applied to the sessions already
             case records.Called(payload=payload):
                 for change in unpack_payload(payload)[0]:
                     self._of_the_cluster(records.decode(change))
@@ -123,7 +125,7 @@ class Replay:
                 raise TypeError(record)
 
     def caught_up(self) -> None:
-        """The ledger has been rebuilt: forget what was only kept by the order of the records."""
+        """The rebuild is complete: forget the keys that only it kept."""
         self._rebuilding = False
         scheduler = self._scheduler
         keeper = scheduler.clients.get(_KEEPER)
@@ -134,7 +136,6 @@ class Replay:
         scheduler.rebuilt()
 
     def forget(self, key: Key) -> None:
-        """The key is no longer known here."""
         self.errors.pop(key, None)
         self._scheduler.retried.discard(key)
 
@@ -164,7 +165,10 @@ class Replay:
         self._client(record.client)
         if self._rebuilding:
             self._forget_former(dsk.keys() - decisions["known"])
-        self._prepare(decisions)
+        # What the decisions depended on.
+        scheduler.generation = decisions["generation"]
+        scheduler._last_time = decisions["last_time"]
+        scheduler.extensions["spans"].use_default(decisions["span_id"])
         self._know_inputs(dsk)
         self._make_tasks(record, dsk, by_type, decisions)
         scheduler.runs.found.update(decisions["found"])
@@ -176,10 +180,7 @@ class Replay:
             scheduler.client_desires_keys(keys=keys, client=_KEEPER)
 
     def _forget_former(self, new: set[Key]) -> None:
-        """The leader made these tasks: whatever had their names it had forgotten by then.
-
-        And so it had what depended on them.
-        """
+        """The leader made these tasks anew, so it had forgotten their keys and all dependents."""
         tasks = self._scheduler.tasks
         former: dict[Key, None] = {}
         stack = [key for key in new if key in tasks]
@@ -192,7 +193,7 @@ class Replay:
             self._released(_KEEPER, list(former))
 
     def _know_inputs(self, dsk: dict[Key, Any]) -> None:
-        """Inputs of the graph that are no longer known were data, scattered and given up since."""
+        """Unknown inputs of a graph are scattered data that was forgotten since."""
         scheduler = self._scheduler
         for spec in dsk.values():
             for key in spec.dependencies:
@@ -210,20 +211,12 @@ class Replay:
         try:
             self._scheduler.make_tasks(
                 record.graph,
-                start=decisions["start"],
                 dsk=dsk,
                 keys=set(decisions["keys"]),
-                ordered=decisions["ordered"],
                 client=record.client,
                 annotations_by_type=by_type,
-                global_annotations=decisions["global_annotations"],
                 stimulus_id=_STIMULUS,
-                submitting_task=decisions["submitting_task"],
-                span_metadata=decisions["span_metadata"],
-                user_priority=decisions["user_priority"],
-                actors=decisions["actors"],
-                fifo_timeout=decisions["fifo_timeout"],
-                code=decisions["code"],
+                **{name: decisions[name] for name in _MADE_WITH},
             )
         except Exception:
             # As on the leader, which told the client and retires the graph.
@@ -234,19 +227,12 @@ class Replay:
                 extra={"action": "graph-refused"},
             )
 
-    def _prepare(self, decisions: dict[str, Any]) -> None:
-        """Put back what the leader's decisions depended on."""
-        scheduler = self._scheduler
-        scheduler.generation = decisions["generation"]
-        scheduler._last_time = decisions["last_time"]
-        scheduler.extensions["spans"].use_default(decisions["span_id"])
-
     @staticmethod
     def _materialise(form: tuple[Any, ...], decisions: dict[str, Any]) -> tuple[Any, Any]:
         if form[0] == "materialised":
             dsk, by_type = loads(form[1])
             return dsk, by_type
-        expr = expression_of(form)
+        expr = deserialize(*form[1:])
         dsk, by_type = materialize_graph(expr=expr, validate=False)
         if isinstance(expr, LLGExpr):
             dsk = cull(dsk, set(decisions["keys"]))
@@ -262,7 +248,7 @@ class Replay:
         return b"".join(data)
 
     def _retire(self, graph: int) -> None:
-        """The leader knows none of the graph's keys any more: nor shall we."""
+        """The leader knows none of the graph's keys any more."""
         scheduler = self._scheduler
         for key in list(scheduler.graphs.keys_of(graph)):
             ts = scheduler.tasks.get(key)
@@ -273,7 +259,7 @@ class Replay:
         self._unretired.discard(graph)
 
     def _forgotten(self, key: Key) -> None:
-        """The leader forgot the key: whoever an older graph says wants it does not."""
+        """The leader forgot the key: withdraw desires that older graphs imply."""
         ts = self._scheduler.tasks.get(key)
         for cs in list(ts.who_wants or ()) if ts is not None else ():
             if cs.client_key != _KEEPER:
@@ -282,7 +268,7 @@ class Replay:
     # Outcomes
 
     def _erred(self, key: Key, payload: bytes) -> None:
-        """What was fired and forgotten may be forgotten before: it is let go as it fails."""
+        """A fire-and-forget task is released as it fails, perhaps before this record."""
         if key in self._scheduler.tasks:
             self.errors[key] = decode_error(payload)
             self._scheduler.retried.discard(key)
@@ -307,7 +293,7 @@ class Replay:
                 self.errors.pop(key, None)
 
     def _restarted(self) -> None:
-        """Nobody wants anything any more, and nothing that was there is known."""
+        """``Client.restart``: all desires and all data are void."""
         scheduler = self._scheduler
         for client, cs in list(scheduler.clients.items()):
             keys = [ts.key for ts in cs.wants_what]
@@ -330,10 +316,10 @@ class Replay:
             self._desired(client, keys)
 
     def _forget_scattered(self, key: Key) -> None:
-        """The leader forgot scattered data: whoever wanted it does not any more.
+        """The leader forgot scattered data, and nobody wants it.
 
-        What depends on it may be finished there and never is here, where it would be forgotten
-        with its input. So it stays until ``settle``, when what is finished is known to be.
+        Its dependents may be finished there and never are here, where they would be forgotten with
+        their input. So it stays until ``settle``.
         """
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
@@ -345,7 +331,7 @@ class Replay:
             scheduler.transitions({key: "forgotten"}, _STIMULUS)
 
     def retire_unknown(self, recorder: Recorder) -> None:
-        """Retire the graphs of which no key is known: nobody else would."""
+        """Retire the graphs without known keys; nobody else would."""
         for graph in self._unretired:
             if not self._scheduler.graphs.keys_of(graph):
                 recorder.retired(graph)

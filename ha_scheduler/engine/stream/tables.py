@@ -1,20 +1,19 @@
-"""Replicated tables: named facts that the next leader knows as this one does.
+"""Replicated tables: facts that every later leader knows as this one does.
 
-Guarantee: the owner of a fact declares a ``Table`` once, in its own module, and adds it to
+Guarantee: an owner declares a ``Table`` once, in its own module, and adds it to
 ``ReplicatedTables``. From then on each row that a leader writes (``transactions.py``) is on every
-follower that has applied the record, in an engine started on the ledger, and so on every later
-leader, until it is deleted. A row that cannot be read here, for want of a module, is as one that
-was deleted; it does not end the engine.
+follower that has applied the record, on an engine rebuilt from the ledger, and on every later
+leader, until it is deleted. A row that cannot be read here (a module is missing) counts as deleted;
+the engine goes on.
 
-Order: ``apply`` runs for each row as it commits, and in a rebuild before the graphs; ``lead``
-when the engine is about to lead, before its port is bound; ``settle`` when the workers' reports
-have been adopted, before anybody but a worker is answered. Those of one kind run in the order in
-which the tables were added, and none relies on it.
+Order: ``apply`` runs for each row as it commits, in a rebuild before the graphs; ``lead`` before
+the engine's port is bound; ``settle`` when the workers' reports are adopted, before anybody but a
+worker is answered. Hooks of one kind run in the order of ``add``; none relies on it.
 
-Not everything is a table. What the ledger has to understand is a record of its own
-(``ledger/records.py``): what it puts in order or ends together (graphs, desires, releases, errors,
-retries, scattered keys, a restart), what it answers by (clients, sessions, numbered calls), and
-what daemons read (terms, peers, parts of blobs). A table's rows it only keeps, by space and name.
+What the ledger has to understand is a record of its own (``ledger/records.py``), not a table: what
+it orders or ends together (graphs, desires, releases, errors, retries, scattered keys, a restart),
+what it answers by (clients, sessions, numbered calls), and what daemons read (terms, peers, blob
+parts). Rows of tables it only keeps, by space and name.
 
 ``docs/how-to/add-a-replicated-table.md`` adds one step by step.
 """
@@ -38,8 +37,6 @@ V = TypeVar("V")
 
 
 class Deleted(Enum):
-    """The type of ``DELETED``."""
-
     DELETED = "deleted"
 
 
@@ -48,7 +45,7 @@ DELETED: Final = Deleted.DELETED  # in place of the value of a row that is gone
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be recorded of a row: its new value, or ``DELETED``."""
+    """A row to be recorded: its new value, or ``DELETED``."""
 
     space: str
     key: Any
@@ -59,10 +56,9 @@ class Change:
 class Table(Generic[K, V]):
     """The declaration of one table.
 
-    ``space``: its name in the ledger, for ever. ``rows``: what the ledger has; an owner may have a
-    dict of its own kept as this. ``apply``: told of each row that a follower learns, once it is in
-    ``rows``, by an owner that knows it in another form. ``void_on_restart``: ``Client.restart``
-    deletes the rows; otherwise they stay.
+    ``space``: its name in the ledger, for ever. ``rows``: what the ledger has, perhaps a dict of
+    the owner's. ``apply``: called on a follower after each change of ``rows``, for an owner with
+    another form of them. ``void_on_restart``: ``Client.restart`` deletes the rows.
     """
 
     space: str
@@ -73,17 +69,17 @@ class Table(Generic[K, V]):
     void_on_restart: bool = False
 
     def set(self, key: K, value: V) -> Change:
-        """Change the row here. What it returns is to be recorded in the same event-loop step."""
+        """Change the row; the returned ``Change`` is recorded in the same event-loop step."""
         self.rows[key] = value
         return Change(self.space, key, value)
 
     def delete(self, key: K) -> Change:
-        """As ``set``, of a row that goes."""
+        """As ``set``, for a deletion."""
         self.rows.pop(key, None)
         return Change(self.space, key, DELETED)
 
     def learn(self, key: K, value: V | Deleted) -> None:
-        """A follower learns of the row."""
+        """A follower applies the row."""
         if value is DELETED:
             self.delete(key)
         else:
@@ -96,8 +92,6 @@ T = TypeVar("T", bound=Table[Any, Any])
 
 
 class ReplicatedTables:
-    """The tables of one engine."""
-
     def __init__(self) -> None:
         self._tables: dict[str, Table[Any, Any]] = {}
 
@@ -105,13 +99,12 @@ class ReplicatedTables:
         return iter(self._tables.values())
 
     def add(self, table: T) -> T:
-        """Declare a table: from now on it is replicated."""
         assert table.space not in self._tables, table.space
         self._tables[table.space] = table
         return table
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
-        """A follower learns of a row, or (None) that it is gone."""
+        """A follower applies a row; None deletes it."""
         key = decode_key(name)
         self._tables[space].learn(key, DELETED if value is None else _read(space, key, value))
 
@@ -122,13 +115,13 @@ class ReplicatedTables:
                 table.lead()
 
     def settle(self) -> None:
-        """The workers' reports have been adopted."""
+        """The workers' reports are adopted."""
         for table in self:
             if table.settle is not None:
                 table.settle()
 
     def void(self) -> list[Change]:
-        """Everything starts anew: delete what is to go with it. Returns what is to be recorded."""
+        """``Client.restart``: delete the rows that go with it, and return the changes to record."""
         gone = [table for table in self if table.void_on_restart]
         return [table.delete(key) for table in gone for key in list(table.rows)]
 

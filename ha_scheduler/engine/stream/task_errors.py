@@ -1,7 +1,7 @@
-"""A task's error as it survives its leader: in the event stream, and in a worker's report.
+"""A task's error, in the event stream and in a worker's report.
 
-Guarantee: an error that is kept is at most ``ERROR_BYTES_MAX``. A larger one (an exception that
-carries an array) is replaced by one that carries its text and says so.
+Guarantee: a kept error has at most ``ERROR_BYTES_MAX``. A larger one (an exception that carries an
+array) is replaced by its text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def encode_error(ts: Any) -> bytes:
 
 
 def decode_error(payload: bytes) -> dict[str, Any]:
-    """The fields of ``encode_error``."""
     error: dict[str, Any] = loads(payload)
     return error
 
@@ -38,14 +37,9 @@ def _bounded(error: dict[str, Any]) -> bytes:
     if len(payload) <= ERROR_BYTES_MAX:
         return payload
     text = str(error["exception_text"])[:TEXT_CHARACTERS_MAX]
-    return bytes(
-        dumps(
-            {
-                "exception": dumps(ErrorTooLarge(text)),
-                "traceback": None,
-                "exception_text": text,
-                "traceback_text": str(error["traceback_text"])[:TEXT_CHARACTERS_MAX],
-                "erred_on": error["erred_on"],
-            }
-        )
-    )
+    texts = {
+        "exception_text": text,
+        "traceback_text": str(error["traceback_text"])[:TEXT_CHARACTERS_MAX],
+    }
+    small = {**error, "exception": dumps(ErrorTooLarge(text)), "traceback": None, **texts}
+    return bytes(dumps(small))

@@ -1,10 +1,9 @@
-"""How an engine's tables change: one record a step, and no answer before it has committed.
+"""Changes of an engine's tables: one record a step, and no answer before its commit.
 
-Guarantee: what ``write`` is given takes effect in the ledger altogether or not at all, the answer
-of the call that asked for it included. The caller changes its own state in the same event-loop
-step, so the order of the log is the order in which the tables changed. ``settled`` returns when
-all that was written so far has committed: whoever has seen a change, be it by reading, answers
-after that.
+Guarantee: all arguments of ``write``, the answer of its call included, take effect in the ledger
+together or not at all. The caller changes its own state in the same event-loop step, so the log has
+the order of the changes. ``settled`` returns when everything written so far has committed: an
+answer to whoever has seen a change, even by reading, waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any
 from distributed.protocol.pickle import dumps
 
 from ha_scheduler import failpoints
-from ha_scheduler.engine.stream.graphs import INLINE_BYTES_MAX
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import EngineState
@@ -30,7 +28,7 @@ from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, 
 
 @dataclass(slots=True)
 class Call:
-    """A call that is being handled; ``session`` is empty for one that is not numbered."""
+    """A call in progress; ``session`` is empty if it has no number."""
 
     op: str
     session: str = ""
@@ -44,9 +42,9 @@ current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
 
 
 def take_call() -> Call:
-    """The call being handled, for a handler that answers it by ``Transactions.answer`` alone.
+    """The call in progress, for a handler that answers by ``Transactions.answer`` alone.
 
-    What else the handler brings about, be it by code of the user's, is not written in its name.
+    Other writes of the handler, even by the user's code, are then not the call's.
     """
     call = current_call.get() or Call("")
     current_call.set(None)
@@ -54,8 +52,6 @@ def take_call() -> Call:
 
 
 class Transactions:
-    """The one writer of tables."""
-
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._proposed = 0
@@ -63,18 +59,15 @@ class Transactions:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def note(self, *changes: Change, first: Record | None = None) -> None:
-        """Record a step that is no call's own: what time or another call's effect brought about.
-
-        ``first``: a record that takes effect together with the changes, and before them.
-        """
+        """Record a step that belongs to no call. ``first``: a record that precedes it."""
         self._write(Call(""), changes, None, first)
 
     def write(self, *changes: Change, answer: Any = None) -> None:
-        """Record a step, and that it answers the call that is being handled."""
+        """Record a step as the answer to the call in progress."""
         self._write(current_call.get() or Call(""), changes, answer)
 
     def answer(self, call: Call, *changes: Change, answer: Any) -> None:
-        """Record the answer to a call that waits, here or on its way from an earlier leader."""
+        """Record the answer to a waiting call, which may be one of an earlier leader."""
         self._write(call, changes, answer)
 
     def _write(
@@ -100,8 +93,8 @@ class Transactions:
     ) -> None:
         data = bytes(dumps(answer)) if call.session else b""
         payload = pack_payload(tuple(map(encode, records)), data)
-        inline, blob, parts = _inline(recorder, payload)
-        record = Called(call.session, call.slot, call.sequence, inline, blob, parts, recorder.term)
+        inlined = recorder.inline(payload)
+        record = Called(call.session, call.slot, call.sequence, *inlined, recorder.term)
         calls = self._scheduler.sessions.calls
         calls.called(record, data)
         recorder.append(record, self.mark())
@@ -110,7 +103,7 @@ class Transactions:
             recorder.append(dropped, self.mark())
 
     def mark(self) -> Callable[[], None]:
-        """What a record's commit calls, so that ``settled`` waits for it too."""
+        """A callback for a record's commit that ``settled`` then waits for."""
         self._proposed += 1
         number = self._proposed
 
@@ -135,10 +128,5 @@ def _record(recorder: Recorder, change: Change) -> ValueSet | ValueDeleted:
     name = encode_key(change.key)
     if change.value is DELETED:
         return ValueDeleted(change.space, name)
-    value, blob, parts = _inline(recorder, bytes(dumps(change.value)))
-    return ValueSet(change.space, name, value, blob, parts, recorder.term)
-
-
-def _inline(recorder: Recorder, data: bytes) -> tuple[bytes, int, int]:
-    """What of the data is in its record; more of it is written ahead, as (nothing, blob, parts)."""
-    return (data, 0, 0) if len(data) <= INLINE_BYTES_MAX else (b"", *recorder.append_blob(data))
+    inlined = recorder.inline(bytes(dumps(change.value)))
+    return ValueSet(change.space, name, *inlined, recorder.term)

@@ -1,16 +1,16 @@
 """Actors, whose state is where they run and nowhere else.
 
-Guarantee: an actor of which anybody was told is never silently made anew. Its creation is recorded,
-and has committed before clients and dependent tasks hear of it. A new leader finds the actor in the
-report of its worker; if that worker did not come back in time, the actor has failed as it does
-upstream when its worker is lost ("Worker holding Actor was lost"). One of which nobody was told,
-because its leader died while it was being created, is created once if its worker lives.
+Guarantee: an actor that anybody was told of is never silently created anew. The record of its
+creation commits before clients and dependent tasks hear of it. A new leader finds the actor in its
+worker's report; if that worker is not back in time, the actor fails as upstream when its worker is
+lost ("Worker holding Actor was lost"). If the leader died during the creation, nobody was told: it
+is created once if its worker lives.
 
 Order: the worker's word that the actor is there; the record; its commit; the transition to memory,
-from which everybody hears. The record goes when the actor is forgotten or its error is withdrawn.
+by which everybody hears. The record goes when the actor is forgotten or its error is withdrawn.
 
-Calls of methods go from the caller to the worker, and are no matter of ours; those that the leader
-passes on (``Scheduler.proxy``) are ``client_replay/rpc.py``'s.
+Method calls go from caller to worker directly; those by way of the leader (``Scheduler.proxy``) are
+``client_replay/rpc.py``'s.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from distributed.protocol.pickle import dumps
-from distributed.scheduler import Msgs, Recs
 
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import Table
+from ha_scheduler.engine.takeover.consequences import Consequences
 
 ACTORS = "actor"  # key → the address of the worker
 
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 
 class Actors(SchedulerBase):
-    """The part of our Scheduler that keeps account of actors."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.actors_created: dict[Key, str] = {}
@@ -45,7 +43,7 @@ class Actors(SchedulerBase):
         self._creating: set[asyncio.Task[None]] = set()
 
     def handle_task_finished(self, key: Key, worker: str, stimulus_id: str, **message: Any) -> None:
-        """As upstream's; that an actor is there is recorded first."""
+        """As upstream's, after an actor's creation is recorded."""
         ts = self.tasks.get(key)
         if ts is None or not ts.actor or self.actors_created.get(key) == worker:
             super().handle_task_finished(key, worker, stimulus_id, **message)
@@ -67,9 +65,8 @@ class Actors(SchedulerBase):
             self._forget_actors([key])
 
     def settle_actors(self, stimulus_id: str) -> None:
-        """Reports are adopted: an actor that was there, and is not, is lost."""
-        client_msgs: Msgs = {}
-        recommendations: Recs = {}
+        """Reports are adopted: a recorded actor that is in none is lost."""
+        step = Consequences(self, stimulus_id)
         for key, worker in list(self.actors_created.items()):
             ts = self.tasks.get(key)
             if ts is None or ts.state == "released":  # nobody needs it: all that did has failed
@@ -81,13 +78,12 @@ class Actors(SchedulerBase):
                     worker,
                     extra={"action": "actor-lost"},
                 )
-                self.adoption.adopt_error(ts, _lost(), recommendations, client_msgs)
-        worker_msgs: Msgs = {}
-        self._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
-        self.send_all(client_msgs, worker_msgs)
+                self.adoption.adopt_error(ts, _lost(), step)
+        step.follow()
+        step.send()
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
-        """As upstream's: a client that asks for it gets a lost actor anew."""
+        """As upstream's; a retry creates a lost actor anew."""
         retried = super().stimulus_retry(keys=keys, client=client)
         self._forget_actors(retried)
         return retried

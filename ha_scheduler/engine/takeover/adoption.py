@@ -1,19 +1,17 @@
-"""How a leader takes over what workers report: results, running tasks, and what it cannot place.
+"""Adoption of workers' reports: results, running tasks, errors.
 
-Guarantee: a reported result becomes ``memory`` and a reported running task becomes ``processing``
-under the run id it already has; neither is computed again, and ``validate_state`` holds after each
-``adopt``. A key that the leader never knew is not freed: its graph may be one that never committed,
-and that its client is about to resubmit. It is kept as an *orphan* (``orphans.py``) until its graph
-arrives or nobody came. What is of a task that was released or
-cancelled is freed: what came or comes under its name later is another task (``runs.py``).
+Guarantee: a reported result becomes ``memory``, and a reported running task ``processing`` under
+the run id that it has; neither is computed again, and ``validate_state`` holds after each
+``adopt``. A key that the leader never knew is kept as an *orphan* (``orphans.py``): its client may
+be about to resubmit the graph. What belongs to a released or cancelled task is freed: a later task
+of the same key is another one (``runs.py``).
 
-Order within ``adopt``: what is of former tasks is put aside, and freed before a worker hears of
-anything else. Then claims (so that no transition sends a running task to a second worker), then
-results, then the transitions that follow from them, then the running tasks, whose inputs are now
-where they should be, then errors that the ledger holds.
+Order within ``adopt``: former tasks are freed before a worker hears of anything else; then claims,
+so that no transition sends a running task to a second worker; then results, and the transitions
+that follow; then running tasks, whose inputs are now in place; then errors.
 
-Overriding ``_transition_*`` would have no effect: ``_TRANSITIONS_TABLE`` (scheduler.py:3060) holds
-the base functions; what changes state here is therefore written out, after
+``_TRANSITIONS_TABLE`` (scheduler.py:3060) holds the base functions, so an override of
+``_transition_*`` has no effect. State changes are written out here, after
 ``_transition_processing_memory`` (2475) and ``_add_to_processing`` (3355).
 """
 
@@ -30,7 +28,8 @@ from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerS
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.state import EngineState
-from ha_scheduler.engine.takeover.orphans import Orphans, free
+from ha_scheduler.engine.takeover.consequences import Consequences
+from ha_scheduler.engine.takeover.orphans import Orphans
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
 from ha_scheduler.engine.takeover.reports import Claim, Held, claims, date, without
 from ha_scheduler.engine.takeover.shuffle_errors import is_no_outcome
@@ -45,8 +44,6 @@ _PENDING = ("waiting", "queued", "no-worker")
 
 
 class Adoption:
-    """Adopts reports into a scheduler's state."""
-
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
@@ -54,45 +51,34 @@ class Adoption:
         self._actors = ReportedActors(scheduler)
 
     def adopt(self, reports: dict[str, Report], stimulus_id: str) -> dict[str, Report]:
-        """Take over what these workers, which are registered, report.
-
-        Returns the reports without what was of former tasks.
-        """
-        recommendations: Recs = {}
-        client_msgs: Msgs = {}
-        worker_msgs: Msgs = {}
+        """Adopt the reports of registered workers; returns them without former tasks."""
+        step = Consequences(self._scheduler, stimulus_id)
         reports = {
-            address: self._without_former(address, report, worker_msgs, stimulus_id)
+            address: self._actors.not_told_of(self._without_former(address, report, step))
             for address, report in reports.items()
         }
-        reports = {address: self._actors.not_told_of(report) for address, report in reports.items()}
         for address, report in reports.items():
-            self._reconcile(address, report, recommendations)
+            self._reconcile(address, report, step)
             self._claim(address, report)
             self._adopt_metadata(report)
         for address, report in reports.items():
             for key, nbytes, typename, run in self._actors.without_handles(address, report):
                 held = Held(nbytes, typename, date(report, key, run))
-                self._adopt_result(
-                    key, address, held, key in report.actors, recommendations,
-                    client_msgs, worker_msgs, stimulus_id,
-                )  # fmt: skip
+                self._adopt_result(key, address, held, key in report.actors, step)
         for key, address in self._actors.adopt_handles():
-            worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
-        self._settle(recommendations, client_msgs, worker_msgs, stimulus_id)
+            step.free(address, key)
+        self._settle(step)
         for address, report in reports.items():
             for key, claim in claims(address, report):
-                self._adopt_running(key, claim, worker_msgs, stimulus_id)
-        self._adopt_errors(reports, client_msgs, worker_msgs, stimulus_id)
-        self._scheduler.send_all(client_msgs, worker_msgs)
+                self._adopt_running(key, claim, step)
+        self._adopt_errors(reports, step)
+        step.send()
         return reports
 
-    def _without_former(
-        self, address: str, report: Report, worker_msgs: Msgs, stimulus_id: str
-    ) -> Report:
-        """The report, less what is of tasks that were let go, which its worker is told to free.
+    def _without_former(self, address: str, report: Report, step: Consequences) -> Report:
+        """The report without released tasks, which its worker is told to free.
 
-        What is to be fetched stays: its end will be told as that of a transfer, whatever we say.
+        A fetch stays: its end is reported as that of a transfer in any case.
         """
         tasks, runs = self._scheduler.tasks, self._scheduler.runs
 
@@ -110,11 +96,11 @@ class Adoption:
                 former.add(key)
         if not former:
             return report
-        worker_msgs.setdefault(address, []).append(free(*former, stimulus_id=stimulus_id))
+        step.free(address, *former)
         return without(report, former)
 
-    def _reconcile(self, address: str, report: Report, recommendations: Recs) -> None:
-        """What we believed of a worker that lost its connection, and that it does not confirm."""
+    def _reconcile(self, address: str, report: Report, step: Consequences) -> None:
+        """Correct what we believed of a worker that lost its connection."""
         ws = self._scheduler.workers[address]
         held = {key for key, *_ in report.memory}
         running = {key: run_id for key, run_id, *_ in report.running}
@@ -122,12 +108,12 @@ class Adoption:
         for ts in [ts for ts in ws.has_what if ts.key not in held]:
             self._scheduler.remove_replica(ts, ws)
             if not ts.who_has:
-                recommendations[ts.key] = "released"
+                step.recommendations[ts.key] = "released"
         for ts in list(ws.processing):
             if ts.key in running:
                 ts.run_id = running[ts.key]
             elif ts.key not in held and ts.key not in failed:
-                recommendations[ts.key] = "released"
+                step.recommendations[ts.key] = "released"
 
     def _claim(self, address: str, report: Report) -> None:
         for key, claim in claims(address, report):
@@ -135,7 +121,7 @@ class Adoption:
                 self.claims[key] = claim
 
     def _adopt_metadata(self, report: Report) -> None:
-        """Before the results: plugins look at it when they hear of one."""
+        """Before the results, because plugins read it when they hear of one."""
         for key, data in report.metadata:
             ts = self._scheduler.tasks.get(key)
             if ts is not None:
@@ -150,40 +136,27 @@ class Adoption:
                         extra={"action": "metadata-unreadable"},
                     )
 
-    def _settle(
-        self,
-        recommendations: Recs,
-        client_msgs: Msgs,
-        worker_msgs: Msgs,
-        stimulus_id: str,
-    ) -> None:
+    def _settle(self, step: Consequences) -> None:
         """Follow the recommendations, less those that another result has overtaken.
 
-        The result of an input recommends to compute what waits for it, and may come after the
-        result of all that needed that: then nobody needs it any more.
+        An input's result recommends to compute its dependents; their own dependents' results may
+        follow, and then nobody needs them.
         """
         tasks = self._scheduler.tasks
         current: Recs = {}
-        for key, finish in recommendations.items():
+        for key, finish in step.recommendations.items():
             ts = tasks[key]
             if finish != "processing":
                 current[key] = finish
             elif ts.state == "waiting":
                 current[key] = finish if ts.waiters or ts.who_wants else "released"
-        self._scheduler._transitions(current, client_msgs, worker_msgs, stimulus_id)
+        step.recommendations = current
+        step.follow()
 
     # Results
 
     def _adopt_result(
-        self,
-        key: Key,
-        address: str,
-        held: Held,
-        actor: bool,
-        recommendations: Recs,
-        client_msgs: Msgs,
-        worker_msgs: Msgs,
-        stimulus_id: str,
+        self, key: Key, address: str, held: Held, actor: bool, step: Consequences
     ) -> None:
         scheduler = self._scheduler
         ts = scheduler.tasks.get(key)
@@ -199,90 +172,79 @@ class Adoption:
                 scheduler.add_replica(ts, ws)
             return
         if not self._is_needed(ts) or ts.state == "erred":
-            worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
+            step.free(address, key)
             return
         if ts.state == "processing":
-            self._stop_processing(ts, address, worker_msgs, stimulus_id)
+            self._stop_processing(ts, address, step)
         if actor:
             ws.actors.add(ts)
-        self.make_result(ts, ws, held.nbytes, held.typename, recommendations, client_msgs)
-        self._notify(key, "processing", "memory", stimulus_id, worker=address)
+        self._make_result(ts, ws, held, step)
+        self._notify(key, "processing", "memory", step.stimulus_id, worker=address)
 
     @staticmethod
     def _is_needed(ts: TaskState) -> bool:
         return bool(ts.who_wants or ts.waiters) or ts.state in _PENDING
 
-    def make_result(
-        self,
-        ts: TaskState,
-        ws: WorkerState,
-        nbytes: int,
-        typename: str,
-        recommendations: Recs,
-        client_msgs: Msgs,
-    ) -> None:
+    def _make_result(self, ts: TaskState, ws: WorkerState, held: Held, step: Consequences) -> None:
         """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
-        self.leave_pending(ts)
+        self._leave_pending(ts)
         if ts.waiters is None:
             pending = {dts for dts in ts.dependents if dts.state in (*_PENDING, "processing")}
             ts.waiters = pending
-        ts.set_nbytes(nbytes)
+        ts.set_nbytes(held.nbytes)
         self._scheduler._add_to_memory(
             ts,
             ws,
-            recommendations,
-            client_msgs,
+            step.recommendations,
+            step.client_msgs,
             type=None,  # type: ignore[arg-type]  # clients take it for a type that is not known
-            typename=typename,
+            typename=held.typename,
         )
 
-    def leave_pending(self, ts: TaskState) -> None:
-        """Take a task out of the queues in which it waited for a worker."""
+    def _leave_pending(self, ts: TaskState) -> None:
+        """Take a task out of the queues for a worker."""
         if ts.state == "queued":
             self._scheduler.queued.discard(ts)
         elif ts.state == "no-worker":
             self._scheduler.unrunnable.pop(ts, None)
         ts.waiting_on = None
 
-    def _stop_processing(
-        self, ts: TaskState, holder: str, worker_msgs: Msgs, stimulus_id: str
-    ) -> None:
-        """A result came back while another worker computes it again: stop that one."""
+    def _stop_processing(self, ts: TaskState, holder: str, step: Consequences) -> None:
+        """A worker has the result that another one computes again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
         if ws is not None and ws.address != holder:
-            worker_msgs.setdefault(ws.address, []).append(free(ts.key, stimulus_id=stimulus_id))
+            step.free(ws.address, ts.key)
 
     # Running tasks
 
-    def _adopt_running(self, key: Key, claim: Claim, worker_msgs: Msgs, stimulus_id: str) -> None:
-        scheduler = self._scheduler
-        ts = scheduler.tasks.get(key)
+    def _adopt_running(self, key: Key, claim: Claim, step: Consequences) -> None:
+        ts = self._scheduler.tasks.get(key)
         mine = self.claims.get(key) == claim
         if ts is None:
             self.claims.pop(key, None)
             self.orphans.run(key, claim)
         elif mine and ts.state in _PENDING and not ts.waiting_on:
             self.claims.pop(key, None)
-            _add(worker_msgs, self.make_processing(ts, claim, stimulus_id))
+            step.tell(self.make_processing(ts, claim, step.stimulus_id))
         elif (ws := ts.processing_on) is not None and ws.address == claim.worker:
             self.claims.pop(key, None)
             if claim.state == "long-running" and ts not in ws.long_running:
                 ws.add_to_long_running(ts)
-            _add(worker_msgs, self._ask_to_compute(ts, claim))
+            step.tell(self._ask_to_compute(ts, claim))
         elif claim.state == FETCHING and ts.state == "memory":
             # Not to be freed: what waits there for the result would wait for ever.
             self.claims.pop(key, None)
         else:
             if mine:
                 self.claims.pop(key, None)
-            worker_msgs.setdefault(claim.worker, []).append(free(key, stimulus_id=stimulus_id))
+            step.free(claim.worker, key)
 
     def make_processing(self, ts: TaskState, claim: Claim, stimulus_id: str) -> Msgs:
-        """``ts`` is being computed under the claim. Returns what the worker must be told, if so."""
+        """``ts`` is being computed under the claim; returns messages for its worker."""
         scheduler = self._scheduler
         ws = scheduler.workers[claim.worker]
         start = ts.state
-        self.leave_pending(ts)
+        self._leave_pending(ts)
         ws.add_to_processing(ts)
         ts.processing_on = ws
         ts.state = "processing"
@@ -298,10 +260,10 @@ class Adoption:
         return self._ask_to_compute(ts, claim)
 
     def _ask_to_compute(self, ts: TaskState, claim: Claim) -> Msgs:
-        """Have a worker that left a task, and still computes it, tell us of its end.
+        """Have a worker that was told to fetch a task, and still computes it, report its end.
 
-        It goes on under the run id under which it began, so that is the one we name. The end of an
-        actor's creation we know already.
+        It names the run id under which the computation began, and so do we. The end of an actor's
+        creation is known already.
         """
         if claim.made is not None:
             nbytes, typename, _ = claim.made
@@ -314,20 +276,12 @@ class Adoption:
 
     # Errors
 
-    def _adopt_errors(
-        self,
-        reports: dict[str, Report],
-        client_msgs: Msgs,
-        worker_msgs: Msgs,
-        stimulus_id: str,
-    ) -> None:
-        """Outcomes that the former leader had not written down yet, or not even heard of.
+    def _adopt_errors(self, reports: dict[str, Report], step: Consequences) -> None:
+        """Outcomes that the former leader had not recorded, or not heard of.
 
-        A task with retries left is not settled: the error was not its outcome. Nor was it, perhaps,
-        that of one that was tried again since, by a client or because it had a retry left: its
-        worker may not have heard of it. A task of a P2P shuffle may have failed because nobody led.
+        An error is no outcome if the task has retries left, or was retried since (its worker may
+        not have heard of that), or is of a P2P shuffle that failed because nobody led.
         """
-        recommendations: Recs = {}
         for address, report in reports.items():
             for key, payload, run in report.erred:
                 ts = self._scheduler.tasks.get(key)
@@ -335,26 +289,21 @@ class Adoption:
                     continue
                 if self._scheduler.was_counted(key, run):
                     if _runs_on(ts, address):
-                        recommendations[key] = "released"
+                        step.recommendations[key] = "released"
                     continue
                 error = loads(payload)
                 spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
-                    self._fail_processing(ts, address, run, error, recommendations)
+                    self._fail_processing(ts, address, run, error, step.recommendations)
                 elif not (ts.retries or spurious or key in self._scheduler.retried):
                     error["erred_on"] = [address]
-                    self.adopt_error(ts, error, recommendations, client_msgs)
-        self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
+                    self.adopt_error(ts, error, step)
+        step.follow()
 
     def _fail_processing(
-        self,
-        ts: TaskState,
-        address: str,
-        run: int,
-        error: dict[str, Any],
-        recommendations: Recs,
+        self, ts: TaskState, address: str, run: int, error: dict[str, Any], recommendations: Recs
     ) -> None:
-        """A worker that lost its connection could not say that a task of ours has failed."""
+        """A task failed on a worker that had lost its connection."""
         if not _runs_on(ts, address):
             return
         if ts.retries > 0:
@@ -370,72 +319,58 @@ class Adoption:
             setattr(ts, name, value)
         recommendations[ts.key] = "erred"
 
-    def adopt_error(
-        self,
-        ts: TaskState,
-        error: dict[str, Any],
-        recommendations: Recs,
-        client_msgs: Msgs,
-    ) -> None:
+    def adopt_error(self, ts: TaskState, error: dict[str, Any], step: Consequences) -> None:
         """An error is the outcome of ``ts``, unless it has another or is being computed again."""
         if ts.state not in (*_PENDING, "released"):
             return
-        self.leave_pending(ts)
+        self._leave_pending(ts)
         ts.erred_on = set(error["erred_on"])
-        recs, msgs, _ = self._scheduler._propagate_erred(
-            ts,
-            cause=ts.key,
-            exception=error["exception"],
-            traceback=error["traceback"],
-            exception_text=error["exception_text"],
-            traceback_text=error["traceback_text"],
-        )
-        recommendations.update(recs)
+        causes = {name: value for name, value in error.items() if name != "erred_on"}
+        recs, msgs, _ = self._scheduler._propagate_erred(ts, cause=ts.key, **causes)
+        step.recommendations.update(recs)
         for client, messages in msgs.items():
-            client_msgs.setdefault(client, []).extend(messages)
+            step.client_msgs.setdefault(client, []).extend(messages)
 
     def adopt_recorded(self, errors: dict[Key, dict[str, Any]], stimulus_id: str) -> None:
-        """The errors of the ledger are the outcomes of tasks that no worker has a result of."""
-        recommendations: Recs = {}
-        client_msgs: Msgs = {}
-        worker_msgs: Msgs = {}
+        """The ledger's errors are the outcomes of tasks without a result."""
+        step = Consequences(self._scheduler, stimulus_id)
         for key, error in errors.items():
             ts = self._scheduler.tasks.get(key)
             if ts is not None:
-                self.adopt_error(ts, error, recommendations, client_msgs)
-        self._scheduler._transitions(recommendations, client_msgs, worker_msgs, stimulus_id)
-        self._scheduler.send_all(client_msgs, worker_msgs)
+                self.adopt_error(ts, error, step)
+        step.follow()
+        step.send()
 
     def settle_errors(self, reports: dict[str, Report], stimulus_id: str) -> None:
-        """Free the errors on workers that are nobody's outcome; remember who has the others.
+        """Free errors that are no outcome; remember the holders of the others.
 
-        Before these workers are given anything to do, or else it would be that which is freed.
+        Before these workers are given work: a task that is sent again must not be freed.
         """
-        worker_msgs: Msgs = {}
+        step = Consequences(self._scheduler, stimulus_id)
         for address, report in reports.items():
             for key, *_ in report.erred:
                 ts = self._scheduler.tasks.get(key)
                 if ts is not None and ts.erred_on is not None and ts.state == "erred":
                     ts.erred_on.add(address)
                 else:
-                    worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
-        self._scheduler.send_all({}, worker_msgs)
+                    step.free(address, key)
+        step.send()
 
     def take_claim(self, ts: TaskState) -> Claim | None:
-        """The claim on a task that is about to be sent to a worker, if its worker is here."""
+        """The claim on a task about to be sent to a worker, if the claiming worker is here."""
         claim = self.claims.pop(ts.key, None)
         if claim is not None and claim.worker in self._scheduler.workers:
             return claim
         return None
 
     def forget_worker(self, address: str) -> None:
-        """The worker is gone: nothing of it is to be waited for."""
+        """The worker is gone, with its claims and orphans."""
         self.orphans.forget_worker(address)
         for key in [k for k, claim in self.claims.items() if claim.worker == address]:
             del self.claims[key]
 
     def finish_claims(self, tasks: Iterable[TaskState], stimulus_id: str) -> None:
-        """After the graph's transitions: what waits for a worker is already with one."""
+        """After a graph's transitions: tasks that wait for a worker may have one already."""
         for ts in tasks:
             if self.claims and ts.state in _PENDING and not ts.waiting_on:
                 claim = self.take_claim(ts)
@@ -444,18 +379,13 @@ class Adoption:
                     self._scheduler.send_all({}, messages)
 
     def _notify(
-        self,
-        key: Key,
-        start: TaskStateState,
-        finish: TaskStateState,
-        stimulus_id: str,
-        **kwargs: Any,
+        self, key: Key, start: TaskStateState, finish: TaskStateState, stimulus_id: str, **more: Any
     ) -> None:
         for plugin in list(self._scheduler.plugins.values()):
             if isinstance(plugin, DRAWS_TIMES):
                 continue
             try:
-                plugin.transition(key, start, finish, stimulus_id=stimulus_id, **kwargs)
+                plugin.transition(key, start, finish, stimulus_id=stimulus_id, **more)
             except Exception:
                 logger.warning(
                     "A scheduler plugin failed on an adopted task.",
@@ -466,8 +396,3 @@ class Adoption:
 
 def _runs_on(ts: TaskState, address: str) -> bool:
     return ts.processing_on is not None and ts.processing_on.address == address
-
-
-def _add(worker_msgs: Msgs, more: Msgs) -> None:
-    for worker, messages in more.items():
-        worker_msgs.setdefault(worker, []).extend(messages)

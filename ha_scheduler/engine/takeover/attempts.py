@@ -1,12 +1,11 @@
-"""How often a task has been tried: retries that are left, and workers that died under it.
+"""Attempts of a task: retries left, and workers that died under it.
 
-Guarantee: both counts go on under a new leader, so a task that kills its workers ends as
-``KilledWorker`` after ``allowed-failures`` of them, however many leaders it sees, and one that may
-be retried twice is not retried four times.
+Guarantee: both counts go on under a new leader. A task that kills its workers ends as
+``KilledWorker`` after ``allowed-failures`` of them, and one with two retries is retried twice,
+however many leaders it sees.
 
-Order: a count is recorded when it has changed and taken back when its task is forgotten. A follower
-keeps the counts, as the records have them and whatever it forgets itself, and sets them when it is
-about to lead: its tasks then are those that count.
+Order: a count is recorded when it changes, and deleted when its task is forgotten. A follower keeps
+the counts and sets them on its tasks when it is about to lead.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ Attempt = tuple[int, int, int]
 
 
 class Attempts(SchedulerBase):
-    """The part of our Scheduler that records attempts."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.attempts: dict[Key, Attempt] = {}
@@ -38,7 +35,7 @@ class Attempts(SchedulerBase):
     def stimulus_task_erred(
         self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
     ) -> Any:
-        """As upstream's, which may take one of the retries."""
+        """As upstream's, which may use up a retry."""
         ts = self.tasks.get(key)
         before = ts.retries if ts is not None else 0
         result = super().stimulus_task_erred(
@@ -49,11 +46,11 @@ class Attempts(SchedulerBase):
         return result
 
     def was_counted(self, key: Key, run_id: int) -> bool:
-        """Whether the failure of this run of a task has taken a retry, and settles nothing."""
+        """Whether this run's failure used up a retry, and is no outcome."""
         return run_id <= self._last_failed(key)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
-        """As upstream's, which suspects what the worker was running."""
+        """As upstream's, which counts the loss against the tasks that ran."""
         ws = self.workers.get(address)
         running = list(ws.processing) if ws is not None else []
         before = [ts.suspicious for ts in running]
@@ -81,7 +78,7 @@ class Attempts(SchedulerBase):
         return RUN_ID_SENTINEL if count is None else count[2]
 
     def _restore_attempts(self) -> None:
-        """Give the tasks their counts; those of tasks that did not come back are taken back."""
+        """Set the tasks' counts; delete those without a task."""
         for key, (retries, suspicious, _) in list(self.attempts.items()):
             ts = self.tasks.get(key)
             if ts is None:

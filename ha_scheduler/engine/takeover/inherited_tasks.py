@@ -1,8 +1,8 @@
 """What workers say of tasks that an earlier leader gave them.
 
-Guarantee: a task that a worker has from an earlier leader is not sent to a second one, and what
-workers say of an orphan changes what its graph will take (``orphans.py``). A failure that is due to
-the loss of the leader is no failure of the task.
+Guarantee: a task that a worker has from an earlier leader is not sent to a second one; what workers
+say of an orphan changes what its graph will take (``orphans.py``). A failure due to the loss of the
+leader is no failure of the task.
 
 Order: what is no outcome is put aside before ``Attempts`` counts it.
 """
@@ -18,12 +18,10 @@ from ha_scheduler.engine.takeover.attempts import Attempts
 
 
 class InheritedTasks(Attempts):
-    """The part of our Scheduler that goes on with tasks of an earlier leader."""
-
     def stimulus_task_finished(
         self, worker: str, stimulus_id: str, key: Key, *args: Any, **kwargs: Any
     ) -> RecsMsgs:
-        """Keep the result of a task whose graph is on its way back; otherwise as upstream."""
+        """As upstream's; an orphan's result is kept for its graph."""
         adoption = self.adoption
         if adoption.orphans or adoption.claims:
             ts = self.tasks.get(key)
@@ -39,7 +37,7 @@ class InheritedTasks(Attempts):
     def stimulus_task_erred(
         self, worker: str, stimulus_id: str, key: Key, run_id: int, **kwargs: Any
     ) -> RecsMsgs:
-        """As upstream's; an orphan that failed is no longer running, and will be run again."""
+        """As upstream's; an orphan that failed no longer runs, and will be computed again."""
         self.adoption.orphans.stopped(key, worker, stimulus_id)
         ts = self.tasks.get(key)
         if ts is not None and ts.state == "processing" and ts.run_id == run_id:
@@ -50,15 +48,15 @@ class InheritedTasks(Attempts):
         return result
 
     def _reschedule(self, key: Key, worker: str | None = None, *, stimulus_id: str) -> Any:
-        """As upstream's; an orphan that was given back is no longer running."""
+        """As upstream's; an orphan that was given back no longer runs."""
         self.adoption.orphans.stopped(key, worker or "", stimulus_id)
         return super()._reschedule(key, worker, stimulus_id=stimulus_id)
 
     def add_keys(self, worker: str, keys: Any = (), stimulus_id: str | None = None) -> Any:
-        """As upstream's; a copy of an orphan is kept, for a running orphan may be using it.
+        """As upstream's; a copy of an orphan is kept, since a running orphan may use it.
 
-        So is what the worker computes for us and took for a copy: our word that we want it computed
-        is on its way there, and is answered with the result.
+        So is what the worker computes for us and takes for a copy: it answers our request to
+        compute it with the result.
         """
         keys = [key for key in keys if not self._computes(worker, key)]
         if orphans := self.adoption.orphans:
@@ -70,7 +68,7 @@ class InheritedTasks(Attempts):
         return ts is not None and ts.processing_on is self.workers.get(worker, ts)
 
     def handle_request_refresh_who_has(self, keys: Any, worker: str, stimulus_id: str) -> None:
-        """As upstream's; of an orphan it is said who holds it, instead of freeing it."""
+        """As upstream's; the holders of an orphan are named, where upstream has it freed."""
         orphans = {key: held for key in keys if (held := self.adoption.orphans.holders(key))}
         if orphans:
             self.stream_comms[worker].send(
@@ -80,7 +78,7 @@ class InheritedTasks(Attempts):
         super().handle_request_refresh_who_has(keys=rest, worker=worker, stimulus_id=stimulus_id)
 
     def _add_to_processing(self, ts: TaskState, ws: WorkerState, stimulus_id: str) -> Any:
-        """Send a task to a worker, unless one already has it from an earlier leader."""
+        """Send a task to a worker, unless one has it from an earlier leader."""
         if self.adoption.claims:
             claim = self.adoption.take_claim(ts)
             if claim is not None:

@@ -1,10 +1,10 @@
-"""Orphans: what workers hold or run of graphs that the leader does not know, or not yet.
+"""Orphans: results and runs of graphs that the leader does not know, or not yet.
 
 Guarantee: an orphan is not computed again if its graph arrives within ``GRACE_SECONDS`` of the last
-report, and is freed if nobody resubmits the graph. Until then its worker is told nothing of it.
+report, and is freed otherwise. Until then its worker is told nothing of it.
 
-Order: a graph takes its orphans when its tasks have been made and before their transitions; what
-workers say of an orphan meanwhile changes what the graph will take.
+Order: a graph takes its orphans after its tasks are made and before their transitions; what workers
+say of an orphan until then changes what the graph will take.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from distributed.scheduler import Msgs, TaskState
+from distributed.scheduler import TaskState
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.takeover.consequences import Consequences, free
 from ha_scheduler.engine.takeover.reports import Claim, Held
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for th
 
 
 class Orphans:
-    """All orphans of one leader."""
-
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._memory: dict[Key, dict[str, Held]] = {}
@@ -43,23 +41,23 @@ class Orphans:
     # What is one
 
     def hold(self, key: Key, worker: str, held: Held) -> None:
-        """A worker holds the result of a task that no known graph has."""
+        """A worker holds the result of an unknown task."""
         self._memory.setdefault(key, {})[worker] = held
 
     def run(self, key: Key, claim: Claim) -> None:
-        """A worker runs a task that no known graph has."""
+        """A worker runs an unknown task."""
         self._running[key] = claim
 
     def hold_data(self, key: Key, worker: str) -> None:
-        """A worker holds what may be scattered data."""
+        """A worker holds a key that may be scattered data."""
         self._data.setdefault(key, set()).add(worker)
 
     def owners(self) -> set[str]:
-        """The workers that hold or run any of them."""
+        """The workers with any orphan."""
         return {address for _, address in self._places()}
 
     def _places(self) -> Iterator[tuple[Key, str]]:
-        """Each key, and each worker that holds or runs it."""
+        """Each key with each worker that has it."""
         for held in (self._memory, self._data):
             yield from ((key, address) for key, addresses in held.items() for address in addresses)
         yield from ((key, claim.worker) for key, claim in self._running.items())
@@ -69,7 +67,7 @@ class Orphans:
         return list(self._memory.get(key, ()))
 
     def run_of(self, key: Key) -> int | None:
-        """The run since which what there is of ``key`` counts; None if there is nothing."""
+        """The oldest valid run of ``key``; None if no worker has it."""
         if key in self._memory:
             return min(held.run for held in self._memory[key].values())
         claim = self._running.get(key)
@@ -80,7 +78,7 @@ class Orphans:
     # What workers say of them
 
     def finished(self, key: Key, worker: str, nbytes: int, typename: str) -> bool:
-        """A worker finished a task that no known graph has; keep the result. True if kept."""
+        """A worker finished an unknown task. Whether its result is kept."""
         claim = self._running.get(key)
         if claim is None or claim.worker != worker:
             return False
@@ -89,16 +87,16 @@ class Orphans:
         return True
 
     def stopped(self, key: Key, worker: str, stimulus_id: str) -> None:
-        """A worker runs ``key`` no longer, and has no result of it; an error it need not keep."""
+        """A worker no longer runs ``key`` and has no result; it may free the error."""
         claim = self._running.get(key)
         if claim is not None and claim.worker == worker:
             del self._running[key]
             self._scheduler.send_all({}, {worker: [free(key, stimulus_id=stimulus_id)]})
 
     def copied(self, key: Key, worker: str) -> bool:
-        """A worker has got a copy of what may be an orphan. Whether it is one.
+        """A worker has got a copy. Whether it is one of an orphan.
 
-        One that was removed may have said so before: what it holds is of no use any more.
+        A removed worker may have said so before; what it holds is lost.
         """
         if key in self._scheduler.tasks or worker not in self._scheduler.workers:
             return False
@@ -109,10 +107,9 @@ class Orphans:
     # What becomes of them
 
     def take(self, tasks: Iterable[TaskState], claims: dict[Key, Claim]) -> list[TaskState]:
-        """A graph has just made these tasks: give them the results and runs that workers hold.
+        """Give the tasks that a graph has just made the results and runs that workers have.
 
-        Called before the graph's transitions. Returns the tasks that are now in memory; runs are
-        added to ``claims``.
+        Called before the graph's transitions. Returns the tasks in memory; adds runs to ``claims``.
         """
         if not self:
             return []
@@ -130,7 +127,7 @@ class Orphans:
         return adopted
 
     def _free_data(self, key: Key) -> None:
-        """A task has the name of what was kept in case that it was scattered data."""
+        """A task has this key, so what was kept is no scattered data."""
         message = free(key, stimulus_id=f"ha-former-{key}")
         holders = self._data.pop(key, ())
         self._scheduler.send_all({}, {address: [message] for address in holders})
@@ -145,12 +142,11 @@ class Orphans:
         ts.state = "memory"
 
     def scattered(self, key: Key) -> None:
-        """``key`` turns out to be scattered data: it has an owner again."""
+        """``key`` is scattered data and no orphan."""
         self._memory.pop(key, None)
         self._data.pop(key, None)
 
     def forget_worker(self, address: str) -> None:
-        """The worker is gone, and with it what it held."""
         for key in [k for k, claim in self._running.items() if claim.worker == address]:
             del self._running[key]
         for held in self._memory.values():
@@ -161,7 +157,7 @@ class Orphans:
         self._data = {key: addresses for key, addresses in self._data.items() if addresses}
 
     def expire_later(self) -> None:
-        """Give the clients of what is here the grace period, from now on."""
+        """Start the grace period anew."""
         if not self:
             return
         if self.expiry is not None:
@@ -171,10 +167,10 @@ class Orphans:
         )
 
     def expire(self, stimulus_id: str) -> None:
-        """Nobody resubmitted what the orphans belong to: free them."""
-        worker_msgs: Msgs = {}
+        """Nobody resubmitted their graphs: free them."""
+        step = Consequences(self._scheduler, stimulus_id)
         for key, address in self._places():
-            worker_msgs.setdefault(address, []).append(free(key, stimulus_id=stimulus_id))
+            step.free(address, key)
         if self:
             logger.info(
                 "Freed %d keys of graphs that nobody resubmitted.",
@@ -182,9 +178,4 @@ class Orphans:
                 extra={"action": "orphans-freed"},
             )
         self._memory, self._running, self._data = {}, {}, {}
-        self._scheduler.send_all({}, worker_msgs)
-
-
-def free(*keys: Key, stimulus_id: str) -> dict[str, Any]:
-    """What tells a worker to drop these keys."""
-    return {"op": "free-keys", "keys": list(keys), "stimulus_id": stimulus_id}
+        step.send()

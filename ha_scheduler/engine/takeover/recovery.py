@@ -1,9 +1,9 @@
 """The recovery barrier: when a new leader may begin to schedule.
 
 Guarantee: between activation and ``opened`` nothing is scheduled, freed, stolen or rebalanced. The
-barrier opens when every worker that the ledger names has reported or is known to be gone, or when
-the recovery window is over; ``on_open`` runs in the same event-loop step, before anybody who waited
-goes on, so that all reports are adopted before the first decision is taken.
+barrier opens when every worker of the ledger has reported or is known to be gone, or when the
+window is over. ``on_open`` runs in the same event-loop step, so all reports are adopted before
+anybody who waited goes on.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ WINDOW_SECONDS = 5.0  # a worker that is alive reports within a fraction of a se
 
 
 def end_engine() -> NoReturn:
-    """End this process at once; a name of its own because in most tests that process is pytest."""
+    """End this process. A name of its own because in most tests the process is pytest."""
     os._exit(1)
 
 
 class Recovery:
-    """Which workers are still awaited."""
-
     def __init__(self, on_open: Callable[[], None]) -> None:
         self._on_open = on_open
         self._awaited: set[str] = set()
@@ -45,7 +43,7 @@ class Recovery:
         return frozenset(self._awaited)
 
     def begin(self, expected: Iterable[str], window_seconds: float = WINDOW_SECONDS) -> None:
-        """Start to wait. Without expected workers the barrier opens at once."""
+        """Wait for these workers; opens at once if there are none."""
         self._awaited = set(expected)
         if self._awaited:
             loop = asyncio.get_running_loop()
@@ -55,7 +53,7 @@ class Recovery:
         failpoints.reach("recovery.begun")
 
     def settled(self, address: str) -> None:
-        """The worker has reported, or it is certain that it will not."""
+        """The worker has reported, or certainly will not."""
         self._awaited.discard(address)
         if not self._awaited and self._window is not None:
             self._open()

@@ -1,7 +1,8 @@
-"""Actors in the reports of workers: those that were never told of, and handles.
+"""Actors in the reports of workers: unannounced ones, and handles.
 
-Guarantee: an actor of whose creation nobody can have been told counts as being created, so that its
-end is recorded before anybody hears of it (``actors.py``). A handle is worth what its actor is.
+Guarantee: a reported actor whose creation nobody was told of counts as being created, so that the
+creation is recorded before anybody hears of it (``actors.py``). A handle is worth what its actor
+is.
 
 Order: handles are put aside while results are adopted, and placed when all actors are.
 """
@@ -20,17 +21,12 @@ from ha_scheduler.protocol.worker import Report
 
 
 class ReportedActors:
-    """What the reports of workers mean for actors; ``Adoption`` asks."""
-
     def __init__(self, scheduler: EngineState) -> None:
         self._scheduler = scheduler
         self._handles: list[tuple[Key, str]] = []  # key, and the worker that has one
 
     def not_told_of(self, report: Report) -> Report:
-        """The report, with actors as running of whose creation nobody can have been told.
-
-        Its end is yet to come then, under a run id of ours.
-        """
+        """The report, with unannounced actors as running under a run id of ours."""
         created = self._scheduler.actors_created
         new = {key for key in report.actors if key not in created}
         made = [entry for entry in report.memory if entry[0] in new]
@@ -44,7 +40,7 @@ class ReportedActors:
         return replace(report, memory=memory, running=(*report.running, *running))
 
     def finish_soon(self, key: Key, worker: str, run_id: int, nbytes: int, typename: str) -> None:
-        """The creation of an actor has ended: as if its worker said so after its report."""
+        """An actor has been created: as if its worker said so after its report."""
 
         def finish() -> None:
             ts = self._scheduler.tasks.get(key)
@@ -58,7 +54,7 @@ class ReportedActors:
         asyncio.get_running_loop().call_soon(finish)
 
     def without_handles(self, address: str, report: Report) -> list[tuple[Key, int, str, int]]:
-        """The results of a report. Handles of actors are like them, and are put aside."""
+        """The results of a report; handles of actors, which look alike, are put aside."""
         tasks = self._scheduler.tasks
         results = []
         for entry in report.memory:
@@ -70,7 +66,7 @@ class ReportedActors:
         return results
 
     def adopt_handles(self) -> list[tuple[Key, str]]:
-        """A handle is worth what its actor is. Returns those without one, to be freed."""
+        """Place the handles; returns those without an actor, to be freed."""
         handles, self._handles = self._handles, []
         worthless = []
         for key, address in handles:

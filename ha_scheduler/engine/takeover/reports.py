@@ -1,7 +1,6 @@
-"""What workers report (``protocol/worker.py``), as ``adoption.py`` takes it.
+"""What workers report (``protocol/worker.py``), as ``adoption.py`` reads it. Decides nothing.
 
-Guarantee: nothing here decides anything. A report is one instant of one worker; a claim is what is
-left of it until a leader has a place for it.
+A report is one instant of one worker; a claim is a running task in it that has no place yet.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from ha_scheduler.protocol.worker import Report
 
 
 def date(report: Report, key: Key, run: int) -> int:
-    """The run of a result; or, if it has none, an id above that of the graph of its task."""
+    """The run of a result; for one without, an id above that of its task's graph."""
     return run if run >= 0 else report.fetched.get(key, report.heard)
 
 
 def without(report: Report, keys: set[Key]) -> Report:
-    """The report, as if the worker had none of these keys."""
+    """The report without these keys."""
 
     def rest(entries: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(entry for entry in entries if entry[0] not in keys)
@@ -39,10 +38,9 @@ def without(report: Report, keys: set[Key]) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task that a worker has been told to compute by an earlier leader and still intends to.
+    """A task that a worker computes for an earlier leader.
 
-    Or, if ``state`` is ``FETCHING``, that it still computes although it was told to leave it and to
-    fetch the result: one word of the leader, and it counts.
+    ``FETCHING``: it was told to fetch the result instead, and computes it still.
     """
 
     worker: str
@@ -53,14 +51,14 @@ class Claim:
 
 
 def claims(worker: str, report: Report) -> Iterator[tuple[Key, Claim]]:
-    """What the worker computes, key by key."""
+    """The tasks that the worker computes."""
     rows: tuple[tuple[Any, ...], ...] = report.running
     yield from ((key, Claim(worker, *claim)) for key, *claim in rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A result that a worker holds. ``run``: that it stems from, or an id that is not above it."""
+    """A worker's result. ``run``: its own, or an id that is not above it."""
 
     nbytes: int
     typename: str

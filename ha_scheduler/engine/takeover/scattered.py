@@ -1,15 +1,14 @@
-"""Data that nobody can compute again: it was scattered, and only its holders can bring it back.
+"""Scattered data, which nobody can compute again: only its holders can bring it back.
 
-Guarantee: scattered data that somebody needs is given up only when every worker that may hold it
-has reported or is known to be gone. Until then what depends on it waits, and so do its clients; a
-worker that comes back late brings it with it. When it is given up, each client is told which data
-was lost, and which workers with it, and so it is of whatever needed that data.
+Guarantee: needed scattered data is given up only when every worker that may hold it has reported or
+is known to be gone. Until then its dependents and clients wait; a worker that returns late brings
+it. When it is given up, each client is told which data was lost with which workers, and so of all
+that needed it.
 
-Order: results are adopted first, then data is given up; so a finished result outlives the data that
-it was made of.
+Order: results are adopted before data is given up, so a finished result outlives its inputs.
 
-Upstream has no state for data that is elsewhere for now. Ours is ``no-worker``: of a task whose
-restriction no worker meets, which waits without being asked for.
+Upstream has no state for data that is elsewhere for now. Ours is ``no-worker``, by a restriction
+that no worker meets.
 """
 
 from __future__ import annotations
@@ -33,10 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class ScatteredData(Clients):
-    """The part of our Scheduler that waits for the holders of scattered data.
-
-    Before ``Intents``: data that is refused is not recorded.
-    """
+    """Before ``Intents``: data that is refused is not recorded."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -45,7 +41,7 @@ class ScatteredData(Clients):
         self.lost: dict[Key, str] = {}  # keys that were given up, and why
 
     def settle_scattered(self, stimulus_id: str) -> None:
-        """The barrier opens: data that is needed and that nobody has is waited for."""
+        """The barrier opens: wait for needed data that nobody has."""
         unneeded: Recs = {}
         for key in self.scattered:
             ts = self.tasks.get(key)
@@ -62,7 +58,7 @@ class ScatteredData(Clients):
         self.look_after_held(stimulus_id)
 
     def look_after_held(self, stimulus_id: str) -> None:
-        """Let go what has come back, and give up what nobody can bring any more."""
+        """Release what has come back, and give up what nobody can bring any more."""
         for key in list(self.held):
             ts = self.tasks.get(key)
             if ts is None or ts.state != "no-worker":
@@ -122,7 +118,7 @@ class ScatteredData(Clients):
         self.client_send(client, {**message, "msg": why})
 
     def _tell_unknown(self, client: str, keys: list[Key]) -> None:
-        """As that of clients that come back, and why, of what was given up since."""
+        """As for any returning client, with the reason if the data was given up."""
         told: defaultdict[str, list[Key]] = defaultdict(list)
         for key in keys:
             if key in self.lost:
@@ -133,7 +129,7 @@ class ScatteredData(Clients):
         super()._tell_unknown(client, rest)
 
     def _propagate_released(self, ts: TaskState, recommendations: Recs) -> None:
-        """As upstream's; but data that is let go cannot be computed, only be forgotten."""
+        """As upstream's; released data cannot be computed, only forgotten."""
         super()._propagate_released(ts, recommendations)
         if ts.run_spec is None:
             recommendations[ts.key] = "forgotten"
@@ -141,9 +137,9 @@ class ScatteredData(Clients):
     def update_data(
         self, *, who_has: dict[Key, list[str]], client: str | None = None, **kwargs: Any
     ) -> None:
-        """As upstream's; what was scattered under an earlier leader is no longer an orphan.
+        """As upstream's; orphans under these keys were scattered.
 
-        Raises ``RuntimeError`` if the worker that took the data is gone.
+        Raises ``RuntimeError`` if all workers that took the data are gone.
         """
         for key, holders in who_has.items():
             gone = [address for address in holders if address not in self.workers]

@@ -1,17 +1,16 @@
-"""Calls that a leader may not live to answer: restarts and retirements of workers.
+"""Restarts and retirements of workers, which a leader may not live to answer.
 
-Guarantee: such a call of a caller that numbers it (``ledger/calls.py``) is carried out once, and
-answered when it is over, whoever leads by then. Who has to go is chosen once. An error, such as
-that a worker has not come back in time, is an answer as well. A call that was not recorded when its
-leader died has had no effect, and is a first one for the next leader.
+Guarantee: such a numbered call (``ledger/calls.py``) is carried out once and answered when it is
+over, whoever leads by then. The workers concerned are chosen once. An error (a worker is late) is
+an answer as well. A call that was not recorded when its leader died had no effect; the next leader
+begins it.
 
-Order: one record says on whose behalf which workers go, and that they are about to
-(``retirement.py``); no worker is touched before it has committed. What became of a worker, where it
-is not the ordinary, is recorded before its departure ends. The last record holds the answer, and
-lets the first one go.
+Order: one record holds the call, the workers that go, and that they are about to
+(``retirement.py``); no worker is touched before it has committed. An unusual outcome of a worker is
+recorded before its departure ends. The last record holds the answer and deletes the first.
 
-Each call runs in a task of its own, which does not end with its caller: a worker that was told to
-retire would otherwise be left without work for ever.
+Each call runs in a task of its own that outlives its caller: a worker that was told to retire would
+be left without work otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """A worker that has to go. ``info``: what the answer of a retirement says of it."""
+    """A worker that has to go. ``info``: its part of a retirement's answer."""
 
     address: str
     nanny: str | None
@@ -56,16 +55,16 @@ class Leaving:
 
     @property
     def end(self) -> str:
-        """Upstream's word for what becomes of it in a restart, if all goes well."""
+        """Upstream's word for its restart, if all goes well."""
         return "OK" if self.nanny else "removed"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOperation:
-    """What was asked for: the call, who goes, by id of the process, and what is waited for.
+    """The call, the workers that go (by id of the process), and what it waits for.
 
-    ``workers``: how many there were, and have to be back, if the caller ``waits``. ``timeout``: in
-    seconds, of each leader, None for none. ``raises``: a worker that is late is an error.
+    ``workers``: how many have to be back, if the caller ``waits``. ``timeout``: in seconds, of each
+    leader, or None. ``raises``: a late worker is an error.
     """
 
     op: str
@@ -77,7 +76,7 @@ class WorkerOperation:
 
 
 class WorkerOperations:
-    """The calls that are under way, of callers that number them."""
+    """The numbered calls in progress."""
 
     def __init__(self, scheduler: SchedulerBase, retirements: Mapping[str, Any]) -> None:
         """``retirements``: by id, the workers that are to go and are still there."""
@@ -101,7 +100,7 @@ class WorkerOperations:
     # A call
 
     async def once(self, work: Callable[[Place | None], Coroutine[Any, Any, Any]]) -> Any:
-        """Carry out the call that is being handled, or join it; ``work`` is told its place."""
+        """Carry out the call in progress, or join it; ``work`` gets its place."""
         call = take_call()
         if not call.session:
             return await work(None)
@@ -136,13 +135,13 @@ class WorkerOperations:
         *changes: Change,
         first: Record | None = None,
     ) -> None:
-        """Record that a call begins, and what it changes; ``place``: None if it has no number."""
+        """Record that a call begins, with its changes; ``place``: None if it has no number."""
         if place is not None:
             changes = (self._operations.set(place, operation), *changes)
         self._transactions.note(*changes, first=first)
 
     async def begun(self, operation: WorkerOperation) -> None:
-        """Wait until the record of it has committed."""
+        """Wait for the commit of that record."""
         failpoints.reach(f"{operation.op}.begun")
         await self._transactions.settled()
         failpoints.reach(f"{operation.op}.recorded")
@@ -164,7 +163,7 @@ class WorkerOperations:
     # What happens to workers
 
     def note(self, worker_id: str, outcome: str) -> None:
-        """What became of a worker is not what it should. To be called before its departure ends."""
+        """Record an unusual outcome of a worker, before its departure ends."""
         for place, operation in self._known.items():
             if worker_id in operation.leaving:
                 self._transactions.note(self._outcome_rows.set((place, worker_id), outcome))
@@ -185,7 +184,7 @@ class WorkerOperations:
     # At a takeover
 
     def restore(self) -> None:
-        """This engine leads: what was begun is carried through, be it asked for again or not."""
+        """This engine leads: finish what was begun, retried or not."""
         for place, operation in self._known.items():
             logger.info(
                 "A %s that an earlier leader began goes on.",
@@ -195,7 +194,7 @@ class WorkerOperations:
             self._start(place, self._go_on(place, operation))
 
     async def _go_on(self, place: Place, operation: WorkerOperation) -> Any:
-        """``Retirement`` sees to the workers; what remains is to wait, and to answer."""
+        """``Retirement`` sees to the workers; wait for it, and answer."""
         departures = self._retirements
         deadline = Deadline.after(operation.timeout)
         await self._until(lambda: not departures.keys() & operation.leaving.keys(), deadline)
@@ -216,7 +215,7 @@ class WorkerOperations:
     ) -> Any:
         """The answer of a restart whose workers have ended, when as many are back.
 
-        Raises ``TimeoutError`` as upstream does (scheduler.py:6577 and 6640).
+        Raises ``TimeoutError`` as upstream (scheduler.py:6577 and 6640).
         """
         late = [address for address, outcome in ended.items() if outcome == TIMED_OUT]
         if late and operation.raises:

@@ -1,8 +1,7 @@
-"""Calls to a worker of which it is not known whether it lives.
+"""Calls to a worker that may be dead.
 
-Guarantee: that nobody listens at an address any more is known as soon as its host says so. Dask's
-own ``connect`` takes a refusal for a reason to try again until its timeout (comm/core.py:338), and
-a leader that waits for a dead worker meanwhile schedules nothing.
+Guarantee: a refused connection is known at once. Dask's own ``connect`` retries a refusal until its
+timeout (comm/core.py:338), and a leader that waits for a dead worker schedules nothing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Workers that come back: registration with a snapshot, and the leader's call to them.
+"""Registration of workers with their reports, and the leader's call to them.
 
-Guarantee: a worker's stream is neither read nor written before the worker's report has been
-adopted, so nothing that it says of its tasks meets a leader that does not know them yet (hazards 3
-to 5 and 31), and a connection that ends never removes the registration of a newer one (hazard 10).
+Guarantee: a worker's stream is neither read nor written before its report is adopted, so the leader
+knows the tasks that it speaks of (hazards 3 to 5 and 31). The end of a connection never removes a
+newer registration (hazard 10).
 
-Wire: ``protocol/worker.py``. A running worker registers as paused and becomes running when it has
-been adopted, because ``Scheduler.add_worker`` schedules onto a running worker at once.
+Wire: ``protocol/worker.py``. A running worker registers as paused and becomes running when adopted,
+because ``Scheduler.add_worker`` schedules onto a running worker at once.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ _MAY_COME_BACK = (Status.running, Status.paused)
 
 
 class Workers(Retirement, ScatteredData, InheritedTasks):
-    """The part of our Scheduler that workers join."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recorded_workers: dict[str, Any] = {}
@@ -88,7 +86,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
     async def ha_register_worker(
         self, comm: Any, *, address: str, status: str, ha: Any = None, **fields: Any
     ) -> Any:
-        """Register a worker that follows the leader, with what it reports to hold and run."""
+        """Register a worker that follows the leader, with its report."""
         try:
             joining = from_op(RegisterWorker, {**fields, "address": address, "ha": ha}).ha
         except MalformedMessage as error:
@@ -118,7 +116,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
             await self._unless_served(address, fenced)
 
     async def _send_away(self, comm: FencedComm, address: str, farewell: dict[str, Any]) -> None:
-        """Tell a worker to close, as on the stream of one that was taken in. It is not."""
+        """Tell a dismissed worker to close, as on a stream; it is not registered."""
         logger.info("Worker %s is told once more to close.", address, extra={"action": "sent-away"})
         if address in self.recovery.awaited:
             self._forget_expected(address)
@@ -131,7 +129,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
                 await comm.read()  # until it has closed
 
     async def _unless_served(self, address: str, comm: FencedComm) -> None:
-        """A worker that was registered and could not be told so is one that lost its connection.
+        """A worker that was registered and could not be told has lost its connection.
 
         Upstream leaves it without a stream until its time to live is over (scheduler.py:4796).
         """
@@ -143,7 +141,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
                 self._will_not_report(address)
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
-        """A worker of ours lost its connection and is back: it never left."""
+        """A worker of ours lost its connection and is back."""
         logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
         self.stream_comms[address].abort()
         stream = BatchedSend(interval="5ms", loop=self.loop)
@@ -198,10 +196,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
                 await self._connection_lost(worker, stream)
 
     async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
-        """Remove the worker, unless it lives and may come back within ``RETURN_SECONDS``.
+        """Remove the worker, unless it lives and returns within ``RETURN_SECONDS``.
 
-        Taking a worker that merely lost its connection for dead would compute its results anew.
-        Nothing is sent to it meanwhile: it counts as paused.
+        Its results would be computed anew otherwise. It counts as paused meanwhile, and is sent
+        nothing.
         """
         ws = self.workers[worker]
         if worker in self._following and ws.status in _MAY_COME_BACK:
@@ -233,7 +231,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
             self.adopt_reports([worker], lambda stimulus_id: None)
 
     def adopt_reports(self, addresses: list[str], settle: Callable[[str], None]) -> None:
-        """Adopt what these workers reported, settle what follows from it, let them work."""
+        """Adopt these workers' reports, settle what follows, let them work."""
         known = {a: self._reports.pop(a) for a in addresses if a in self.workers}
         stimulus_id = f"ha-adopt-{self.term}-{time()}"
         reports = {address: report for address, (report, _) in known.items()}
@@ -254,7 +252,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         self.adoption.orphans.expire_later()
 
     def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
-        """Let these workers work; nothing is placed before all of them may be chosen."""
+        """Let these workers work; nothing is placed before all of them can be chosen."""
         with self.during(Step(joining=True)):
             for address, status in statuses.items():
                 self.handle_worker_status_change(status, address, stimulus_id)
@@ -262,10 +260,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
     def _place_unrunnable(self, stimulus_id: str) -> None:
         """Place what waited for workers, each task where its inputs are.
 
-        Upstream does so as each worker comes, of which there is one at a time. Here the first one
-        would be given everything. Tasks that would rather run on a worker that is not there run
-        elsewhere: upstream's have a worker from the start, so it never looks for tasks of this
-        kind among the unrunnable. Outputs of shuffles are spread (``Shuffles.prepare``).
+        Upstream does so for one worker as it comes; here the first would be given everything. Tasks
+        that merely prefer an absent worker run elsewhere: upstream, which has a worker from the
+        start, never looks for them among the unrunnable. Outputs of shuffles are spread
+        (``Shuffles.prepare``).
         """
         placeable = [
             ts for ts in self.unrunnable if ts.loose_restrictions or self.valid_workers(ts) != set()
@@ -274,7 +272,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         self.transitions(_placing(placeable), stimulus_id)
 
     def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
-        """As upstream's, when all workers that join together have."""
+        """As upstream's, once all workers that join together have."""
         if not self.step.joining:
             super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
 
@@ -284,10 +282,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         self.worker_came(address)
 
     def bulk_schedule_unrunnable_after_adding_worker(self, ws: WorkerState) -> Recs:
-        """As upstream's, and tasks whose restriction is a wish that nobody here can fulfil.
+        """As upstream's, and tasks that merely prefer a worker that is not here.
 
-        Upstream meets that wish when a task becomes runnable (scheduler.py:9020). On a follower,
-        which has no workers, none does, and the worker that was wished for may never come back.
+        Upstream looks for them when they become runnable (scheduler.py:9020). A follower has no
+        workers then, and the preferred one may never come back.
         """
         if self.step.joining:
             return {}
@@ -298,7 +296,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         return _placing(self.tasks[key] for key in recommendations)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
-        """Remove a worker, and stop expecting it."""
+        """As upstream's; the worker is no longer expected."""
         known = address in self.workers
         stimulus_id = str(kwargs.get("stimulus_id", ""))
         if address in self._following and stimulus_id.startswith(_SEND_FAILED):
@@ -315,10 +313,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         return await super().remove_worker(address, **kwargs)
 
     async def call_workers(self, expected: list[str], address: str) -> None:
-        """Tell the workers that the ledger names who leads, rather than wait for them.
+        """Tell the workers of the ledger who leads, rather than wait for them.
 
-        A worker that refuses the connection is gone and no longer awaited. One that does not
-        answer stays awaited until the recovery window is over: its network may be slow.
+        One that refuses the connection is gone. One that does not answer is awaited until the
+        window is over: its network may be slow.
         """
         await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
 
@@ -355,9 +353,9 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
     # Silent workers
 
     def expect_late(self, missing: Iterable[str]) -> None:
-        """These did not report in time: expect them for as long as a worker may be silent.
+        """Expect workers that did not report in time for as long as a worker may be silent.
 
-        Until then a later leader waits for them, too.
+        A later leader waits for them, too.
         """
         if self.worker_ttl:
             loop = asyncio.get_running_loop()
@@ -369,10 +367,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
             self._forget_expected(worker)
 
     async def check_worker_ttl(self) -> None:
-        """As upstream's, but for workers that spoke while this engine could not listen.
-
-        To one that was frozen all workers seem silent, until it has read what they sent meanwhile.
-        """
+        """As upstream's, but after this engine has read what workers sent while it was frozen."""
         now = time()
         if self.worker_ttl and any(
             now - ws.last_seen > self.worker_ttl for ws in self.workers.values()
@@ -383,7 +378,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
     # Copies that workers are told to make
 
     def request_acquire_replicas(self, addr: str, *args: Any, **kwargs: Any) -> None:
-        """As upstream's; the worker learns how new what it fetches is, as it does with a task."""
+        """As upstream's; the worker is named a run id first, as with a task."""
         self._name_run(addr)
         super().request_acquire_replicas(addr, *args, **kwargs)
 
@@ -398,10 +393,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
 
 
 def _placing(tasks: Iterable[TaskState]) -> Recs:
-    """What to recommend for tasks without a worker, now that there may be one.
+    """Recommendations for tasks without a worker, now that there may be one.
 
-    Those that are never queued begin again at ``released``, which comes to ``processing`` by way of
-    ``waiting``. So do actors: upstream's strict validation does not expect them to have been
-    without a worker (scheduler.py:2177), as they are while a leader has none yet.
+    Tasks that are never queued go by way of ``released``. So do actors: upstream's strict
+    validation does not expect them without a worker (scheduler.py:2177), as they are before a
+    leader has one.
     """
     return {ts.key: "processing" if ts._queueable and not ts.actor else "released" for ts in tasks}

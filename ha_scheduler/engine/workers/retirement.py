@@ -1,18 +1,16 @@
-"""Workers that were told to go: to retire, or to restart. What a leader began, the next finishes.
+"""Retirements and restarts of workers. What one leader began, the next finishes.
 
-Guarantee: a retirement whose leader died is carried through by the next one, whether whoever asked
-for it asks again or not; so is the restart of a worker. After ``restart`` has been answered nothing
-of before is there, under any leader, and no worker is touched before that is certain: its first
-record makes everything void at once, its last one is awaited before a worker is killed or a client
-is told. Killed before the first has committed, it did not happen; after it, the next leader kills
-the workers that are still those of before. Whoever asked is answered in both cases
-(``operations.py``).
-What a worker is told last, to close or to work again, may be lost with its leader: whichever it
-joins next tells it.
+Guarantee: a retirement or restart whose leader died is carried through by the next one, retried or
+not. After ``restart`` has been answered no former task or result is left, under any leader, and no
+worker is touched before that is certain: its first record makes everything void, its last one is
+awaited before a worker is killed or a client told. If the first has not committed, the restart did
+not happen; otherwise the next leader kills the remaining former workers. The caller is answered in
+both cases (``operations.py``). A worker's last order, to close or to work again, is repeated by the
+next leader that it joins.
 
-Order: a row is written when a departure begins and deleted when the worker is gone or stays. A
-worker is known by the id of its process: another one at its address is none that must go. The
-record of a departure's end says that the worker was dismissed, if it was.
+Order: a row is written when a departure begins, and deleted when the worker is gone or stays; that
+record says whether it was dismissed. A worker is known by the id of its process: another one at its
+address is not meant.
 """
 
 from __future__ import annotations
@@ -69,8 +67,6 @@ class Restarting(Step):
 
 
 class Retirement(Intents):
-    """The part of our Scheduler that sees departures through."""
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.retirements: dict[str, Departure] = {}
@@ -89,7 +85,7 @@ class Retirement(Intents):
     async def retire_workers(
         self, workers: list[str] | None = None, *, names: list[Any] | None = None, **how: Any
     ) -> dict[str, Any]:
-        """As upstream's, once it is certain that the next leader would retire the same ones."""
+        """As upstream's, once the next leader would certainly retire the same ones."""
         retired: dict[str, Any] = await self.worker_operations.once(
             lambda place: self._retire(place, workers, names, how)
         )
@@ -135,10 +131,10 @@ class Retirement(Intents):
     def _track_retire_worker(
         self, ws: WorkerState, policy: Any, prev_status: Status, *args: Any, **how: Any
     ) -> Coroutine[Any, Any, Any]:
-        """As upstream's, which gives a worker that cannot retire the status that it had before.
+        """As upstream's, which gives a worker that cannot retire its former status back.
 
-        One that was retiring under an earlier leader works again then, rather than never more.
-        Called in the step in which the status changes (scheduler.py:7601), awaited later.
+        One that was retiring under an earlier leader then works again. Called in the step of the
+        status change (scheduler.py:7601), awaited later.
         """
         if prev_status == Status.closing_gracefully:
             prev_status = Status.running
@@ -163,7 +159,7 @@ class Retirement(Intents):
     # Restarts
 
     async def restart(self, **how: Any) -> Any:
-        """As upstream's, as a operation: see this module."""
+        """As upstream's, as a worker operation."""
         return await self.worker_operations.once(lambda place: self._restart(place, **how))
 
     async def _restart(
@@ -183,16 +179,16 @@ class Retirement(Intents):
             return await super().restart(timeout=timeout, wait_for_workers=wait_for_workers, **how)
 
     def end_of_everything(self) -> None:
-        """The last record of what ``restart`` makes void."""
+        """The last record of a restart."""
         self.record(Restarted(), self.transactions.mark())
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """As upstream's; of a restart clients hear when it is certain."""
+        """As upstream's; clients are told of a restart when it has committed."""
         if not isinstance(self.step, Restarting) or msg.get("op") != "restart":
             super().report(msg, *args, **kwargs)
 
     async def restart_workers(self, workers: list[str] | None = None, **how: Any) -> Any:
-        """As upstream's, once it is certain that the next leader would do it as well."""
+        """As upstream's, once the next leader would certainly do it as well."""
         step, self.step = self.step, OTHER
         if isinstance(step, Restarting):  # upstream's ``restart`` goes on here
             del how["wait_for_workers"]
@@ -226,7 +222,7 @@ class Retirement(Intents):
         return await self._end_workers(operation, timeout=timeout, **how)
 
     async def _end_workers(self, operation: WorkerOperation, timeout: float, **how: Any) -> Any:
-        """Upstream's ``restart_workers``, with the wait for those that come after them apart."""
+        """Upstream's ``restart_workers``, without the wait for the new ones."""
         deadline = Deadline.after(timeout)
         await hold(self.lease)
         await self.worker_operations.begun(operation)
@@ -253,14 +249,14 @@ class Retirement(Intents):
         return await self.worker_operations.conclude(operation, ended, deadline)
 
     def _present(self, operation: WorkerOperation) -> list[str]:
-        """Where those are that have to go. Another one may be where one was that is gone."""
+        """The addresses of those that have to go and are still there."""
         present = {ws.server_id for ws in self.workers.values()}
         return [worker.address for i, worker in operation.leaving.items() if i in present]
 
     # What the ledger knows of them
 
     def _begin(self, ws: WorkerState, departure: Departure) -> Change:
-        """A worker is about to go; what is to be recorded of it."""
+        """A worker is about to go; returns the change to record."""
         self._inherited.discard(ws.server_id)
         return self._retirements.set(ws.server_id, departure)
 
@@ -273,7 +269,7 @@ class Retirement(Intents):
             self.worker_operations.moved()
 
     def end_departures_at(self, address: str, *, retired: bool = False) -> None:
-        """Nobody is at this address any more who could go. ``retired``: none has its data alone.
+        """The worker at this address is gone. ``retired``: its data is elsewhere.
 
         One that was lost while it retired may come back with data, and works again then.
         """
@@ -282,7 +278,7 @@ class Retirement(Intents):
                 self._end_departure(worker_id, gone=retired or kind == "restart")
 
     def worker_came(self, address: str) -> None:
-        """Whoever was at this address before is gone."""
+        """Another process at this address is gone."""
         present = self.workers[address].server_id
         for worker_id in [i for i, (at, *_) in self.retirements.items() if at == address]:
             if worker_id != present:
@@ -290,7 +286,7 @@ class Retirement(Intents):
         self.worker_operations.moved()
 
     def _dismiss(self, worker_id: str, departure: Departure) -> list[Change]:
-        """It has gone, or is about to; what is to be recorded of it."""
+        """It has gone, or is about to; returns the changes to record."""
         _, kind, close, _ = departure
         changes = self._readmit(worker_id)
         if len(self.dismissed) >= DISMISSED_MAX:
@@ -306,14 +302,14 @@ class Retirement(Intents):
     # Workers that join
 
     def farewell(self, worker_id: str) -> dict[str, Any] | None:
-        """What this worker is told if it has to close, and has not heard it."""
+        """The order to close, for a worker that has not heard it."""
         _, what = self.dismissed.get(worker_id, (0, NOTHING))
         if what == NOTHING:
             return None
         return {"op": "close", "nanny": what == CLOSE, "reason": "scheduler-remove-worker"}
 
     def let_work_again(self, addresses: Iterable[str]) -> None:
-        """Those of these workers that take themselves for retiring, and are not, work again."""
+        """Workers that take themselves for retiring, and are not, work again."""
         for address in addresses:
             ws = self.workers.get(address)
             if ws is None or ws.status != Status.closing_gracefully or address in self._retiring:
@@ -326,14 +322,14 @@ class Retirement(Intents):
     # At a takeover
 
     def _inherit_departures(self) -> None:
-        """This engine is about to lead: what is under way is what a former leader began."""
+        """This engine is about to lead: departures in progress are a former leader's."""
         self._inherited = set(self.retirements)
         in_order = sorted(self.dismissed.items(), key=lambda item: item[1])
         self.dismissed.clear()
         self.dismissed.update(in_order)
 
     def resume_departures(self, addresses: Iterable[str]) -> None:
-        """These workers have come: those that were about to go do so."""
+        """Those of these workers that were about to go do so."""
         for address in addresses:
             ws = self.workers.get(address)
             if ws is not None and ws.server_id in self._inherited:

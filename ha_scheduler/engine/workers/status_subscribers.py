@@ -1,12 +1,11 @@
-"""Cluster objects that watch the workers of a leader, and what they decide of them.
+"""Cluster objects that watch a leader's workers, and what they decide of them.
 
-Guarantee: each watcher hears of every worker that comes or goes, however many watch. Upstream knows
-one, by the name of its plugin (scheduler.py:9324): a second one silences the first.
+Guarantee: each subscriber hears of every worker that comes or goes. Upstream has one, by the name
+of its plugin (scheduler.py:9324): a second one silences the first.
 
-A worker that runs, or has run, tasks of graphs which the leader does not know yet is not idle. The
-leader before died when they had not committed, and their client is about to resubmit them; until
-then nothing else says that the worker is of use, and ``Adaptive`` would close it. Nor is a leader
-idle that still waits for workers or clients of the leader before.
+A worker with tasks of graphs that the leader does not know yet is not idle: their client is about
+to resubmit them, and ``Adaptive`` would close it until then. Nor is a leader idle that still waits
+for workers or clients.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ class StatusSubscriber(WorkerStatusPlugin):
 
 
 class StatusSubscribers(Clients):
-    """The part of our Scheduler that cluster objects ask."""
-
     def subscribe_worker_status(self, comm: Any) -> dict[str, Any]:
-        """As upstream's."""
         StatusSubscriber(self, comm)
         info: dict[str, Any] = self.identity()
         for worker in info["workers"].values():
@@ -40,7 +36,7 @@ class StatusSubscribers(Clients):
         return info
 
     def workers_to_close(self, *args: Any, **how: Any) -> list[str]:
-        """As upstream's, without those that have what a client is about to resubmit."""
+        """As upstream's, without the holders of orphans."""
         to_close = super().workers_to_close(*args, **how)
         attribute = how.get("attribute", "address")
         kept = {
