@@ -1,7 +1,7 @@
 """A Dask client whose work outlives the scheduler.
 
-``from client_replay import Client`` instead of ``from distributed import Client`` is all there is
-to change, and with the preload ``client_replay.preload`` in the configuration not even that.
+``from client_replay import Client`` instead of ``from distributed import Client``, or the preload
+``client_replay.preload`` in the configuration.
 """
 
 from __future__ import annotations

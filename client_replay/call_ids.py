@@ -1,11 +1,10 @@
-"""The numbers by which a cell tells a repeated call from a new one.
+"""Numbers of calls, by which a cell recognises a repeated one.
 
 Guarantee: no two calls have the same (session, slot, sequence), and a slot carries one call at a
-time. A call that was answered, or whose caller gave up, frees its slot; the slot's next call tells
-the cell that the answer kept for the last one may go. So a cell keeps one answer for each call that
-this process has had under way at once, however many it makes.
+time. A call that was answered or given up frees its slot; the slot's next call confirms the last
+answer. So a cell keeps as many answers as this process has had calls at once.
 
-Everything here runs on the event loop of the calls.
+Runs on the event loop of the calls.
 """
 
 from __future__ import annotations
@@ -23,20 +22,18 @@ SLOTS_MAX = 10_000  # calls of one process under way at once; each costs the cel
 
 @dataclass(slots=True)
 class PendingCall:
-    """One call under way, and how often it was sent."""
+    """A call in progress, and how often it was sent."""
 
     id: CallId
     sent: int = 0
 
     def to_send(self) -> dict[str, Any]:
-        """What goes over the wire, as it is about to."""
+        """Its number for the wire; counts as sent."""
         self.sent += 1
         return to_op(self.id)
 
 
 class CallIds:
-    """The numbers of one session."""
-
     def __init__(self, session: str) -> None:
         self.session = session
         self._sequences: list[int] = []
@@ -44,7 +41,7 @@ class CallIds:
 
     @contextmanager
     def take(self) -> Iterator[PendingCall]:
-        """A number for one call. Raises ``RuntimeError`` when too many are under way."""
+        """A number for one call. Raises ``RuntimeError`` when too many are in progress."""
         slot = self._free.pop() if self._free else self._new_slot()
         self._sequences[slot] += 1
         try:

@@ -1,12 +1,12 @@
 """The Client whose futures outlive the scheduler: ``distributed.Client`` with another connection.
 
-Guarantee: from the moment ``submit`` returns, the work is in the journal or committed by the cell,
-and the loss of a leader cancels nothing. A future changes its state only because a leader of the
-newest term says so. What outlives the client is committed before it closes, if a leader is there or
-comes within ``GOODBYE_S_MAX``; it is waited for while the client still reconnects.
+Guarantee: once ``submit`` returns, the work is in the journal or committed by the cell, and the
+loss of a leader cancels nothing. A future changes its state only by word of a leader of the newest
+term. What outlives the client is committed before it closes, if a leader is there within
+``GOODBYE_S_MAX``, or while the client still reconnects.
 
-``upgrade`` makes a client that already connected one of these. The class keeps the name "Client":
-distributed makes the client's id of it.
+``upgrade`` makes a connected client one of these. The class keeps the name "Client": distributed
+derives the client's id from it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CALLED = frozenset({"queue_release", "variable_delete"})
 
 
 class Client(distributed.Client):
-    """A ``distributed.Client`` of a cell. Takes what that takes, ``ha://a,b,c`` among it."""
+    """A ``distributed.Client`` of a cell, with the same arguments, and ``ha://a,b,c``."""
 
     # Narrower than upstream's, whose __init__ sets them one by one.
     scheduler: SchedulerRPC
@@ -76,7 +76,7 @@ class Client(distributed.Client):
         super().__init__(*args, **kwargs)
 
     def _setup_replay(self) -> None:
-        """Point at the overrides whatever upstream's ``__init__`` bound. Harmless when repeated."""
+        """Rebind what upstream's ``__init__`` bound to its own methods; idempotent."""
         close_without_leader.install()
         locks.install()
         progress.install()
@@ -110,7 +110,7 @@ class Client(distributed.Client):
             self._ha.hello(self.scheduler_comm)
 
     async def _connect_first(self, timeout: float | None) -> None:
-        """Upstream's connection, begun again if the leader is lost in the midst of it."""
+        """Upstream's connection, retried if the leader is lost meanwhile."""
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         backoff = Backoff(max_s=FIRST_BACKOFF_S_MAX)
         while True:
@@ -214,7 +214,7 @@ class Client(distributed.Client):
         ha_after: int | None = None,
         ha_number: int = 0,
     ) -> None:
-        """``ha_after``: what was submitted after this request is meant no more."""
+        """``ha_after``: later requests than this one are not meant."""
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
         if reason == UNKNOWN_KEYS:
@@ -236,11 +236,11 @@ class Client(distributed.Client):
         return state is not None and state.status == "error"
 
     async def _retry(self, futures: Any) -> None:
-        """client.py:2829. A leader answers when the retry has committed, which may be after it has
-        told of the result on the stream: what came of a key by then is left as it is.
+        """client.py:2829. A leader answers when the retry has committed, perhaps after it has sent
+        the result on the stream: such a key is left as it is.
 
-        The next leader may have told of an outcome, and of no retry: the call came to it before the
-        stream. Which of the two this outcome came after is not known here, so we ask.
+        The next leader may have sent an outcome and no retry, as the call came to it before the
+        stream. Which came first is unknown here, so we ask.
         """
         keys = list({future.key for future in distributed.futures_of(futures)})
         told: set[Any] = set()
@@ -264,8 +264,8 @@ class Client(distributed.Client):
             await super()._handle_event(topic, event)
 
     async def _restart(self, *args: Any, **kwargs: Any) -> None:
-        """client.py:3872. Of a restart that an earlier leader began, the one that ends it does not
-        tell on the stream; and what this client said again on that stream is not meant any more.
+        """client.py:3872. A leader that finishes an earlier one's restart does not announce it on
+        the stream, and what this client repeated on that stream is void.
         """
         generation = self.generation
         await super()._restart(*args, **kwargs)
@@ -305,7 +305,7 @@ class Client(distributed.Client):
             self._pending_msg_buffer.append(msg)
 
     def _call_instead(self, msg: dict[str, Any]) -> None:
-        """What must happen once, and the stream could lose or repeat."""
+        """For what must happen once, and the stream could lose or repeat."""
         call = asyncio.ensure_future(self._call_or_send(msg))
         self._calling.add(call)
         call.add_done_callback(self._calling.discard)
@@ -320,7 +320,7 @@ class Client(distributed.Client):
             logger.warning("%r was perhaps not done: no leader answered", msg["op"], exc_info=True)
 
     async def _run_on_scheduler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Once, for nobody knows what it does; but what a performance report runs only looks."""
+        """Once, for nobody knows what it does; a performance report's only reads."""
         looks = getattr(function, "__qualname__", "") == REPORT_BEGINS
         for _ in range(REPEATS_MAX if looks else 0):
             with contextlib.suppress(OutcomeUnknown):
@@ -351,9 +351,9 @@ class Client(distributed.Client):
         return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
 
     def write_scheduler_file(self, scheduler_file: str) -> None:
-        """client.py:4653, with the address of the cell: the leader's is not the leader's for ever.
+        """client.py:4653, with the address of the cell rather than of its present leader.
 
-        Without the workers, whose metrics are named by tuples, which JSON cannot take.
+        Without the workers: their metrics have tuples as keys, which JSON does not take.
         """
         if self.scheduler_file:
             raise ValueError("Scheduler file already set")
@@ -381,7 +381,7 @@ class Client(distributed.Client):
         await super().__aexit__(*exception)
 
     async def _settle(self, limit: float | None = None) -> None:
-        """Wait, for at most ``GOODBYE_S_MAX``, until the cell has what outlives this client."""
+        """Wait up to ``GOODBYE_S_MAX`` for the commit of what outlives this client."""
         await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
         limit = GOODBYE_S_MAX if limit is None else limit
         try:
@@ -415,7 +415,7 @@ class Client(distributed.Client):
 
 
 def _hide_from_computations() -> None:
-    """Have the dashboard show the user's code for a computation, and not ours that passes it on."""
+    """Have the dashboard show the user's code for a computation, and not ours."""
     ours = __name__.partition(".")[0]
     hidden = dask.config.get(NOT_THE_USERS)
     if ours not in hidden:

@@ -1,7 +1,7 @@
-"""``Queue.close`` and ``Variable.delete`` at a time without a leader.
+"""``Queue.close`` and ``Variable.delete`` while nobody leads.
 
 Upstream forgets both unless its client is connected at that moment (queues.py:299,
-variable.py:256). A client of ours is about to be again, and sends them as numbered calls.
+variable.py:256). A client of ours sends them later, as numbered calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _delete_variable(variable: Any) -> None:
 
 
 def _give_up(thing: Any, op: str) -> bool:
-    """Whether its client is one of ours that is looking for the leader, and does it then."""
+    """Whether its client is one of ours and looks for the leader; it sends the call then."""
     client = thing.client
     if not hasattr(client, "_ha") or client.status != "connecting":
         return False
@@ -33,5 +33,5 @@ def _give_up(thing: Any, op: str) -> bool:
 
 
 def install() -> None:
-    """Replace the two methods. Harmless when repeated."""
+    """Replace the two methods; idempotent."""
     Queue.close, Variable.delete = _close_queue, _delete_variable  # type: ignore[method-assign]

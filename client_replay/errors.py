@@ -1,12 +1,11 @@
-"""What a client of a cell can be told that a client of a single scheduler cannot.
+"""Errors of a client of a cell that a client of a single scheduler does not know.
 
 ::
 
     HAError (ha_scheduler.errors)
-    ├── OutcomeUnknown     remote, also CommClosedError: the leader was lost while it handled a
-    │                      request
-    ├── AnswerLost         remote, also CommClosedError: a request was done, and its answer is gone
-    ├── JournalFull        local: the cell has not committed for too long, or the graph is too large
+    ├── OutcomeUnknown     remote, also CommClosedError: the leader was lost during a request
+    ├── AnswerLost         remote, also CommClosedError: a request was done, its answer is gone
+    ├── JournalFull        local: no commit for too long, or the graph is too large
     └── NoLeader           remote, also OSError: no leader within the time to reconnect
 """
 
@@ -18,10 +17,10 @@ from ha_scheduler.errors import HAError
 
 
 class OutcomeUnknown(HAError, CommClosedError):
-    """The leader was lost while it handled a request that must not simply be repeated.
+    """The leader was lost during a request that is not idempotent: it may have been done.
 
-    It may have been done, or not. Look at the state it would have changed before repeating it.
-    Upstream raises ``CommClosedError`` for it, and here and there expects that.
+    Look at the state it would have changed before you repeat it. Upstream raises
+    ``CommClosedError`` instead, and here and there expects that.
     """
 
     def __init__(self, op: str) -> None:
@@ -33,10 +32,10 @@ class OutcomeUnknown(HAError, CommClosedError):
 
 
 class AnswerLost(HAError, CommClosedError):
-    """The request was done, once; the leader was lost before it said so, and the answer is gone.
+    """The request was done once; its leader was lost before the answer, and that is gone.
 
-    A cell keeps 256 MiB of large answers that nobody has confirmed, and drops the oldest beyond
-    that. What the answer held, such as an item of a queue, is gone with it.
+    A cell keeps 256 MiB of large unconfirmed answers and drops the oldest beyond that. What the
+    answer held, such as an item of a queue, is lost.
     """
 
     def __init__(self, op: str) -> None:
@@ -49,10 +48,9 @@ class AnswerLost(HAError, CommClosedError):
 
 
 class JournalFull(HAError):
-    """The journal holds as much unacknowledged work as it may.
+    """The journal holds as much unacknowledged work as it may; nothing of the graph was sent.
 
-    Wait until the cell has a leader again, or submit less at a time. Nothing of the refused graph
-    was sent.
+    Wait until the cell has a leader again, or submit less at a time.
     """
 
 

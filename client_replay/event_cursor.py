@@ -1,9 +1,8 @@
-"""Which events of topics a client has heard of, so that it hears of each of them once.
+"""Which events of topics a client has heard of, so that it hears each once.
 
-What a client logs is told when it has committed, what a worker logs at once, so that a task's
-output comes before its result. Events are therefore not always told in the order of their times,
-and the last that was heard of may be one that the next leader does not have. So a subscription that
-is made again reaches back by ``OVERLAP_S``, and what comes a second time is dropped.
+A client's event is told after its commit, a worker's at once, so that a task's output comes before
+its result. So events may come out of order, and the last one heard of may be unknown to the next
+leader. A renewed subscription reaches back by ``OVERLAP_S``, and repeated events are dropped.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ EVENTS_MAX = 1_000  # remembered of each topic; a leader keeps no more of one
 
 
 class EventCursor:
-    """Of all topics of one client. Within a topic an event is known by its time."""
+    """For all topics of one client. Within a topic an event is known by its time."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}  # events of the topic after that time are told
         self._times: dict[str, deque[float]] = {}
 
     def subscribed(self, topic: str, after: float) -> None:
-        """A leader tells of events after that time, and has told of those before."""
+        """A leader sends events after that time, and has sent those before."""
         self._since[topic] = max(after, self._since.get(topic, 0.0))
 
     def is_new(self, topic: str, when: float) -> bool:
-        """Whether this event has not been heard of. From now on it has."""
+        """Whether the event is new; it is not from now on."""
         times = self._times.setdefault(topic, deque(maxlen=EVENTS_MAX))
         if when in times:
             return False
@@ -34,7 +33,7 @@ class EventCursor:
         return True
 
     def after(self, topic: str) -> float | None:
-        """From when on a new leader is to tell; None if there is nothing to go on from."""
+        """The time after which a new leader has to send events; None if none is known."""
         times = self._times.get(topic, ())
         bounds = [self._since[topic]] if topic in self._since else []
         if times:

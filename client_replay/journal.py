@@ -1,11 +1,11 @@
-"""What a client has asked for without waiting for an answer, and no cell has committed yet.
+"""The journal: requests of a client that no cell has committed yet.
 
 Requests are graphs, cancellations and fire-and-forget desires.
 
-Guarantee: a request is in the journal from before it is first sent until a leader says that the
-cell has committed it, so at any moment everything that was asked for is either in the ledger or
-here. Sequence numbers start at 1, are never reused, and name a request for ever: one that arrives
-twice is done once. They are sent in their order, so a cancellation acts on the graphs before it.
+Guarantee: a request is in the journal from before it is first sent until a leader acknowledges its
+commit, so each one is in the ledger or here at any moment. Sequence numbers start at 1 and are
+never reused, so a request is idempotent. They are sent in order: a cancellation acts on the graphs
+before it.
 
 Pure: no clock and no sending. Thread-safe, because ``submit`` is called in any thread.
 """
@@ -31,7 +31,7 @@ Message = dict[str, Any]
 
 @dataclass(slots=True)
 class JournalEntry:
-    """One request. ``message`` is what goes over the wire, its number included."""
+    """One request. ``message``: as it is sent, its number included."""
 
     sequence: int
     message: Message
@@ -40,7 +40,7 @@ class JournalEntry:
 
 
 class Journal:
-    """The unacknowledged requests of one session, in the order in which they were made."""
+    """The unacknowledged requests of one session, in order."""
 
     def __init__(
         self, *, bytes_max: int = JOURNAL_BYTES_MAX, entries_max: int = JOURNAL_ENTRIES_MAX
@@ -57,7 +57,6 @@ class Journal:
 
     @property
     def nbytes(self) -> int:
-        """The size of the requests held."""
         return self._nbytes
 
     @property
@@ -67,7 +66,7 @@ class Journal:
 
     @property
     def floor(self) -> int:
-        """Every number up to this one is acknowledged."""
+        """All numbers up to this one are acknowledged."""
         with self._lock:
             return next(iter(self._entries), self._last + 1) - 1
 
@@ -75,7 +74,7 @@ class Journal:
     def last_lasting(self) -> int:
         """The highest open number of a request that outlives its client; 0 for none.
 
-        It needs the graphs before it. A graph by itself ends with its client.
+        It needs the graphs before it; a graph itself ends with its client.
         """
         return max((entry.sequence for entry in self.lasting()), default=0)
 
@@ -84,7 +83,7 @@ class Journal:
         return [entry for entry in self.pending() if entry.message["op"] != GRAPH]
 
     def append(self, message: Message, nbytes: int) -> int:
-        """Keep ``message``; its sequence number. Raises ``JournalFull`` and keeps nothing."""
+        """Keep ``message``; returns its number. Raises ``JournalFull`` and keeps nothing."""
         with self._lock:
             self._check_room(nbytes)
             self._last += 1
@@ -107,7 +106,7 @@ class Journal:
             )
 
     def get(self, sequence: int) -> JournalEntry | None:
-        """The request with this number, unless it is acknowledged."""
+        """The request, unless it is acknowledged."""
         return self._entries.get(sequence)
 
     def pending(self) -> list[JournalEntry]:
@@ -116,7 +115,7 @@ class Journal:
             return list(self._entries.values())
 
     def committed(self, sequences: Iterable[int]) -> None:
-        """The cell has these. Repetitions and unknown numbers are nothing special."""
+        """The cell has committed these; unknown numbers are ignored."""
         with self._lock:
             for sequence in sequences:
                 entry = self._entries.pop(sequence, None)
@@ -124,12 +123,12 @@ class Journal:
                     self._nbytes -= entry.nbytes
 
     def forget(self) -> None:
-        """Drop everything: the cell was restarted by a user, or is none."""
+        """Drop everything: the user restarted the cell, or the scheduler is none."""
         with self._lock:
             self._entries.clear()
             self._nbytes = 0
 
     def submitted_after(self, sequence: int) -> set[Any]:
-        """The keys that unacknowledged graphs after ``sequence`` ask for."""
+        """The keys of unacknowledged graphs after ``sequence``."""
         later = [entry.message for entry in self.pending() if entry.sequence > sequence]
         return {key for message in later if message["op"] == GRAPH for key in message["keys"]}

@@ -1,8 +1,8 @@
 """``Lock.acquire`` of a lock that the cell has forgotten.
 
-A cell forgets a lock that nobody holds and nobody has used for a while: Dask closes few of them,
-and the ledger would keep each name for ever. To whoever uses the lock again nothing has happened:
-it is registered once more. One that was closed stays so, and upstream's error says it.
+A cell forgets a lock that is idle for a while: Dask closes few of them, and the ledger would keep
+each name for ever. Whoever uses it again registers it once more and notices nothing. A closed one
+stays closed, and upstream's error says so.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ async def _acquire_or_register(semaphore: Any, timeout: Any = None) -> Any:
 
 
 def install() -> None:
-    """Replace the method. Harmless when repeated."""
+    """Replace the method; idempotent."""
     Semaphore._acquire = _acquire_or_register  # type: ignore[method-assign]

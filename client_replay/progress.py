@@ -1,9 +1,9 @@
 """Progress bars that go on under the next leader.
 
-Upstream's bar ends when its connection does (progressbar.py:97), which says to whoever waits for it
-that the work is done. One of a cell asks the next leader, until the work is done or no leader was
-found within ``ha-scheduler.client.reconnect-timeout``. What a bar counts is what its leader knows:
-intermediate results that were finished and freed under a former one are no longer among "all".
+Upstream's bar ends with its connection (progressbar.py:97), as if the work was done. One of a cell
+asks the next leader, until the work is done or no leader was found within
+``ha-scheduler.client.reconnect-timeout``. It counts what its leader knows: intermediate results
+that were freed under a former one are no longer among "all".
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ _one, _several = _following(ProgressBar.listen), _following(MultiProgressBar.lis
 
 
 def install() -> None:
-    """Replace the two methods. Harmless when repeated."""
+    """Replace the two methods; idempotent."""
     ProgressBar.listen, MultiProgressBar.listen = _one, _several  # type: ignore[method-assign]

@@ -1,17 +1,16 @@
 """Calls to the scheduler that survive the loss of the leader.
 
-Guarantee: a call in ``REPEATABLE`` is repeated on the next leader until it is answered, at most
+Guarantee: a call in ``REPEATABLE`` is retried on the next leader until answered, at most
 ``REPEATS_MAX`` times after having been sent; so is one in ``NUMBERED``, and the cell does it once
-(``call_ids.py``). Any other call is sent at most once, and if the leader is lost meanwhile the
-caller gets ``OutcomeUnknown``. Whatever was never sent may always be tried again: waiting for a
-leader is bounded by time alone. A call that waits on the leader for a time of its own has, on the
-next one, what is left of it.
+(``call_ids.py``). Any other call is sent at most once: if the leader is lost meanwhile, the caller
+gets ``OutcomeUnknown``. Before it is sent, only time bounds the wait for a leader. A call's own
+timeout on the leader goes on under the next one.
 
-Order: the session of numbered calls is opened, and the cell has said so, before the first of them
-is sent. A cell that does not know the session has therefore forgotten it, with what it answered.
+Order: the cell has confirmed the session of numbered calls before the first of them is sent. A cell
+that does not know the session has therefore forgotten it and its answers.
 
-Repeatable is what is read-only or idempotent. Each request that a scheduler serves is judged, and
-stands in one of the lists; ``tests/test_answers.py`` compares them with a living scheduler.
+Repeatable is what is read-only or idempotent. Each request that a scheduler serves stands in one of
+the lists; ``tests/test_answers.py`` compares them with a living scheduler.
 """
 
 from __future__ import annotations
@@ -91,13 +90,13 @@ REPEATABLE = READ_ONLY | IDEMPOTENT
 
 
 def reconnect_timeout_s() -> float:
-    """How long a client waits for a leader before it gives up."""
+    """How long a client waits for a leader."""
     value = dask.config.get(RECONNECT_TIMEOUT, RECONNECT_TIMEOUT_DEFAULT)
     return float(parse_timedelta(value, default="s"))
 
 
 class SchedulerRPC(PooledRPCCall):
-    """A ``PooledRPCCall`` to whoever leads."""
+    """A ``PooledRPCCall`` to the leader."""
 
     addr: str
     pool: Any
@@ -109,7 +108,7 @@ class SchedulerRPC(PooledRPCCall):
 
     @classmethod
     def around(cls, call: Any, owner: str) -> Self:
-        """``call`` itself if it is one already, else one like it, whose calls are ``owner``'s."""
+        """``call`` itself if it is one already, else one like it for ``owner``."""
         if isinstance(call, cls):
             return call
         made = cls(call.addr, call.pool, call.serializers, call.deserializers)
@@ -134,9 +133,10 @@ class SchedulerRPC(PooledRPCCall):
         return call
 
     async def _call_actor(self, kwargs: dict[str, Any]) -> Any:
-        """Have a method of an actor called. Never twice: what is unknown is the call's outcome.
+        """Call a method of an actor, never twice: the outcome may be unknown.
 
-        Not raised, because upstream takes it for the loss of the worker then (actor.py:187).
+        Returned and not raised, because upstream takes that for the loss of the worker
+        (actor.py:187).
         """
         try:
             return await self._call("proxy", kwargs, repeatable=False)
@@ -169,9 +169,9 @@ class SchedulerRPC(PooledRPCCall):
         return self._of_a_cell
 
     async def _call_once(self, op: str, kwargs: dict[str, Any]) -> Any:
-        """Repeat a call under one number.
+        """Retry a call under one number.
 
-        Raises ``OutcomeUnknown`` if the session is over, ``AnswerLost`` if the answer is gone.
+        Raises ``OutcomeUnknown`` if the session has ended, ``AnswerLost`` if the answer is gone.
         """
         for _ in range(SESSIONS_MAX):
             numbers = await self._opened()
@@ -240,7 +240,7 @@ class SchedulerRPC(PooledRPCCall):
             comm.name = previous
 
     async def _comm(self, op: str, deadline: float) -> Any:
-        """A comm to the leader, waiting for there to be one."""
+        """A comm to the leader; waits for one."""
         backoff = Backoff(max_s=BACKOFF_S_MAX)
         while True:
             try:

@@ -1,13 +1,13 @@
-"""A client's session with a cell: the journal, the fence, and what is said on each new stream.
+"""A client's session with a cell: the journal, the fence, and the first messages of each stream.
 
 Guarantees, and the order that keeps them:
 
 - ``ha-hello`` is the first message of a stream, then come the unacknowledged requests in order,
-  then what the client wants. All of it is put on the stream without an ``await``, so nothing that
-  another thread submits gets between.
-- A request goes out at most once per stream, whether ``submit`` or the reconnection is first, and
-  never before one with a lower number.
-- What a leader says of a cancellation does not touch what was submitted after it.
+  then all that the client wants. They are sent without an ``await``, so nothing that another thread
+  submits comes between.
+- A request is sent at most once per stream, whether by ``submit`` or the reconnection, and never
+  before one with a lower number.
+- A leader's word of a cancellation does not touch what was submitted after it.
 - A leader of an older term than the highest seen is not listened to (``comm/follower.py``).
 
 Everything but ``in_order``, ``keep`` and ``submitting`` runs on the client's event loop.
@@ -67,8 +67,6 @@ SUPERSEDED = frozenset(
 
 
 class Session:
-    """The session of one client, over all its connections."""
-
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
         self.id = uuid.uuid4().hex
@@ -92,14 +90,13 @@ class Session:
 
     @property
     def connected_before(self) -> bool:
-        """Whether there ever was a stream."""
         return self._connection > 0
 
     # ---- what is submitted
 
     @contextlib.contextmanager
     def submitting(self, keys: Iterable[Any]) -> Iterator[None]:
-        """While the futures of ``keys`` exist and their graph is not in the journal yet."""
+        """While the futures of ``keys`` exist and their graph is not yet in the journal."""
         held = list(keys)
         self._in_submission.update(held)
         try:
@@ -112,7 +109,7 @@ class Session:
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """While a call may be waiting for this stream to catch up with it."""
+        """While a call may wait for this stream to catch up with it."""
         self._publishing += 1
         try:
             yield
@@ -122,7 +119,7 @@ class Session:
                 self._flushes.clear()
 
     def keep(self, message: dict[str, Any]) -> None:
-        """Put into the journal what must not be lost. Raises ``JournalFull``."""
+        """Journal what must not be lost. Raises ``JournalFull``."""
         if self.plain or SEQUENCE in message:
             return
         if message["op"] == DESIRE and message.get("client") == FIRE_AND_FORGET:
@@ -138,11 +135,11 @@ class Session:
             self._left_topics.discard(message["topic"])
 
     def holds(self, message: dict[str, Any]) -> bool:
-        """Whether the next stream will say ``message`` without anybody keeping it."""
+        """Whether the next stream repeats ``message`` in any case."""
         return not self.plain and (SEQUENCE in message or message["op"] in SUPERSEDED)
 
     def due(self, message: dict[str, Any]) -> bool:
-        """Whether ``message`` is still to be sent on this stream; notes that it is."""
+        """Whether ``message`` is still to be sent on this stream; it counts as sent then."""
         sequence = message.get(SEQUENCE)
         if sequence is None:
             return True
@@ -153,16 +150,16 @@ class Session:
         return True
 
     def up_to_resume(self, keys: Iterable[Any]) -> list[Any]:
-        """Those that were not submitted after the leader was told what this client wants."""
+        """The keys that were not submitted after the last ``ha-resume``."""
         return self.up_to(self._resumed_at, keys)
 
     def up_to(self, sequence: int, keys: Iterable[Any]) -> list[Any]:
-        """Those that were not submitted after the request with this number."""
+        """The keys that were not submitted after this request."""
         later = self.journal.submitted_after(sequence)
         return [key for key in keys if key not in later and key not in self._in_submission]
 
     def heard_of(self, number: int) -> None:
-        """The leader has told of a cancellation, and need not do so again."""
+        """Confirm the notice of a cancellation."""
         self._notices.append(number)
         if self._stream is not None and not self._stream.comm.closed():
             self._stream.send(to_op(Heard((number,))))
@@ -170,7 +167,7 @@ class Session:
     # ---- what is said on a new stream
 
     def hello(self, stream: Any) -> None:
-        """Introduce the session. Without an ``await``, from the loop, as the first thing."""
+        """Begin a new stream. Called from the loop first of all; no ``await``."""
         self._stream = stream
         self._connection += 1
         if self.plain:
@@ -203,12 +200,12 @@ class Session:
         return [topic for topic in self._client._event_handlers if topic not in self._left_topics]
 
     def _subscription(self, topic: str) -> dict[str, Any]:
-        """Subscribe to the topic again, and hear of what happened meanwhile."""
+        """Subscribe to the topic again, and to its events since."""
         message, after = {"op": "subscribe-topic", "topic": topic}, self.topics.after(topic)
         return message if after is None else {**message, "after": after}
 
     def _submit_plainly(self, stream: Any) -> None:
-        """What gathered until it became clear that the scheduler is an unmodified one."""
+        """The scheduler turned out to be an unmodified one: submit what has gathered."""
         self.served_plainly = True
         for entry in self.journal.pending():
             stream.send(_plainly(entry.message))
@@ -235,22 +232,22 @@ class Session:
         self._leave(f"a scheduler of term {term} does not lead any more; {reason}")
 
     def acknowledged(self, **fields: Any) -> None:
-        """The cell has some requests."""
+        """The cell has committed some requests."""
         self.journal.committed(from_op(Committed, fields).sequences)
         self._left.set()
 
     def subscribed(self, **fields: Any) -> None:
-        """A leader tells of the events of a topic from now on."""
+        """A leader sends the events of a topic from now on."""
         message = from_op(Subscribed, fields)
         self.topics.subscribed(message.topic, message.after)
 
     def forget(self) -> None:
-        """Nothing that was asked for is meant any more, or it needs no journal."""
+        """All requests are void, or need no journal."""
         self.journal.forget()
         self._left.set()
 
     async def settled(self) -> None:
-        """Wait until the cell has all that was asked for and outlives this client."""
+        """Wait until the cell has all requests that outlive this client."""
         last = self.journal.last_lasting
         while self.journal.floor < last:
             self._left.clear()
@@ -264,7 +261,6 @@ class Session:
             self._stream.abort()
 
     def lost(self) -> None:
-        """The stream is gone."""
         if not self._answered and not self.follower.fence.term:
             self._unwelcomed += 1
             self.plain = self._unwelcomed >= UNWELCOMED_MAX
@@ -280,7 +276,7 @@ def _plainly(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(message: dict[str, Any]) -> int:
-    """What a request holds in memory: the serialised frames of a graph, or else its keys."""
+    """The memory of a request: the serialised frames of a graph, or else its keys."""
     if message["op"] != GRAPH:
         return sum(len(str(key)) for key in message["keys"])
     frames = getattr(message.get("expr_ser"), "frames", None) or ()

@@ -1,16 +1,16 @@
-"""The link of a worker to whoever leads: join, notice the loss, join again.
+"""A worker's link to the leader: join, notice the loss, join again.
 
 Guarantees, and the order that keeps them:
 
-- Nothing is told twice and nothing is lost. What was unsent when a stream broke is dropped, since
-  the snapshot of the next registration says it; from the snapshot on, without an ``await`` between,
+- Nothing is told twice and nothing is lost. A broken stream's unsent messages are dropped: the
+  snapshot of the next registration covers them. From the snapshot on, without an ``await``,
   everything is buffered for the new stream and sent when that starts.
-- Events that are logged while nobody leads are said on the next stream. Those that were under way
-  when the leader died are lost: no snapshot has them.
+- Events logged while nobody leads are sent on the next stream. Those on their way when the leader
+  died are lost: no snapshot has them.
 - A leader of an older term than the highest seen is not obeyed (``comm/follower.py``): its stream
-  is aborted and the rest of a batch already read is not handled.
-- The worker does not end because a leader did. It ends on a "close" from the leader, or when no
-  leader took it for ``ha-scheduler.worker.rejoin-timeout``.
+  is aborted, and the rest of a batch already read is ignored.
+- The loss of a leader never ends the worker. A "close" from the leader does, or
+  ``ha-scheduler.worker.rejoin-timeout`` without one that takes it.
 
 Everything here runs on the worker's event loop.
 """
@@ -61,7 +61,7 @@ LOG_EVENT = "log-event"
 
 
 class Phase(Enum):
-    """What becomes of a message for the scheduler."""
+    """What becomes of a message to the leader."""
 
     DOWN = auto()  # dropped: the next snapshot says it
     BUFFERING = auto()  # kept: the snapshot is taken, the stream does not run yet
@@ -116,7 +116,7 @@ class SchedulerLink:
                 await backoff.pause(self.follower.news)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the leader something, in the way of the phase."""
+        """Send, buffer or drop the message, by the phase."""
         stream = self._worker.batched_stream
         if message["op"] == LOG_EVENT and self.phase is not Phase.UP:
             self._events.append(message)
@@ -124,9 +124,9 @@ class SchedulerLink:
             stream.send(message)
 
     async def metrics(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The metrics and what the extensions have to say, always taken together.
+        """The metrics and those of the extensions, always taken together.
 
-        Metrics without the extensions make the next ones fail for ever (spans.py:662).
+        Metrics without the extensions' make the next ones fail for ever (spans.py:662).
         """
         async with self._metrics_lock:
             metrics = await self._worker.get_metrics()
@@ -138,14 +138,14 @@ class SchedulerLink:
         return metrics, extensions
 
     def abandon(self, reason: str) -> None:
-        """Leave the current leader, if any, and join the leader."""
+        """Leave the current leader, if any, and join again."""
         logger.info("Leaving the scheduler of term %d: %s", self.follower.fence.joined, reason)
         self._drop()
         if self._worker.status in WORKER_ANY_RUNNING:  # else ``join`` goes on by itself
             self._rejoin()
 
     async def stop(self) -> None:
-        """Rejoin no more; the stream, if there is one, stays for the goodbye."""
+        """Rejoin no more; an open stream stays for the goodbye."""
         task, self._rejoining = self._rejoining, None
         if task is asyncio.current_task():
             task = None
@@ -170,7 +170,7 @@ class SchedulerLink:
     # ---- the stream
 
     async def follow(self, comm: Any) -> None:
-        """Handle what the leader sends until the stream ends, then see to it that there is one."""
+        """Handle the leader's messages until the stream ends, then rejoin."""
         try:
             await self._handle(comm)
         except CommClosedError:
@@ -186,7 +186,7 @@ class SchedulerLink:
             self._rejoin()
 
     async def _handle(self, comm: Any) -> None:
-        """core.py:861 ``Server.handle_stream``, which asks before each message who leads."""
+        """core.py:861 ``Server.handle_stream``, which checks the leader before each message."""
         handlers = self._worker.stream_handlers
         while True:
             messages = await comm.read()
@@ -247,7 +247,7 @@ class SchedulerLink:
             logger.info("Looking for the leader of %s: %s", scheduler.address, why(error))
 
     async def _join_once(self) -> None:
-        """Join once. No ``await`` between: who took the worker in cannot be left unnoticed."""
+        """Join, with no ``await`` between: a registration is never left unnoticed."""
         await self._established(await self._register())
 
     async def _register(self) -> Registered:
@@ -303,7 +303,7 @@ class SchedulerLink:
         await comm.write(message, serializers=["msgpack"])
 
     async def _established(self, accepted: Registered) -> None:
-        """The leader took the worker: start the stream, then whatever else goes with it."""
+        """The leader took the worker: start the stream."""
         worker, comm = self._worker, self._comm
         if accepted.warning:
             logger.warning(accepted.warning)

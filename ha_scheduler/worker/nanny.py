@@ -1,13 +1,12 @@
-"""The Nanny that starts workers which follow the leader, and does not depend on one itself.
+"""The Nanny that starts workers which follow the leader, and needs none itself.
 
-Guarantee: the worker process is restarted when it dies, whether or not there is a leader at that
-time; and the Nanny ends only with its worker's consent. A Nanny has no standing connection, so that
-is a matter of three moments: its own start, the death of the worker, and the last word of its
-registration, which a lost leader does not hear.
+Guarantee: a dead worker process is restarted, leader or not; the Nanny ends only with its worker's
+consent. It has no standing connection, so only three moments matter: its start, the death of the
+worker, and the last message of its registration, which a lost leader does not hear.
 
-A plugin that it has is not installed again when the registration is repeated on the next leader:
-one that restarts the worker would do so twice. Calls to add plugins are handled one by one, so a
-repeated one waits until it is known what came of the first.
+A plugin that it has is not installed again when the registration is repeated: one that restarts the
+worker would do so twice. Calls to add plugins are handled one by one, so a repeated one waits for
+the outcome of the first.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ UNREGISTER_S_MAX = 2.0  # a courtesy: the leader finds out by itself, and the wo
 
 
 class RegistrationComm:
-    """The comm of a Nanny's registration, on which nobody may be left for the last word.
+    """The comm of a Nanny's registration, whose last message may have no receiver.
 
-    The leader may be lost while the worker starts. The worker finds the next one by itself; that
-    the Nanny's "ok" arrives nowhere must not end them both (nanny.py:365).
+    The leader may be lost while the worker starts. The worker finds the next one; the Nanny's lost
+    "ok" must not end both (nanny.py:365).
     """
 
     def __init__(self, comm: Any) -> None:
@@ -46,7 +45,6 @@ class RegistrationComm:
         return getattr(self._comm, name)
 
     async def write(self, message: Any, **kwargs: Any) -> Any:
-        """Write, unless it is the last word and nobody is there."""
         try:
             return await self._comm.write(message, **kwargs)
         except CommClosedError:
@@ -81,10 +79,9 @@ class Nanny(distributed.Nanny):
             logger.debug("%r follows the leader by the preload", self.Worker)
 
     def _registering(self, connect: Callable[..., Any]) -> Callable[..., Any]:
-        """``connect`` for the registration, which is the Nanny's first connection (nanny.py:341).
+        """``connect`` for the registration, the Nanny's first connection (nanny.py:341).
 
-        Done to the pool and not in ``start_unsafe``, because a plain Nanny that is upgraded is
-        already in there.
+        On the pool and not in ``start_unsafe``, which a plain Nanny is in when it is upgraded.
         """
 
         async def connect_to_register(address: str, timeout: float | None = None) -> Any:
@@ -121,7 +118,7 @@ class Nanny(distributed.Nanny):
 
 
 def upgrade(nanny: Any) -> None:
-    """Make ``nanny``, whose worker has not been started yet, one for workers of a cell."""
+    """Make ``nanny``, whose worker has not started yet, one for workers of a cell."""
     if isinstance(nanny, Nanny):
         return
     kind = type(nanny)

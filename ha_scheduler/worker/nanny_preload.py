@@ -1,9 +1,8 @@
 """Preload for the Nanny of ``dask worker``: its workers follow the leader of the cell.
 
-``dask worker --preload-nanny ha_scheduler.worker.nanny_preload tls://vip:8786``, or by
-configuration ``distributed.nanny.preload`` where the Nanny is made by Python code: the command line
-of distributed 2026.8 always gives it a list of its own, empty without the option, and then does not
-read the configuration.
+``dask worker --preload-nanny ha_scheduler.worker.nanny_preload tls://vip:8786``. The configuration
+``distributed.nanny.preload`` works only where Python code makes the Nanny: the command line of
+distributed 2026.8 always passes a list of its own.
 """
 
 from __future__ import annotations

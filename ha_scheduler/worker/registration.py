@@ -1,8 +1,8 @@
-"""The message with which a worker joins a leader, and what the leader's answer means.
+"""A worker's registration with a leader, and the leader's answer.
 
-Guarantee: an answer is taken only from a leader whose term is at least the highest one the worker
-has seen. Anything else is one of three exceptions, which say what to do: look for the leader again,
-ask again later, or (first registration only) give up.
+Guarantee: only a leader whose term is at least the highest one seen is accepted. Any other answer
+is one of three exceptions: look for the leader again, retry later, or (first registration only)
+give up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ha_scheduler.protocol.worker import STALE, Joining, RegisterWorker, Report
 
 
 class StaleLeader(OSError):
-    """Remote: it leads no longer, or does not know yet that it does not."""
+    """Remote: it leads no longer, perhaps without knowing."""
 
 
 class RegistrationRefused(Exception):
@@ -30,13 +30,11 @@ class RegistrationRefused(Exception):
 
 
 class PlainScheduler(Exception):
-    """Remote: not an engine of a cell but an unmodified scheduler."""
+    """Remote: an unmodified scheduler, not an engine of a cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """The leader took the worker in."""
-
     time: float
     plugins: Mapping[str, bytes]
     view: View | None  # None for a plain scheduler
@@ -70,10 +68,10 @@ def upstream_message(worker: Any, metrics: Mapping[str, Any], extra: Any) -> dic
 def message(
     upstream: Mapping[str, Any], *, term: int, report: Report, plugins: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The HA registration.
+    """The registration of a worker that follows leaders.
 
-    Until a leader of a cell has ever answered, a reply is asked for: a scheduler that does not know
-    the operation then answers None at once (core.py:829) instead of nothing at all.
+    Before any leader has answered it asks for a reply: a scheduler that does not know the operation
+    then answers None at once (core.py:829), and nothing otherwise.
     """
     address, server_id, nanny = (upstream[name] for name in ("address", "server_id", "nanny"))
     joining = Joining(term, report, dict(plugins))
@@ -82,7 +80,7 @@ def message(
 
 
 def understand(reply: Any, term_seen: int) -> Registered:
-    """What the answer says.
+    """Read the answer.
 
     Raises ``StaleLeader``, ``RegistrationRefused``, ``PlainScheduler`` or ``MalformedMessage``.
     """

@@ -1,20 +1,17 @@
-"""What a worker tells a leader that it joins: everything it holds and everything it runs.
+"""A worker's report to a leader that it joins: everything it holds and runs.
 
-Guarantee: a report is one consistent instant of the worker's state machine, because it is taken
-without an ``await``. It never touches the values in ``state.data``: reading one would bring spilled
-data back into memory.
+Guarantee: a report is one instant of the worker's state machine, taken without an ``await``. It
+never reads values of ``state.data``, which would unspill them.
 
-A task that the worker was told to compute and has not finished is "running", in whatever state it
-waits. Cancelled tasks are left out: no leader wants them. A resumed one counts, with what it was
-resumed for. If that is to compute it, it is as any other. If it is to fetch its result from another
-worker, its computation still goes on under its old run id, but no leader counts on it, and its end
-will be told as that of a transfer: it is ``FETCHING``, and a leader that does want it computed says
-so again. An erred task comes with its error, which no leader may have written down yet; one that
-failed to arrive here from another worker has not erred. A result comes with the metadata that its
-task left (``get_task_metadata``).
+An unfinished task that the worker was told to compute is "running", in whatever state. Cancelled
+tasks are left out. A task that was resumed to be computed is as any other. One that was resumed to
+fetch its result still runs under its old run id, but no leader counts on it and its end will be
+reported as that of a transfer: it is ``FETCHING``, and a leader that wants it computed says so
+again. An erred task comes with its error, which no leader may have recorded; a failed transfer is
+no error. A result comes with its task's metadata (``get_task_metadata``).
 
-Results and errors come with the id of their run, or -1 for what was fetched from another worker or
-scattered. ``heard`` and ``fetched``, in the registration, say how new that is (see ``runs.py``).
+Results and errors have the id of their run, or -1 if fetched or scattered. ``heard`` and
+``fetched`` of the registration date those (``runs.py``).
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-runni
 
 
 def snapshot(state: Any, **rest: Any) -> Report:
-    """The report of a ``distributed.worker_state_machine.WorkerState``, with the ``rest`` of it."""
+    """The report of a ``WorkerState``, with the ``rest`` of its fields."""
     memory: list[tuple[Any, int, str, int]] = []
     running: list[tuple[Any, int, str]] = []
     erred: list[tuple[Any, bytes, int]] = []
@@ -68,9 +65,9 @@ def snapshot(state: Any, **rest: Any) -> Report:
 
 
 def shuffle_runs(worker: Any) -> tuple[tuple[str, int, bool], ...]:
-    """The runs of P2P shuffles that the worker has, and those that it was told to end.
+    """The P2P shuffle runs of the worker, and those that it was told to end.
 
-    Each is the id of the shuffle, that of the run, and whether it goes on.
+    Each is (id of the shuffle, id of the run, whether it goes on).
     """
     plugin = worker.plugins.get("shuffle")
     if plugin is None:
@@ -84,7 +81,7 @@ def shuffle_runs(worker: Any) -> tuple[tuple[str, int, bool], ...]:
 
 
 def _metadata(task: Any) -> bytes | None:
-    """What the task left besides its result, or None if it is too large or cannot be pickled."""
+    """The task's metadata, or None if too large or not picklable."""
     try:
         data = bytes(dumps(task.metadata))
     except Exception:
@@ -94,7 +91,7 @@ def _metadata(task: Any) -> bytes | None:
 
 
 def _error(task: Any) -> bytes | None:
-    """What the task failed with, or None if it is too large to tell."""
+    """The task's error, or None if too large."""
     error = {
         # Wrapped, and pickled already (core.py:1616)
         "exception": getattr(task.exception, "data", None),

@@ -1,14 +1,13 @@
-"""Of which run what a worker has stems, and how far the worker has heard its leader.
+"""Run ids of a worker's tasks, and the highest id that a leader has named.
 
-Guarantee: the run id of a task that is over is that under which its execution began, which is what
-the worker tells a leader as well. Upstream keeps the latest that it was told (2827 of
-worker_state_machine.py): a task that was cancelled and asked for again while it executed, perhaps
-with another function, would come as the result of the later run.
+Guarantee: the run id of a finished task is that under which its execution began, as the worker
+reports it. Upstream keeps the latest that it was told (2827 of worker_state_machine.py): a task
+that was cancelled and submitted again while it executed, perhaps as another function, would return
+as the later run.
 
-``heard`` rises with what comes on the leader's stream, in its order. So all that the leader had
-freed before has been freed when it rises: what the worker still has, it has by a later word. But
-what a leader lets go it frees when that has committed, and it names runs meanwhile. So what was
-fetched is only as new as what was heard when it came.
+``heard`` follows the leader's stream in order: everything that the leader freed before an id is
+freed here when ``heard`` reaches it. A release, though, frees only when it has committed, and run
+ids are named meanwhile. So a fetched result is dated by ``heard`` at the time of its arrival.
 """
 
 from __future__ import annotations
@@ -27,18 +26,16 @@ from distributed.worker_state_machine import (
 
 
 class RunTracker:
-    """Watches the stimuli of a worker."""
-
     def __init__(self) -> None:
         self.heard = RUN_ID_SENTINEL  # the highest id that a leader has named
         self._fetched: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by task: heard by then
 
     def hear(self, run: int) -> None:
-        """A leader has named an id."""
+        """A leader names an id."""
         self.heard = max(self.heard, run)
 
     def watch(self, state: Any, stimulus: Any) -> None:
-        """To be called before the ``WorkerState`` handles the stimulus."""
+        """Call it before the ``WorkerState`` handles the stimulus."""
         if isinstance(stimulus, ComputeTaskEvent):
             self.hear(stimulus.run_id)
         elif isinstance(stimulus, ExecuteSuccessEvent | ExecuteFailureEvent):
@@ -51,5 +48,5 @@ class RunTracker:
                 self._fetched.pop(ts, None)
 
     def fetched(self) -> dict[Any, int]:
-        """What the worker has from other workers, and what it had heard when that came."""
+        """By fetched key, ``heard`` when it arrived."""
         return {ts.key: run for ts, run in self._fetched.items() if ts.state == "memory"}

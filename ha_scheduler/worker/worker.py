@@ -1,14 +1,12 @@
 """The Worker that follows the leader: ``distributed.Worker`` with another link to the scheduler.
 
-Guarantee: everything but that link is upstream's. Data, running tasks, threads and the address of
-the worker outlive any number of leaders, because no path from the loss of a leader leads to
-``close`` (``ha_scheduler.worker.link`` says which do).
+Guarantee: all but that link is upstream's. Data, running tasks, threads and the worker's address
+outlive any number of leaders: the loss of a leader never leads to ``close`` (``worker/link.py``).
 
-``upgrade`` makes a worker that has not registered yet follow too, whatever its class: a subclass of
-the user's gets ours before ``distributed.Worker`` in its order of bases. ``Worker`` derives from
-``distributed.Worker`` itself rather than being a mix-in, because Python exchanges the class of an
-object only within one line of layouts. Its name stays "Worker", which distributed uses in paths,
-ids and configuration keys.
+``upgrade`` makes an unregistered worker of any class follow too: ours comes before
+``distributed.Worker`` in its order of bases. ``Worker`` derives from ``distributed.Worker`` instead
+of being a mix-in, because Python exchanges an object's class only between compatible layouts. The
+name stays "Worker", which distributed uses in paths, ids and configuration keys.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ class Worker(distributed.Worker):
         self._setup_following()
 
     def _setup_following(self) -> None:
-        """Point at the overrides whatever was bound to upstream's methods in ``__init__``."""
+        """Rebind what upstream's ``__init__`` bound to its own methods."""
         self._ha = SchedulerLink(self, self)
         self.runs = RunTracker()
         self.plugin_digests = {}
@@ -73,7 +71,7 @@ class Worker(distributed.Worker):
 
     @property
     def link(self) -> SchedulerLink:
-        """The link to whoever leads, once ``__init__`` is over."""
+        """The link to the leader, once ``__init__`` is over."""
         assert self._ha is not None
         return self._ha
 
@@ -150,11 +148,11 @@ class Worker(distributed.Worker):
     async def plugin_add(
         self, plugin: Any, name: str | None = None, catch_errors: bool = True
     ) -> Any:
-        """As upstream's; but what was set up is not set up again.
+        """As upstream's, idempotent.
 
-        A registration that is repeated at the next leader, or a leader that comes while a plugin is
-        still being set up, asks for it once more. Such a call waits until it is known what came of
-        the first. What failed is tried again when somebody asks for it, to tell them the error.
+        A repeated registration, or a new leader, may ask for a plugin while it is still being set
+        up: such a call waits for the first one's outcome. A failed plugin is tried again, to report
+        the error.
         """
         digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None
         if name is None or digest is None:
@@ -217,19 +215,18 @@ class Worker(distributed.Worker):
         return client
 
     def run_named(self, **fields: Any) -> None:
-        """The leader names the id of a run."""
+        """The leader names a run id."""
         self.runs.hear(from_op(RunNamed, fields).run)
 
     # ---- what the link asks of the worker
 
     def registered(self) -> None:
-        """The leader took the worker. The first time it becomes a running one."""
+        """A leader took the worker; the first one makes it a running one."""
         if self.status not in WORKER_ANY_RUNNING:
             self.status = Status.running
 
     async def add_missing_plugins(self, plugins: Mapping[str, bytes]) -> None:
-        """Install what the worker lacks. Adding one again would first tear it down, and with it
-        every shuffle that runs (worker.py:1771)."""
+        """Install the missing ones. Adding one again would tear it down first (worker.py:1771)."""
         missing = {
             name: plugin
             for name, plugin in plugins.items()
