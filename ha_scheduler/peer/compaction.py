@@ -1,11 +1,11 @@
-"""How much of the log is kept. Pure: what was appended goes in, an index to compact to comes out.
+"""How much of the log is kept. Pure: appended entries in, an index to compact to out.
 
-Guarantee: never past what is applied, and, below the hard limits, never past what a live follower
-or the own engine still has to read: bringing those up by a snapshot costs more than the disk.
-Above a hard limit the log is cut anyway, because a full disk stops this peer altogether. The limit
-on bytes follows the room that there was at the start: the log may take half of it at most.
+Guarantee: never past what is applied; below the hard limits never past what a live follower or the
+own engine still has to read, since a snapshot would cost more than the disk. Above a hard limit the
+log is cut anyway: a full disk stops this peer. The byte limit follows the room at the start: the
+log may take half of it.
 
-The store deletes what was chosen a few rows at a time; here it counts as gone.
+The store deletes chosen entries a few rows at a time; here they count as gone.
 """
 
 from __future__ import annotations
@@ -50,16 +50,15 @@ class Compaction:
 
     @property
     def entries(self) -> int:
-        """How many are kept."""
         return self._entries
 
     @property
     def size(self) -> int:
-        """Their bytes; of those of an earlier run, what they take on the disk."""
+        """Bytes; of an earlier run's entries, what they take on the disk."""
         return self._bytes
 
     def appended(self, entries: Sequence[Entry]) -> None:
-        """These were written, replacing whatever stood at or after the first of them."""
+        """These were written, and replace everything from the first of them on."""
         if not entries:
             return
         self._truncate(entries[0].index)
@@ -102,7 +101,7 @@ class Compaction:
         return chosen
 
     def _load(self, first: int, last: int, size: int) -> None:
-        """What an earlier run left behind: of the bytes only the sum is known."""
+        """Entries of an earlier run: of their bytes only the sum is known."""
         count = last - first + 1
         step = max(BUCKET_ENTRIES, -(-count // OLD_BUCKETS_MAX))
         for start in range(first, last + 1, step):

@@ -1,11 +1,11 @@
-"""Control: the operator's requests to one peer, as messages in and messages out.
+"""Control: an operator's requests to one peer.
 
-Guarantee: each request gets exactly one answer, its own or ``Declined``; a transfer is answered
-when it is over, so that ``Transferred`` means that another peer leads. A wish to join or to remove
-is answered when the leader has taken it on: its end is in the status.
+Guarantee: each request gets exactly one answer, its own or ``Declined``. A transfer is answered
+when it is over: ``Transferred`` means that another peer leads. A join or removal is answered when
+the leader has taken it on; its end is in the status.
 
-Anybody with a certificate of the cell may ask for the status and for a transfer. To change who
-belongs to the cell takes a peer's certificate, and to join as peer c takes that of peer c.
+Any certificate of the cell may ask for the status and for a transfer. A change of the membership
+takes a peer's certificate, and joining as peer c that of peer c.
 """
 
 from __future__ import annotations
@@ -60,20 +60,15 @@ class Controlled(Protocol):
 
     def transfer(self, to: str | None) -> str | None:
         """Begin a transfer; the reason why not, or None."""
-        ...
 
     def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
         """Let a new disk in; a refusal, or None."""
-        ...
 
     def remove(self, name: str) -> Declined | None:
         """Begin to remove a peer; a refusal, or None."""
-        ...
 
 
 class Control:
-    """Answers control connections."""
-
     def __init__(self, daemon: Controlled) -> None:
         self._daemon = daemon
 
@@ -140,7 +135,7 @@ class Control:
 
 
 def _not_peer(shown: ssl.SSLObject | None, name: str | None) -> str:
-    """Why the caller may not do what takes the certificate of peer ``name``, or of any peer."""
+    """Why the caller lacks the certificate of peer ``name``, or of any peer."""
     if shown is None:
         return ""  # plaintext on loopback, as the operator asked for
     try:

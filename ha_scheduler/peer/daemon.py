@@ -1,12 +1,12 @@
 """The process of one peer: what it opens, in which order, and how it ends.
 
-Guarantee: nothing is changed on disk and nothing is started before the peer port is bound and the
-store is open and known to be this peer's; an error until then propagates to the caller. After that
-``run`` returns an exit status: 0 when asked to stop, 1 when this peer must not go on (its disk
-failed, its log is damaged, a defect). In both cases the engine is dead before ``run`` returns.
+Guarantee: nothing changes on disk and nothing starts before the peer port is bound and the store is
+open and known to be this peer's; until then errors propagate to the caller. After that ``run``
+returns an exit status: 0 when asked to stop, 1 when this peer must not go on (its disk failed, its
+log is damaged, a defect). Either way the engine is dead before ``run`` returns.
 
-SIGTERM and SIGINT: a leader hands over first, so that a planned stop costs the cell one transfer
-and no election; then the process ends. A second signal ends it at once.
+SIGTERM and SIGINT: a leader hands over first, so a planned stop costs the cell one transfer and no
+election; then the process ends. A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -90,8 +90,6 @@ class _Durability:
 
 
 class _Daemon:
-    """Everything that runs on the loop."""
-
     def __init__(
         self,
         settings: PeerSettings,
@@ -161,11 +159,7 @@ class _Daemon:
         )
         self._links = Links(own_id, dialer, self._replica)
         self._sender = SnapshotSender(
-            store,
-            self._links.address,
-            dialer,
-            self._driver.report_snapshot,
-            self._roster.tables_of,
+            store, self._links.address, dialer, self._driver.report_snapshot, self._roster.tables_of
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver)
@@ -235,7 +229,7 @@ class _Daemon:
         await asyncio.Event().wait()  # a witness has none, and goes on
 
     async def _join(self) -> None:
-        """A disk that is no member asks to become one; one that the cell refuses ends the peer."""
+        """A disk that is no member asks to become one; a refusal ends the peer."""
         joining = Joiner(
             self._asker,
             self._roster.own,
@@ -280,7 +274,7 @@ class _Daemon:
                 self._replica.failed.cancel()
 
     async def _hand_over(self) -> None:
-        """Let another peer lead before this one goes, if there is one that can."""
+        """Let another peer lead before this one goes, if one can."""
         replica = self._replica
         if not replica.leading():
             return

@@ -2,20 +2,18 @@
 
 Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says why):
 
-1. A loss of leadership takes effect (the lease is revoked) before any message of it leaves.
+1. A loss of leadership takes effect (the lease is revoked) before any message leaves.
 2. ``messages`` leave at once, and all but large ones before the store is told to write: its thread
-   and this one share an interpreter. ``messages_after_persist`` leave only when the batch is
-   durable, and those of a ``Ready`` that writes nothing wait for the batches before it.
-3. The entries, the hard state and the effect of committed entries go into one batch. Several may be
-   in flight; the store commits them in order, as many as there are in one fsync.
-4. Committed entries are fed to the engine as soon as the core says that they are committed: a
-   majority holds them, whatever this peer's own disk is still doing. Only a write that others
-   wait for goes first.
+   and this one share an interpreter. ``messages_after_persist`` leave when the batch is durable;
+   those of a ``Ready`` that writes nothing wait for the batches before it.
+3. Entries, hard state and the effect of committed entries are one batch. Several may be in flight;
+   the store commits them in order, as many as there are in one fsync.
+4. Committed entries are fed to the engine at once: a majority holds them, whatever the own disk
+   still does. Only a write that others wait for goes first.
 
 Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
-only, so that it hears who leads before it stands for election. All ticks that are due are counted
-*before* a message is taken in; ``lease.py`` rests on that. The clock and the loop's ``call_soon``
-are injected: a simulation drives this very code.
+only, to hear who leads before it stands for election. All due ticks are counted *before* a message
+is taken in; ``lease.py`` rests on that. A simulation injects the clock and ``call_soon``.
 
 Any error of the store, or a contradiction in the log, is final: ``on_fatal``, and the process ends.
 """
@@ -53,8 +51,7 @@ class DriverEvents(Protocol):
     def on_send(self, message: Message) -> None: ...
 
     def on_sent(self) -> None:
-        """No more messages for now: those given to ``on_send`` are to leave."""
-        ...
+        """Messages given to ``on_send`` are to leave now."""
 
     def batch(self, ready: Ready) -> WriteBatch: ...
 
@@ -71,7 +68,7 @@ class DriverEvents(Protocol):
 
 @dataclass(slots=True)
 class _InFlight:
-    """One ``Ready`` between its submission and its durability."""
+    """A ``Ready`` between its submission and its durability."""
 
     ready: Ready
     durable: bool
@@ -149,7 +146,7 @@ class Driver:
         self._schedule()
 
     def _note_leader(self, message: Message) -> None:
-        """Measure how long a leader was silent, from its first message of the term on."""
+        """Measure a leader's silence, from its first message of the term on."""
         if message.source != self.node.leader or message.term != self.node.term:
             return
         now, (term, heard_at) = self._clock(), self._leader_heard
@@ -179,7 +176,6 @@ class Driver:
     # -- time
 
     async def run(self) -> None:
-        """Tick until cancelled."""
         self._ticked_at = self._clock()
         while not self._stopped:
             wait_s = self.wake()
@@ -259,7 +255,7 @@ class Driver:
         self._store.submit(self._events.batch(ready))
 
     def on_durable(self, number: int, error: BaseException | None) -> None:
-        """For the store: batch ``number`` and all before it are durable, or it failed for good."""
+        """For the store: all batches up to ``number`` are durable, or one failed for good."""
         if error is not None:
             self._fail(error)
             return

@@ -1,8 +1,8 @@
-"""The daemon's side of its engine: what it is sent, what it asks for, what it may.
+"""The daemon's side of its engine.
 
 Guarantee: ``EngineSettings`` is the first message of every engine's life, an engine that was not
-activated gets nothing into the log, and the lease of an engine that is gone is never extended
-again. What no engine of this release sends ends the engine, not the daemon.
+activated gets nothing into the log, and the lease of an engine that is gone is never extended. A
+message that no engine of this release sends ends the engine, not the daemon.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class EngineSideEvents(Protocol):
 
 
 class EngineSide:
-    """The engine there is, if there is one."""
+    """The present engine, if any."""
 
     def __init__(
         self,
@@ -72,17 +72,17 @@ class EngineSide:
 
     @property
     def pid(self) -> int:
-        """Its process, or 0."""
+        """Its process id, or 0."""
         return self._engine.pid if self._engine is not None else 0
 
     @property
     def lag_s(self) -> float:
-        """How far behind it is with what it was sent, in seconds; 0.0 without an engine."""
+        """How far it is behind, in seconds; 0.0 without an engine."""
         return self._engine.lag_s if self._engine is not None else 0.0
 
     @property
     def fed(self) -> int | None:
-        """It was sent everything up to here; None without an engine."""
+        """It was sent everything up to this index; None without an engine."""
         return self._feed.cursor if self._feed is not None else None
 
     # -- what the daemon does with it

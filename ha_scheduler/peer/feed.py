@@ -1,17 +1,16 @@
 """The engine as a reader of the committed log.
 
-Guarantee: an engine gets the ledger as it stood at some applied index, then every record committed
-after that index, each once, in the order of the log. Raft's own entries (no-ops, changes of
-membership) are not records and are left out, and so is the book of peers: it is the daemons' own.
+Guarantee: an engine gets the ledger at some applied index, then every later committed record once,
+in log order. Raft's own entries (no-ops, membership changes) and the peer table, which is the
+daemons' own, are left out.
 
-Order: the ledger is read from one consistent view of the store, so that nothing is missing or
-doubled at the seam: ``CaughtUp`` carries the view's index and the next record is the first after
-it. What is live comes from a tail in memory; an engine that fell behind the tail reads the log; one
-that fell behind the log (compaction, or a snapshot that replaced it) cannot be helped in the middle
-and is started afresh.
+Order: the ledger is read from one view of the store, so nothing is missing or doubled at the seam:
+``CaughtUp`` carries the view's index and the next record is the first after it. Live records come
+from a tail in memory; an engine behind the tail reads the log; one behind the log (compaction, or a
+snapshot that replaced it) is started afresh.
 
 Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue. An engine
-that keeps up is sent what commits in the very step in which it commits.
+that keeps up is sent a record in the step in which it commits.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class CommittedTail:
         self._wake()
 
     def durable(self, index: int) -> None:
-        """The store's log now holds everything up to ``index``: the tail may forget it."""
+        """The store's log holds everything up to ``index``: the tail may forget it."""
         self._durable = max(self._durable, index)
         self._trim()
 
@@ -75,14 +74,10 @@ class CommittedTail:
         self._wake()
 
     def holds(self, index: int) -> bool:
-        """Whether the entry is in memory."""
         return bool(self._entries) and self._entries[0].index <= index <= self.last
 
     def after(self, index: int) -> Sequence[Entry]:
-        """Some committed entries right after ``index``; none if there are none.
-
-        Raises ``CompactedError`` when they are gone.
-        """
+        """Some committed entries right after ``index``, if any. Raises ``CompactedError``."""
         if index >= self.last:
             return ()
         first = self._entries[0].index if self._entries else self.last + 1
@@ -98,7 +93,7 @@ class CommittedTail:
         return found
 
     def subscribe(self, reader: Callable[[], None]) -> None:
-        """``reader`` is called whenever there is more."""
+        """Call ``reader`` whenever there is more."""
         self._readers.add(reader)
 
     def unsubscribe(self, reader: Callable[[], None]) -> None:
@@ -165,7 +160,7 @@ class Feed:
             self._tail.unsubscribe(self._on_more)
 
     def _on_more(self) -> None:
-        """Without the turn of the loop that waking ``run`` takes: somebody waits for the commit."""
+        """Without the loop turn that waking ``run`` takes: somebody waits for the commit."""
         takes_more = self._idle and self._engine.alive and self._engine.writable
         if takes_more and self._tail.holds(self.cursor + 1):
             self._send(self._tail.after(self.cursor))
@@ -188,7 +183,7 @@ class Feed:
         self._send_due()
 
     def _send(self, entries: Sequence[Entry]) -> None:
-        """What the engine is to know of these entries, in one write."""
+        """The engine's part of these entries, in one write."""
         batch: list[ToEngine] = []
         for entry in entries:
             if entry.kind is EntryKind.NORMAL and entry.data and not is_peer_named(entry.data):

@@ -1,9 +1,9 @@
-"""What a disk knows of itself beside LMDB: the list that founded its cell, and its own number.
+"""A disk's identity beside LMDB: the list that founded its cell, and its own number.
 
 Guarantee: the file is complete and durable before the store is made, and is never written again. So
-whatever this peer says of itself, to anybody, it says again after every crash.
+this peer says the same of itself after every crash.
 
-The founding list is the cell's identity for ever; ``--peers`` may name the book of today instead.
+The founding list is the cell's identity for ever; ``--peers`` may name the peers of today instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Founding:
 
 
 def load(directory: Path) -> Founding | None:
-    """What is there. Raises ``OperatorError``."""
+    """The file's content, if it exists. Raises ``OperatorError``."""
     try:
         text = (directory / FILE).read_text()
     except (FileNotFoundError, NotADirectoryError):
@@ -62,5 +62,5 @@ def create(directory: Path, cell: Cell, peer_id: int, *, witness: bool) -> Found
 
 
 def draw_number() -> int:
-    """A number that no other disk has, as an id or as the number of a disk."""
+    """A number that no other disk has, for its id or its disk number."""
     return random.SystemRandom().getrandbits(NUMBER_BITS) or 1

@@ -1,11 +1,10 @@
-"""What happened at each change of leader, for people: when, who, and how long each phase took.
+"""The history of leader changes, for people: when, who, and how long each phase took.
 
-Guarantee: the durations of one entry are differences of one host's CLOCK_MONOTONIC, the new
-leader's. Moments of the old leader are never mixed in: its clock means nothing here and it may be
-dead. Zero is the moment at which the new leader noticed that the old one was gone.
+Guarantee: the durations of an entry are differences of the new leader's CLOCK_MONOTONIC, never
+mixed with the old leader's. Zero is the moment at which the new leader noticed the loss.
 
-Entries are kept in memory and passed on to the other peers with their gossip, so that the history
-outlives the leader that wrote it; it is lost when all peers are restarted together.
+Entries are kept in memory and spread by gossip, so they outlive the leader that wrote them; they
+are lost when all peers restart together.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TAIL = 3  # entries passed on in gossip and shown to a watcher
 
 
 class LeaderHistory:
-    """The last ``ENTRIES_MAX`` changes of leader, in the order of their terms."""
+    """The last ``ENTRIES_MAX`` changes of leader, by term."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Failover] = {}
@@ -38,7 +37,7 @@ class LeaderHistory:
         self._trim()
 
     def mark(self, term: int, phase: str, at: float, detail: dict[str, Any] | None = None) -> None:
-        """A phase of our own term was reached at ``at``; the first report of a phase counts."""
+        """A phase of our own term was reached at ``at``; the first report counts."""
         entry, zero = self._entries.get(term), self._zero.get(term)
         if entry is None or zero is None or phase in entry.phases:
             return
@@ -49,7 +48,7 @@ class LeaderHistory:
             entry.details[phase] = detail
 
     def merge(self, entries: Iterable[Failover]) -> None:
-        """Entries of another peer; ours win, a longer report of the same term replaces."""
+        """Entries of another peer; our own win, a longer one of the same term replaces."""
         for entry in entries:
             known = self._entries.get(entry.term)
             if entry.term in self._zero:

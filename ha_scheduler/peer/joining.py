@@ -1,11 +1,11 @@
-"""How a new disk gets into a cell that runs: it learns which cell it is, then asks until it is in.
+"""Joining: a new disk learns which cell it is, then asks until it is a member.
 
-Guarantee: nothing is asked before the disk holds its number and its id, and the wish is repeated
-until the log says that this disk is a member. So whoever dies meanwhile, this peer or the leader,
-the wish is neither lost nor doubled.
+Guarantee: nothing is asked before the disk holds its number and its id, and the request is repeated
+until the log says that the disk is a member. So it is neither lost nor doubled, whoever dies
+meanwhile.
 
-Each question is a connection of its own to the peer port of one of the others, which must show that
-peer's certificate; this peer shows its own, because only peer c may ask for a new disk of peer c.
+Each question has its own connection to another peer's port, which must show that peer's
+certificate; this peer shows its own, since only peer c may ask for a new disk of peer c.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Asker:
 
 
 class Joiner:
-    """Asks to be let in until this disk is a member."""
+    """Asks until this disk is a member."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Joiner:
         self._said = ""
 
     async def run(self) -> None:
-        """Until this disk is a member. Raises ``OperatorError`` when the cell will not have it."""
+        """Until this disk is a member. Raises ``OperatorError`` when the cell refuses it."""
         if self._is_member():
             return
         leader = ""
@@ -133,7 +133,7 @@ class Joiner:
         return sorted(others, key=lambda peer: peer.name != leader)
 
     async def _ask(self, peer: PeerAddress) -> str:
-        """Who leads, as far as ``peer`` says: ``peer`` itself when it has taken the wish."""
+        """The leader as ``peer`` knows it: ``peer`` itself when it has taken the request."""
         try:
             answer = await self._asker.ask(peer, self._cell, self._wish())
         except _FAILURES as error:

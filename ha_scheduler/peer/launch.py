@@ -1,11 +1,11 @@
-"""The first lines of an engine's life: ask the kernel to end it with its daemon, then become it.
+"""The first lines of an engine's life: have the kernel end it with its daemon, then become it.
 
 Guarantee: once the engine's own code runs, the death of the daemon by any cause (``kill -9``
-included) ends the engine with SIGKILL, without any code of ours having to run. A daemon that died
-before the request was made is noticed by the changed parent.
+included) ends the engine by SIGKILL. A daemon that died before the request is noticed by the
+changed parent.
 
-This is a module that runs the engine in its own process, and not a ``preexec_fn``: the daemon has a
-writer thread, and Python code between fork and exec of a threaded process may deadlock.
+A module in the engine's own process and not a ``preexec_fn``: the daemon has a writer thread, and
+Python code between fork and exec of a threaded process may deadlock.
 """
 
 from __future__ import annotations

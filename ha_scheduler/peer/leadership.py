@@ -1,15 +1,14 @@
 """What a peer does when leadership or its engine comes or goes. Pure: events in, effects out.
 
-Guarantee: an engine is activated at most once in its life, and each term activates at most one
-engine. Whoever may have written to a worker in a term is dead before another engine is activated,
-because a second activation needs a second term and that needs an election.
+Guarantee: an engine is activated at most once, and a term activates at most one engine. An engine
+that may have written to a worker is dead before another is activated, because that needs a second
+term, and so an election.
 
-The order at the start of a term: elected → ``OpenTerm`` (the record TermStarted is proposed) → it
-commits → the engine is ready and has been sent everything up to it → ``ActivateEngine``.
+A term begins: elected → ``OpenTerm`` (the record TermStarted is proposed) → it commits → the engine
+is ready and has been sent everything up to it → ``ActivateEngine``.
 
-Who leads without an engine is of no use, so such a leader hands over to a follower whose engine is
-ready. When there is none it keeps the term, waits for its own engine, and, if this term has already
-been used, steps down to get a new one.
+A leader without an engine hands over to a follower whose engine is ready. If there is none it keeps
+the term and waits for its own engine, or steps down to get a new term if this one was used.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class EngineState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What another peer last said about itself; ``heard_at`` is our CLOCK_MONOTONIC."""
+    """Another peer's last report of itself; ``heard_at`` is our CLOCK_MONOTONIC."""
 
     engine_ready: bool
     applied: int
@@ -48,7 +47,7 @@ class OpenTerm:
 
 @dataclass(frozen=True, slots=True)
 class ActivateEngine:
-    """Tell the engine that it leads, after everything up to ``index`` has been sent to it."""
+    """Tell the engine that it leads, after everything up to ``index`` was sent to it."""
 
     term: int
     index: int
@@ -84,8 +83,6 @@ Effect = OpenTerm | ActivateEngine | RevokeLease | KillEngine | Transfer | StepD
 
 
 class Leadership:
-    """The decisions of one peer."""
-
     def __init__(self) -> None:
         self.engine = EngineState.ABSENT
         self.leading = False
@@ -99,7 +96,7 @@ class Leadership:
     # -- events
 
     def role_changed(self, now: float, leading: bool, term: int) -> list[Effect]:
-        """The core's role or term is another than before."""
+        """The core's state or term has changed."""
         if (leading, term) == (self.leading, self.term):
             return []
         effects = self._lost() if self.leading else []
@@ -150,7 +147,7 @@ class Leadership:
     def transfer_requested(
         self, now: float, others: Mapping[int, Other], to: int | None
     ) -> list[Effect]:
-        """An operator or a shutdown asks us to hand over. Empty: there is nobody to take it."""
+        """An operator or a shutdown asks us to hand over. Empty: nobody can take it."""
         if not self.leading:
             return []
         return self._hand_over(now, others, only=to)

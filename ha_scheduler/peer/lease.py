@@ -1,19 +1,19 @@
-"""Until when leadership is certain: what the answers of the followers prove. Pure.
+"""The leader lease: until when leadership is certain, by the followers' answers. Pure.
 
 Guarantee: ``certain_until`` lies before the earliest moment at which another peer can be elected.
 
-A follower that hears from its leader refuses other candidates for ``election_ticks``. The leader's
-messages carry the leader's tick and the answers echo it, so an answer proves contact at the moment
-the *question* left, however long the network held either. The quorum's newest common moment of
-contact, plus the election timeout less a margin, is the end of the lease.
+A follower that hears its leader refuses other candidates for ``election_ticks``. Messages carry the
+leader's tick and answers echo it, so an answer proves contact at the moment its *question* left,
+however long the network held either. The quorum's newest common moment of contact, plus the
+election timeout less a margin, is the end of the lease.
 
 The margin covers the phase between two peers' ticks (one) and the drift of their clocks. The
-follower's side of the promise is in ``driver.py``: it brings its clock up to date before it takes
-in a message, so ticks that were due before the message are not counted after it.
+follower's side is in ``driver.py``: it counts due ticks before it takes in a message, so none of
+them is counted after it.
 
-A leader that has told another to campaign at once (``TIMEOUT_NOW``) has given its certainty away:
-that message may arrive at any time. It comes back when that peer answers a message sent in a later
-tick, because from then on the peer takes the wish for an old one.
+A leader that told another peer to campaign (``TIMEOUT_NOW``) has no certainty: that message may
+arrive at any time. It has it again when that peer answers a message of a later tick, from which on
+the peer ignores the old order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LeaderLease:
         return bool(self._given_away)
 
     def begin(self, term: int) -> None:
-        """We lead in ``term``; nothing of an earlier term proves anything."""
+        """We lead in ``term``; earlier contact proves nothing."""
         self.term = term
         self._heard.clear()
         self._sent_at.clear()
@@ -61,7 +61,7 @@ class LeaderLease:
                 del self._sent_at[next(iter(self._sent_at))]
 
     def answered(self, message: Message) -> bool:
-        """A message has come in; whether it proves newer contact."""
+        """A message came in; whether it proves newer contact."""
         if message.kind not in _ANSWERS or message.term != self.term:
             return False
         if message.tick > self._given_away.get(message.source, message.tick):
@@ -73,7 +73,7 @@ class LeaderLease:
         return True
 
     def certain_until(self, voters: Iterable[int], now: float) -> float:
-        """The end of the lease (CLOCK_MONOTONIC); 0.0 when there is no certainty."""
+        """The end of the lease (CLOCK_MONOTONIC); 0.0 without certainty."""
         if self.closed:
             return 0.0
         newest = sorted(

@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """TLS of this daemon; both None on loopback when the operator asked for plaintext."""
+    """TLS of this daemon; both None in plaintext on loopback, if the operator asked for it."""
 
     server: ssl.SSLContext | None
     client: ssl.SSLContext | None
@@ -144,19 +144,13 @@ class LinkEvents(Protocol):
 
     def admits(self, caller: PeerNamed) -> bool:
         """Whether the caller may still act as a peer of the cell."""
-        ...
 
 
 class PeerStream:
     """A one-way stream to one peer: a bounded queue, and a connection that is dialled again."""
 
     def __init__(
-        self,
-        peer: int,
-        to: PeerAddress,
-        purpose: Purpose,
-        dialer: Dialer,
-        events: LinkEvents,
+        self, peer: int, to: PeerAddress, purpose: Purpose, dialer: Dialer, events: LinkEvents
     ) -> None:
         self.connected = False
         self.to = to
@@ -173,9 +167,9 @@ class PeerStream:
         self._nudge = asyncio.Event()
 
     def put(self, message: Message | Gossip, size: int = 0, *, lingers: bool = False) -> bool:
-        """Queue one message for ``flush``, which encodes it; false when it was dropped.
+        """Queue a message for ``flush``; false when it was dropped.
 
-        ``lingers``: it may wait a moment for another frame to go with. Order is kept.
+        ``lingers``: it may wait a moment to go with another frame. Order is kept.
         """
         full = len(self._queue) >= CONTROL_FRAMES_MAX or (
             self._queued_bytes + size > BULK_BYTES_MAX and bool(self._queue)
@@ -192,7 +186,7 @@ class PeerStream:
         return True
 
     def flush(self) -> None:
-        """What may not linger leaves at once; if it is much, or the connection is behind, soon."""
+        """What may not linger leaves at once; soon, if it is much or the connection is behind."""
         if not self._urgent:
             return
         self._urgent = False
@@ -208,7 +202,7 @@ class PeerStream:
         self.flush()
 
     def nudge(self) -> None:
-        """The other peer is known to be up: do not wait to dial it."""
+        """The other peer is up: dial it now."""
         self._nudge.set()
 
     async def run(self) -> None:
@@ -264,7 +258,7 @@ class PeerStream:
             await self._some.wait()
 
     def _frames(self) -> bytes:
-        """The next frames: one write, one TLS record and one wake-up of the other peer for all."""
+        """The next frames: one write, one TLS record and one wake-up for all."""
         packed: list[bytes] = []
         total = 0
         while self._queue and total < WRITE_BYTES:
@@ -279,7 +273,7 @@ class PeerStream:
 
 
 class Links:
-    """All streams of this peer, and what comes in on those of the others."""
+    """This peer's streams, and what comes in on those of the others."""
 
     def __init__(self, own_id: int, dialer: Dialer, events: LinkEvents) -> None:
         self._own_id = own_id
@@ -293,12 +287,12 @@ class Links:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def update(self, members: Mapping[int, PeerAddress]) -> None:
-        """These take part now, and there they are; the own id may be among them."""
+        """The members and their addresses; the own id may be among them."""
         self._members = dict(members)
         self._settle()
 
     def _settle(self) -> None:
-        """Streams to those whom this peer should reach, and to nobody else."""
+        """Keep streams to the peers to be reached, and to nobody else."""
         wanted = {**self._guests, **self._members}
         wanted.pop(self._own_id, None)
         for key, stream in list(self._streams.items()):
@@ -321,10 +315,7 @@ class Links:
             self._ended.set_exception(error)  # a defect: a stream keeps trying for ever
 
     def send(self, message: Message) -> None:
-        """Queue for ``flush``, or drop.
-
-        A dropped append is reported, so that the core probes again.
-        """
+        """Queue for ``flush``, or drop; a dropped append is reported, so that the core probes."""
         bulk = message.kind is MessageKind.APPEND
         stream = self._streams.get((message.to, Purpose.BULK if bulk else Purpose.CONTROL))
         size = sum(len(entry.data) for entry in message.entries)
@@ -333,7 +324,7 @@ class Links:
             self._events.on_unreachable(message.to)
 
     def flush(self) -> None:
-        """What was sent leaves. One that is queued meanwhile needs another ``flush``."""
+        """Queued messages leave; later ones need another ``flush``."""
         for stream in self._streams.values():
             stream.flush()
 
@@ -371,7 +362,7 @@ class Links:
     async def serve(
         self, caller: PeerNamed, purpose: Purpose, reader: asyncio.StreamReader
     ) -> None:
-        """Take in what a peer sends until its stream ends."""
+        """Take in a peer's messages until its stream ends."""
         self._welcome(caller)
         try:
             await self._take_in(caller, purpose, reader)

@@ -1,9 +1,9 @@
-"""The peer port: who calls, may they, and where do they go.
+"""The peer port: who calls, and which service it gets.
 
-Guarantee: nothing a caller sends reaches the core, the ledger or the engine before it has
-introduced itself as one of our cell, and a peer's before its certificate is that of the peer it
-says it is. Before that at most ``INTRODUCTION_BYTES_MAX`` of its bytes are held, for seconds. A
-refusal says why, in words for the operator of the other side.
+Guarantee: nothing of a caller reaches the core, the ledger or the engine before it has introduced
+itself as one of our cell, and nothing of a peer before it has shown that peer's certificate. Until
+then at most ``INTRODUCTION_BYTES_MAX`` are held, for seconds. A refusal gives its reason in words
+for the operator of the other side.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Accepts connections, hears who calls, and hands them to the service of their kind."""
+    """Accepts connections and hands them to the service of their kind."""
 
     def __init__(
         self,

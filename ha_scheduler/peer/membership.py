@@ -1,20 +1,20 @@
-"""How a running cell changes: disks come in as learners, are promoted, and go. Pure.
+"""Membership changes of a running cell: disks join as learners, are promoted, and go. Pure.
 
 Guarantee: no two voters of one peer. A disk votes only after it has caught up, after every earlier
-disk of the same peer was removed, and only where the cell can still commit with who is live. And
-no full peer goes unless another that is live keeps the ledger: witnesses can commit, and have none.
+disk of its peer was removed, and only where the live peers can still commit. A full peer goes only
+if another live one keeps the ledger: witnesses can commit, and have none.
 
-There is nothing to remember: each step follows from what the ledger's book and the membership say,
-so a new leader goes on where the last one stopped. The order, with a commit between any two steps:
+Each step follows from the peer table and the membership, so a new leader goes on where the last one
+stopped. The order, with a commit between any two steps:
 
-    the book names the new disk → ADD_LEARNER → it catches up → the book says that the old disk is
-    gone → REMOVE the old one → ADD_VOTER the new one
+    the peer table names the new disk → ADD_LEARNER → it catches up → the peer table calls the old
+    disk gone → REMOVE the old one → ADD_VOTER the new one
 
-To remove a peer the book says that its disk is gone, and REMOVE follows; a leader that is to go
+To remove a peer the peer table calls its disk gone, and REMOVE follows; a leader that is to go
 hands over first, and its successor goes on.
 
 Caught up (thesis 4.2.1): a round replicates what the log held when the round began. A learner that
-ends a round within ``round_s`` (an election timeout) would hold up commits for no longer than that.
+ends a round within ``round_s`` (an election timeout) would delay commits by no more than that.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from ha_scheduler.raft.membership import ChangeKind
 class Seen:
     """What the leader knows at one moment.
 
-    ``disks``: every disk that the cell knows of, in the order of the log, the founders first;
-    ``recorded``: those of them that have a record. ``said``: how peers that are connected describe
-    themselves. ``live``: those heard of a moment ago, this leader included. ``now`` in seconds;
-    ``date`` the same moment for people.
+    ``disks``: all known disks in log order, the founders first; ``recorded``: those with a record.
+    ``said``: how connected peers describe themselves. ``live``: those heard of a moment ago, this
+    leader included. ``now`` in seconds; ``date`` the same moment for people.
     """
 
     now: float
@@ -71,7 +70,7 @@ class Seen:
         return 2 * len(set(voters) & set(self.live)) > len(voters)
 
     def keeps_ledger_without(self, left: PeerNamed, among: Collection[int]) -> bool:
-        """Whether one of ``among`` that is live keeps a ledger, or ``left`` kept none anyway."""
+        """Whether a live one of ``among`` keeps a ledger, or ``left`` kept none anyway."""
         others = set(among) & set(self.live) - {left.peer}
         return left.witness or any(
             disk.peer in others and not disk.witness and not disk.gone for disk in self.disks
@@ -102,7 +101,7 @@ Effect = NamePeer | ChangeMembership | HandOver
 
 
 class Changes:
-    """The decisions of one leader. Ask it only when all that it asked for before has committed."""
+    """One leader's decisions. Ask only when all its earlier changes have committed."""
 
     def __init__(self, round_s: float) -> None:
         self.waiting = ""  # what the change in progress waits for; empty: nothing is in progress
@@ -112,7 +111,7 @@ class Changes:
     # -- what is to be done next
 
     def step(self, seen: Seen) -> Effect | None:
-        """The next thing to do, or None. ``waiting`` then says why, if there is more to come."""
+        """The next thing to do, or None; ``waiting`` then says what more is to come."""
         self.waiting = ""
         for effect in (
             *self._introductions(seen),
@@ -126,7 +125,7 @@ class Changes:
         return None
 
     def _introductions(self, seen: Seen) -> Iterator[Effect | str]:
-        """A member that takes part is in the book, so that its id can never begin anew."""
+        """Each member that takes part is recorded, so that its id can never begin anew."""
         for peer in sorted(set(seen.said) & set(seen.members)):
             said, known = seen.said[peer], seen.disk(peer)
             if peer not in seen.recorded or (
@@ -185,7 +184,7 @@ class Changes:
             yield ChangeMembership(ChangeKind.ADD_VOTER, newest.peer)
 
     def _former(self, newest: PeerNamed, seen: Seen) -> list[PeerNamed]:
-        """Other disks of the same peer that vote, gone as the book may call them."""
+        """Other disks of the same peer that still vote, even if gone."""
         return [d for d in seen.disks if d.name == newest.name and d.peer in seen.voters]
 
     def _retire(self, disk: PeerNamed, seen: Seen) -> Effect:
@@ -208,8 +207,7 @@ class Changes:
     ) -> NamePeer | Declined | None:
         """``disk`` wants to belong to the cell; None: it does already, or will.
 
-        ``replacing``: whether as the new disk of a peer that there is; None: it does not say, as
-        one that was let in before need not.
+        ``replacing``: as the new disk of an existing peer; None: unsaid, as by one let in before.
         """
         known, former = seen.disk(disk.peer), seen.current(disk.name)
         if known is not None and known.gone:
@@ -279,7 +277,7 @@ class Changes:
         return NamePeer(replace(disk, gone=f"was removed on {seen.date}"))
 
     def _unfinished(self, seen: Seen) -> set[str]:
-        """Peers of whom a disk is still on its way in or out."""
+        """Peers with a disk on its way in or out."""
         on_the_way = set()
         for disk in seen.disks:
             if disk.gone:

@@ -1,11 +1,11 @@
-"""Which disk is this, and may it start with what the operator said?
+"""Which disk this is, and whether it may start as the operator said.
 
-Guarantee: a disk begins as a founder only when it is empty and the operator did not say otherwise,
-and whatever began otherwise never becomes one. A disk with data keeps the id, the cell and the kind
-that it began with, whatever is asked for later.
+Guarantee: only an empty disk begins as a founder, if the operator did not say otherwise; a disk
+that began otherwise never becomes one. A disk with data keeps its id, cell and kind, whatever is
+asked for later.
 
-Order: the file of ``founding.py`` is durable before the store is made. Nothing of a cell is asked
-before, but which cell it is.
+Order: the file of ``founding.py`` is durable before the store is made. Before that a cell is asked
+only which cell it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ha_scheduler.storage.port import OnDurable
 
 
 def found(settings: PeerSettings, learn_cell: Callable[[], Cell]) -> Founding:
-    """What this disk is; an empty one is set up. Raises ``OperatorError`` and ``StorageError``.
+    """This disk's identity; an empty one is set up. Raises ``OperatorError`` and ``StorageError``.
 
     ``learn_cell`` asks the running cell for its founding list.
     """
@@ -120,7 +120,7 @@ def check_format(directory: Path, tables: Tables) -> None:
 
 
 def _check_list(settings: PeerSettings, roster: Roster) -> None:
-    """A member's ``--peers`` names the founders or the peers of today, and where it itself is."""
+    """A member's ``--peers`` names the founders or the peers of today, and its own address."""
     today = Cell(roster.current())
     if not roster.is_own_cell(settings.cell.identity):
         raise OperatorError(

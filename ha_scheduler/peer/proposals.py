@@ -1,14 +1,14 @@
-"""What the active engine wants in the log: in order, bounded, and known again when it commits.
+"""The active engine's proposals: in order, bounded, and recognised when they commit.
 
-Guarantee: records enter the log in the order of their proposal numbers, without a gap. A record the
-core will not take now (a transfer is under way, too much is uncommitted) stays at the head and
-holds back those behind it; none is skipped.
+Guarantee: records enter the log in the order of their proposal numbers, without a gap. A record
+that the core does not take now (a transfer is in progress, too much is uncommitted) stays at the
+head and holds back the rest.
 
 Bounded by not reading: above ``OUTSTANDING_BYTES_MAX`` the engine's channel is paused, so a burst
 of 300 MB waits in the engine, which knows what it may drop.
 
-There are no error replies. When leadership is lost the engine is killed, and the log tells what
-became of what it had proposed.
+There are no error replies: an engine that loses leadership is killed, and the log tells what became
+of its proposals.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from ha_scheduler.ledger.fold import check
-from ha_scheduler.ledger.records import (
-    RECORD_BYTES_MAX,
-    MalformedRecordError,
-    UnknownRecordError,
-)
+from ha_scheduler.ledger.records import RECORD_BYTES_MAX, MalformedRecordError, UnknownRecordError
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 
@@ -63,7 +59,7 @@ class Proposals:
 
     @property
     def relieved(self) -> bool:
-        """Whether reading may go on; lower than ``congested``, so that it does not flutter."""
+        """Whether reading may go on; below ``congested``, so that it does not flutter."""
         return self.outstanding_bytes < OUTSTANDING_BYTES_MAX // 2
 
     def offer(self, number: int, data: bytes) -> None:
@@ -83,7 +79,7 @@ class Proposals:
         self.pump()
 
     def pump(self) -> None:
-        """See to it that the core is given what it takes. Called also when it may take more."""
+        """Give the core what it takes; also called when it may take more."""
         if self._queue and not self._scheduled and not self.closed:
             self._scheduled = True
             self._call_soon(self._give)
@@ -97,7 +93,6 @@ class Proposals:
         return number
 
     def close(self) -> None:
-        """The activation is over."""
         self.closed = True
         self._queue.clear()
 

@@ -1,21 +1,19 @@
-"""The membership of the running cell, between the core, the ledger's book and the links.
+"""Reconfiguration: carries membership changes between the core, the peer table and the links.
 
-Guarantee: a change of the membership is proposed only after all that was proposed before it, in
-this term or an earlier one, has committed and is known, and only by the leader of the term.
-``membership.py`` decides; this is its only interpreter.
+Guarantee: a change is proposed only by the leader of the term, after everything proposed before it,
+in this term or an earlier one, has committed and is known. ``membership.py`` decides; this is its
+only interpreter.
 
 **A disk that may have had a past.** A founder's id follows from its name, so an empty disk might
-stand in for one that was lost, and vote and acknowledge twice under one id. Such a disk is *mute*:
-it takes in no message of the core, and no time passes for it, until
+stand in for a lost one, and vote and acknowledge twice under one id. Such a disk is *mute*: it
+takes in no message of the core, and no time passes for it, until
 
-- a majority of the founding list, itself included, has said that its disk is empty too, which is
-  how a cell begins; or
-- the book, as another peer tells it, holds its id with this very disk: the leader writes that down
-  for every member that calls, before the member has said anything that counts.
+- a majority of the founding list, itself included, has an empty disk too: the cell begins; or
+- another peer's peer table holds its id with this very disk: the leader records each member that
+  calls, before the member has said anything that counts.
 
-The book holding another disk under its id means that this one is an impostor: it is refused.
-What this does not see: a majority of the founders losing their disks at once; a disk that was put
-back as it was some time ago.
+If the peer table holds another disk under its id, this one is an impostor and refused. Undetected:
+a majority of the founders losing their disks at once; a disk restored to an older state.
 """
 
 from __future__ import annotations
@@ -104,7 +102,7 @@ class Reconfiguration:
             self._unmute("a majority of the founders begins with empty disks")
 
     def on_admitted(self, admitted: Sequence[tuple[int, int]]) -> None:
-        """Another peer says which disks its book holds."""
+        """Another peer tells the disks in its peer table."""
         if self.driver.muted and (self.roster.own.peer, self.roster.own.disk) in admitted:
             self._unmute("the cell knows this disk")
 
@@ -112,10 +110,10 @@ class Reconfiguration:
         self.driver.muted = False
         logger.info("this empty disk takes part: %s", why, extra={"action": "disk_admitted"})
 
-    # -- the book
+    # -- the peer table
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
-        """These have committed, in the order of the log."""
+        """These have committed, in log order."""
         self._committed = entries[-1].index
         named = [e for e in entries if e.kind is EntryKind.NORMAL and is_peer_named(e.data)]
         for entry in named:
@@ -153,7 +151,7 @@ class Reconfiguration:
             self._do(self._changes.step(self._seen()))
 
     def _note_term(self) -> None:
-        """In a new term what earlier leaders wrote down comes first, as if we had asked for it."""
+        """In a new term the changes of earlier leaders must commit first, as if they were ours."""
         node = self.driver.node
         term = node.term if node.role is ServerState.LEADER else 0
         if term != self._term:
@@ -180,7 +178,7 @@ class Reconfiguration:
         return None
 
     def _do(self, effect: NamePeer | ChangeMembership | HandOver | None) -> bool:
-        """Whether it was done; what the core will not take now is decided anew at the next tick."""
+        """Whether it was done; otherwise it is decided anew at the next tick."""
         try:
             match effect:
                 case None:
@@ -188,7 +186,7 @@ class Reconfiguration:
                 case NamePeer(record):
                     self._asked = self.driver.propose(records.encode(record))
                     fate = record.gone or "belongs to the cell"
-                    self._log("the book says: %s", f"{self._title(record.peer)} {fate}")
+                    self._log("the peer table says: %s", f"{self._title(record.peer)} {fate}")
                 case ChangeMembership(kind, peer):
                     self._asked = self.driver.propose_membership(MembershipChange(kind, peer))
                     self._log("the membership changes: %s", f"{kind.name} {self._title(peer)}")
@@ -237,7 +235,7 @@ class Reconfiguration:
 
     @property
     def waiting(self) -> str:
-        """What a change in progress waits for, on the leader."""
+        """What the leader's change in progress waits for."""
         return self._changes.waiting if self._term else ""
 
     def leaving(self) -> bool:
@@ -246,7 +244,7 @@ class Reconfiguration:
         return disk is not None and bool(disk.gone)
 
     def member(self, peer: int, **heard: Any) -> Member:
-        """What is known of a member, with what its peer has said (``heard``)."""
+        """A member, with what its peer has said (``heard``)."""
         node = self.driver.node
         disk = self.roster.disk(peer)
         match = next((view.match for view in node.progress() if view.peer == peer), None)

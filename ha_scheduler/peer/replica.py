@@ -2,8 +2,8 @@
 
 Guarantee: the engine's lease is revoked before anything that ends leadership takes effect outside
 this process, and an engine is told to lead only after it was sent every record of earlier terms.
-The decisions are ``leadership.py``'s; this is their only interpreter, and it ends with
-``TypeError`` for an effect it does not know.
+``leadership.py`` decides; this is its only interpreter, and raises ``TypeError`` for an unknown
+effect.
 
 Everything here runs on the daemon's event loop and returns at once.
 """
@@ -64,7 +64,7 @@ class LeftTheCellError(Exception):
 
 
 class Replica:
-    """The events of the core, the engine and the other peers, brought together."""
+    """The events of the core, the engine and the other peers."""
 
     def __init__(
         self, settings: PeerSettings, roster: Roster, store: PeerStore, contact: LeaderLease
@@ -102,11 +102,7 @@ class Replica:
         self._gossiped_at = 0.0
 
     def connect(
-        self,
-        driver: Driver,
-        links: Links,
-        snapshots: SnapshotSender,
-        incoming: SnapshotReceiver,
+        self, driver: Driver, links: Links, snapshots: SnapshotSender, incoming: SnapshotReceiver
     ) -> None:
         """The parts that need this one are there."""
         self.driver, self.links = driver, links
@@ -148,7 +144,7 @@ class Replica:
         self.links.flush()
 
     def batch(self, ready: RaftReady) -> WriteBatch:
-        """What one ``Ready`` writes, and what may be forgotten for it."""
+        """What one ``Ready`` writes, and what may be compacted for it."""
         install = None
         if ready.snapshot is not None:
             self.compaction.restart()
@@ -170,7 +166,7 @@ class Replica:
         )
 
     def on_contact(self) -> None:
-        """A quorum may have been heard of again."""
+        """A quorum may have answered again."""
         if self.leadership.engine is EngineState.ACTIVE:
             self.engine.extend(self.driver.certain_until())
 
@@ -235,7 +231,7 @@ class Replica:
     # -- events of the other peers
 
     def on_gossip(self, peer: int, news: Gossip) -> None:
-        """What another peer says about itself."""
+        """Another peer's report of itself."""
         self._others[peer] = Other(news.ready, news.applied, time.monotonic())
         self.history.merge(news.history)
         self.reconfiguration.on_admitted(news.disks)
@@ -254,7 +250,7 @@ class Replica:
         self.driver.report_unreachable(peer)
 
     def on_connected(self) -> None:
-        """A line came up: what it missed is said again."""
+        """A stream came up: repeat what it missed."""
         self._gossip()
 
     def on_gone(self, reason: str) -> None:
@@ -392,9 +388,9 @@ class Replica:
         self.driver.node.electable = self._fit_to_lead()
 
     def _fit_to_lead(self) -> bool:
-        """Whether our engine could lead at once: it is ready and not busy replaying a large graph.
+        """Whether our engine could lead at once: ready, and not busy with a large graph.
 
-        A peer that could not is still elected when nobody else stands (see ``RawNode.electable``).
+        A peer that could not is still elected when nobody else stands (``RawNode.electable``).
         """
         in_time = self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
         return in_time and not self.reconfiguration.leaving()
@@ -451,7 +447,7 @@ class Replica:
         return other.heard_at if other is not None else 0.0
 
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
-        """The moment at which this peer takes the old leader for gone starts the history."""
+        """The history starts when this peer takes the old leader for gone."""
         if state.role in (ServerState.PRE_CANDIDATE, ServerState.CANDIDATE):
             if before.role is ServerState.FOLLOWER and self._detected is None:
                 self._detected = now

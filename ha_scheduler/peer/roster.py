@@ -1,9 +1,9 @@
-"""Who belongs to the cell, and where: the founding list, and over it what the ledger's book says.
+"""The members of the cell and their addresses: the founding list, overridden by the peer table.
 
-Guarantee: every answer follows from committed records, so two peers that have applied as much give
-the same ones; and a disk that the book calls gone, or another disk under a founder's id, is refused
-with what its operator can do. An id that nobody has heard of is let in when its certificate is that
-of the peer it names: it may be the leader, of whose election this peer has not heard yet.
+Guarantee: every answer follows from committed records, so peers that have applied as much answer
+alike. A disk that is gone, or another disk under a founder's id, is refused with a remedy for its
+operator. An unknown id is let in with the certificate of the peer it names: it may be a leader of
+whose election this peer has not heard.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNKNOWN_DISK = 0  # of a founder that has no record yet
 
 
 class Roster:
-    """The book in memory."""
+    """The peer table in memory."""
 
     def __init__(self, founding: Cell, listed: Cell, own: PeerNamed) -> None:
         """``listed``: what the operator wrote after ``--peers``; it may know newer Dask ports."""
@@ -39,7 +39,7 @@ class Roster:
         self._rows: dict[int, PeerNamed] = {}  # the newest last
 
     def learn(self, record: PeerNamed) -> None:
-        """It was committed."""
+        """The record has committed."""
         self._rows.pop(record.peer, None)
         self._rows[record.peer] = record
 
@@ -51,11 +51,11 @@ class Roster:
 
     @property
     def recorded(self) -> Collection[int]:
-        """Ids that the book knows."""
+        """The ids in the peer table."""
         return self._rows.keys()
 
     def disks(self) -> tuple[PeerNamed, ...]:
-        """Every disk there is or was: founders without a record, then the book."""
+        """Every disk there is or was: founders without a record, then the peer table."""
         unrecorded = [f for peer, f in self._founders.items() if peer not in self._rows]
         return (*unrecorded, *self._rows.values())
 
@@ -68,17 +68,17 @@ class Roster:
         return disk.name if disk is not None else None
 
     def tables_of(self, peer: int) -> Sequence[str]:
-        """What a snapshot for that disk must hold."""
+        """The tables of a snapshot for that disk."""
         disk = self.disk(peer)
         return witness.TABLES if disk is not None and disk.witness else TABLES
 
     def addresses(self, members: Iterable[int]) -> dict[int, PeerAddress]:
-        """Where the members are that anything is known of."""
+        """The addresses of the members that are known."""
         found = {peer: self.disk(peer) for peer in members}
         return {peer: address_of(disk) for peer, disk in found.items() if disk is not None}
 
     def current(self) -> tuple[PeerAddress, ...]:
-        """The peers of today, by name, this one included; of each the newest disk."""
+        """The peers of today, by name, this one included; the newest disk of each."""
         newest = {d.name: d for d in self.disks() if not d.gone}
         newest.setdefault(self.own.name, self.own)
         return tuple(address_of(newest[name]) for name in sorted(newest))
@@ -88,11 +88,11 @@ class Roster:
         return identity in (self.founding.identity, Cell(self.current()).identity)
 
     def admitted(self) -> tuple[tuple[int, int], ...]:
-        """The ids that belong to the cell, and the disk that has each."""
+        """The ids that belong to the cell, each with its disk."""
         return tuple((row.peer, row.disk) for row in self._rows.values() if not row.gone)
 
     def gone(self, peer: int, disk: int, members: Collection[int]) -> str:
-        """Why ``disk`` may not act under the id ``peer``; empty if it may, for all we know."""
+        """Why ``disk`` may not act under the id ``peer``; empty if it may, as far as we know."""
         row = self._rows.get(peer)
         if row is None:
             return ""
@@ -107,25 +107,17 @@ class Roster:
 
 
 def address_of(disk: PeerNamed) -> PeerAddress:
-    """Where the peer with that disk is reached."""
+    """The address of the peer with that disk."""
     return PeerAddress(disk.name, disk.host, disk.peer_port, disk.dask_port)
 
 
 def disk_of(own: PeerNamed) -> Disk:
-    """How a peer describes itself in a hello and in a wish to join."""
-    return Disk(
-        own.peer,
-        own.disk,
-        own.name,
-        own.host,
-        own.peer_port,
-        own.dask_port,
-        own.witness,
-    )
+    """A peer's description of itself in a hello or a join request."""
+    return Disk(own.peer, own.disk, own.name, own.host, own.peer_port, own.dask_port, own.witness)
 
 
 def named(disk: Disk) -> PeerNamed:
-    """The inverse of ``disk_of``: what the book says of who belongs to the cell."""
+    """The inverse of ``disk_of``: the record of a peer that belongs to the cell."""
     return PeerNamed(**asdict(disk), gone="")
 
 

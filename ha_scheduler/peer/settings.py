@@ -3,16 +3,16 @@
 The arithmetic of the times, with the defaults in brackets. One tick is ``tick_ms`` [50 ms].
 
 - A leader sends a heartbeat each ``heartbeat_ticks`` [100 ms].
-- A follower that has heard nothing stands for election after a random time between
-  ``election_ticks`` and twice that [600 to 1200 ms]. The first of two followers does so after
-  800 ms on average; the vote is two messages and one fsync more.
-- A peer whose ``priority`` is lower, or whose engine is not ready, stands one or more times 600 ms
-  later: peers of one kind have tried before those of the next do.
-- A leader that has heard from no majority for ``election_ticks`` steps down [600 ms], and trusts
-  its lease for less than that. So it stops before another can be elected.
-- ``election_ticks`` is at least three heartbeats [it is six]: one lost or late packet, or one slow
-  fsync, must not depose a leader that is well. On a network whose round trip is over 20 ms, or
-  with disks whose fsync takes over 100 ms, raise ``--election-ticks`` in proportion.
+- A follower stands for election after a silence of a random time between ``election_ticks`` and
+  twice that [600 to 1200 ms]. The first of two followers does so after 800 ms on average; the vote
+  is two messages and one fsync more.
+- A peer of lower ``priority``, or without a ready engine, stands one or more times 600 ms later:
+  peers of one kind have tried before those of the next do.
+- A leader that hears no majority for ``election_ticks`` steps down [600 ms], and trusts its lease
+  for less. So it stops before another can be elected.
+- ``election_ticks`` is at least three heartbeats [six]: one lost or late packet, or one slow fsync,
+  must not depose a leader. On a network with a round trip over 20 ms, or with disks whose fsync
+  takes over 100 ms, raise ``--election-ticks`` in proportion.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ PRIORITY_MAX = 2  # that of the core, and the default: no peer stands before ano
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How often peers talk, and how soon silence counts as death. All peers use the same.
+    """How often peers talk, and how soon silence counts as death; the same for all peers.
 
-    Smaller values notice a death sooner, and take a stall of the network or disk for one sooner.
+    Smaller values notice a death sooner, and mistake a stall of network or disk for one sooner.
     """
 
     tick_ms: int = 50
@@ -72,22 +72,21 @@ class Timing:
 
     @property
     def tick_s(self) -> float:
-        """Seconds in one tick."""
         return self.tick_ms / 1000
 
     @property
     def promise_ms(self) -> int:
-        """Milliseconds for which who hears a leader elects no other; its lease relies on them."""
+        """Milliseconds in which whoever heard a leader elects no other; leases rely on it."""
         return self.tick_ms * self.election_ticks
 
     @property
     def election_s(self) -> tuple[float, float]:
-        """The shortest and the longest silence after which a follower stands for election."""
+        """The shortest and the longest silence before a follower stands for election."""
         return self.tick_s * self.election_ticks, self.tick_s * self.election_ticks * 2
 
 
 class Admission(enum.Enum):
-    """Why an empty disk comes into a cell that runs."""
+    """How an empty disk comes into a running cell."""
 
     JOIN = "join"
     REPLACE = "replace"
@@ -97,15 +96,13 @@ class Admission(enum.Enum):
 class PeerSettings:
     """What ``ha_scheduler.peer.daemon.run`` is given.
 
-    ``tls`` is None only when all peers are on loopback and plaintext was asked for. ``host`` is the
-    address to listen at that the operator asked for, if any; see ``listen_host``.
+    ``tls``: None only for plaintext on loopback. ``host``: the address to listen at, if the
+    operator gave one (``listen_host``). ``cell``: the operator's ``--peers``, the founding list or
+    the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
+    peer votes and keeps no ledger.
 
-    ``cell`` is what the operator wrote after ``--peers``: the founding list of the cell, or its
-    peers of today. ``admission``: an empty disk comes into a cell that runs. ``witness``: this peer
-    votes and keeps no ledger.
-
-    ``engine_options`` goes to the engine as it is; its values are strings, numbers, booleans, None
-    and lists of strings. Its keys are those of ``ENGINE_OPTIONS``.
+    ``engine_options`` goes to the engine as it is, with the keys of ``ENGINE_OPTIONS``; values are
+    strings, numbers, booleans, None and lists of strings.
     """
 
     cell: Cell
@@ -147,15 +144,14 @@ class PeerSettings:
 
     @property
     def address(self) -> PeerAddress:
-        """This peer."""
         return self.cell.peer(self.name)
 
     @property
     def listen_host(self) -> str:
-        """Where the peer port and the Dask port listen; empty means all addresses of this host.
+        """Where the peer port and the Dask port listen; empty: all addresses of this host.
 
-        All addresses, because a VIP comes and goes and a host name may resolve to 127.0.1.1 on its
-        own host; TLS guards them. A peer on loopback listens there only.
+        All, because a VIP comes and goes and a host name may resolve to 127.0.1.1 on its own host;
+        TLS guards them. A peer on loopback listens there only.
         """
         if self.host is not None:
             return self.host

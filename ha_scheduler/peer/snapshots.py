@@ -1,20 +1,20 @@
-"""Snapshots: the whole ledger from one peer to another that is too far behind for the log.
+"""Snapshots: the whole ledger, for a peer that is too far behind for the log.
 
-Guarantee: what the receiver installs is, row for row, one applied state of the sender, under the
-``SnapshotMeta`` of exactly that state; or nothing is installed. Every chunk carries a check sum and
-the stream its end (``ledger/dump.py``).
+Guarantee: the receiver installs, row for row, one applied state of the sender under exactly its
+``SnapshotMeta``, or nothing. Every chunk has a check sum, and the stream an end
+(``ledger/dump.py``).
 
-Order: the sender opens a view of its store, streams it over a connection of its own (so that it
-delays neither appends nor heartbeats), and ends with the core's message, whose meta is the view's.
-Only when the receiver has all of it on disk does it give that message to its core; what the core
-then says in its ``Ready`` is installed, whole or not at all, and only then the sender is told.
+Order: the sender streams a view of its store over a connection of its own, so that it delays
+neither appends nor heartbeats, and ends with the core's message, whose meta is the view's. Only
+with all of it on disk does the receiver give that message to its core; the core's ``Ready`` then
+installs it, whole or not at all, and only then is the sender told.
 
 Chunks wait in a file and not in memory: a ledger may hold gigabytes of graphs.
 
-A connection that breaks does not end the stream. Each stream has a name that is never used again;
-the first frame of each connection carries it, and the receiver answers how many chunks of that very
-stream it holds. While the sender keeps its view open, it goes on from there. If either of the two
-has let go (it was restarted, another sender came first, time was up), it begins anew.
+A broken connection does not end the stream. Each stream has a unique name, in the first frame of
+each connection; the receiver answers how many of its chunks it holds, and the sender goes on from
+there while its view is open. If either side has lost its part (it was restarted, another sender
+came first, time was up), the stream begins anew.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ logger = logging.getLogger(__name__)
 
 
 class _NotHeldError(Exception):
-    """Remote: the receiver no longer holds what it had of this stream; begin another."""
+    """Remote: the receiver lost its part of this stream; begin another."""
 
 
 @dataclass(slots=True)
 class _Outgoing:
-    """One stream on its way, over one connection after another."""
+    """A stream in progress, over one connection after another."""
 
     peer: int
     to: PeerAddress
@@ -90,7 +90,7 @@ class _Outgoing:
 
 
 class SnapshotSender:
-    """Streams to each peer at most one snapshot at a time."""
+    """Sends each peer at most one snapshot at a time."""
 
     def __init__(
         self,
@@ -109,9 +109,8 @@ class SnapshotSender:
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def send(self, message: Message) -> None:
-        """Begin to send what the core asked for; the core is told how it ended.
-
-        It must be: until then it sends that peer nothing.
+        """Begin to send a snapshot; the core is told how it ended, and sends that peer nothing
+        before.
         """
         if message.to in self._tasks:
             return  # the end of that one will be told
@@ -165,7 +164,7 @@ class SnapshotSender:
     async def _send_chunks(
         self, outgoing: _Outgoing
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send them all, over as many connections as it takes; the last of these."""
+        """Send all, over as many connections as it takes; returns the last."""
         while True:
             try:
                 return await self._send_over_one(outgoing)
@@ -216,7 +215,7 @@ async def _chunks_held(
 async def _answer(
     reader: asyncio.StreamReader, within_s: float
 ) -> SnapshotHeld | SnapshotInstalled:
-    """What the receiver says. Raises ``RefusedError``."""
+    """The receiver's answer. Raises ``RefusedError``."""
     async with asyncio.timeout(within_s):
         body = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
     answer = OF_A_RECEIVER.decode(body)
@@ -226,7 +225,7 @@ async def _answer(
 
 
 def _may_go_on(outgoing: _Outgoing) -> bool:
-    """Whether a stream whose connection has just broken, or could not be made, is tried again."""
+    """Whether to retry a stream whose connection broke, or could not be made."""
     now = asyncio.get_running_loop().time()
     outgoing.broken_since = outgoing.broken_since or now
     outgoing.resumes += 1
@@ -236,7 +235,7 @@ def _may_go_on(outgoing: _Outgoing) -> bool:
 
 @dataclass(slots=True)
 class _Incoming:
-    """What the spool holds of one stream. Every chunk of it was checked."""
+    """The spool's part of one stream, every chunk checked."""
 
     source: int
     name: bytes
@@ -327,7 +326,7 @@ class SnapshotReceiver:
                 incoming.chunks += 1
 
     def _begin(self, source: int, offer: SnapshotOffer | SnapshotChunk | SnapshotEnd) -> _Incoming:
-        """Go on with what is held, if it is of this stream; otherwise with nothing."""
+        """Go on with what is held of this stream, if anything."""
         if not isinstance(offer, SnapshotOffer):
             raise ProtocolError("a snapshot begins with the name of its stream")
         if offer.format > FORMAT or not set(offer.tables) <= set(TABLES):
@@ -343,7 +342,7 @@ class SnapshotReceiver:
         return held
 
     def _is_whole(self, held: _Incoming) -> bool:
-        """Whether the file holds what was written to it: a full disk may have lost the end."""
+        """Whether the file holds all that was written: a full disk may have lost the end."""
         return self._spool.exists() and self._spool.stat().st_size >= held.size
 
     def _forget(self) -> None:

@@ -1,14 +1,14 @@
 """The engine as the daemon's child: start it, notice its end at once, start a fresh one.
 
-Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called exactly once
-for each ``on_spawn``, after the lease of that engine was revoked and its process was told to end by
-SIGKILL; only after the process is gone is the next one spawned.
+Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called once for each
+``on_spawn``, after that engine's lease was revoked and its process sent SIGKILL; the next one is
+spawned only when the process is gone.
 
-Two independent signs end an engine's life: the end of its channel, and its process handle (pidfd)
-becoming readable. The first one wins. A third, the watchdog, ends an engine whose event loop has
-not answered for ``watchdog_s``; it is generous because a large graph may block a loop for long.
+Two independent signs end an engine: the end of its channel, and its process handle (pidfd) becoming
+readable. A third, the watchdog, ends one whose event loop has not answered for ``watchdog_s``; it
+is generous because a large graph may block a loop for long.
 
-The kernel ends the engine with the daemon (``launch.py``), so no engine outlives what fences it.
+The kernel ends the engine with the daemon (``launch.py``), so no engine outlives its fence.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class Engine(asyncio.Protocol):
 
     @property
     def lag_s(self) -> float:
-        """How far behind the engine is with what was sent to it: the age of its oldest open ping.
+        """How far behind the engine is: the age of its oldest open ping, in seconds.
 
-        Pings go the way of the records, so an engine that replays a large graph answers late.
+        Pings go the way of the records, so an engine busy with a large graph answers late.
         """
         return time.monotonic() - self._unanswered[0][1] if self._unanswered else 0.0
 
@@ -111,7 +111,7 @@ class Engine(asyncio.Protocol):
         return self._writable.is_set()
 
     def pause(self) -> None:
-        """Read nothing more from the engine: it has proposed more than is committed."""
+        """Read nothing more from the engine: too much is uncommitted."""
         if self._transport is not None and not self._ended:
             self.paused = True
             self._transport.pause_reading()
@@ -122,7 +122,7 @@ class Engine(asyncio.Protocol):
             self._transport.resume_reading()
 
     def kill(self, why: str) -> None:
-        """End it now. Idempotent; ``on_exit`` has been called when this returns."""
+        """End it now. Idempotent; ``on_exit`` has been called on return."""
         self._end(why)
 
     # -- asyncio.Protocol
@@ -214,7 +214,6 @@ class Supervisor:
         self._stopping = False
 
     async def run(self) -> None:
-        """Spawn, watch, wait, again."""
         while not self._stopping:
             try:
                 engine = await self._spawn()
@@ -311,7 +310,7 @@ class Supervisor:
 
 
 async def _reap(engine: Engine) -> None:
-    """Wait for the process's end, which SIGKILL has made certain, and free what it held."""
+    """Wait for the process's end, which SIGKILL has made certain, and free its resources."""
     assert engine.process is not None
     while engine.process.poll() is None:  # noqa: ASYNC110 - a zombie's end is not an event
         await asyncio.sleep(REAP_POLL_S)

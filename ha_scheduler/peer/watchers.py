@@ -1,9 +1,8 @@
-"""Watchers: workers, clients and tools that want to know who leads, without asking again.
+"""Watchers: workers, clients and tools that are told who leads.
 
-Guarantee: a watcher gets the current state when it connects and after every change the newest one;
-states in between may be left out, because only the newest means something. Between changes a beat
-comes every ``BEAT_S``, so that silence longer than a few beats means that this peer is dead or cut
-off: a watcher then asks another one.
+Guarantee: a watcher gets the state when it connects, and the newest one after every change; states
+in between may be skipped. Between changes a beat comes every ``BEAT_S``: a longer silence means
+that this peer is dead or cut off, and the watcher asks another one.
 
 A slow watcher costs one queued state. One that takes nothing for ``STALLED_S`` is dropped.
 """
@@ -22,8 +21,6 @@ STALLED_S = 5.0
 
 
 class Watchers:
-    """Everybody who watches this peer."""
-
     def __init__(self, view: Callable[[], WatchView]) -> None:
         self._view = view
         self._version = 0
@@ -36,7 +33,7 @@ class Watchers:
         return len(self._wakers)
 
     def changed(self) -> None:
-        """The state is another one now."""
+        """The state has changed."""
         self._version += 1
         for waker in self._wakers:
             waker.set()

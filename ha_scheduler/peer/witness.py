@@ -1,9 +1,9 @@
-"""What is different about a witness: it votes and keeps the log, and has no ledger and no engine.
+"""A witness votes and keeps the log, and has neither ledger nor engine.
 
-Guarantee: of everything that commits a witness folds the book of peers alone, so that it knows
-where the others are; and it offers nobody a snapshot, for it has none. One that comes to lead,
-because nobody else stood, can bring others up from its log only, and hands over as soon as one of
-them is ready: a leader without engine always does.
+Guarantee: of committed records a witness folds the peer table alone, so that it knows the others'
+addresses; it offers nobody a snapshot. One that comes to lead, because nobody else stood, brings
+others up from its log only, and hands over as soon as one of them is ready, as every leader without
+an engine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def without_ledger(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 class WitnessLog:
-    """The log of a witness, as its core reads it."""
+    """A witness's log, as its core reads it."""
 
     def __init__(self, log: LogReader) -> None:
         self._log = log

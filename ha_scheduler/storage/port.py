@@ -105,30 +105,24 @@ class PeerStore(LogReader, Protocol):
 
     def applied(self) -> int:
         """The applied index, as settled."""
-        ...
 
     def space(self) -> Space:
         """How it stands now; a few reads of the directory."""
-        ...
 
     def submit(self, batch: WriteBatch) -> None:
         """Queue one batch and return. Raises ``StoreOverloaded`` when the queue is full."""
-        ...
 
     def settle(self, number: int) -> None:
         """Batches up to ``number`` are durable: let the reader see them."""
-        ...
 
     def view(self) -> AbstractContextManager[LedgerView]:
         """The ledger as last committed (maybe newer than settled), unchanging while held.
 
         Hold it briefly: while it is held the file grows by whatever is written.
         """
-        ...
 
     def close(self) -> None:
         """Commit what is queued, then release the directory. May be called twice."""
-        ...
 
 
 class BatchGuard:
