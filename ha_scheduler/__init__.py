@@ -1,7 +1,7 @@
 """A Dask scheduler that is replicated over several peers and survives the death of its leader.
 
-Importing this package imports nothing of ``distributed``: the peer daemon must start fast and stay
-small. What needs it is loaded when it is first asked for.
+Importing this package imports nothing of ``distributed``, so that the peer daemon starts fast and
+stays small; what needs it is loaded when it is asked for.
 """
 
 from __future__ import annotations

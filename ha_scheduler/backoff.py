@@ -1,7 +1,7 @@
 """Exponential backoff with jitter.
 
-Guarantee: pauses grow to a bound, so that whoever is gone for long is not flooded, and no two
-callers who lost the same peer at the same moment ask again at the same moment.
+Guarantee: pauses grow to a bound, and no two callers who lost the same peer at the same moment
+retry at the same moment.
 """
 
 from __future__ import annotations

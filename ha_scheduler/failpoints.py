@@ -1,8 +1,7 @@
-"""Places at which a test can kill this process, and nothing at all otherwise.
+"""Places at which a test can kill this process, and nothing otherwise.
 
-A test names the moment, not the time: ``DASK_HA_FAILPOINTS`` is a directory, and a file in it with
-the name of a failpoint is a token. The first process that reaches the failpoint takes the token
-away and ends, as by ``kill -9``; no other one does. Without the variable ``reach`` does nothing.
+``DASK_HA_FAILPOINTS`` is a directory, and a file in it with the name of a failpoint is a token. The
+first process that reaches the failpoint takes the token and ends, as by ``kill -9``; no other does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long leadership is certain, in one page of memory shared by a daemon and its engine.
+"""The leader's lease, in one page of memory shared by a daemon and its engine.
 
 Guarantee: ``SharedLease.valid()`` is true only while no other peer can have been elected. The
 daemon extends the lease to a moment before the earliest possible election of another; the engine
-checks it right before each write. It is shared memory and not a message because an engine that is
-busy for seconds, or was frozen and wakes up, must see the truth before it has read its channel.
+checks it before each write. Shared memory and not a message: an engine that was busy for seconds,
+or frozen, must see the truth before it has read its channel.
 
 Times are CLOCK_MONOTONIC seconds, which all processes of a host share.
 """

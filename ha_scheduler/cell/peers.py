@@ -1,10 +1,9 @@
-"""Who belongs to the cell: what the operator wrote after ``--peers``, checked.
+"""The peers of a cell: the operator's ``--peers``, checked.
 
-Guarantee: two daemons whose ``Cell.identity`` is equal agree on the names and addresses of all
-peers. The identity is kept in the data directory and said first on each peer link, so that a peer
-of another cell, or one with a mistyped list, is refused and never votes.
-
-The Dask ports are no part of the identity: no vote depends on them.
+Guarantee: daemons with equal ``Cell.identity`` agree on the names and addresses of all peers. The
+identity is kept in the data directory and said first on each peer link: a peer of another cell, or
+one with a mistyped list, is refused and never votes. Dask ports are no part of it: no vote depends
+on them.
 """
 
 from __future__ import annotations

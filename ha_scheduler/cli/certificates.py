@@ -1,8 +1,8 @@
-"""Which TLS files a command uses, when the operator has named all, some or none of them.
+"""The TLS files of a command, when the operator has named all, some or none of them.
 
 In this order: the files named; ``--tls-dir``; ``<data-dir>/tls``; for a cell on loopback a
-directory of the user's that belongs to this cell, where the first of its peers to start creates
-them. A directory that was named is the only one looked at.
+directory of the user's for this cell, where the first of its peers to start creates them. A named
+directory is the only one looked at.
 """
 
 from __future__ import annotations

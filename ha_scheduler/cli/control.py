@@ -1,8 +1,7 @@
 """The operator's side of a control connection: ask peers for their status, history, a transfer.
 
-Each request is a connection of its own to the peer port: TLS, an introduction that names the
-cell, one message out, one back. It blocks, with one deadline for all of it; several peers are
-asked at once by threads.
+Each request is a blocking connection to the peer port with one deadline: TLS, an introduction that
+names the cell, one message out, one back. Threads ask several peers at once.
 """
 
 from __future__ import annotations

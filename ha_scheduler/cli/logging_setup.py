@@ -1,7 +1,7 @@
-"""Log lines of a daemon: one sentence for a person, then ``action=…``, a key that stays stable.
+"""Log lines of a daemon: one sentence for a person, then ``action=…``, a stable key.
 
-The sentence may be reworded in any release; alerts and log searches use the key, which is given by
-``extra={"action": "leader_elected"}``. Every key is listed in the operator's documentation.
+The sentence may be reworded in any release; alerts and searches use the key of ``extra={"action":
+"leader_elected"}``. The operator's documentation lists every key.
 """
 
 from __future__ import annotations

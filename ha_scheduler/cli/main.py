@@ -1,8 +1,8 @@
 """``dask-ha-scheduler``: run one peer of a cell, or operate a cell with a subcommand.
 
-Guarantee: whatever is wrong with what the operator said is one sentence on stderr and exit status 2
-before anything is changed on disk. Certificates of a loopback cell, the only thing made here, are
-made after every check. The daemon, and with it everything heavy, is imported after that.
+Guarantee: an operator's mistake is one sentence on stderr and exit status 2, before anything is
+changed on disk. Certificates of a loopback cell, the only thing made here, are made after every
+check. The daemon, and with it everything heavy, is imported after that.
 """
 
 from __future__ import annotations

@@ -24,13 +24,7 @@ from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
 from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
-from ha_scheduler.protocol.control import (
-    RemoveRequest,
-    Status,
-    Taken,
-    Transferred,
-    TransferRequest,
-)
+from ha_scheduler.protocol.control import RemoveRequest, Status, Taken, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import Failover
 
 if TYPE_CHECKING:

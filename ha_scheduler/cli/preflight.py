@@ -1,9 +1,9 @@
 """What would stop a daemon from starting, found before it starts and before a file is touched.
 
-These checks look only. Between a look and the deed another process can take a port or fill a disk;
-the daemon then fails with an error of its own. They are here for the sentence, not for safety.
+These checks only look; another process can take a port or fill a disk afterwards, and the daemon
+then fails with an error of its own. They are here for the sentence, not for safety.
 
-``os.path`` and not ``Path`` looks: what may not be looked at is not there, instead of an exception.
+``os.path`` and not ``Path``: what may not be looked at counts as absent, instead of an exception.
 """
 
 from __future__ import annotations

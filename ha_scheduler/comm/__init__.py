@@ -1,7 +1,7 @@
-"""Connections: the ``ha://`` address, what is known of a cell, the watch, and who follows leaders.
+"""Connections: the ``ha://`` address, the directory of a cell, the watch, and who follows leaders.
 
-Importing this package replaces distributed's ``tcp`` and ``tls`` in its registry of transports by
-our own, which begin a connection by saying who they are (``preamble.py``).
+Importing this package replaces distributed's ``tcp`` and ``tls`` transports by our own, which begin
+a connection with an introduction (``preamble.py``).
 """
 
 from ha_scheduler.comm import preamble

@@ -1,8 +1,7 @@
 """The ``ha://a:8786,b:8786,c`` address: one cell, named by the Dask ports of its peers.
 
-Guarantee: two spellings of the same list (spaces, default ports, repetitions) become one canonical
-text, in the order given. Everything in distributed that compares addresses compares texts, so the
-canonical one is made before anything else sees it.
+Guarantee: all spellings of a list (spaces, default ports, repetitions) become one canonical text,
+in the order given, before anything else sees it: distributed compares addresses as texts.
 """
 
 from __future__ import annotations

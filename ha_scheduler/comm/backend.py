@@ -1,19 +1,18 @@
 """``ha://`` as a comm backend of distributed: connect to whichever peer leads.
 
 Guarantee: ``connect`` returns a comm only to a process that answered, and at most one connection of
-an attempt stays open. The order is: the leader as last known, alone for ``HEAD_START_S``; then
-every address at once. A follower refuses at once, and a host that swallows packets holds up
-nobody.
+an attempt stays open. The last known leader is tried alone for ``HEAD_START_S``, then every address
+at once. A follower refuses at once, and a host that swallows packets delays nobody.
 
-"Answered" matters: the kernel of a frozen leader still accepts connections. Under TLS the handshake
-proves life; without it (loopback) the first byte of Dask's own handshake does, which a server sends
+"Answered", because the kernel of a frozen leader still accepts connections. Under TLS the handshake
+proves life; without it (loopback) the first byte of Dask's own handshake, which a server sends
 unasked.
 
-A candidate that refuses is asked again soon, on its own: distributed's ``connect`` would pause for
-seconds after a few refusals (comm/core.py:357), and a follower may come to lead at any moment.
+A candidate that refuses is soon tried again: distributed's ``connect`` would pause for seconds
+after a few refusals (comm/core.py:357), and a follower may come to lead at any moment.
 
 Listening on ``ha://`` means the transport beneath, on one address: a worker that is given only
-``ha://a,b,c`` derives its own protocol from it, and that must not need another option.
+``ha://a,b,c`` derives its own protocol from it, without another option.
 """
 
 from __future__ import annotations
@@ -45,10 +44,7 @@ RETRY_GROWTH = 1.1  # by a tenth of the wait so far: what comes late may be noti
 LIFE_POLL_S = 0.005
 
 # What turns a plain server into its HA kind when it listens because of an ha:// address.
-PRELOADS = {
-    "Worker": "ha_scheduler.worker.preload",
-    "Nanny": "ha_scheduler.worker.nanny_preload",
-}
+PRELOADS = {"Worker": "ha_scheduler.worker.preload", "Nanny": "ha_scheduler.worker.nanny_preload"}
 
 
 class TLSNotConfigured(RuntimeError):
@@ -99,7 +95,7 @@ class HAConnector(Connector):
 
 
 class _Race:
-    """All candidates, each tried again and again, until one answers or the caller gives up."""
+    """All candidates, each retried until one answers or the caller gives up."""
 
     def __init__(
         self, directory: Directory, attempt: Callable[[Endpoint], Awaitable[Comm]]
@@ -198,10 +194,10 @@ def _discard(task: asyncio.Task[Comm]) -> None:
 
 
 async def _alive(comm: Any) -> None:
-    """Wait until the other side has said anything; it is left for distributed to read.
+    """Wait until the other side has said anything; distributed reads it later.
 
-    Tornado reads ahead by itself, to notice a closed connection, so what came is in its buffer
-    (iostream.py:1026, ``_maybe_add_error_listener``), which it does not show.
+    Tornado reads ahead to notice a closed connection, so it is in a buffer that Tornado does not
+    show (iostream.py:1026, ``_maybe_add_error_listener``).
     """
     while not comm.stream._read_buffer_size:
         if comm.stream.closed():
@@ -265,21 +261,18 @@ def _host_of(loc: str) -> str:
 
 
 def _towards_scheduler(server: object) -> str:
-    """The address of this machine from which ``server`` reaches its scheduler.
-
-    Upstream finds it so for the schemes that it knows (worker.py:1296).
-    """
+    """The local address from which ``server`` reaches its scheduler (as worker.py:1296)."""
     scheduler = getattr(server, "scheduler", None)
     peer = get_address_host(scheduler.address) if scheduler is not None else "127.0.0.1"
     return str(get_ip(peer))
 
 
 def make_workers_ha() -> None:
-    """Give the workers that this process starts from now on the HA kind, by configuration.
+    """Make later workers of this process the HA kind, by configuration.
 
     A Nanny hands its configuration to the processes it starts (nanny.py:236), and a Worker without
-    preloads of its own reads them from there (worker.py:713). This reaches also workers that name
-    their protocol, which therefore do not listen on ``ha://``.
+    preloads of its own reads them there (worker.py:713). So does one that names its protocol, and
+    therefore does not listen on ``ha://``.
     """
     key = "distributed.worker.preload"
     preloads = list(dask.config.get(key, None) or [])
@@ -290,9 +283,9 @@ def make_workers_ha() -> None:
 def _make_ha(server: object) -> None:
     """Make a plain Worker or Nanny that listens because of ``ha://`` follow the leader.
 
-    This is the one moment that plain ``dask worker ha://...`` passes whatever its options, before
-    it registers: ``--no-nanny`` reads its preloads before any address, and the command line gives a
-    Nanny an empty list, for which the configuration is not consulted (nanny.py:150).
+    Plain ``dask worker ha://...`` passes here before it registers, whatever its options:
+    ``--no-nanny`` reads its preloads before any address, and the command line gives a Nanny an
+    empty list, so that the configuration is not consulted (nanny.py:150).
     """
     kinds = [kind.__name__ for kind in type(server).__mro__]
     for kind, preload in PRELOADS.items():

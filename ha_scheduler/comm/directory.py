@@ -43,7 +43,7 @@ class View:
 
     @classmethod
     def from_watch(cls, said: WatchView) -> View:
-        """What a peer says that is watched. Raises ``HAAddressError``."""
+        """The view of a watched peer. Raises ``HAAddressError``."""
         peers = tuple(Peer(p.name, p.host, p.peer_port, p.dask_port) for p in said.peers)
         return cls(
             cell=said.cell,
@@ -56,7 +56,7 @@ class View:
 
     @classmethod
     def from_welcome(cls, welcome: Welcome) -> View:
-        """What a leader says of its cell."""
+        """A leader's view."""
         peers = tuple(Peer(name, host, port) for name, host, port in welcome.watch)
         addresses = tuple(map(parse_endpoint, welcome.addresses))
         return cls(welcome.cell, welcome.term, welcome.leader, None, peers, addresses)
@@ -139,7 +139,7 @@ class Directory:
         return view.term >= known.term and view != known
 
     def _merge(self, view: View) -> bool:
-        """Peers and addresses, which are worth keeping whatever else a view says."""
+        """Keep the view's peers and addresses, whatever else it says."""
         poorer = self._poorer(view.peers)
         known = {peer.name for peer in self._peers}
         new = tuple(peer for peer in view.peers if peer.name not in known)
@@ -153,9 +153,9 @@ class Directory:
         return changed
 
     def _poorer(self, peers: tuple[Peer, ...]) -> bool:
-        """Peers without their Dask ports, as a welcome names them.
+        """Whether these peers lack known Dask ports.
 
-        The engine that welcomes may have begun before a peer joined: what the watch said is newer.
+        A welcome names none, and its engine may be older than a peer: the watch knows more.
         """
         return any(p.dask_port for p in self._peers) and not any(p.dask_port for p in peers)
 

@@ -3,22 +3,21 @@
 Guarantees, and the order that keeps them:
 
 - A leader of an older term than the highest seen (the fence) is never followed. The fence rises
-  before anything is left, so what is begun next knows it.
-- The connection to a leader is left when a newer one is heard of, and never while it is with the
-  newest: not after that leader has said its term, nor before, if it is at the address that the
-  newest view names. A leader that has taken us in and loses us takes us for dead.
-- A view counts against a connection that is being made only if it came after that was begun. One
-  that was made since may be with a leader of whom no view has told yet.
-- A connection of which it is not known yet with whom it is made may well be made with the new
-  leader, unless it was begun ``STUCK_S`` before. It is given that time, and looked at once more
-  then: no later view may come.
-- Calls over the pool are freed of the leader of before, once for each thing that is new. Those that
-  were made since are with the new one.
+  before anything is left, so that later connections know it.
+- A connection is left for a newer leader, and never while it is with the newest: neither after that
+  leader has said its term, nor before, if it is at the address of the newest view. A leader that
+  has taken us in and loses us takes us for dead.
+- A view counts against a connection only if it came after that was begun: a later connection may be
+  with a leader of whom no view has told yet.
+- A connection to a leader still unknown may be with the new one, unless it was begun ``STUCK_S``
+  before. It is given that time, and looked at once more then: no later view may come.
+- Calls over the pool are freed of the former leader once for each news; later ones are with the new
+  leader.
 - Views are heard from the first connection to an ``ha://`` address on: its leader may fall silent
   before it has said who it is.
 
-One ``Follower`` serves one client, worker or cluster, on that one's event loop. ``Fence`` is what
-it decides by: pure, without clock, sockets or loop.
+One ``Follower`` serves one client, worker or cluster, on its event loop. ``Fence`` decides: pure,
+without clock, sockets or loop.
 """
 
 from __future__ import annotations
@@ -128,9 +127,9 @@ class Follower:
                 self._attempt = None
 
     def connected(self, scheduler: Any, comm: Any) -> None:
-        """The connection is made. It may have to be left at once.
+        """The connection is made; it may have to be left at once.
 
-        ``scheduler`` is the ``PooledRPCCall`` to whoever leads.
+        ``scheduler``: the ``PooledRPCCall`` to whoever leads.
         """
         self._scheduler = scheduler
         self.fence.connected(comm.peer_address)
@@ -150,8 +149,8 @@ class Follower:
     def welcomed(self, comm: Any, view: View, watch: bool = True) -> bool:
         """The leader of the connection says who it is. Whether it may be followed.
 
-        A plain address becomes that of a cell, itself included (a VIP). It stays as it is if the
-        leader names no address: then it is an engine that stands alone.
+        A plain address becomes that of a cell, itself included (a VIP), unless the leader names no
+        address: then the engine stands alone.
         """
         if not self.fence.welcomed(view.term):
             return False

@@ -1,18 +1,17 @@
 """The preamble: who the other side of a Dask connection is, before distributed reads any of it.
 
-Guarantee: under TLS, between two processes of ours, both know and accept the other's version of the
-protocol before distributed's handshake, which unpickles. A caller that does not say who it is
-within ``TIMEOUT_S``, or says it in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; one that is
-refused hears why, as the error of its connection.
+Guarantee: under TLS, two processes of ours know and accept each other's version of the protocol
+before distributed's handshake, which unpickles. A caller that does not introduce itself within
+``TIMEOUT_S``, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a refused one hears why,
+as the error of its connection.
 
 Order: the TLS handshake negotiates ``ALPN``; the caller writes its ``Introduction``; the other side
-answers ``Accepted``, or ``Refused`` and hangs up; then distributed's handshake follows. It takes no
-round trip more, as the introduction travels with the end of the TLS handshake. A process without
-this package negotiates no ALPN, and everything is as upstream has it, in both directions.
+answers ``Accepted``, or ``Refused`` and hangs up; distributed's handshake follows. It takes no
+extra round trip, as the introduction travels with the end of the TLS handshake. A process without
+this package negotiates no ALPN, and all is as upstream has it, in both directions.
 
-Without TLS there is nothing to negotiate by, and everything is on one machine. There the versions
-are a field of distributed's handshake, in which an unmodified process ignores what it does not
-know.
+Without TLS there is nothing to negotiate by, and everything is on one machine: the versions are a
+field of distributed's handshake, which an unmodified process ignores.
 """
 
 from __future__ import annotations

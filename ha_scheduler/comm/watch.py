@@ -1,9 +1,8 @@
 """The watch: a light connection to one peer that tells who leads.
 
-Guarantee: the silent death of the leader is known within two seconds of its successor serving, and
-the silent death of the watched peer within ``SILENCE_S``. It holds because the watch is kept with a
-peer that does *not* lead (where there is one), because a peer sends something every 500 ms, and
-because silence makes the watch go on to the next peer.
+Guarantee: the silent death of the leader is known within two seconds of its successor serving, that
+of the watched peer within ``SILENCE_S``: the watched peer is one that does *not* lead (if there is
+one) and sends something every 500 ms, and silence makes the watch go on to the next peer.
 
 The watch never ends by itself. It reports every view to its ``Directory``.
 """

@@ -1,7 +1,6 @@
 """The peers of a local cell as processes: certificates, ports, start, who leads.
 
-This knows nothing of workers and imports no ``distributed``; ``local.py`` puts the cluster around
-it.
+Knows nothing of workers and imports no ``distributed``; ``local.py`` puts the cluster around it.
 """
 
 from __future__ import annotations

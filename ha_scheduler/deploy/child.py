@@ -1,8 +1,8 @@
-"""One process of a local cell: started with its output in a file, signalled, and never left behind.
+"""One process of a local cell: its output in a file, signalled, and never left behind.
 
-Guarantee: when the process that called ``start`` ends, by any cause, the child is killed by the
-kernel. Its own children go with it: an engine dies with its daemon, a worker with its nanny. What
-the kernel cannot end in order (a frozen grandchild) is swept by ``kill`` and at interpreter exit.
+Guarantee: when the process that called ``start`` ends, by any cause, the kernel kills the child,
+and its own children with it: an engine dies with its daemon, a worker with its nanny. What the
+kernel cannot end in order (a frozen grandchild) is swept by ``kill`` and at interpreter exit.
 
 Trap: the kernel sends that signal when the *thread* that started the child ends. ``start`` belongs
 on a thread that lives as long as the cluster: its event loop's.

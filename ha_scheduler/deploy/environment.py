@@ -1,8 +1,8 @@
 """What the processes of a local cell inherit from the process that starts them.
 
-``LocalCluster`` starts its workers with the import path and the Dask configuration of its caller,
-so that a function of a module beside a notebook, or a value set with ``dask.config.set``, is known
-there. The same holds here for peers (their engines unpickle graphs) and workers.
+As with ``LocalCluster``: the import path and the Dask configuration, so that a module beside a
+notebook, or a value set with ``dask.config.set``, is known to workers and peers (their engines
+unpickle graphs).
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Cluster objects (``distributed.deploy``) whose scheduler is a cell: they outlive its leaders.
 
-Guarantee: ``scheduler_info`` is that of whoever leads, a moment after a takeover; a worker that
-went while nobody led is reported as removed, so what depends on that (the replacement of lost
-workers, ``observed`` under ``Adaptive``) happens. A call that the loss of a leader interrupts is
-made again of the next one where that is harmless (``client_replay/rpc.py``), so a live ``Adaptive``
-waits through an outage and then decides from what the new leader knows.
+Guarantee: ``scheduler_info`` is the present leader's, a moment after a takeover; a worker that went
+while nobody led is reported as removed, so that lost workers are replaced and ``observed`` under
+``Adaptive`` is right. An interrupted call is retried on the next leader where that is idempotent
+(``client_replay/rpc.py``), so ``Adaptive`` waits through an outage and then decides by what the new
+leader knows.
 
 Upstream's object asks one address, and its subscription ends with the first leader
-(cluster.py:226). A leader that is frozen or unreachable ends nothing, so the watch of the cell says
-when to leave it.
+(cluster.py:226). A frozen or unreachable leader ends nothing, so the watch says when to leave it.
 
 Everything but the properties runs on the cluster's event loop.
 """

@@ -1,7 +1,6 @@
-"""A peer of a local cell: the daemon that ``dask-ha-scheduler`` runs, with the engine as its child.
+"""A peer of a local cell: the ``dask-ha-scheduler`` daemon, with the engine as its child.
 
-What a person wants to try on a peer is here: kill it, kill its engine only, freeze it, start it
-again on the data it had.
+To try on it: kill it, kill its engine only, freeze it, start it again on its data.
 """
 
 from __future__ import annotations

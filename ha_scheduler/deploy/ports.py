@@ -1,8 +1,7 @@
 """Free TCP ports, chosen before anything is started because each peer must know all of them.
 
-The ports lie below the range from which the kernel takes the source ports of outgoing connections.
-A peer that was killed gets its port back when it is restarted; a port of that range could meanwhile
-have become the source port of any connection of this machine.
+They lie below the kernel's range for outgoing connections: a killed peer's port in that range could
+become the source port of any connection before its restart.
 """
 
 from __future__ import annotations

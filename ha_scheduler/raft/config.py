@@ -1,8 +1,8 @@
-"""Settings of one core, each with its unit and the consequence of choosing it badly.
+"""Settings of one core, each with its unit and the consequence of a bad choice.
 
 The guarantee: a `Config` that passed `validate()` cannot by itself endanger safety. Time is in
-ticks: the driver decides how long a tick is, and all peers of a cell should agree on it. So times
-have no defaults here (`peer/settings.py` has them); what has one is what a cell runs with.
+ticks, whose length the driver decides, alike on all peers; so times have no defaults here
+(`peer/settings.py` has them).
 """
 
 from __future__ import annotations

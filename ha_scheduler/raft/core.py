@@ -1,12 +1,12 @@
-"""Elections, and what followers do with a leader's messages: the role changes of one peer.
+"""Elections, and what followers do with a leader's messages: the state changes of one peer.
 
-The guarantee: at most one leader a term (paper 5.2). It rests on this ordering: a term or a vote
-changes here, the next `Ready` carries it to the disk, and only then may a message of that term
-leave, or the candidate's own vote count.
+The guarantee: at most one leader a term (paper 5.2), by this ordering: a term or a vote changes
+here, the next `Ready` carries it to the disk, and only then may a message of that term leave, or
+the candidate's own vote count.
 
 The leader's lease rests on a second promise: a peer that heard a leader grants nobody a vote for
-``election_ticks``. It binds the peer, not a role or a term: it survives a change of term by a
-stray message, and a restart, of which the leader knows nothing, renews it.
+``election_ticks``. It binds the peer in every state and term: a change of term by a stray message
+leaves it, and a restart, which the leader does not see, renews it.
 
 Nothing here waits, reads a clock, or draws randomness except the election timeout, from the
 injected source.
@@ -100,11 +100,7 @@ class Core:
 
     @property
     def promotable(self) -> bool:
-        """Whether this peer may campaign.
-
-        A peer that an *uncommitted* change removes still may: without it the change might never
-        commit (4.2.2).
-        """
+        """Whether this peer may campaign; also one that an *uncommitted* change removes (4.2.2)."""
         if self.log.has_pending_snapshot:
             return False
         committed = self.history.at(self.log.commit)
@@ -213,8 +209,8 @@ class Core:
     def _deference(self) -> int:
         """Ticks by which this peer stands later than one that should lead.
 
-        Whole election timeouts: the timeouts drawn differ by less, so peers with a different
-        claim stand one after the other, and each has time to win before the next stands.
+        Whole election timeouts, more than the drawn timeouts differ by: peers of each claim have
+        time to win before the next stand.
         """
         timeouts = HIGHEST_PRIORITY - self.config.priority
         if not self.electable:
@@ -282,10 +278,7 @@ class Core:
             self._elapsed = 0
         self.outbox.send(
             Message(
-                kind=RESPONSE_TO[message.kind],
-                to=message.source,
-                source=self.id,
-                term=message.term,
+                kind=RESPONSE_TO[message.kind], to=message.source, source=self.id, term=message.term
             )
         )
 

@@ -1,8 +1,8 @@
-"""Every error of the consensus core, sorted by whose fault it is.
+"""Every error of the consensus core, by whose fault it is.
 
-The guarantee: a raised error leaves the core as it was before the call, with one exception:
-`LogCorruptionError` means that this peer's storage broke a promise, and the only safe next step
-is to stop the process. Base classes are never raised themselves.
+The guarantee: a raised error leaves the core as it was before the call, except
+`LogCorruptionError`: this peer's storage broke a promise, and the process must stop. Base classes
+are never raised.
 
 * `CallerError`: the driver or operator asked for something that cannot be done now.
 * `PeerError`: another peer sent something no correct peer sends.
@@ -70,10 +70,7 @@ class UnavailableError(LogReadError):
 
 
 class LogCorruptionError(LogReadError):
-    """This peer's log lost or contradicts entries that it had acknowledged.
-
-    Stop the process and replace this peer's data: it must not vote with it.
-    """
+    """This peer's log lost or contradicts acknowledged entries; stop and replace its data."""
 
 
 class InvariantViolationError(RaftError):

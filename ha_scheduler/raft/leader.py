@@ -1,10 +1,9 @@
-"""What a peer decides only while it leads, for one term: commitment, reads, changes, its own end.
+"""What a peer decides while it leads, for one term: commitment, reads, changes, its own end.
 
-The guarantee: the leader advances the commit index only to an entry of its own term that a
-majority of the newest membership has made durable (5.4.2 of the paper, thesis 3.6.2), its own
-disk counting like any other and only once the write completed. Everything here dies with the
-term: a `Leader` is made at the election and dropped at the step-down, so nothing can leak from
-one term into the next.
+The guarantee: the commit index advances only to an entry of the leader's own term that a majority
+of the newest membership has made durable (5.4.2 of the paper, thesis 3.6.2); its own disk counts
+like any other, once the write completed. A `Leader` is made at the election and dropped at the
+step-down, so nothing leaks from one term into the next.
 """
 
 from __future__ import annotations
@@ -21,13 +20,7 @@ from .errors import (
     TransferError,
 )
 from .log import RaftLog
-from .membership import (
-    ChangeKind,
-    MembershipChange,
-    MembershipHistory,
-    changed,
-    encode_membership,
-)
+from .membership import ChangeKind, MembershipChange, MembershipHistory, changed, encode_membership
 from .messages import (
     ENTRY_OVERHEAD_BYTES,
     NO_PEER,
@@ -321,10 +314,7 @@ class Leader:
             self._answer_read(ReadState(read.index, read.context))
         else:
             self.replication.send(
-                MessageKind.READ_INDEX_RESPONSE,
-                read.source,
-                index=read.index,
-                context=read.context,
+                MessageKind.READ_INDEX_RESPONSE, read.source, index=read.index, context=read.context
             )
 
     # -- transfer --------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """The log as the core sees it: what is durable, and on top what is still being written.
 
-The guarantee: an index counts as durable only when the very entry now at that index is known
-to be on disk. The ordering that keeps it: writes complete in the order of their numbers, and a
-truncation lowers what every write still in flight may vouch for. So a late completion of entries
-that were since overwritten marks nothing durable, even if the overwriting entry was itself
-overwritten by the original one (the ABA case).
+The guarantee: an index counts as durable only when the very entry now at that index is known to be
+on disk. Writes complete in the order of their numbers, and a truncation lowers what every write in
+flight may vouch for. So a late completion of overwritten entries marks nothing durable, even if the
+overwriting entry was itself overwritten by the original one (the ABA case).
 
-Indices move in one direction through
-``applied <= applying <= commit <= last_index`` and ``durable_index <= last_index``.
+Invariants: ``applied <= applying <= commit <= last_index`` and ``durable_index <= last_index``; the
+former only grow.
 """
 
 from __future__ import annotations
@@ -17,12 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import (
-    CompactedError,
-    InvariantViolationError,
-    LogCorruptionError,
-    UnavailableError,
-)
+from .errors import CompactedError, InvariantViolationError, LogCorruptionError, UnavailableError
 from .messages import Entry, SnapshotMeta, entry_size
 from .storage import LogReader, limit_size
 
@@ -87,10 +81,7 @@ class RaftLog:
 
     @property
     def durable_index(self) -> int:
-        """Everything up to here is on this peer's disk as it stands in this log.
-
-        0 while a snapshot is on its way: it will replace all that there is.
-        """
+        """Everything up to here is on this peer's disk; 0 while a snapshot is on its way to it."""
         return 0 if self._snapshot is not None else self._offset - 1
 
     @property
@@ -98,7 +89,7 @@ class RaftLog:
         return self._snapshot is not None
 
     def snapshot(self) -> SnapshotMeta | None:
-        """What a follower that needs compacted entries can be sent, if there is anything.
+        """The snapshot for a follower that needs compacted entries, if there is any.
 
         For leaders, who have no snapshot on its way to their own disk: they would not have stood.
         """
@@ -143,9 +134,9 @@ class RaftLog:
     def last_index_not_after_term(self, index: int, term: int) -> tuple[int, int]:
         """The newest index up to ``index`` whose term is not above ``term``, and its term.
 
-        No entry in between can match a log whose entry at ``index`` has that term, so one
-        rejected append skips a whole term (3.5, last paragraphs). Term 0: compacted, or beyond the
-        end. Terms never fall along a log, so a few looks find it.
+        No entry in between can match a log whose entry at ``index`` has that term, so a rejected
+        append skips a whole term (3.5). Term 0: compacted, or beyond the end. Terms never fall
+        along a log, so a few looks find it.
         """
         floor = self.first_index - 1
         if not floor <= index <= self._last:

@@ -1,9 +1,9 @@
 """Membership: one peer at a time, in force from the moment its entry is appended (thesis 4.1).
 
-The guarantee: the membership a peer uses is always that of the newest configuration entry in
-its log, committed or not. So it must follow the log in both directions: forward on append, and
-back when an uncommitted entry is truncated. `MembershipHistory` holds the memberships that may
-still be rolled back to; an entry carries the *resulting* membership, so no replay is needed.
+The guarantee: a peer's membership is always that of the newest configuration entry in its log,
+committed or not. It follows the log forward on append, and back when an uncommitted entry is
+truncated: `MembershipHistory` holds the memberships that may be rolled back to. An entry carries
+the *resulting* membership, so no replay is needed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The vocabulary of the core: entries, hard state, membership, messages. Immutable values only.
 
-The guarantee: whatever crosses the border of the core is frozen, so a value handed to the disk
-thread or to the network can never change under it. There is no behaviour here beyond sizes. What
-travels is a struct whose annotations are what ``wire`` checks; each is an array there, in the order
-of its fields, so a field is only ever added at the end, with a default.
+The guarantee: whatever crosses the border of the core is frozen, so it cannot change under the disk
+thread or the network. On the wire a struct is an array of its fields in order, checked by its
+annotations (``wire``): a field is only ever added at the end, with a default.
 """
 
 from __future__ import annotations

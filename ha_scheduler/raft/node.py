@@ -1,8 +1,8 @@
 """The face of the core: calls go in, one `Ready` after another comes out.
 
-The guarantee: everything the core wants done appears in exactly one `Ready`, in order; taking a
-`Ready` never waits for an earlier one to complete. So the driver can keep several writes in
-flight (group commit): numbers tell the core which of them are durable.
+The guarantee: everything the core wants done is in exactly one `Ready`, in order, and taking one
+never waits for an earlier one to complete. So the driver can keep several writes in flight (group
+commit); numbers tell the core which are durable.
 
 A driver's loop, with a disk thread::
 
@@ -13,8 +13,8 @@ A driver's loop, with a disk thread::
     # later, from the disk: node.persisted(ready.number); send(ready.messages_after_persist)
     # later, from the ledger: node.applied_to(index)
 
-After a short stall deliver waiting messages before waiting ticks: a burst of ticks without the
-responses that came meanwhile makes a leader step down for nothing. Not thread-safe; one owner.
+After a stall deliver waiting messages before waiting ticks: a burst of ticks without the responses
+makes a leader step down for nothing. Not thread-safe; one owner.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class RawNode:
     def campaign(self) -> None:
         """Start an election now (with a pre-vote, if so configured).
 
-        It renounces this peer's promise to a leader it heard lately, and with it that leader's
-        lease: for a leader known to be dead only. To move leadership, transfer it.
+        It breaks this peer's promise to a leader, and so that leader's lease: only for a leader
+        known to be dead. To move leadership, transfer it.
         """
         self._core.campaign()
 
@@ -173,11 +173,9 @@ class RawNode:
     def read_index(self, context: bytes) -> None:
         """Ask for an index that makes a read linearizable; the answer is a `ReadState`.
 
-        Use a ``context`` once, also over restarts: a late answer to an earlier read with the same
-        one would be taken for this one's.
-
-        On a follower the question goes to the leader, and is lost if a message is: ask again
-        after a timeout. Raises `NotLeaderError` if there is no leader to ask.
+        Use a ``context`` once, also over restarts: a late answer to an earlier read would be taken
+        for this one's. A follower asks the leader, and its question may be lost: ask again after a
+        timeout. Raises `NotLeaderError` if there is no leader to ask.
         """
         if len(context) > MAX_CONTEXT_BYTES:
             raise CallerError(f"a read context has at most {MAX_CONTEXT_BYTES} bytes")

@@ -2,12 +2,11 @@
 
 The guarantee, decided here and not by the sender of a message (thesis 3.8):
 
-* A message that tells another peer what this peer has stored (a vote, an acknowledgement) cannot
-  leave before it is stored. Rejections wait too: it costs little, and their safety if sent early
-  was never proved.
-* No message of a term leaves before the term is stored. Else a peer that crashes in between
-  begins the term a second time, and what the others answered to its first life counts in its
-  second: votes for a log that it lost, the contact of a leader it no longer knows.
+* A message that tells what this peer has stored (a vote, an acknowledgement) leaves after it is
+  stored. Rejections wait too: it costs little, and sending them early was never proved safe.
+* No message of a term leaves before the term is stored. Otherwise a peer that crashes in between
+  begins the term twice, and answers to its first life count in its second: votes for a log that it
+  lost, the contact of a leader it no longer knows.
 
 A pre-vote asks about a term that nobody is in yet: it may leave at once.
 """

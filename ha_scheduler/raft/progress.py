@@ -1,8 +1,8 @@
 """What the leader knows about one follower, and how much it may send it.
 
-The guarantee: ``match`` never exceeds what the follower has durably acknowledged in this term,
-so counting it is safe; ``next`` is only a guess and is corrected by rejections. Flow control
-bounds what is unanswered, so a dead follower costs the leader bounded memory.
+The guarantee: ``match`` never exceeds what the follower has durably acknowledged in this term, so
+counting it is safe; ``next`` is a guess, corrected by rejections. Flow control bounds the
+unanswered messages, so a dead follower costs bounded memory.
 
 =========  ==================================================  ==============================
 state      meaning                                             leaves it when

@@ -1,7 +1,7 @@
 """Majorities: what has a quorum agreed on?
 
-The guarantee: any two majorities of one voter set share a voter, and sets that differ by one
-voter do too (thesis 4.1). Everything the core calls "agreed" is decided here and nowhere else.
+The guarantee: any two majorities of one voter set share a voter, and so do those of sets that
+differ by one voter (thesis 4.1). "Agreed" is decided here and nowhere else.
 """
 
 from __future__ import annotations

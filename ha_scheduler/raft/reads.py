@@ -1,13 +1,13 @@
 """Linearizable reads without writing to the log (thesis 6.4).
 
-The guarantee: a read is answered with an index at least as new as every entry committed when
-the read was asked for. The ordering that keeps it, on the leader:
+The guarantee: a read is answered with an index at least as new as every entry committed when it was
+asked for. The ordering, on the leader:
 
 1. it has committed an entry of its own term (before, its commit index may be stale);
 2. the read takes the commit index, and *then* a new round of heartbeats begins;
 3. a quorum answers that round or a later one, so no newer leader existed at step 2.
 
-All reads that came between two rounds share one, however many they are.
+All reads between two rounds share one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A leader's followers, for one term: what each has, what it is sent, what its answers prove.
 
-The guarantee: an answer counts only for what it answers. Every message is stamped with the
-leader's round and tick, and the answer echoes them: so a late answer proves old contact and
-nothing more, and one to messages from before a peer was removed and added again proves nothing.
-What is sent to one follower and unanswered is bounded by its window (`Inflights`).
+The guarantee: an answer counts only for what it answers. It echoes the round and tick of the
+leader's message, so a late answer proves old contact only, and one to messages from before a peer
+was removed and added again proves nothing. The window (`Inflights`) bounds what is unanswered.
 
 Who leads, and what is committed, is decided in leader.py.
 """

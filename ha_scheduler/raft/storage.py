@@ -1,9 +1,8 @@
 """Stable storage as the core sees it.
 
-The guarantee the core relies on: a `LogReader` answers from what is durable. Whatever `Ready`
-asked to persist is invisible here until it is durable, all of one `Ready` at once (hard state and
-entries are one transaction), and in the order of the `Ready` numbers. An answer never changes
-for an index that the core was told is persisted, except by a later `Ready`.
+The guarantee the core relies on: a `LogReader` answers from what is durable. What a `Ready` asked
+to persist appears when it is durable, all of it at once and in the order of the `Ready` numbers. An
+answer for a persisted index changes only by a later `Ready`.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class LogReader(Protocol):
     def snapshot(self) -> SnapshotMeta | None:
         """The newest snapshot that could be sent now: the applied state.
 
-        None: this peer has none to give, now or ever (a witness keeps no ledger). The follower
-        that needs one waits, and is offered it as soon as there is one.
+        None: this peer has none to give (a witness keeps no ledger). The follower that needs one
+        waits.
         """
 
 

@@ -1,8 +1,8 @@
 """Messages as bytes, and back, trusting nothing.
 
 The guarantee: `message_from_wire` returns a message that a correct peer can have sent, or raises
-`MalformedMessageError`: types and ranges by the annotations of `Message`, and the entries' indices
-and terms, are checked before the core sees any of it. Fields of a later release are ignored.
+`MalformedMessageError`: types and ranges, by the annotations of `Message`, and the entries' indices
+and terms are checked first. Fields of a later release are ignored.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The cell's own certificate authority, and the certificates that it issues.
 
-Guarantees: a CA, once in a directory, is never replaced there, however many processes create it at
-the same moment and wherever one of them dies; a certificate that is found always matches the key
-beside it. For that, all is done under one file lock, each file appears whole or not at all, a key
-appears before its certificate, and a new certificate is made for the key that is there.
+Guarantees: a CA in a directory is never replaced, however many processes create it at once and
+wherever one of them dies; a certificate always matches the key beside it. For that, all is done
+under one file lock, each file appears whole or not at all, a key before its certificate, and a new
+certificate is made for the existing key.
 
 The directory::
 
@@ -12,8 +12,8 @@ The directory::
     client.pem  client-key.pem              clients and workers
     dask.yaml                               the Dask configuration of clients and workers
 
-What a holder may do stands in the subject: OU is the role, CN the peer's name. Both are checked
-by ``ha_scheduler.security.tls`` when a link is made.
+The subject says what a holder may do: OU is the role, CN the peer's name. ``security/tls.py``
+checks both when a link is made.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """TLS contexts, what a certificate says about its holder, and whether files fit together.
 
-Every link is mutual TLS against the cell's own CA: whoever holds no certificate of it is refused
-in the handshake, before a byte of his is parsed. Host names are not checked, on purpose: a VIP
-moves between hosts, and workers listen at addresses nobody knew when their certificate was made.
-In their place stands the subject: peers check each other's role and name after the handshake.
+Every link is mutual TLS against the cell's own CA: a stranger is refused in the handshake, before a
+byte of his is parsed. Host names are not checked: a VIP moves between hosts, and workers listen at
+addresses unknown when their certificate was made. Peers check each other's role and name, in the
+subject, after the handshake instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Committed entries into the ledger, and what is applied once they are.
+"""Committed entries into the ledger.
 
-Guarantee: normal entries are folded, entries that change the membership change what a snapshot
-taken here would say; both in log order.
+Guarantee: in log order, normal entries are folded, and membership changes go into the meta of a
+later snapshot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fold_entries(tables: Tables, entries: Sequence[Entry]) -> None:
 def applied_after(batch: WriteBatch, before: SnapshotMeta) -> SnapshotMeta:
     """What is applied once ``batch`` is: its last entry, and the membership then in force.
 
-    The batch may name the membership; otherwise its entries do, each carrying the resulting one.
+    That is the batch's own, or that of its entries, each of which carries the resulting one.
     """
     last = batch.apply[-1]
     membership = before.membership

@@ -1,17 +1,14 @@
-"""A peer's data directory: whose it is, that only one process has it, and a reserve for bad days.
+"""A peer's data directory: whose it is, held by one process, with a reserve for bad days.
 
 Guarantee: while ``DataDirectory`` is open no other process opens the same one (an advisory lock on
-the file ``lock``, which the kernel releases however the process ends). Nothing else is written
-before the lock is held.
+the file ``lock``, released by the kernel). Nothing is written before the lock is held.
 
-The reserve is a file of allocated blocks. Freeing space in a full LMDB needs space first (pages
-are copied before they are freed), so when the disk is full the reserve is given up, and the next
-start can still compact.
+The reserve is a file of allocated blocks. A full LMDB needs space to free space (pages are copied
+first), so on a full disk the reserve is given up, and the next start can compact.
 
-Damage that was found while the peer ran is written down in the file ``damaged``: not every row is
-read again at the next start, and no start may forget what one has seen. The file ``created`` says
-that there has been data: when only LMDB's file is gone (deleted, or put aside by fsck) nobody may
-take the directory for a new one, under an id that has voted.
+The file ``damaged`` records damage that a run has found: the next start does not read every row.
+The file ``created`` says that there has been data: if only LMDB's file is gone (deleted, or put
+aside by fsck), the directory must not be taken for a new one, under an id that has voted.
 """
 
 from __future__ import annotations
@@ -43,8 +40,6 @@ FILE_MODE = 0o600
 
 
 class DataDirectory:
-    """An exclusively held directory."""
-
     def __init__(self, path: Path, *, create: bool, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Raises ``DataDirectoryMissing``, ``…Unusable`` or ``…Locked``, and ``CorruptData``."""
         self.path = path
@@ -140,5 +135,4 @@ class DataDirectory:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Give the directory up."""
         os.close(self._lock)

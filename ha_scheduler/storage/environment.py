@@ -1,12 +1,12 @@
-"""Opening the LMDB environment: identity first, then everything else; and what its errors mean.
+"""Opening the LMDB environment: identity first, then the rest; and the meaning of its errors.
 
-Guarantee: an environment of another cell, another peer or a newer release is left exactly as it
-was found. A creation that was interrupted before its identity was committed is begun again. One of
-an older release is migrated before anything else is read.
+Guarantee: an environment of another cell, another peer or a newer release is left as it was found.
+A creation that was interrupted before its identity was committed is begun again. One of an older
+release is migrated before anything else is read.
 
-A file that is shorter than its header says is filled up with zeros: LMDB maps it, and a read past
-its end kills the process (SIGBUS), while zeros pass no check. It is then verified as a whole, since
-LMDB may rightly have left free pages at its end unwritten.
+A file shorter than its header says is filled up with zeros: LMDB maps it, and a read past its end
+kills the process (SIGBUS), while zeros pass no check. It is then verified as a whole, since LMDB
+may rightly have left free pages at its end unwritten.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ def open_environment(
     membership: Membership | None,
     map_bytes: int,
 ) -> Databases:
-    """The environment of ``wanted``, whose id serves where the disk has none yet.
-
-    Raises ``StorageError``.
+    """The environment of ``wanted``, whose id is used if the disk has none. Raises
+    ``StorageError``.
     """
     env = _open(directory, map_bytes)
     try:
@@ -110,10 +109,7 @@ def databases_of(
     create: bool,
     membership: Membership | None,
 ) -> Databases:
-    """The databases of an open environment; a new one becomes ``wanted``'s, an old one is migrated.
-
-    Raises ``StorageError``.
-    """
+    """The databases of an environment, created or migrated if need be. Raises ``StorageError``."""
     found = _identity(env, directory, wanted.cell, wanted.peer)
     if found is None and not create:
         raise DataDirectoryMissing(directory.path)
@@ -129,10 +125,10 @@ def databases_of(
 
 
 def check_identity(path: Path, cell: str, peer: str) -> None:
-    """Whether the data at ``path`` may be opened by ``peer`` of ``cell``; nothing is written.
+    """Whether the data at ``path`` may be opened by ``peer`` of ``cell``; writes nothing.
 
-    For a look before a start: the start itself looks again, and closer. Raises
-    ``DataDirectoryLocked``, ``ForeignDataDirectory``, ``NewerFormat`` and ``CorruptData``.
+    The start itself looks again, and closer. Raises ``DataDirectoryLocked``,
+    ``ForeignDataDirectory``, ``NewerFormat`` and ``CorruptData``.
     """
     if not (path / DATA_FILE).exists():
         return

@@ -4,14 +4,14 @@ Guarantee: the port's (see ``port``). Durable means fsynced by LMDB (``sync=True
 commit), without ``writemap`` (under which a full disk is a SIGBUS) and with LMDB's 0.9 format
 (``lib_version=0``: the package bundles two that cannot read each other).
 
-Order at open: the lock, then the identity, then what a vote relies on, and only then may anything
-be written or voted; the rest is read once in the background (``scrub``). What a transaction does is
-``transactional``'s; write transactions happen only in the writer's thread, reads in any.
+Order at open: the lock, the identity, what a vote relies on; only then may anything be written or
+voted. The rest is read once in the background (``scrub``). ``transactional`` says what a
+transaction does; the writer's thread alone writes, any thread reads.
 
-Any failed commit, and any damage that a reader finds, ends the writing for good. Damage is noted
-for the next start, which is refused. A full disk gives up the reserve file first; a start that
-cannot renew it deletes the applied log, which needs little room and frees much, and one that finds
-no room even then says so before this peer can be elected.
+A failed commit, or damage that a reader finds, ends the writing for good. Damage is noted, and the
+next start refused. A full disk gives up the reserve first; a start that cannot renew it deletes the
+applied log, which needs little room and frees much; one without room even then says so before this
+peer can be elected.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ class LmdbStore(TransactionalStore):
     """``PeerStore`` in a directory."""
 
     def __init__(
-        self,
-        directory: DataDirectory,
-        dbs: Databases,
-        on_durable: OnDurable,
-        recent_bytes_max: int,
+        self, directory: DataDirectory, dbs: Databases, on_durable: OnDurable, recent_bytes_max: int
     ) -> None:
         """Use ``open``."""
         super().__init__(dbs, recent_bytes_max)
@@ -81,9 +77,9 @@ class LmdbStore(TransactionalStore):
     ) -> LmdbStore:
         """Open the directory of ``peer`` of ``cell``, verify it, and start the writer.
 
-        ``create``: make a new one if there is none; its log begins with ``membership`` (a peer
-        that joins a cell gives none and learns it from the leader). ``peer_id`` becomes the Raft
-        id of a disk that has none; one that has keeps its own. Raises ``StorageError``.
+        ``create``: make a new one if there is none; its log begins with ``membership`` (None for a
+        peer that joins: it learns it from the leader). ``peer_id``: the Raft id of a disk that has
+        none yet. Raises ``StorageError``.
         """
         directory = DataDirectory(path, create=create, reserve_bytes=reserve_bytes)
         dbs: Databases | None = None

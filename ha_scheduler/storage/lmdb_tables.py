@@ -1,13 +1,12 @@
 """The ledger's tables inside one LMDB transaction.
 
-Guarantee: the contract of ``ledger.tables``; every row read has passed its crc32c, key and value,
-or ``CorruptLedger`` names it. So has one of which only the key is asked for. Rows come in the order
-of their keys, and a scan of a whole table has as many as were put. A row that is asked for under a
-key that the disk has changed looks absent; reading them all finds it (``scrub``).
+Guarantee: the contract of ``ledger.tables``; every row read, even for its key alone, has passed its
+crc32c of key and value, or ``CorruptLedger`` names it. Rows come in the order of their keys, and a
+scan of a whole table has as many as were put. A row whose key the disk has changed looks absent;
+reading all finds it (``scrub``).
 
-Order: the transaction belongs to the caller, who commits or aborts it. In a write transaction a
-scan collects its keys first, because the fold deletes while it scans; in a read transaction it
-streams.
+Order: the transaction is the caller's, who commits or aborts it. A scan collects its keys first in
+a write transaction, because the fold deletes while it scans; in a read transaction it streams.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from ha_scheduler.storage.schema import seal, unseal
 
 
 class LmdbTables:
-    """``Tables`` over one transaction."""
-
     def __init__(self, txn: Any, dbs: Mapping[str, Any], path: Path, *, writable: bool) -> None:
         self._txn = txn
         self._dbs = dbs

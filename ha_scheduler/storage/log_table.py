@@ -4,15 +4,14 @@ Guarantee: rows run without a gap from the compaction point on, each chained to 
 Whatever is read has been checked; a hole, a flipped bit or a row of another history raises
 ``CorruptLog`` with its index.
 
-Nothing here reads the whole log: its end, its length and the terms of its entries are found with
-a few rows each, however long it is.
+Nothing here reads the whole log: its end, its length and its terms are found with a few rows each.
 
 Order: ``LogTable`` lives in the writer's thread and knows the end of the chain, so appending reads
 only when it replaces a suffix. Its memory moves with puts, not with commits: after an aborted
-transaction it must be thrown away, and so it is, since any failure ends the writing.
+transaction it is thrown away, as any failure ends the writing.
 
-Rows that are compacted go a few at a time, in the transactions that follow: many at once would
-hold up everybody who waits for that transaction.
+Compacted rows go a few at a time, in the transactions that follow: many at once would delay
+everybody who waits for one.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def read_compacted(txn: Any, dbs: LogDbs) -> Compacted:
 def read_entries(txn: Any, dbs: LogDbs, lo: int, hi: int, max_bytes: int) -> list[Entry]:
     """Entries of [lo, hi) within ``max_bytes``, but at least one.
 
-    Raises ``CompactedError`` if the writer has compacted them meanwhile, ``CorruptLog``.
+    Raises ``CorruptLog``, and ``CompactedError`` if the writer has compacted them meanwhile.
     """
     compacted = read_compacted(txn, dbs)
     if lo <= compacted.index:
@@ -85,9 +84,9 @@ def read_entries(txn: Any, dbs: LogDbs, lo: int, hi: int, max_bytes: int) -> lis
 
 
 def chain(txn: Any, dbs: LogDbs, compacted: Compacted, lo: int) -> Iterator[tuple[Entry, int]]:
-    """Entries from ``lo`` on with their crc, each checked, and that it follows the one before.
+    """Checked entries from ``lo`` on, each with its crc and in chain with the one before.
 
-    The row before ``lo`` is only asked for its crc: what is wrong with it is found when it is read.
+    The row before ``lo`` is only asked for its crc; it is checked when it is read itself.
     """
     before = compacted.crc if lo == compacted.index + 1 else row_crc(_row(txn, dbs, lo - 1))
     with txn.cursor(db=dbs.log) as cursor:
@@ -103,9 +102,9 @@ def chain(txn: Any, dbs: LogDbs, compacted: Compacted, lo: int) -> Iterator[tupl
 
 
 def find_last(txn: Any, dbs: LogDbs, compacted: Compacted) -> int:
-    """The index of the last entry; that of the compaction point if there is none.
+    """The index of the last entry, or that of the compaction point.
 
-    The number of rows must be that of the indices: a row that is missing is named.
+    The number of rows must be that of the indices: a missing row is named.
     """
     with txn.cursor(db=dbs.log) as cursor:
         last = key_index(cursor.key()) if cursor.last() else compacted.index

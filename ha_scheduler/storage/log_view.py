@@ -1,12 +1,11 @@
 """The settled log in memory: what the core reads, mostly without touching the disk.
 
-Guarantee: answers follow from the batches settled so far, nothing else. Terms are kept for the
-whole log (as runs: a log has few), the newest entries up to a number of bytes; older entries are
-fetched from the store.
+Guarantee: answers follow from the settled batches alone. Terms are kept for the whole log (as runs:
+a log has few), the newest entries up to a number of bytes; older ones are fetched from the store.
 
-Order: a store calls ``settle`` with each batch once it is durable, in order. ``BatchGuard`` keeps
-entries that are applied from being replaced, so a fetch below the newest entries never races with
-the writer except with compaction, and then it raises ``CompactedError`` as the port promises.
+Order: a store calls ``settle`` with each durable batch, in order. ``BatchGuard`` keeps applied
+entries from being replaced, so a fetch below the newest entries races with the writer's compaction
+only, and raises ``CompactedError`` then.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ class RecentEntries:
             self.drop_below(self.first + 1)
 
     def drop_below(self, index: int) -> None:
-        """Forget entries below ``index``."""
         while self.first < min(index, self.end):
             self._bytes -= entry_size(self._entries.pop(self.first))
             self.first += 1
@@ -130,7 +128,7 @@ class LogView:
         return limit_size([*old, *newer], max_bytes)
 
     def skip(self, last: int, terms: Iterable[tuple[int, int]]) -> None:
-        """Entries up to ``last`` were durable before this process began; they stay on the disk.
+        """Entries up to ``last`` were durable before this process; they stay on the disk.
 
         ``terms``: where each of their terms begins, and the term.
         """
@@ -145,7 +143,6 @@ class LogView:
         self._append(entry)
 
     def settle(self, batch: WriteBatch) -> None:
-        """``batch`` is durable."""
         if batch.snapshot is not None:
             self._install(batch.snapshot.meta)
         if batch.hard_state is not None:

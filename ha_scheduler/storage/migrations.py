@@ -1,11 +1,10 @@
 """From the file formats of earlier releases to today's.
 
-Guarantee: a directory is migrated in one transaction or not at all: a process that is killed in the
-middle leaves the older format, and the next start begins again. There is no way back, and an older
-release refuses what this one has written (``NewerFormat``).
+Guarantee: a directory is migrated in one transaction or not at all; after a kill in the middle the
+next start begins again. There is no way back: an older release refuses it (``NewerFormat``).
 
 Order: the caller holds the lock and knows that the directory is its own. Each step takes the format
-before it; the format version moves in the same transaction as what it describes.
+before it; the format version moves in the same transaction.
 
     1   first release
     2   the identity holds the Raft id of the disk. In format 1 it followed from the peer's name, so

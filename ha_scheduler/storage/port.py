@@ -1,19 +1,17 @@
 """What a peer needs of its storage: the raft log, the hard state and the ledger, as one.
 
-Guarantee: what one ``WriteBatch`` asks for becomes durable in one transaction, batches in the order
-of their numbers, and ``on_durable(number, None)`` is called only after it is. The ledger's rows and
-the applied index move in one transaction, so a restart replays nothing. What a snapshot brings may
-be written before; it counts from the batch's transaction on.
+Guarantee: a ``WriteBatch`` becomes durable in one transaction, batches in the order of their
+numbers, and ``on_durable(number, None)`` is called only after that. The ledger's rows and the
+applied index move in one transaction, so a restart replays nothing. A snapshot may be written
+before, and counts from the batch's transaction on.
 
-Order, on the loop's thread: ``submit`` (returns at once); later ``on_durable`` comes *from the
-writer's thread* and is posted to the loop; there ``settle(number)`` and then the core's
-``persisted(number)``. The reader's half of the port (``LogReader``) answers from what is settled
-and so changes only on the loop's thread and only between two calls of the core: it needs no lock
-and never changes in the midst of a step.
+Order, on the loop's thread: ``submit`` (returns at once); ``on_durable`` comes *from the writer's
+thread* and is posted to the loop; there ``settle(number)``, then the core's ``persisted(number)``.
+The reader's half (``LogReader``) answers from what is settled, so it changes only on the loop's
+thread and between two calls of the core: it needs no lock.
 
-An ``on_durable`` with an error is the last: every later batch gets the same error. It may come
-with the number of no batch, when a reader has found damage. The caller must end the process (see
-``errors``).
+An ``on_durable`` with an error is the last: every later batch gets the same error. Damage that a
+reader found comes with the number of no batch. The caller must end the process (see ``errors``).
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ OnDurable = Callable[[int, Exception | None], None]
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInstall:
-    """Replace log and ledger by what another peer sent.
+    """Replace log and ledger by another peer's.
 
-    ``chunks`` are those of ``ledger.dump``; they are read once, in the writer's thread, and an
-    error in them is as final as that of a disk: check them (``dump.check_chunk``) on arrival.
+    ``chunks`` of ``ledger.dump`` are read once, in the writer's thread. An error in them is as
+    final as a disk's: check them (``dump.check_chunk``) on arrival.
     """
 
     meta: SnapshotMeta
@@ -48,12 +46,11 @@ class SnapshotInstall:
 class WriteBatch:
     """One transaction's worth, carried out in the order of the fields.
 
-    ``entries`` replace any suffix of the log from the first one's index on. ``apply`` are committed
-    entries, durable already or in this batch, that continue the applied index without a gap and end
-    at ``applied_index``; the normal ones are folded into the ledger, and ``membership`` is the one
-    in force after them (None: unchanged). ``compact_to``: the log up to and including this applied
-    index is no longer needed. ``must_sync``: false when ``hard_state`` brings at most a newer
-    commit index, which no answer to another peer waits for.
+    ``entries`` replace any suffix of the log from the first one's index on. ``apply``: committed
+    entries, durable or in this batch, that continue the applied index without a gap and end at
+    ``applied_index``; normal ones are folded, and ``membership`` is in force after them (None:
+    unchanged). ``compact_to``: the log up to this applied index is no longer needed. ``must_sync``:
+    false if ``hard_state`` brings at most a newer commit index, for which no answer waits.
     """
 
     number: int
@@ -118,7 +115,7 @@ class PeerStore(LogReader, Protocol):
     def view(self) -> AbstractContextManager[LedgerView]:
         """The ledger as last committed (maybe newer than settled), unchanging while held.
 
-        Hold it briefly: while it is held the file grows by whatever is written.
+        Hold it briefly: the file grows meanwhile by whatever is written.
         """
 
     def close(self) -> None:

@@ -1,16 +1,16 @@
-"""What stands where in the LMDB environment, and how each row proves itself.
+"""The rows of the LMDB environment, and how each proves itself.
 
 Guarantee: LMDB returns flipped bits silently, so no row is believed without its crc32c. A row of
-the log covers its own index and the crc of the row before it: the log is one chain, and a row that
-is intact but belongs to another place or another history is noticed as well.
+the log covers its own index and the crc of the row before it: the log is one chain, and an intact
+row of another place or another history is noticed as well.
 
     log    index (8 bytes, big-endian) → crc | crc of the row before | term | kind | data
     peer   name → crc | msgpack        (identity, hard state, applied, compacted, ledger)
     t.*    one database per ledger table: key → crc | value
     u.*    the same again: one of the two sets is the ledger, the other takes in the next snapshot
 
-Order: the identity is written in the transaction that creates the databases and read before
-anything else; its format version decides whether this release may read on.
+Order: the identity is written in the transaction that creates the databases and read before all
+else; its format version decides whether this release may read on.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def row_crc(row: bytes) -> int:
 def open_entry(path: Path, index: int, row: bytes, before: int | None) -> tuple[Entry, int]:
     """The entry of a row and its crc. Raises ``CorruptLog``.
 
-    ``before``: the crc of the row before it, or None if that row is not at hand.
+    ``before``: the crc of the row before it, or None if unknown.
     """
     if len(row) < _ENTRY.size:
         raise CorruptLog(path, index, "cut short")

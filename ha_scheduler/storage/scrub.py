@@ -1,14 +1,14 @@
 """Reads every row once after the start, so that damage is found before the row is needed.
 
-Guarantee: nobody waits for it, and nothing depends on it: a row is verified each time it is read
-anyhow. What it finds is reported once, and ends it.
+Guarantee: nothing waits for it or depends on it: a row is verified at each read anyhow. The first
+damage is reported, and ends it.
 
-Order: each slice has a read transaction of its own, short enough to hold up neither the loop (both
-want the GIL) nor the reuse of pages. Between two slices rows may come and go; it goes on with the
-first that is left.
+Order: each slice has a short read transaction, which delays neither the loop (both want the GIL)
+nor the reuse of pages. Rows may come and go between two slices; it goes on with the first that is
+left.
 
-It is slow on purpose, by pauses and not by a lower priority of its thread: a thread of low priority
-that is preempted while it holds the GIL holds up the loop with it.
+It is slow by pauses and not by a low priority: a thread that is preempted while it holds the GIL
+would hold up the loop.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The reader's half of the port, from the batches that have settled.
+"""The reader's half of the port, from the settled batches.
 
-Guarantee: what is answered follows from what was there at the start and the batches settled since,
-nothing else: not from what is queued, nor from what is durable but not yet settled.
+Guarantee: answers follow from the state at the start and the batches settled since: never from
+queued batches, nor from durable ones that have not settled.
 
-Order: a store calls ``admit`` when a batch is submitted and its caller ``settle`` when the batch is
+Order: a store calls ``admit`` when a batch is submitted, and its caller ``settle`` when it is
 durable, both in the order of submission and on the loop's thread.
 """
 

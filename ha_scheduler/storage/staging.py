@@ -1,13 +1,12 @@
-"""A ledger that another peer sent, on its way into the set of tables that is not in use.
+"""A ledger that another peer sent, on its way into the unused set of tables.
 
-Guarantee: the ledger in use stays as it is, whatever becomes of this, until ``use_staged`` in the
-transaction that also moves the applied index. Memory is bounded: LMDB keeps all that a transaction
-writes in memory until its commit, so a ledger of gigabytes comes in transactions of
-``STAGE_BYTES``.
+Guarantee: the ledger in use stays as it is until ``use_staged``, in the transaction that also moves
+the applied index. Memory is bounded: LMDB keeps a transaction's writes in memory until its commit,
+so the ledger comes in transactions of ``STAGE_BYTES``.
 
-Order: ``stage`` empties the unused set, fills it, and has verified the stream's end when it
-returns. Readers that began before ``use_staged`` read the former ledger to their end. What an
-interruption leaves behind is deleted at the next start, or by the next ``stage``.
+Order: ``stage`` empties the unused set, fills it, and has verified the stream's end on return.
+Readers that began before ``use_staged`` read the former ledger to their end. The leavings of an
+interruption are deleted at the next start, or by the next ``stage``.
 """
 
 from __future__ import annotations

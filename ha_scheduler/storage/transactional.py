@@ -1,15 +1,14 @@
 """A peer's storage inside the transactions of one environment: everything but the threads.
 
 Guarantee: ``commit`` writes a group of batches in one transaction, in their order, or raises and
-writes none of it; what a snapshot brings is put beside the ledger first (``staging``). Opening
-verifies what a vote or an append relies on: the hard state, the end of the log from the first entry
-on that is not applied, and that they fit together. Every other row is verified each time it is
-read; a thread of the owner's reads them all once (``scrub``). So opening takes no longer for a
-longer log.
+writes none; a snapshot is put beside the ledger first (``staging``). Opening verifies what a vote
+or an append relies on: the hard state, the unapplied end of the log, and that they fit together.
+Other rows are verified at each read, and all once by the owner's thread (``scrub``). So opening
+takes no longer for a longer log.
 
 Order in a transaction: snapshot, hard state, entries, fold, compaction. A batch is ``admit``-ted
-when it is submitted, committed by whoever owns the write transactions, and ``settle``-d when it is
-durable. The environment is injected, so that the same code runs over a simulated disk.
+when submitted, committed by the owner of the write transactions, and ``settle``-d when durable. The
+environment is injected: the same code runs over a simulated disk.
 """
 
 from __future__ import annotations
@@ -23,12 +22,7 @@ import lmdb
 from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
-from ha_scheduler.storage.environment import (
-    Databases,
-    read_applied,
-    read_hard_state,
-    read_slot,
-)
+from ha_scheduler.storage.environment import Databases, read_applied, read_hard_state, read_slot
 from ha_scheduler.storage.errors import CorruptData, CorruptLedger
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_table import Compacted, LogTable
@@ -81,9 +75,9 @@ class TransactionalStore(SettledReader):
             self._log.trim(txn)
 
     def forget_applied_log(self) -> None:
-        """Delete every entry that is applied, a few in each transaction, before anything is queued.
+        """Delete every applied entry, a few in each transaction, before anything is queued.
 
-        For a disk that is nearly full. Peers that lag behind will need a snapshot.
+        For a nearly full disk. Peers that lag behind will need a snapshot.
         """
         done = WriteBatch(0, compact_to=self.applied())
         self._log.compact(self.applied())

@@ -1,13 +1,13 @@
 """The writer thread: batches in order, as many to a transaction as gathered during the last fsync.
 
 Guarantee: batches are committed in the order of submission, none is skipped, and ``on_durable`` is
-called in that order, each time from the writer's thread. After the first error nothing is committed
-any more: that batch, those committed with it and all later ones get the error. An error found by
-a reader (``fail``) ends the writing in the same way, and is reported even if nothing is queued.
+called in that order from the writer's thread. After the first error nothing is committed: that
+batch, those committed with it and all later ones get the error. An error found by a reader
+(``fail``) ends the writing likewise, and is reported even if nothing is queued.
 
 Order: LMDB's write transactions belong to the thread that began them (used from two, the next one
 hangs for ever), so ``commit`` runs only here. A batch nobody waits for is held back a moment: the
-next fsync takes it along for nothing.
+next fsync takes it along.
 """
 
 from __future__ import annotations
