@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -97,13 +98,9 @@ def surviving(ops: Iterable[Op], departed: list[int]) -> Iterator[Op]:
     for op in ops:
         parts.setdefault(bisect_right(departed, op.index), []).append(op)
     for part in parts.values():
-        yield from (op for op in part if op.is_desire and op is _first_desire(part))
+        yield from islice((op for op in part if op.is_desire), 1)
         if not part[-1].is_desire:
             yield part[-1]
-
-
-def _first_desire(ops: list[Op]) -> Op | None:
-    return next((op for op in ops if op.is_desire), None)
 
 
 def _settle(tables: Tables, graph: int, client_key: bytes) -> int:

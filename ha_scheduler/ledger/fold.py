@@ -142,7 +142,7 @@ def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: b
 
 
 def _graphs_retired(tables: Tables, index: int, record: GraphsRetired, data: bytes) -> None:
-    runs.let_go(tables, record.upto)
+    runs.advance_stored(tables, record.upto)
     for graph in record.graphs:
         row = tables.get(GRAPHS, graph_key(graph))
         if row is not None:
@@ -173,7 +173,7 @@ def _drop_graph_payload(tables: Tables, row: bytes) -> None:
 
 def _desires_changed(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
     if isinstance(record, Released):
-        runs.let_go(tables, record.upto)
+        runs.advance_stored(tables, record.upto)
     if record.graph == NO_GRAPH:
         free_keys.change(tables, index, record)
     elif record.keys and _is_known(tables, record.graph):
@@ -224,7 +224,7 @@ def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes
 
 
 def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) -> None:
-    runs.let_go(tables, record.upto)
+    runs.advance_stored(tables, record.upto)
     client_key = name_key(record.client)
     row = tables.get(CLIENTS, client_key)
     if row is not None:

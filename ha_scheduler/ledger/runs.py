@@ -36,7 +36,7 @@ def advance(known: dict[int, int], upto: int) -> None:
         del known[min(known)]
 
 
-def let_go(tables: Tables, upto: int) -> None:
+def advance_stored(tables: Tables, upto: int) -> None:
     """As ``advance``, in the ledger."""
     if upto > 0:
         known = load(tables)

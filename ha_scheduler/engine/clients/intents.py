@@ -105,7 +105,7 @@ class Intents(SchedulerBase):
         request = current_request.get()
         graph = 0
         if request is not None and request.session and client not in self.clients:
-            # Nobody would ever let go of its keys.
+            # Nobody would ever release its keys.
             raise ClientGoneError(f"client {client} left before its graph was made")
         if self.recorder is not None and request is not None:
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)

@@ -64,11 +64,9 @@ class MultiLocks(MultiLockExtension):
             self.requests[id] = set(locks)
             for lock in locks:
                 self.locks[lock].append(id)
-            self.requests_left[id] = max(0, needed - self._first_in(id))
+            first = sum(self.locks[lock][0] == id for lock in locks)
+            self.requests_left[id] = max(0, needed - first)
         self._forget_ended()
-
-    def _first_in(self, id: str) -> int:
-        return sum(self.locks[lock][0] == id for lock in self.requests[id])
 
     # What changes
 

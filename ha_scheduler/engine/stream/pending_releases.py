@@ -59,13 +59,13 @@ class PendingReleases:
     def give_way(self, keys: Iterable[Key]) -> None:
         """Something else is about to happen to these keys."""
         if self._kept:
-            self._let_go(self._because_of(keys))
+            self._release(self._because_of(keys))
 
     def give_way_to_graph(self, dsk: dict[Key, Any], keys: set[Key]) -> None:
         """A graph is about to be made that may mention kept keys."""
         if self._kept:
             inputs = (key for spec in dsk.values() for key in spec.dependencies)
-            self._let_go(self._because_of(itertools.chain(dsk, keys, inputs)))
+            self._release(self._because_of(itertools.chain(dsk, keys, inputs)))
 
     def _because_of(self, keys: Iterable[Key]) -> list[Key]:
         """The kept keys by which any of ``keys`` is still known here, and is not on followers.
@@ -85,16 +85,16 @@ class PendingReleases:
 
     def give_way_to_all(self) -> None:
         """Something is about to happen after which no unwanted task may be computed again."""
-        self._let_go(list(self._kept))
+        self._release(list(self._kept))
 
     def forget(self) -> None:
         self._kept.clear()
         self._keeper.wants_what.clear()
 
     def _committed(self, number: int, keys: list[Key]) -> None:
-        self._let_go([key for key in keys if self._kept.get(key) == number])
+        self._release([key for key in keys if self._kept.get(key) == number])
 
-    def _let_go(self, keys: Collection[Key]) -> None:
+    def _release(self, keys: Collection[Key]) -> None:
         if not keys:
             return
         for key in keys:
@@ -103,4 +103,4 @@ class PendingReleases:
         upstream.Scheduler._client_releases_keys(
             self._scheduler, keys=keys, cs=self._keeper, recommendations=recommendations
         )
-        self._scheduler.transitions(recommendations, f"ha-let-go-{time()}")
+        self._scheduler.transitions(recommendations, f"ha-released-{time()}")

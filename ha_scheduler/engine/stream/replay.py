@@ -72,13 +72,13 @@ class Replay:
             case records.GraphSubmitted():
                 self._graph(record)
             case records.GraphsRetired(graphs, upto):
-                self._scheduler.runs.let_go(upto)
+                self._scheduler.runs.advance(upto)
                 for graph in graphs:
                     self._retire(graph)
             case records.Desired(_, client, keys):
                 self._desired(client, [decode_key(key) for key in keys])
             case records.Released(_, client, keys, upto):
-                self._scheduler.runs.let_go(upto)
+                self._scheduler.runs.advance(upto)
                 self._released(client, [decode_key(key) for key in keys])
             case records.Forgotten(_, keys):
                 for key in keys:
@@ -100,7 +100,7 @@ class Replay:
                 if session:
                     scheduler.session_of[client] = session
             case records.ClientLeft(client, upto):
-                scheduler.runs.let_go(upto)
+                scheduler.runs.advance(upto)
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
             case (
                 records.SessionAdvanced() | records.SessionRestored() | records.Answered()

@@ -30,7 +30,7 @@ class RunIds:
         self.known: dict[int, int] = {}  # by term: as in the ledger
         self.found: dict[Key, int] = {}  # of tasks that were resubmitted: the run that counts
 
-    def let_go(self, upto: int) -> None:
+    def advance(self, upto: int) -> None:
         """A record says up to which id its leader knew of all."""
         advance(self.known, upto)
 

@@ -171,7 +171,8 @@ class Adoption:
             if ws not in ts.who_has:
                 scheduler.add_replica(ts, ws)
             return
-        if not self._is_needed(ts) or ts.state == "erred":
+        is_needed = ts.who_wants or ts.waiters or ts.state in _PENDING
+        if not is_needed or ts.state == "erred":
             step.free(address, key)
             return
         if ts.state == "processing":
@@ -180,10 +181,6 @@ class Adoption:
             ws.actors.add(ts)
         self._make_result(ts, ws, held, step)
         self._notify(key, "processing", "memory", step.stimulus_id, worker=address)
-
-    @staticmethod
-    def _is_needed(ts: TaskState) -> bool:
-        return bool(ts.who_wants or ts.waiters) or ts.state in _PENDING
 
     def _make_result(self, ts: TaskState, ws: WorkerState, held: Held, step: Consequences) -> None:
         """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
