@@ -22,8 +22,6 @@ SLOTS_MAX = 10_000  # calls of one process under way at once; each costs the cel
 
 @dataclass(slots=True)
 class PendingCall:
-    """A call in progress, and how often it was sent."""
-
     id: CallId
     sent: int = 0
 

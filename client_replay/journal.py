@@ -40,8 +40,6 @@ class JournalEntry:
 
 
 class Journal:
-    """The unacknowledged requests of one session, in order."""
-
     def __init__(
         self, *, bytes_max: int = JOURNAL_BYTES_MAX, entries_max: int = JOURNAL_ENTRIES_MAX
     ) -> None:
@@ -61,7 +59,6 @@ class Journal:
 
     @property
     def last(self) -> int:
-        """The highest number given out."""
         return self._last
 
     @property
@@ -79,7 +76,6 @@ class Journal:
         return max((entry.sequence for entry in self.lasting()), default=0)
 
     def lasting(self) -> list[JournalEntry]:
-        """The open requests that outlive their client, in order."""
         return [entry for entry in self.pending() if entry.message["op"] != GRAPH]
 
     def append(self, message: Message, nbytes: int) -> int:
@@ -110,7 +106,6 @@ class Journal:
         return self._entries.get(sequence)
 
     def pending(self) -> list[JournalEntry]:
-        """Every unacknowledged request, in order."""
         with self._lock:
             return list(self._entries.values())
 

@@ -90,14 +90,11 @@ REPEATABLE = READ_ONLY | IDEMPOTENT
 
 
 def reconnect_timeout_s() -> float:
-    """How long a client waits for a leader."""
     value = dask.config.get(RECONNECT_TIMEOUT, RECONNECT_TIMEOUT_DEFAULT)
     return float(parse_timedelta(value, default="s"))
 
 
 class SchedulerRPC(PooledRPCCall):
-    """A ``PooledRPCCall`` to the leader."""
-
     addr: str
     pool: Any
     _owner: str

@@ -215,7 +215,6 @@ class Session:
     # ---- what the leader says
 
     def welcomed(self, **fields: Any) -> None:
-        """The leader says who it is."""
         self._answered = True
         view = View.from_welcome(from_op(Welcome, fields))
         watch = not isinstance(self._client._start_arg, PooledRPCCall)  # else the worker does
@@ -223,7 +222,6 @@ class Session:
             self._leave_stale(view.term)
 
     def refused(self, **fields: Any) -> None:
-        """It leads no longer."""
         self._answered = True
         self._leave_stale(from_op(Stale, fields).term)
 
@@ -232,7 +230,6 @@ class Session:
         self._leave(f"a scheduler of term {term} does not lead any more; {reason}")
 
     def acknowledged(self, **fields: Any) -> None:
-        """The cell has committed some requests."""
         self.journal.committed(from_op(Committed, fields).sequences)
         self._left.set()
 
@@ -268,7 +265,6 @@ class Session:
 
 
 def _plainly(message: dict[str, Any]) -> dict[str, Any]:
-    """A request as upstream's scheduler knows it."""
     plain = {name: value for name, value in message.items() if name != SEQUENCE}
     if plain["op"] == LASTING_DESIRE:
         plain |= {"op": DESIRE, "client": FIRE_AND_FORGET}

@@ -19,8 +19,6 @@ from ha_scheduler.engine.takeover.recovery import Recovery
 
 
 class SchedulerBase(EngineState):
-    """The components that several parts use."""
-
     def __init__(self, **kwargs: Any) -> None:
         self.pending_releases = PendingReleases(self)
         self.transactions = Transactions(self)

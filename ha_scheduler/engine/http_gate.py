@@ -19,10 +19,7 @@ RETRY_SECONDS = 1  # a leader is found in less
 
 
 class NotLeading(RequestHandler):
-    """The answer of an engine that does not lead."""
-
     def prepare(self) -> None:
-        """Any method."""
         self.set_status(503)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Retry-After", str(RETRY_SECONDS))

@@ -84,7 +84,6 @@ class Channel:
         return list(map(TO_ENGINE.decode, await frames.read_some(self._reader, self._decoder)))
 
     def send(self, message: ToDaemon) -> None:
-        """Queue one message for the daemon."""
         if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             raise ChannelLost("the peer daemon takes no proposals")
         self._writer.write(frames.pack(message))

@@ -110,7 +110,6 @@ class Scheduler(
         self._add_handlers()
 
     def _answers_for_all(self) -> bool:
-        """Whether this engine leads for certain and has recovered."""
         return self.recovery.is_open and self.lease.valid()
 
     def _add_handlers(self) -> None:
@@ -233,7 +232,6 @@ class Scheduler(
     # What others learn of us
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
-        """As upstream's, with the cell's."""
         return {**super().identity(n_workers), HA: to_op(self.welcome())}
 
     async def identity_asked(self, n_workers: int = -1) -> dict[str, Any]:

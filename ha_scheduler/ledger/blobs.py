@@ -35,7 +35,6 @@ def claim(tables: Tables, term: int, blob: int) -> None:
 
 
 def discard(tables: Tables, term: int, blob: int) -> None:
-    """The blob's owner is gone."""
     tables.delete_prefix(BLOB_PARTS, blob_key(term, blob))
 
 
@@ -59,6 +58,5 @@ def parts(tables: Tables, term: int, blob: int) -> Iterator[BlobPart]:
 
 
 def loose(tables: Tables) -> Iterator[tuple[int, int]]:
-    """(term, blob) of every loose blob."""
     for key in tables.keys(LOOSE_BLOBS):
         yield int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")

@@ -72,7 +72,6 @@ class Calls:
         return iter(list(self._slots))
 
     def answer(self, session: str, slot: int) -> Answer | None:
-        """The answer kept for the slot."""
         return self._slots.get(session, {}).get(slot)
 
     def owner(self, session: str) -> str:
@@ -195,7 +194,6 @@ def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
 
 
 def drop_answer(tables: Tables, session: str, slot: int) -> None:
-    """Keep only that an answer was given."""
     key = call_key(session, slot)
     row = tables.get(CALLS, key)
     if row is not None:

@@ -12,7 +12,6 @@ from ha_scheduler.ledger.tables import DEPARTED, FREE_WANTS, WANTS, Tables
 
 
 def add(tables: Tables, index: int, client_key: bytes, data: bytes) -> None:
-    """The client left; ``data`` is the record."""
     if _matters(tables, client_key):
         events.put(tables, index, data)
         tables.put(DEPARTED, client_key + index_key(index), b"")

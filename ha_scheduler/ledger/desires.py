@@ -49,8 +49,6 @@ _SUBMITTER = 0  # index of the row that stands for the pair itself; entries star
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """A key is desired or released."""
-
     index: int
     is_desire: bool
 
@@ -64,7 +62,6 @@ def submitted(tables: Tables, graph: int, client: str) -> None:
 
 
 def change(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
-    """A record about keys of a known graph."""
     submitted(tables, record.graph, record.client)
     client_key = name_key(record.client)
     events.put(tables, index, data)

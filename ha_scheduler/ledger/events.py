@@ -39,6 +39,5 @@ def drop(tables: Tables, index: int, part: int = 0) -> None:
 
 
 def scan(tables: Tables) -> Iterator[tuple[int, bytes]]:
-    """(index, encoded record) in log order."""
     for key, data in tables.scan(EVENTS):
         yield event_place(key)[0], data

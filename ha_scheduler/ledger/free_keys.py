@@ -17,7 +17,6 @@ _RELEASED = b"-"
 
 
 def change(tables: Tables, index: int, record: Desired | Released) -> None:
-    """A record about keys of no graph."""
     for part, key in enumerate(dict.fromkeys(record.keys)):
         one = type(record)(record.graph, record.client, (key,))
         _change_one(tables, index, part, name_key(key), one)

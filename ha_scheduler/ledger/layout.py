@@ -32,7 +32,6 @@ def graph_key(graph: int) -> bytes:
 
 
 def graph_of(key: bytes) -> int:
-    """The graph of a key that starts with one."""
     (graph,) = _U64.unpack_from(key)
     return int(graph)
 
@@ -70,7 +69,6 @@ def index_key(index: int) -> bytes:
 
 
 def index_at_end(key: bytes) -> int:
-    """The index that a key ends with."""
     (index,) = _U64.unpack(key[-_U64.size :])
     return int(index)
 

@@ -22,7 +22,6 @@ _ROW = b"runs"
 
 
 def term_of(run: int) -> int:
-    """The term of a run's or a graph's id."""
     return run >> 32
 
 

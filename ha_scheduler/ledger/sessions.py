@@ -68,7 +68,6 @@ class Answers:
         return self.bounds[-1] if self.bounds else self.floor
 
     def record(self, sequence: int) -> Answers:
-        """With one more answered request."""
         if sequence == UNNUMBERED or self.answered(sequence):
             return self
         bounds = self._with(sequence)
@@ -121,16 +120,13 @@ class Sessions:
         return self._answers.get(session, Answers()).answered(sequence)
 
     def last(self, session: str) -> int:
-        """The session's highest answered number; 0 for none."""
         return self._answers.get(session, Answers()).last
 
     def record(self, session: str, sequence: int) -> None:
-        """The request is answered."""
         if session and sequence != UNNUMBERED:
             self._answers[session] = self._answers.get(session, Answers()).record(sequence)
 
     def advance(self, session: str, floor: int) -> None:
-        """Everything at or below ``floor`` is answered."""
         if session:
             self._answers[session] = self._answers.get(session, Answers()).advance(floor)
 
@@ -172,7 +168,6 @@ class Sessions:
 
 
 def load_answers(tables: Tables, session: str) -> Answers:
-    """What the ledger knows of one session."""
     row = tables.get(SESSIONS, name_key(session))
     if row is None:
         return Answers()
@@ -199,7 +194,6 @@ def answer_of(tables: Tables, client: str, session: str, sequences: Iterable[int
 
 
 def scan_answers(tables: Tables) -> Iterator[tuple[str, Answers]]:
-    """Every session of the ledger."""
     for _, row in tables.scan(SESSIONS):
         session, floor, bounds = unpack(row)
         yield session, Answers(floor, bounds)

@@ -159,7 +159,6 @@ class SchedulerLink:
     # ---- what comes from the cell
 
     def leader_called(self, **fields: Any) -> dict[str, Any]:
-        """A leader presents itself."""
         message, seen = from_op(LeaderCalled, fields), self.follower.fence.term
         if message.term < seen:
             return {"status": STALE, "term": seen}
@@ -303,7 +302,6 @@ class SchedulerLink:
         await comm.write(message, serializers=["msgpack"])
 
     async def _established(self, accepted: Registered) -> None:
-        """The leader took the worker: start the stream."""
         worker, comm = self._worker, self._comm
         if accepted.warning:
             logger.warning(accepted.warning)

@@ -81,7 +81,6 @@ def shuffle_runs(worker: Any) -> tuple[tuple[str, int, bool], ...]:
 
 
 def _metadata(task: Any) -> bytes | None:
-    """The task's metadata, or None if too large or not picklable."""
     try:
         data = bytes(dumps(task.metadata))
     except Exception:
@@ -91,7 +90,6 @@ def _metadata(task: Any) -> bytes | None:
 
 
 def _error(task: Any) -> bytes | None:
-    """The task's error, or None if too large."""
     error = {
         # Wrapped, and pickled already (core.py:1616)
         "exception": getattr(task.exception, "data", None),

@@ -31,7 +31,6 @@ class RunTracker:
         self._fetched: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by task: heard by then
 
     def hear(self, run: int) -> None:
-        """A leader names an id."""
         self.heard = max(self.heard, run)
 
     def watch(self, state: Any, stimulus: Any) -> None:

@@ -215,7 +215,6 @@ class Worker(distributed.Worker):
         return client
 
     def run_named(self, **fields: Any) -> None:
-        """The leader names a run id."""
         self.runs.hear(from_op(RunNamed, fields).run)
 
     # ---- what the link asks of the worker

@@ -301,7 +301,6 @@ class Intents(SchedulerBase):
                 recorder.append(ScatteredForgotten((encode_key(key),)))
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
-        """A client is gone, with its desires and its session."""
         if client in self.clients and self.recorder is not None:
             cs = self.clients[client]
             committed = self.pending_releases.keep([ts.key for ts in cs.wants_what], cs)
@@ -326,7 +325,6 @@ class Intents(SchedulerBase):
         return result
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
-        """Errors are withdrawn."""
         retried = super().stimulus_retry(keys=keys, client=client)
         recorder = self.recorder
         if recorder is not None:

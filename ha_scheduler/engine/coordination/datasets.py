@@ -26,8 +26,6 @@ Dataset = dict[str, Any]
 
 
 class Datasets(PublishExtension):
-    """The scheduler's extension for published datasets."""
-
     scheduler: SchedulerBase
 
     datasets: dict[Key, Dataset]  # type: ignore[assignment]  # upstream's has futures

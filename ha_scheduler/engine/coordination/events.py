@@ -24,8 +24,6 @@ Place = tuple[str, int]
 
 
 class Events(EventExtension):
-    """The scheduler's event extension."""
-
     scheduler: SchedulerBase
 
     _events: defaultdict[Any, asyncio.Event]

@@ -33,8 +33,6 @@ LockRequest = tuple[int, tuple[str, ...], int, CallNumber | None]
 
 
 class MultiLocks(MultiLockExtension):
-    """The scheduler's extension for locks of several names."""
-
     scheduler: SchedulerBase
 
     locks: defaultdict[str, list[str]]

@@ -57,7 +57,6 @@ class LedgerQueue:
         self._last = max(self._last, number)
 
     def take(self) -> tuple[int, Item]:
-        """The first item, with its number."""
         number = next(iter(self.items))
         item = self.in_hand[number] = self.items.pop(number)
         return number, item
@@ -74,8 +73,6 @@ class LedgerQueue:
 
 
 class Queues(QueueExtension):
-    """The scheduler's queue extension."""
-
     scheduler: SchedulerBase
 
     queues: dict[str, LedgerQueue]
@@ -242,7 +239,6 @@ class Queues(QueueExtension):
         return with_state(self.scheduler, answer)
 
     def future_release(self, name: Any = None, key: Any = None, client: str = "") -> None:
-        """Whoever got the future wants it itself now."""
         self.scheduler.client_desires_keys(keys=[key], client=client)
         self._holds.confirm(name, key)
 

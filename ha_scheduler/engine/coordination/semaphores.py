@@ -44,8 +44,6 @@ NOT_LEADING = math.inf  # when a lease was last seen by an engine that follows: 
 
 
 class Semaphores(SemaphoreExtension):
-    """The scheduler's semaphore extension."""
-
     scheduler: SchedulerBase
 
     max_leases: dict[Any, int]

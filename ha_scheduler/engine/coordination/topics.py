@@ -47,8 +47,6 @@ Place = tuple[str, int]
 
 
 class Topics(Broker):
-    """The scheduler's broker."""
-
     def __init__(self, maxlen: int, scheduler: SchedulerBase) -> None:
         super().__init__(maxlen, scheduler)
         self._transactions: Transactions = scheduler.transactions
@@ -147,7 +145,6 @@ class Logs(SchedulerBase):
     _broker: Topics
 
     def log_asked(self, topic: str | Collection[str], msg: Any) -> None:
-        """``log_event`` of a client or a nanny."""
         self._broker.log(topic, msg)
 
     def log_worker_event(self, worker: str, topic: str | Collection[str], msg: Any) -> None:

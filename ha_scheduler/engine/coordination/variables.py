@@ -24,8 +24,6 @@ VARIABLES = "variable"  # name → item
 
 
 class Variables(VariableExtension):
-    """The scheduler's variable extension."""
-
     scheduler: SchedulerBase
 
     variables: dict[str, Item]
@@ -92,7 +90,6 @@ class Variables(VariableExtension):
     async def future_received_confirm(
         self, name: Any = None, key: Any = None, token: str | None = None, client: str = ""
     ) -> None:
-        """Whoever got the future wants it itself now."""
         self.scheduler.client_desires_keys([key], client)
         self._holds.confirm(name, key)
 

@@ -21,8 +21,6 @@ Sampler = tuple[str, str, float]
 
 
 class MemorySamplers(MemorySamplerExtension):
-    """The scheduler's memory_sampler extension."""
-
     scheduler: SchedulerBase
 
     def __init__(self, scheduler: SchedulerBase) -> None:
@@ -41,7 +39,6 @@ class MemorySamplers(MemorySamplerExtension):
         return key
 
     def stop_asked(self, key: str) -> Any:
-        """A client's request."""
         samples, rows = self._stop(key)
         self._transactions.answer(take_call(), *rows, answer=samples)
         return samples

@@ -86,7 +86,6 @@ class SchedulerPlugins(SchedulerBase):
         return [self._states.delete(name)] if name in self.recorded_states else []
 
     def record_plugin_states(self) -> None:
-        """Record the states that have changed."""
         for name in self.recorded_plugins:
             state_of = getattr(self.plugins.get(name), "ha_state", None)
             if state_of is None:

@@ -50,8 +50,6 @@ Members = dict[str, str]  # the ids of the processes that take part, by address
 
 
 class Shuffles(ShuffleSchedulerPlugin):
-    """The scheduler's shuffle extension."""
-
     scheduler: SchedulerBase
 
     def __init__(self, scheduler: SchedulerBase) -> None:

@@ -16,8 +16,6 @@ from distributed.spans import SpansSchedulerExtension
 
 
 class Spans(SpansSchedulerExtension):
-    """The scheduler's spans extension."""
-
     _chosen: str | None = None
 
     def choose_default(self) -> str:

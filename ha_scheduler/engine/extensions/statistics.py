@@ -39,7 +39,6 @@ class Statistics:
         )
 
     def record(self) -> None:
-        """Record the statistics, if there is news."""
         if self._scheduler.recorder is None:
             return
         now = self._take()
@@ -47,7 +46,6 @@ class Statistics:
             self._scheduler.transactions.note(self._table.set(STATISTICS, now))
 
     def restore(self) -> None:
-        """Use a former leader's."""
         scheduler, known = self._scheduler, self.recorded.get(STATISTICS)
         if known is None:
             return

@@ -57,8 +57,6 @@ class _Running:
 
 
 class NumberedCalls:
-    """The calls in progress, and the answers to repeated ones."""
-
     def __init__(self, scheduler: EngineState, transactions: Transactions) -> None:
         self._scheduler = scheduler
         self._transactions = transactions
@@ -166,7 +164,6 @@ class NumberedCalls:
         self._cancel(self._scheduler.sessions.calls.owned_by(owner))
 
     def ended(self) -> None:
-        """Sessions have ended."""
         for forget in self.on_end:
             forget()
 

@@ -66,7 +66,6 @@ def encode_graph(request: GraphRequest, decisions: dict[str, Any]) -> bytes:
 
 
 def decode_graph(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The form and the decisions of ``encode_graph``."""
     form, decisions = loads(payload)
     return form, decisions
 

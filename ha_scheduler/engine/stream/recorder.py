@@ -68,8 +68,6 @@ class CommitTracker:
 
 
 class Batch:
-    """Desires, releases and retirements in order."""
-
     def __init__(self) -> None:
         self._runs: list[tuple[Kind, int, str, list[Key]]] = []
         self._retired: set[int] = set()
@@ -92,7 +90,6 @@ class Batch:
         self._retired.add(graph)
 
     def answer(self, client: str, session: str, sequence: int, on_commit: OnCommit) -> None:
-        """A request of the client took effect."""
         self.keys += 1
         self.answers.setdefault((client, session), []).append((sequence, on_commit))
 
@@ -166,7 +163,6 @@ class Recorder:
         self._schedule_flush()
 
     def forgotten(self, graph: int, key: Key) -> None:
-        """Gather that a key of ``graph`` is forgotten."""
         self._batch.add(Forgotten, graph, "", key)
         self._schedule_flush()
 

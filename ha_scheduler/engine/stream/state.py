@@ -86,5 +86,4 @@ class EngineState(upstream.Scheduler):
         raise NotImplementedError
 
     def note_attempt(self, ts: TaskState, failed_run: int) -> None:
-        """The counts of ``ts`` have changed."""
         raise NotImplementedError

@@ -79,7 +79,6 @@ class Table(Generic[K, V]):
         return Change(self.space, key, DELETED)
 
     def learn(self, key: K, value: V | Deleted) -> None:
-        """A follower applies the row."""
         if value is DELETED:
             self.delete(key)
         else:
@@ -109,13 +108,11 @@ class ReplicatedTables:
         self._tables[space].learn(key, DELETED if value is None else _read(space, key, value))
 
     def lead(self) -> None:
-        """This engine is about to lead."""
         for table in self:
             if table.lead is not None:
                 table.lead()
 
     def settle(self) -> None:
-        """The workers' reports are adopted."""
         for table in self:
             if table.settle is not None:
                 table.settle()

@@ -22,7 +22,6 @@ class ErrorTooLarge(RuntimeError):
 
 
 def encode_error(ts: Any) -> bytes:
-    """The error of an erred scheduler task."""
     error = {name: getattr(ts, name) for name in _FIELDS}
     return _bounded({**error, "erred_on": sorted(ts.erred_on or ())})
 

@@ -199,7 +199,6 @@ class Adoption:
         )
 
     def _leave_pending(self, ts: TaskState) -> None:
-        """Take a task out of the queues for a worker."""
         if ts.state == "queued":
             self._scheduler.queued.discard(ts)
         elif ts.state == "no-worker":
@@ -361,7 +360,6 @@ class Adoption:
         return None
 
     def forget_worker(self, address: str) -> None:
-        """The worker is gone, with its claims and orphans."""
         self.orphans.forget_worker(address)
         for key in [k for k, claim in self.claims.items() if claim.worker == address]:
             del self.claims[key]

@@ -67,7 +67,6 @@ class Attempts(SchedulerBase):
             self.transactions.note(self._attempts.delete(key))
 
     def note_attempt(self, ts: TaskState, failed_run: int) -> None:
-        """The counts of ``ts`` have changed."""
         key: Key = ts.key
         if key in self.tasks:
             row = self._attempts.set(key, (ts.retries, ts.suspicious, failed_run))

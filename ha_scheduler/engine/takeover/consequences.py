@@ -25,16 +25,13 @@ class Consequences:
     worker_msgs: Msgs = field(default_factory=dict)
 
     def free(self, worker: str, *keys: Key) -> None:
-        """Have a worker drop these keys."""
         self.tell({worker: [free(*keys, stimulus_id=self.stimulus_id)]})
 
     def tell(self, worker_msgs: Msgs) -> None:
-        """Add messages to workers."""
         for worker, messages in worker_msgs.items():
             self.worker_msgs.setdefault(worker, []).extend(messages)
 
     def follow(self) -> None:
-        """Follow the recommendations."""
         recommendations, self.recommendations = self.recommendations, {}
         self.scheduler._transitions(
             recommendations, self.client_msgs, self.worker_msgs, self.stimulus_id

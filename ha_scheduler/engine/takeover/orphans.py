@@ -53,7 +53,6 @@ class Orphans:
         self._data.setdefault(key, set()).add(worker)
 
     def owners(self) -> set[str]:
-        """The workers with any orphan."""
         return {address for _, address in self._places()}
 
     def _places(self) -> Iterator[tuple[Key, str]]:
@@ -63,7 +62,6 @@ class Orphans:
         yield from ((key, claim.worker) for key, claim in self._running.items())
 
     def holders(self, key: Key) -> list[str]:
-        """The workers that hold the result of ``key``."""
         return list(self._memory.get(key, ()))
 
     def run_of(self, key: Key) -> int | None:

@@ -59,7 +59,6 @@ class Recovery:
             self._open()
 
     async def opened(self) -> None:
-        """Wait for the barrier."""
         await self._opened.wait()
 
     def _open(self) -> None:

@@ -21,8 +21,6 @@ def date(report: Report, key: Key, run: int) -> int:
 
 
 def without(report: Report, keys: set[Key]) -> Report:
-    """The report without these keys."""
-
     def rest(entries: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(entry for entry in entries if entry[0] not in keys)
 

@@ -76,8 +76,6 @@ class WorkerOperation:
 
 
 class WorkerOperations:
-    """The numbered calls in progress."""
-
     def __init__(self, scheduler: SchedulerBase, retirements: Mapping[str, Any]) -> None:
         """``retirements``: by id, the workers that are to go and are still there."""
         self._scheduler = scheduler
@@ -174,7 +172,6 @@ class WorkerOperations:
         self._moved = asyncio.Event()
 
     async def _until(self, condition: Callable[[], bool], deadline: Deadline) -> bool:
-        """Whether the condition came to hold in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining):
                 while not condition():

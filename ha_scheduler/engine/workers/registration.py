@@ -141,7 +141,6 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
                 self._will_not_report(address)
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
-        """A worker of ours lost its connection and is back."""
         logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
         self.stream_comms[address].abort()
         stream = BatchedSend(interval="5ms", loop=self.loop)
@@ -296,7 +295,6 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         return _placing(self.tasks[key] for key in recommendations)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
-        """As upstream's; the worker is no longer expected."""
         known = address in self.workers
         stimulus_id = str(kwargs.get("stimulus_id", ""))
         if address in self._following and stimulus_id.startswith(_SEND_FAILED):

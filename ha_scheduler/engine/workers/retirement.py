@@ -179,7 +179,6 @@ class Retirement(Intents):
             return await super().restart(timeout=timeout, wait_for_workers=wait_for_workers, **how)
 
     def end_of_everything(self) -> None:
-        """The last record of a restart."""
         self.record(Restarted(), self.transactions.mark())
 
     def report(self, msg: dict[str, Any], *args: Any, **kwargs: Any) -> None:

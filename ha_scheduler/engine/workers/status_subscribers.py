@@ -20,8 +20,6 @@ from ha_scheduler.engine.clients.registration import Clients
 
 
 class StatusSubscriber(WorkerStatusPlugin):
-    """Upstream's, under a name of its own."""
-
     def __init__(self, scheduler: SchedulerBase, comm: Any) -> None:
         vars(self)["name"] = f"worker-status-{uuid.uuid4().hex}"  # upstream has it on the class
         super().__init__(scheduler, comm)
