@@ -3,10 +3,10 @@
 Guarantees, and the order that keeps them:
 
 - Nothing is told twice and nothing is lost. A broken stream's unsent messages are dropped: the
-  snapshot of the next registration covers them. From the snapshot on, without an ``await``,
+  report of the next registration covers them. From the report on, without an ``await``,
   everything is buffered for the new stream and sent when that starts.
 - Events logged while nobody leads are sent on the next stream. Those on their way when the leader
-  died are lost: no snapshot has them.
+  died are lost: no report has them.
 - A leader of an older term than the highest seen is not obeyed (``comm/follower.py``): its stream
   is aborted, and the rest of a batch already read is ignored.
 - The loss of a leader never ends the worker. A "close" from the leader does, or
@@ -44,7 +44,7 @@ from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
 from ha_scheduler.worker.registration import PlainScheduler, Registered, RegistrationRefused
-from ha_scheduler.worker.report import shuffle_runs, snapshot
+from ha_scheduler.worker.report import report_of, shuffle_runs
 from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
@@ -63,8 +63,8 @@ LOG_EVENT = "log-event"
 class Phase(Enum):
     """What becomes of a message to the leader."""
 
-    DOWN = auto()  # dropped: the next snapshot says it
-    BUFFERING = auto()  # kept: the snapshot is taken, the stream does not run yet
+    DOWN = auto()  # dropped: the next report says it
+    BUFFERING = auto()  # kept: the report was made, the stream does not run yet
     UP = auto()  # sent
 
 
@@ -291,7 +291,7 @@ class SchedulerLink:
             message = registration.message(
                 message,
                 term=self.follower.fence.term,
-                report=snapshot(
+                report=report_of(
                     worker.state,
                     shuffles=shuffle_runs(worker),
                     heard=self._own.runs.heard,

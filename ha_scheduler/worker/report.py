@@ -32,7 +32,7 @@ FAILED_RUNS_MAX = 1_000  # runs of shuffles that ended here and that are told of
 RUNNING = frozenset({"waiting", "ready", "constrained", "executing", "long-running", "resumed"})
 
 
-def snapshot(state: Any, **rest: Any) -> Report:
+def report_of(state: Any, **rest: Any) -> Report:
     """The report of a ``WorkerState``, with the ``rest`` of its fields."""
     memory: list[tuple[Any, int, str, int]] = []
     running: list[tuple[Any, int, str]] = []

@@ -1,7 +1,7 @@
 """A cell without a network: an engine's scheduler, upstream's worker state machine, and clients.
 
 Everything but the wires is real: the scheduler is ours, a worker is a ``WorkerState`` whose
-instructions are carried out when the test says so, and reports itself by ``snapshot``. Each wire is
+instructions are carried out when the test says so, and reports by ``report_of``. Each wire is
 a queue, from which the test delivers when it likes, and which a kill empties. So the state at a
 kill may be any that a leader can come into, and nothing takes time.
 """
@@ -30,7 +30,7 @@ from ha_scheduler.ledger.records import Record, decode, encode
 from ha_scheduler.protocol.client import Hello, Resume, request
 from ha_scheduler.protocol.codec import to_op
 from ha_scheduler.protocol.worker import Joining, RegisterWorker
-from ha_scheduler.worker.report import snapshot
+from ha_scheduler.worker.report import report_of
 from ha_scheduler.worker.runs import RunTracker
 from tests.twins.tables import MemoryTables
 
@@ -269,7 +269,7 @@ class ModelWorker:
             "metrics": METRICS, "services": {}, "local_directory": "", "versions": {}, "nanny": "",
             "extra": {}, "stimulus_id": self.stimulus(),
         }  # fmt: skip
-        report = snapshot(self.state, heard=self.runs.heard, fetched=self.runs.fetched())
+        report = report_of(self.state, heard=self.runs.heard, fetched=self.runs.fetched())
         joining = Joining(term, report, {})
         message |= to_op(RegisterWorker(self.address, self.address, "", joining))
         del message["op"]

@@ -79,7 +79,7 @@ async def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_live
         assert message["status"] == "running"
         await until(lambda: second.said("log-event"))
         assert [event["msg"] for event in second.said("log-event")] == ["said to nobody"]
-        assert second.said("long-running") == []  # superseded by the snapshot
+        assert second.said("long-running") == []  # superseded by the report
         assert worker.status == Status.running
         assert worker._ha.follower.fence.term == 2
     await second.die()

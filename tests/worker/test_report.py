@@ -1,4 +1,4 @@
-"""The snapshot, taken of real worker state machines."""
+"""The report, taken of real worker state machines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distributed.worker_state_machine import (
 )
 
 from ha_scheduler.protocol.worker import FETCHING, METADATA_BYTES_MAX, Report
-from ha_scheduler.worker.report import shuffle_runs, snapshot
+from ha_scheduler.worker.report import report_of, shuffle_runs
 
 PEER = "127.0.0.1:2"
 NOTHING = Report()
@@ -70,14 +70,14 @@ def finish(state: WorkerState, key: Any, run_id: int = 1, value: Any = "x") -> N
 
 
 def test_an_idle_worker_reports_nothing(state: WorkerState) -> None:
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
 
 
 def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
     compute(state, ("x", 0))
     finish(state, ("x", 0))
-    assert snapshot(state).memory == ((("x", 0), 17, "str", 1),)
-    assert snapshot(state).running == ()
+    assert report_of(state).memory == ((("x", 0), 17, "str", 1),)
+    assert report_of(state).running == ()
 
 
 def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
@@ -89,7 +89,7 @@ def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
         compute(state, key)
         state.tasks[key].metadata.update(metadata)
         finish(state, key)
-    ((key, data),) = snapshot(state).metadata
+    ((key, data),) = report_of(state).metadata
     assert (key, loads(data)) == ("little", left["little"])
 
 
@@ -98,7 +98,7 @@ def test_every_task_to_compute_is_running_under_its_run_id(state: WorkerState) -
         compute(state, key, run_id=number)
     compute(state, "d", run_id=8, who_has={"dep": [PEER]}, nbytes={"dep": 1})
     state.handle_stimulus(SecedeEvent(key="a", compute_duration=1.0, stimulus_id="secede"))
-    assert snapshot(state).running == (
+    assert report_of(state).running == (
         ("a", 5, "long-running"),
         ("b", 6, "executing"),
         ("c", 7, "executing"),
@@ -111,7 +111,7 @@ def test_dependencies_that_are_being_fetched_are_not_reported(state: WorkerState
         AcquireReplicasEvent(who_has={"far": [PEER]}, nbytes={"far": 1}, stimulus_id="fetch")
     )
     assert state.tasks["far"].state == "flight"
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
 
 
 def fetch(state: WorkerState, key: Any) -> None:
@@ -135,7 +135,7 @@ def test_what_was_cancelled_and_still_runs_is_left_out(state: WorkerState) -> No
     free(state, "plain")
     free(state, "long")
     assert {ts.state for ts in state.tasks.values()} == {"cancelled"}
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
 
 
 def test_what_was_cancelled_and_is_wanted_again_is_what_it_was(state: WorkerState) -> None:
@@ -146,7 +146,7 @@ def test_what_was_cancelled_and_is_wanted_again_is_what_it_was(state: WorkerStat
     secede(state, "long")  # after it was cancelled: nobody was told
     compute(state, "plain", run_id=2)
     compute(state, "long", run_id=3)
-    assert snapshot(state).running == (("plain", 2, "executing"), ("long", 3, "long-running"))
+    assert report_of(state).running == (("plain", 2, "executing"), ("long", 3, "long-running"))
 
 
 def test_a_computation_that_is_to_be_fetched_instead_is_no_running_task(state: WorkerState) -> None:
@@ -157,17 +157,17 @@ def test_a_computation_that_is_to_be_fetched_instead_is_no_running_task(state: W
         free(state, key)
         fetch(state, key)
     assert {ts.state for ts in state.tasks.values()} == {"resumed"}
-    assert snapshot(state).running == (("plain", 2, FETCHING), ("long", 3, FETCHING))
+    assert report_of(state).running == (("plain", 2, FETCHING), ("long", 3, FETCHING))
 
 
 def test_what_is_on_its_way_here_and_to_be_computed_instead_is_running(state: WorkerState) -> None:
     fetch(state, "far")
     free(state, "far")
     assert state.tasks["far"].state == "cancelled"
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
     compute(state, "far", run_id=4)
     assert state.tasks["far"].state == "resumed"
-    assert snapshot(state).running == (("far", 4, "resumed"),)
+    assert report_of(state).running == (("far", 4, "resumed"),)
 
 
 def test_what_could_not_be_read_when_it_arrived_has_not_erred(state: WorkerState) -> None:
@@ -178,7 +178,7 @@ def test_what_could_not_be_read_when_it_arrived_has_not_erred(state: WorkerState
         )
     )
     assert state.tasks["far"].state == "error"
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
 
 
 def test_what_nobody_is_known_to_have_is_left_out(state: WorkerState) -> None:
@@ -187,13 +187,13 @@ def test_what_nobody_is_known_to_have_is_left_out(state: WorkerState) -> None:
         GatherDepNetworkFailureEvent(worker=PEER, total_nbytes=1, stimulus_id="gone")
     )
     assert state.tasks["far"].state == "missing"
-    assert snapshot(state) == Report(running=(("near", 2, "waiting"),))
+    assert report_of(state) == Report(running=(("near", 2, "waiting"),))
 
 
 def test_a_task_that_gave_itself_back_is_gone(state: WorkerState) -> None:
     compute(state, "back")
     state.handle_stimulus(RescheduleEvent(key="back", stimulus_id="reschedule"))
-    assert snapshot(state) == NOTHING
+    assert report_of(state) == NOTHING
 
 
 def test_errors_and_actors_are_named(state: WorkerState) -> None:
@@ -201,7 +201,7 @@ def test_errors_and_actors_are_named(state: WorkerState) -> None:
     state.handle_stimulus(ExecuteFailureEvent.dummy("bad", run_id=3, stimulus_id="fail"))
     compute(state, "actor", run_id=4, actor=True)
     finish(state, "actor", run_id=4, value=object())
-    report = snapshot(state)
+    report = report_of(state)
     ((key, error, run_id),) = report.erred
     assert (key, run_id) == ("bad", 3)
     assert set(loads(error)) == {"exception", "traceback", "exception_text", "traceback_text"}

@@ -20,7 +20,7 @@ from distributed.core import Server
 
 from ha_scheduler.protocol.worker import Report
 from ha_scheduler.worker import registration
-from ha_scheduler.worker.report import RUNNING, snapshot
+from ha_scheduler.worker.report import RUNNING, report_of
 
 source = inspect.getsource
 
@@ -123,11 +123,11 @@ def test_a_task_of_the_state_machine_has_what_a_report_says() -> None:
     compute = machine.ComputeTaskEvent.dummy("x", run_id=7, stimulus_id="s")
     compute.run_spec = Task("x", int)
     state.handle_stimulus(compute)
-    assert snapshot(state).running == (("x", 7, "executing"),)
+    assert report_of(state).running == (("x", 7, "executing"),)
     done = machine.ExecuteSuccessEvent.dummy("x", 0, run_id=7, nbytes=3, stimulus_id="s")
     done.type = int
     state.handle_stimulus(done)
-    assert snapshot(state) == Report(memory=(("x", 3, "int", 7),))
+    assert report_of(state) == Report(memory=(("x", 3, "int", 7),))
 
 
 def test_a_run_id_is_kept_while_a_task_executes() -> None:

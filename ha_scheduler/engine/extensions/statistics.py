@@ -26,13 +26,13 @@ EVERY_SECONDS = 5.0
 NEWS = 0.2  # of the former value: what changes less is not worth a record
 PREFIXES_MAX = 2_000  # the newest; some 60 bytes each
 
-Snapshot = dict[str, Any]
+Row = dict[str, Any]
 
 
 class Statistics:
     def __init__(self, scheduler: SchedulerBase) -> None:
         self._scheduler = scheduler
-        self.recorded: dict[str, Snapshot] = {}
+        self.recorded: dict[str, Row] = {}
         self._table = scheduler.tables.add(Table(STATISTICS, self.recorded, lead=self.restore))
         scheduler.periodic_callbacks[STATISTICS] = PeriodicCallback(
             self.record, EVERY_SECONDS * 1000
@@ -59,7 +59,7 @@ class Statistics:
             prefix.max_exec_time = longest
             prefix.suspicious = suspicious
 
-    def _take(self) -> Snapshot:
+    def _take(self) -> Row:
         scheduler = self._scheduler
         newest = islice(reversed(scheduler.task_prefixes.values()), PREFIXES_MAX)
         return {
@@ -73,7 +73,7 @@ class Statistics:
         }
 
 
-def _is_news(before: Snapshot | None, now: Snapshot) -> bool:
+def _is_news(before: Row | None, now: Row) -> bool:
     if before is None:
         return bool(now["prefixes"])
     if before["prefixes"].keys() != now["prefixes"].keys():
