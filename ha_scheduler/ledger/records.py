@@ -27,7 +27,9 @@ from msgspec import Meta
 
 from ha_scheduler.protocol.codec import Number, Part
 
-FORMAT = 1  # raised by whatever changes records, the ledger's tables, or what the fold does
+#: Raised by whatever changes records, the ledger's tables, the engine's replicated tables, or what
+#: the fold does.
+FORMAT = 1
 RECORD_BYTES_MAX = 768 * 1024  # bytes; below the 1 MiB at which LMDB's p99 and a peer link suffer
 BLOB_PART_BYTES = 512 * 1024  # bytes of payload in one BlobPart
 

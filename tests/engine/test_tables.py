@@ -6,11 +6,14 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.workers.operations import WorkerOperation
+from ha_scheduler.ledger.records import UnknownRecordError, ValueDeleted, ValueSet
 from tests.engine.conftest import KeptLog, follow, leading, new_scheduler, rebuild
 
 
@@ -95,6 +98,20 @@ def known(engine: Scheduler) -> set[str]:
 
 async def test_each_table_has_a_row_here() -> None:
     assert {table.space for table in new_scheduler().tables} == ROWS.keys()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ValueSet("of-tomorrow", encode_key("key"), bytes(dumps(1)), 0, 0, 1),
+        ValueDeleted("of-tomorrow", encode_key("key")),
+    ],
+)
+async def test_a_row_of_a_table_that_is_not_known_is_refused_by_name(
+    record: ValueSet | ValueDeleted,
+) -> None:
+    with pytest.raises(UnknownRecordError, match=r"'of-tomorrow' .* upgrade this peer"):
+        new_scheduler().replay.apply(record)
 
 
 async def write_all(leader: Scheduler) -> None:

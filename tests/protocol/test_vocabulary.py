@@ -25,6 +25,7 @@ from ha_scheduler.ledger.records import FORMAT, KINDS
 from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.protocol import FEATURES, VERSION
 from ha_scheduler.protocol.codec import Message, MessageSet, Part
+from tests.engine.test_tables import ROWS
 
 FILE = Path(__file__).with_name("vocabulary.toml")
 HOW = "see docs/how-to/add-a-message.md"
@@ -54,7 +55,7 @@ def today() -> dict[str, Any]:
     return {
         "messages": {name: fields_of(kind) for name, kind in said()},
         "records": {f"kind {tag}": fields_of(kind) for tag, kind in KINDS.items()},
-        "ledger": {"tables": list(TABLES)},
+        "ledger": {"tables": list(TABLES), "replicated tables": sorted(ROWS)},
     }
 
 

@@ -4,7 +4,8 @@ Guarantee: an owner declares a ``Table`` once, in its own module, and adds it to
 ``ReplicatedTables``. From then on each row that a leader writes (``transactions.py``) is on every
 follower that has applied the record, on an engine rebuilt from the ledger, and on every later
 leader, until it is deleted. A row that cannot be read here (a module is missing) counts as deleted;
-the engine goes on.
+the engine goes on. A row of an unknown table is refused: it is a newer release's, whose ``FORMAT``
+is higher, so the daemon has stopped before it.
 
 Order: ``apply`` runs for each row as it commits, in a rebuild before the graphs; ``lead`` before
 the engine's port is bound; ``settle`` when the workers' reports are adopted, before anybody but a
@@ -29,6 +30,7 @@ from typing import Any, Final, Generic, TypeVar
 from distributed.protocol.pickle import loads
 
 from ha_scheduler.engine.stream.keys import decode_key
+from ha_scheduler.ledger.records import FORMAT, UnknownRecordError
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +105,15 @@ class ReplicatedTables:
         return table
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
-        """A follower applies a row; None deletes it."""
+        """A follower applies a row; None deletes it. Raises ``UnknownRecordError``."""
+        table = self._tables.get(space)
+        if table is None:
+            raise UnknownRecordError(
+                f"the replicated table {space!r} is of a newer release than this one "
+                f"(format {FORMAT}); upgrade this peer"
+            )
         key = decode_key(name)
-        self._tables[space].learn(key, DELETED if value is None else _read(space, key, value))
+        table.learn(key, DELETED if value is None else _read(space, key, value))
 
     def lead(self) -> None:
         for table in self:
