@@ -43,7 +43,8 @@ def report_of(state: Any, **rest: Any) -> Report:
         if task.state == "memory":
             if task.type not in names:
                 names[task.type] = typename(task.type)
-            memory.append((key, task.nbytes or 0, names[task.type], task.run_id))
+            size = max(0, int(task.nbytes or 0))  # a user's ``sizeof`` may return any number
+            memory.append((key, size, names[task.type], task.run_id))
             left = _metadata(task) if task.metadata else None
             if left is not None:
                 metadata.append((key, left))

@@ -23,7 +23,14 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
-from ha_scheduler.protocol.worker import FETCHING, METADATA_BYTES_MAX, Report
+from ha_scheduler.protocol.codec import from_op, to_op
+from ha_scheduler.protocol.worker import (
+    FETCHING,
+    METADATA_BYTES_MAX,
+    Joining,
+    RegisterWorker,
+    Report,
+)
 from ha_scheduler.worker.report import report_of, shuffle_runs
 
 PEER = "127.0.0.1:2"
@@ -78,6 +85,20 @@ def test_what_is_in_memory_is_reported_unread(state: WorkerState) -> None:
     finish(state, ("x", 0))
     assert report_of(state).memory == ((("x", 0), 17, "str", 1),)
     assert report_of(state).running == ()
+
+
+@pytest.mark.parametrize("size", [17.5, 17.0, -17])
+def test_a_size_of_any_kind_of_number_is_one_that_a_leader_reads(
+    state: WorkerState, size: Any
+) -> None:
+    compute(state, "x")
+    finish(state, "x")
+    state.tasks["x"].nbytes = size
+    joining = Joining(1, report_of(state), {})
+    state.tasks["x"].nbytes = 17  # which the state's own validation, off in a worker, asks for
+    message = to_op(RegisterWorker("tcp://127.0.0.1:1", "id", None, joining))
+    ((_, told, *_),) = from_op(RegisterWorker, message).ha.report.memory
+    assert told == max(0, int(size))
 
 
 def test_what_a_task_left_is_reported_unless_it_is_too_much_or_alive(
