@@ -12,13 +12,13 @@ from typing import Any
 from ha_scheduler.engine.stream.calls import NumberedCalls
 from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.replay import Replay
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.transactions import Transactions
 from ha_scheduler.engine.takeover.adoption import Adoption
 from ha_scheduler.engine.takeover.recovery import Recovery
 
 
-class SchedulerBase(EngineState):
+class SchedulerBase(StreamScheduler):
     def __init__(self, **kwargs: Any) -> None:
         self.pending_releases = PendingReleases(self)
         self.transactions = Transactions(self)

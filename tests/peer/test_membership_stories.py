@@ -52,7 +52,7 @@ class Story:
             self.stage.tick()
 
     def ask_again(self) -> None:
-        """A new disk repeats its wish until the book has it, whoever leads then."""
+        """A new disk repeats its wish until the peer table has it, whoever leads then."""
         for peer, (new, replacing) in list(self.wishes.items()):
             if self.stage.pending is None and peer not in self.stage.rows:
                 refused = self.stage.join(new, replacing)

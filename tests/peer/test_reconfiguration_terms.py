@@ -142,7 +142,7 @@ def test_a_new_leader_lets_nobody_in_before_it_knows_whom_the_last_one_let_in() 
     assert office.driver.node.role is ServerState.LEADER
 
     for known in (False, True):
-        if known:  # the core knows that all is committed; the book does not yet
+        if known:  # the core knows that all is committed; the peer table does not yet
             office.some()
             last = office.driver.node.last_index
             office.hear(MessageKind.APPEND_RESPONSE, 2, index=last, round=2, tick=1)

@@ -29,7 +29,7 @@ from distributed.core import Status
 from distributed.protocol.pickle import loads
 
 from ha_scheduler import failpoints
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 from ha_scheduler.ledger.calls import DROPPED
 from ha_scheduler.ledger.records import CallsEnded, CallsOpened
@@ -57,7 +57,7 @@ class _Running:
 
 
 class NumberedCalls:
-    def __init__(self, scheduler: EngineState, transactions: Transactions) -> None:
+    def __init__(self, scheduler: StreamScheduler, transactions: Transactions) -> None:
         self._scheduler = scheduler
         self._transactions = transactions
         self._running: dict[tuple[str, int], _Running] = {}

@@ -22,14 +22,14 @@ from distributed.scheduler import ClientState, Recs
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import OnCommit
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 
 KEEPER = "ha-until-committed"
 FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client (scheduler.py:1739)
 
 
 class PendingReleases:
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self._keeper = ClientState(KEEPER)  # not one of the scheduler's: nobody can ask it
         self._numbers = itertools.count()

@@ -30,7 +30,7 @@ from ha_scheduler.engine.compat import cull, materialize_graph
 from ha_scheduler.engine.stream.graphs import ReplayDivergedError, decode_graph, key_digest
 from ha_scheduler.engine.stream.keys import Key, decode_key
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.task_errors import decode_error
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
@@ -50,7 +50,7 @@ _MADE_WITH = (
 class Replay:
     """Applies records, and keeps what waits for a takeover."""
 
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self._blobs: dict[tuple[int, int], list[bytes]] = {}
         self._rebuilding = True

@@ -1,8 +1,8 @@
-"""What the event stream is about on an engine, and what it asks of the whole scheduler.
+"""Upstream's Scheduler with an event stream, and what it asks of the whole scheduler.
 
-``EngineState`` derives from upstream's Scheduler, so whoever is given one has upstream's state and
-methods with their types. What components of the stream and of the takeover need of parts that stand
-above them is declared here, and defined there.
+``StreamScheduler`` derives from upstream's Scheduler, so whoever is given one has upstream's state
+and methods with their types. What the stream and the takeover need of parts above them is declared
+here and defined there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ha_scheduler.protocol.client import Welcome
 OnMark = Callable[[str, dict[str, Any]], None]
 
 
-class EngineState(upstream.Scheduler):
-    """The state that several parts use, there before upstream's extensions are made."""
+class StreamScheduler(upstream.Scheduler):
+    """State of several parts, set before upstream makes its extensions."""
 
     actors_created: dict[Key, str]  # of ``Actors``: where each actor is
 

@@ -20,7 +20,7 @@ from distributed.protocol.pickle import dumps
 from ha_scheduler import failpoints
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.stream.recorder import Recorder
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.tables import DELETED, Change
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
@@ -52,7 +52,7 @@ def take_call() -> Call:
 
 
 class Transactions:
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self._proposed = 0
         self._committed = 0

@@ -27,7 +27,7 @@ from distributed.protocol.pickle import loads
 from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerState
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.takeover.consequences import Consequences
 from ha_scheduler.engine.takeover.orphans import Orphans
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
@@ -44,7 +44,7 @@ _PENDING = ("waiting", "queued", "no-worker")
 
 
 class Adoption:
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self.claims: dict[Key, Claim] = {}
         self.orphans = Orphans(scheduler)

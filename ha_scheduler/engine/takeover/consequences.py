@@ -11,14 +11,14 @@ from typing import Any
 from distributed.scheduler import Msgs, Recs
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 
 
 @dataclass(slots=True)
 class Consequences:
     """Gathered under one stimulus."""
 
-    scheduler: EngineState
+    scheduler: StreamScheduler
     stimulus_id: str
     recommendations: Recs = field(default_factory=dict)
     client_msgs: Msgs = field(default_factory=dict)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from distributed.scheduler import TaskState
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.takeover.consequences import Consequences, free
 from ha_scheduler.engine.takeover.reports import Claim, Held
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 30.0  # how long results of graphs that nobody knows wait for th
 
 
 class Orphans:
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self._memory: dict[Key, dict[str, Held]] = {}
         self._running: dict[Key, Claim] = {}

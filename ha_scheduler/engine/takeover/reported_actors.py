@@ -16,12 +16,12 @@ from distributed.scheduler import TaskState
 from msgspec.structs import replace
 
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.engine.stream.state import EngineState
+from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.protocol.worker import Report
 
 
 class ReportedActors:
-    def __init__(self, scheduler: EngineState) -> None:
+    def __init__(self, scheduler: StreamScheduler) -> None:
         self._scheduler = scheduler
         self._handles: list[tuple[Key, str]] = []  # key, and the worker that has one
 
