@@ -33,21 +33,25 @@ class Recorded:
             self._given[name] = plugin
 
     async def change(self, op: str, name: str, change: Coroutine[Any, Any, Any]) -> Any:
-        """Make upstream's change of a plugin; returns its result after the commit.
-
-        Every leader registers some of its own, the same as the leader before: not recorded again.
-        """
+        """Make upstream's change of a plugin; returns its result after the commit."""
         failpoints.reach(f"{op}.arrived")
         result = await change
         failpoints.reach(f"{op}.done")
+        await self.record(name)
+        failpoints.reach(f"{op}.committed")
+        return result
+
+    async def record(self, name: str) -> None:
+        """Record the plugin if it changed, and wait for the commit.
+
+        Every leader registers some of its own, the same as the leader before.
+        """
         plugin = self._given.get(name)
         if plugin is None:
             self._transactions.note(self._table.delete(name))
         elif plugin != self._table.rows.get(name):
             self._transactions.note(self._table.set(name, plugin))
         await self._transactions.settled()
-        failpoints.reach(f"{op}.committed")
-        return result
 
 
 class WorkerPlugins(SchedulerBase):
