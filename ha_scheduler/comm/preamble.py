@@ -2,8 +2,8 @@
 
 Guarantee: under TLS, two processes of ours know and accept each other's version of the protocol
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
-``TIMEOUT_S``, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a refused one hears why,
-as the error of its connection.
+``TIMEOUT_S`` of the TLS handshake, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a
+refused one hears why, as the error of its connection.
 
 Order: the TLS handshake negotiates ``ALPN``; the caller writes its ``Introduction``; the other side
 answers ``Accepted``, or ``Refused`` and hangs up; distributed's handshake follows. It takes no
@@ -45,6 +45,7 @@ from ha_scheduler.protocol.introduction import (
 logger = logging.getLogger("distributed.ha.comm")
 
 ALPN = "dask-ha/1"
+HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, take us many seconds
 
 #: In connection arguments: what the caller says of itself; else it is a client.
 #: In ``Comm.extra_info``: what the other side has said. In distributed's handshake: the versions.
@@ -85,15 +86,16 @@ class TLSListener(tcp.TLSListener):
 
     async def _prepare_stream(self, stream: IOStream, address: str) -> IOStream | None:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(HANDSHAKE_S):
                 prepared: IOStream | None = await super()._prepare_stream(stream, address)
-                if prepared is not None and _negotiated(prepared):
+            if prepared is not None and _negotiated(prepared):
+                async with asyncio.timeout(TIMEOUT_S):
                     await _hear(prepared)
-                return prepared
+            return prepared
         except StreamClosedError:
             logger.info("Connection from %s closed before it said who it is", address)
         except (TimeoutError, ProtocolError, RefusedError) as error:
-            reason = str(error) or f"it did not say within {TIMEOUT_S:g} s who it is"
+            reason = str(error) or "it did not say in time who it is"
             refusal = {"action": "connection-refused"}
             logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
         stream.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import socket
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from ha_scheduler.comm.directory import forget_directories
 from ha_scheduler.comm.preamble import ALPN, INTRODUCTION, IntroductionRefused, peer_introduction
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
-from ha_scheduler.protocol.introduction import Introduction, Kind, Refused, introduce
+from ha_scheduler.protocol.introduction import Introduction, Kind, Refused, call, introduce
 from ha_scheduler.worker.worker import Worker
 from tests.standalone import Scheduler
 
@@ -251,7 +252,7 @@ def test_a_caller_that_would_say_too_much_is_hung_up_on_at_once() -> None:
 def test_a_caller_that_says_nothing_is_hung_up_on(
     with_tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preamble, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(preamble, "TIMEOUT_S" if with_tls else "HANDSHAKE_S", 0.2)
 
     async def silent(address: str) -> bytes:
         if with_tls:
@@ -267,6 +268,27 @@ def test_a_caller_that_says_nothing_is_hung_up_on(
     async def test() -> None:
         async with echoing() as (address, _), asyncio.timeout(2):
             assert await silent(address) == b""
+
+    asyncio.run(test())
+
+
+def test_a_caller_whose_tls_handshake_had_to_wait_is_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that a thousand call at once has many handshakes before this one."""
+    monkeypatch.setattr(preamble, "TIMEOUT_S", 0.3)
+
+    async def test() -> None:
+        async with echoing() as (address, _):
+            with socket.create_connection(address.removeprefix("tls://").split(":")) as sock:
+                await asyncio.sleep(0.6)
+                context = calling()["ssl_context"]
+                context.set_alpn_protocols([ALPN])
+                reader, writer = await asyncio.open_connection(
+                    sock=sock, ssl=context, server_hostname=""
+                )
+                await call(reader, writer, introduce(Kind.CLIENT))
+                writer.transport.abort()
 
     asyncio.run(test())
 
