@@ -119,6 +119,9 @@ class TLSConnector(tcp.TLSConnector):
         except (RefusedError, ProtocolError) as error:
             comm.abort()
             raise IntroductionRefused(f"{comm.peer_address}: {error}") from error
+        except StreamClosedError as error:
+            comm.abort()
+            tcp.convert_stream_closed_error(comm, error)  # raises; final if our CA is unknown there
         except BaseException:
             comm.abort()
             raise

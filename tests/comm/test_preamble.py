@@ -293,6 +293,23 @@ def test_a_caller_whose_tls_handshake_had_to_wait_is_let_in(
     asyncio.run(test())
 
 
+def test_a_caller_with_a_certificate_of_elsewhere_hears_so_at_once() -> None:
+    elsewhere = Security.temporary()
+    security = Security(
+        tls_ca_file=SECURITY.tls_ca_file,
+        tls_client_cert=elsewhere.tls_client_cert,
+        tls_client_key=elsewhere.tls_client_key,
+    )
+
+    async def test() -> None:
+        async with echoing() as (address, callers):
+            with pytest.raises(FatalCommClosedError, match="UNKNOWN_CA"):
+                await connect(address, timeout=5, **security.get_connection_args("client"))
+            assert not callers
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("scheme", ["tls", "ha"])
 def test_a_client_that_is_refused_says_why_at_once(scheme: str) -> None:
     async def test() -> None:
