@@ -91,9 +91,11 @@ class TLSListener(tcp.TLSListener):
             if prepared is not None and _negotiated(prepared):
                 async with asyncio.timeout(TIMEOUT_S):
                     await _hear(prepared)
+                if prepared.closed():
+                    raise StreamClosedError
             return prepared
         except StreamClosedError:
-            logger.info("Connection from %s closed before it said who it is", address)
+            logger.info("Connection from %s closed while it said who it is", address)
         except (TimeoutError, ProtocolError, RefusedError) as error:
             reason = str(error) or "it did not say in time who it is"
             refusal = {"action": "connection-refused"}

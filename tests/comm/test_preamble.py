@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import pickle
 import socket
 import struct
@@ -236,6 +237,25 @@ def test_nothing_is_unpickled_before_a_caller_has_said_who_it_is(tmp_path: Path)
             assert not callers
 
     asyncio.run(test())
+
+
+def test_a_caller_that_hangs_up_behind_its_introduction_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As whoever tries all peers at once does when one of them has answered."""
+
+    async def test() -> None:
+        async with echoing() as (address, callers):
+            for _ in range(20):
+                async with stranger(address) as (_, writer):
+                    writer.write(frames.pack(introduce(Kind.CLIENT)))
+            comm = await connect(address, timeout=5, **calling())
+            comm.abort()
+        assert len(callers) <= 1
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(test())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_caller_that_would_say_too_much_is_hung_up_on_at_once() -> None:
