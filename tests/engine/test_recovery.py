@@ -8,9 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import pair
+from tests.engine.conftest import eventually, pair
 
 FAILING = """
 import asyncio
@@ -49,3 +50,19 @@ def test_a_recovery_that_fails_is_a_test_that_fails(
 
     with pytest.raises(RuntimeError, match="Event loop stopped"):
         asyncio.run(test())
+
+
+class WaitsForWorkers(SchedulerPlugin):
+    """Starts when the workers have joined, and so after the port is bound."""
+
+    async def start(self, scheduler: Any) -> None:
+        if scheduler.term > 1:
+            await eventually(lambda: len(scheduler.workers) == 2)
+
+
+async def test_workers_that_report_while_plugins_start_are_not_waited_for() -> None:
+    async with pair(workers=2) as both:
+        await both.client.register_plugin(WaitsForWorkers())
+        await both.kill_leader()
+        await both.take_over(window_seconds=0.1)
+        assert both.marks["workers_back"] == {"reported": 2, "missing": 0}

@@ -30,6 +30,7 @@ class Recovery:
     def __init__(self, on_open: Callable[[], None]) -> None:
         self._on_open = on_open
         self._awaited: set[str] = set()
+        self._early: set[str] = set()  # settled before the leader knew whom to expect
         self._opened = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
 
@@ -43,8 +44,8 @@ class Recovery:
         return frozenset(self._awaited)
 
     def begin(self, expected: Iterable[str], window_seconds: float = WINDOW_SECONDS) -> None:
-        """Wait for these workers; opens at once if there are none."""
-        self._awaited = set(expected)
+        """Wait for these workers; opens at once if all are settled."""
+        self._awaited = set(expected) - self._early
         if self._awaited:
             loop = asyncio.get_running_loop()
             self._window = loop.call_later(window_seconds, self._open)
@@ -54,6 +55,8 @@ class Recovery:
 
     def settled(self, address: str) -> None:
         """The worker has reported, or certainly will not."""
+        if not self.is_open:
+            self._early.add(address)
         self._awaited.discard(address)
         if not self._awaited and self._window is not None:
             self._open()
