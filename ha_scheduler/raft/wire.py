@@ -21,7 +21,7 @@ def message_from_wire(wire: bytes | msgspec.Raw) -> Message:
     """The inverse of `message_to_wire`."""
     try:
         message = _decoder.decode(wire)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise MalformedMessageError(f"not a message of the core: {error}") from error
     _check_shape(message)
     _check_entries(message.entries, message.index, message.term)

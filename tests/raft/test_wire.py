@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,3 +123,12 @@ def test_junk_is_either_refused_or_a_message(changes: list[tuple[int, Any]], kin
     except RaftError:
         return
     assert message_from_wire(message_to_wire(message)) == message
+
+
+def test_a_field_of_a_later_release_may_not_nest_without_end() -> None:
+    fields = msgspec.msgpack.decode(message_to_wire(Message(MessageKind.HEARTBEAT, 1, 2, 3)))
+    array_of_17 = b"\xdc\x00\x11"
+    known = b"".join(map(msgspec.msgpack.encode, fields))
+    assert message_from_wire(array_of_17 + known + b"\x90").term == 3
+    with pytest.raises(MalformedMessageError, match="recursion"):
+        message_from_wire(array_of_17 + known + b"\x91" * 100_000)
