@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class LoadCell:
         self._events.bind(str(self.directory / "events"))
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.leader = ""
+        self.activations = 0
         self._marks = 0
 
     def __enter__(self) -> LoadCell:
@@ -72,6 +74,22 @@ class LoadCell:
     # -- processes
 
     def start(self, name: str) -> None:
+        with self.log_path(name).open("ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
+                    *self.command(name),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+
+    def command(self, name: str) -> list[str]:
+        """The module that a peer runs, and its arguments."""
         peers = ",".join(f"{p.name}={p.host}:{p.peer_port}/{p.dask_port}" for p in self.cell.peers)
         settings = {
             "name": name,
@@ -79,18 +97,7 @@ class LoadCell:
             "peers": peers,
             "limits": self._limits,
         }
-        with self.log_path(name).open("ab") as log:
-            self.daemons[name] = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
-                    *("benchmarks.load_daemon", json.dumps(settings)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
+        return ["benchmarks.load_daemon", json.dumps(settings)]
 
     def kill(self, name: str) -> float:
         """``kill -9`` of the daemon; when (CLOCK_MONOTONIC)."""
@@ -99,6 +106,16 @@ class LoadCell:
         daemon.kill()
         daemon.wait()
         return at
+
+    def kill_all(self, *, with_children: bool) -> None:
+        """``kill -9`` of all daemons in one moment, with what they forked or without."""
+        for daemon in self.daemons.values():
+            if with_children:
+                os.killpg(daemon.pid, signal.SIGKILL)
+            else:
+                daemon.kill()
+        for name in list(self.daemons):
+            self.kill(name)
 
     def stop(self, name: str) -> None:
         """End the daemon as an operator does; what it knows to be committed is applied on disk."""
@@ -137,6 +154,7 @@ class LoadCell:
             event = dict(json.loads(self._events.recv(65536)))
             if event["event"] == "activated":
                 self.leader = event["name"]
+                self.activations += 1
             if wanted(event):
                 return event
         raise TimeoutError(f"not within {seconds:g} s; logs were in {self.directory}")
@@ -197,16 +215,24 @@ class LoadCell:
         """Let the load that runs issue nothing more."""
         self._order({"op": "stop"}).close()
 
-    def finish_load(self, answer: socket.socket) -> dict[str, Any]:
+    def finish_load(self, answer: socket.socket, seconds: float = LOAD_TIMEOUT_S) -> dict[str, Any]:
+        """Raises ``TimeoutError``, and ``RuntimeError`` if the leader is none any more."""
         with answer:
-            answer.settimeout(LOAD_TIMEOUT_S)
+            answer.settimeout(seconds)
             line = answer.makefile("rb").readline()
         if not line:
             raise RuntimeError(f"the leading engine ended during the load ({self.leader})")
         return dict(json.loads(line))
 
-    def _order(self, order: dict[str, Any]) -> socket.socket:
+    def ask(self, name: str, **order: Any) -> Any:
+        """What the engine of ``name`` answers. Raises ``OSError``."""
+        with self._order(order, name) as answer:
+            answer.settimeout(WAIT_S)
+            return json.loads(answer.makefile("rb").readline())
+
+    def _order(self, order: dict[str, Any], name: str = "") -> socket.socket:
+        """``name``: by default the leader's."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(str(self.directory / f"{self.leader}.orders"))
+        connection.connect(str(self.directory / f"{name or self.leader}.orders"))
         connection.sendall(json.dumps(order).encode() + b"\n")
         return connection
