@@ -274,10 +274,10 @@ def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) ->
         from_op(Request, kwargs)
         if not recovery.is_open:
             await recovery.opened()
-        result = handler(*args, **kwargs)
-        if inspect.isawaitable(result):
-            result = await result
-        await hold(lease)
-        return result
+        try:
+            result = handler(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        finally:  # an error is an answer, too
+            await hold(lease)
 
     return wait_then_handle

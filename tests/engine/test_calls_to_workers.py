@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from distributed import Nanny
-from distributed.core import Server, Status
+from distributed.core import Server, Status, rpc
 
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.engine.conftest import KeptLog, end, eventually
@@ -95,6 +95,25 @@ async def test_a_call_is_not_sent_while_leadership_is_uncertain(call: Call, op: 
         switch.on = True
         await calling
         assert recipient.asked == [op]
+
+
+@pytest.mark.parametrize(("key", "error"), [("there", None), ("not-there", KeyError)])
+async def test_a_call_is_not_answered_while_leadership_is_uncertain(
+    key: str, error: type[Exception] | None
+) -> None:
+    """Be it by an error: another leader may know better."""
+    async with leader_and_recipient() as (scheduler, switch, _), rpc(scheduler.address) as caller:
+        scheduler.set_metadata(["there"], 1)
+        switch.on = False
+        asking = asyncio.ensure_future(caller.get_metadata(keys=[key]))
+        await eventually(lambda: switch.asked > 5 or asking.done())
+        assert not asking.done()
+        switch.on = True
+        if error is None:
+            assert await asking == 1
+        else:
+            with pytest.raises(error):
+                await asking
 
 
 async def test_a_nanny_is_not_told_to_kill_while_leadership_is_uncertain() -> None:
