@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from distributed import get_client, worker_client
 from distributed.comm import connect
+from distributed.protocol.pickle import dumps, loads
 
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.ledger.records import Erred
+from ha_scheduler.worker import report
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import end, eventually, pair, rebuild
 from tests.engine.counted import begin, blocked, gate, runs, work
@@ -128,6 +130,25 @@ async def test_an_error_that_the_leader_had_not_written_down_is_not_found_out_ag
         assert runs[1] == 1
         assert any(isinstance(record, Erred) for record in both.log.records)
         leader.validate_state()
+
+
+async def test_of_an_error_what_a_newer_release_says_besides_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error_of = report._error
+
+    def of_tomorrow(task: Any) -> bytes:
+        return bytes(dumps({**loads(error_of(task)), "notes": "of tomorrow"}))
+
+    monkeypatch.setattr(report, "_error", of_tomorrow)
+    async with pair() as both:
+        future = both.client.submit(fail, 1)
+        await future.exception()
+        await both.kill_leader()
+        both.log.records[:] = [r for r in both.log.records if not isinstance(r, Erred)]
+        await both.take_over()
+        assert isinstance(await future.exception(), KeyError)
+        assert runs[1] == 1
 
 
 async def test_work_submitted_during_the_outage_goes_through() -> None:

@@ -15,6 +15,7 @@ from ha_scheduler.protocol.worker import ERROR_BYTES_MAX
 TEXT_CHARACTERS_MAX = 10_000
 
 _FIELDS = ("exception", "traceback", "exception_text", "traceback_text")
+_KNOWN = frozenset((*_FIELDS, "erred_on"))
 
 
 class ErrorTooLarge(RuntimeError):
@@ -27,8 +28,8 @@ def encode_error(ts: Any) -> bytes:
 
 
 def decode_error(payload: bytes) -> dict[str, Any]:
-    error: dict[str, Any] = loads(payload)
-    return error
+    """The error, without what a worker of a newer release says besides."""
+    return {name: value for name, value in loads(payload).items() if name in _KNOWN}
 
 
 def _bounded(error: dict[str, Any]) -> bytes:

@@ -28,6 +28,7 @@ from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerS
 
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.state import StreamScheduler
+from ha_scheduler.engine.stream.task_errors import decode_error
 from ha_scheduler.engine.takeover.consequences import Consequences
 from ha_scheduler.engine.takeover.orphans import Orphans
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
@@ -287,7 +288,7 @@ class Adoption:
                     if _runs_on(ts, address):
                         step.recommendations[key] = "released"
                     continue
-                error = loads(payload)
+                error = decode_error(payload)
                 spurious = is_no_outcome(ts, error["exception_text"])
                 if ts.state == "processing":
                     self._fail_processing(ts, address, run, error, step.recommendations)
