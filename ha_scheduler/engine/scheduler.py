@@ -25,6 +25,7 @@ from time import monotonic
 from typing import Any
 
 import dask
+from distributed.comm import Comm
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
@@ -43,7 +44,7 @@ from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
-from ha_scheduler.engine.fencing import LeaseLike, fence_pool, hold
+from ha_scheduler.engine.fencing import FencedComm, LeaseLike, fence_pool, hold
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
@@ -270,12 +271,13 @@ def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) ->
     """
 
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
-    async def wait_then_handle(*args: Any, **kwargs: Any) -> Any:
+    async def wait_then_handle(*args: Comm, **kwargs: Any) -> Any:
         from_op(Request, kwargs)
         if not recovery.is_open:
             await recovery.opened()
+        fenced = (FencedComm(comm, lease) for comm in args)  # of a handler that writes by itself
         try:
-            result = handler(*args, **kwargs)
+            result = handler(*fenced, **kwargs)
             return await result if inspect.isawaitable(result) else result
         finally:  # an error is an answer, too
             await hold(lease)

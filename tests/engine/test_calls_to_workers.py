@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from distributed import Nanny
+from distributed.comm import connect
 from distributed.core import Server, Status, rpc
 
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.engine.workers.status_subscribers import StatusSubscriber
 from tests.engine.conftest import KeptLog, end, eventually
 
 
@@ -114,6 +116,23 @@ async def test_a_call_is_not_answered_while_leadership_is_uncertain(
         else:
             with pytest.raises(error):
                 await asking
+
+
+async def test_a_cluster_is_told_of_no_worker_while_leadership_is_uncertain() -> None:
+    async with leader_and_recipient() as (scheduler, switch, _):
+        cluster = await connect(scheduler.address)
+        await cluster.write({"op": "subscribe_worker_status"})
+        await cluster.read()
+        switch.on = False
+        for plugin in scheduler.plugins.values():
+            if isinstance(plugin, StatusSubscriber):
+                plugin.remove_worker(scheduler, "tcp://gone")
+        reading = asyncio.ensure_future(cluster.read())
+        await eventually(lambda: switch.asked > 5 or reading.done())
+        assert not reading.done()
+        switch.on = True
+        assert await reading == (("remove", "tcp://gone"),)
+        await cluster.close()
 
 
 async def test_a_nanny_is_not_told_to_kill_while_leadership_is_uncertain() -> None:
