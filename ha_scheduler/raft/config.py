@@ -14,66 +14,62 @@ from .messages import PeerId
 
 MIB = 1024 * 1024
 
-ENTRY_BYTES_MAX = 1 * MIB
-"""Of one entry's data. Above, LMDB's p99 quadruples."""
+ENTRY_BYTES_MAX = 1 * MIB  # of one entry's data; above, LMDB's p99 quadruples
+HIGHEST_PRIORITY = 2  # in elections, and the default; one less is one election timeout later
 
-HIGHEST_PRIORITY = 2
-"""Of a peer in elections, and the default. One less means one election timeout later."""
-
+#: A peer with ``electable`` False stands this many election timeouts later, after all others. A
+#: leader whose engine is slow to start beats none.
 UNELECTABLE_PATIENCE = HIGHEST_PRIORITY + 1
-"""A peer that should not lead now stands this many election timeouts later than it would: after
-every peer that may. A cell led by a peer whose engine is slow to start beats one without leader."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How this peer takes part. `validate()` is called by the core."""
+    """The settings of one peer. `validate()` is called by the core."""
 
     peer_id: PeerId
-    #: Ticks without word from a leader before a follower campaigns; the actual timeout is drawn
-    #: from [election_ticks, 2 * election_ticks). Must exceed the worst stall of a peer.
+    #: A follower campaigns after [election_ticks, 2 * election_ticks) ticks, at random, without a
+    #: message of a leader. Must exceed the worst stall of a peer.
     election_ticks: int
     #: Ticks between two heartbeats. Several must fit into an election timeout, or one lost
     #: heartbeat costs the leadership.
     heartbeat_ticks: int
-    #: A learner becomes a voter only if it has all that the log held this many ticks ago, and has
-    #: answered since (4.2.1). So a commit that comes to need it waits no longer than about that.
+    #: A learner is promoted only with all entries of this many ticks ago, and an answer since
+    #: (4.2.1): a commit that needs it waits about as long at most.
     promotion_lag_ticks: int
-    #: A leader whose own disk has taken nothing for so long hands over, if a majority has committed
-    #: what its disk lacks. Must exceed a stall of a disk that is well.
+    #: A leader whose own disk has stalled for so long hands over, if a majority has committed
+    #: entries that its disk lacks. Must exceed a stall of a healthy disk.
     disk_patience_ticks: int
-    #: Who stands first when a leader is gone, 0 to `HIGHEST_PRIORITY`. The windows in which peers
-    #: of different priority stand do not overlap, so a lower one leads only if all higher ones
-    #: are gone or lag; it never moves leadership away from a leader that is well.
+    #: The order of candidacy, 0 to `HIGHEST_PRIORITY`. The windows of different priorities do not
+    #: overlap: a lower one leads only if all higher ones are gone or lag. It never moves
+    #: leadership away from a healthy leader.
     priority: int = HIGHEST_PRIORITY
-    #: Ask whether an election could be won before disturbing the cell with a new term (9.6).
+    #: Pre-votes: no new term before an election can be won (9.6).
     pre_vote: bool = True
-    #: A leader without contact to a quorum steps down; voters that hear a leader refuse
-    #: candidates (6.2, 4.2.3). The lease of the driver rests on it.
+    #: A leader without contact to a quorum steps down; voters with a leader refuse candidates
+    #: (6.2, 4.2.3). The lease of the driver rests on it.
     check_quorum: bool = True
-    #: Step down the moment the newest contact to a quorum is an election timeout old, instead
-    #: of checking once per election timeout, which can take nearly twice as long.
+    #: Step down at once when the newest contact to a quorum is an election timeout old. The check
+    #: once per election timeout can take nearly twice as long.
     prompt_step_down: bool = True
-    #: Bytes of entries in one append message. One entry always fits, whatever its size.
+    #: Bytes of entries in one append message. One entry always fits.
     max_append_bytes: int = 1 * MIB
-    #: Appends to one follower that may be unanswered, by count and by bytes.
+    #: Unanswered appends to one follower.
     max_inflight_messages: int = 64
-    #: A follower must hold them, and the link to it.
+    #: Their bytes, held by the follower and the link to it.
     max_inflight_bytes: int = 16 * MIB
-    #: Bytes of one proposal. Who proposes splits what is larger.
+    #: Bytes of one proposal; the proposer splits larger ones.
     max_entry_bytes: int = ENTRY_BYTES_MAX
-    #: Bytes proposed but not committed, or not yet on the leader's own disk; more proposals are
-    #: dropped. Bounds the leader's memory while it has no quorum, or a disk that is stuck.
+    #: Bytes proposed and not committed, or not on the leader's own disk; further proposals are
+    #: dropped. Bounds the leader's memory without a quorum, or with a stalled disk.
     max_uncommitted_bytes: int = 64 * MIB
     #: Bytes of committed entries handed out and not yet reported applied.
     max_applying_bytes: int = 16 * MIB
-    #: Hand out committed entries that this peer has not yet made durable itself. Saves a wait,
-    #: but the driver must then persist before it makes the effect of applying durable: ours
-    #: carries both in one transaction.
+    #: Hand out committed entries before they are durable here. Saves a wait, but the driver must
+    #: persist them before, or with, the effect of applying: ours writes both in one transaction.
     apply_unpersisted: bool = True
 
     def validate(self) -> None:
-        """Refuse values, and pairs of values, that are known to end badly."""
+        """Raises `ConfigError` for values and pairs of values that endanger the cell."""
         if self.peer_id < 1:
             raise ConfigError(f"peer_id is {self.peer_id}; 0 means nobody, use 1 or more")
         if self.heartbeat_ticks < 1:

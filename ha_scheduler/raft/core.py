@@ -8,8 +8,7 @@ The leader's lease rests on a second promise: a peer that heard a leader grants 
 ``election_ticks``. It binds the peer in every state and term: a change of term by a stray message
 leaves it, and a restart, which the leader does not see, renews it.
 
-Nothing here waits, reads a clock, or draws randomness except the election timeout, from the
-injected source.
+Pure: no waits, no clock, and randomness only from the injected source.
 
 ::
 
@@ -77,12 +76,12 @@ class Core:
         self._votes: dict[PeerId, bool] = {}
         self._elapsed = 0
         self._without_leader = 0
-        # Ticks for which the promise to a leader still binds us. Before a crash we may have
-        # heard one a moment ago; only a peer that never had a term certainly has not.
+        # Ticks left of the promise to a leader. We may have heard one right before a crash; only
+        # a peer that never had a term certainly has not.
         self._promised = config.election_ticks if hard_state.term > 0 else 0
         self._leader_tick = 0  # newest tick of the leader of this term that we have seen
         self._timeout = self._draw_timeout()
-        self._incarnation = rng.getrandbits(62) + 1  # this life of the peer, told in its answers
+        self._incarnation = rng.getrandbits(62) + 1  # this life of the peer, in its answers
 
     def _load_history(self, membership: Membership) -> MembershipHistory:
         """Configuration entries after the applied index are in force too (4.1)."""
@@ -128,7 +127,7 @@ class Core:
         self._reset(term, ServerState.FOLLOWER, leader)
 
     def campaign(self, *, force: bool = False) -> None:
-        """Try to become leader; ``force`` (a transfer) skips the pre-vote and the lease."""
+        """Become a candidate; ``force`` (a transfer) skips the pre-vote and the lease."""
         if self.role is ServerState.LEADER or not self.promotable:
             return
         if self.config.pre_vote and not force:
@@ -137,7 +136,7 @@ class Core:
             self._start_election(force=force)
 
     def _start_pre_vote(self) -> None:
-        """Ask without changing term or vote: a peer that cannot win disturbs nobody (9.6)."""
+        """Ask for votes without a new term: a peer that cannot win disturbs nobody (9.6)."""
         self._reset(self.term, ServerState.PRE_CANDIDATE, NO_PEER)
         self._votes[self.id] = True
         self._request_votes(MessageKind.PRE_VOTE, self.term + 1, force=False)
@@ -150,22 +149,16 @@ class Core:
 
     def _request_votes(self, kind: MessageKind, term: int, *, force: bool) -> None:
         for peer in self.history.current.voters:
-            if peer == self.id:
-                continue
-            self.outbox.send(
-                Message(
-                    kind=kind,
-                    to=peer,
-                    source=self.id,
-                    term=term,
-                    log_term=self.log.last_term,
-                    index=self.log.last_index,
-                    force=force,
-                )
-            )
+            if peer != self.id:
+                log_term, index = self.log.last_term, self.log.last_index
+                self._send(kind, peer, term, log_term=log_term, index=index, force=force)
+
+    def _send(self, kind: MessageKind, to: PeerId, term: int, **fields: object) -> None:
+        message = Message(kind, to, self.id, term, **fields)  # type: ignore[arg-type]
+        self.outbox.send(message)
 
     def term_persisted(self, term: int) -> None:
-        """The disk has this term and our vote in it. If it is for ourselves, it counts now."""
+        """This term and our vote in it are durable. A vote for ourselves counts now."""
         self.outbox.durable_term = term
         if self.role is ServerState.CANDIDATE and self.term == term:
             self._votes[self.id] = True
@@ -237,10 +230,10 @@ class Core:
         self._leave_if_due()
 
     def _enter_higher_term(self, message: Message) -> bool:
-        """Returns whether the message still deserves an answer."""
+        """Returns whether the message is to be handled further."""
         kind = message.kind
         if kind in RESPONSE_TO and self._bound and not message.force:
-            return False  # 4.2.3: we hear a leader, so we do not help to depose it
+            return False  # 4.2.3: no vote while we hear a leader
         if kind is MessageKind.PRE_VOTE:
             return True  # a question about a term nobody is in yet
         if kind is MessageKind.PRE_VOTE_RESPONSE and not message.reject:
@@ -250,19 +243,16 @@ class Core:
 
     @property
     def _bound(self) -> bool:
-        """Whether the promise to a leader, possibly ourselves, forbids to elect another."""
+        """Whether the promise to a leader, possibly ourselves, forbids a vote."""
         return self.config.check_quorum and (self._promised > 0 or self.role is ServerState.LEADER)
 
     def _answer_lower_term(self, message: Message) -> None:
-        """Tell a deposed leader or a stale candidate of our term, if it could not know."""
+        """Answer a deposed leader or a stale candidate with our term."""
         guarded = self.config.check_quorum or self.config.pre_vote
         if message.kind in (MessageKind.HEARTBEAT, MessageKind.APPEND) and guarded:
-            self._respond(MessageKind.APPEND_RESPONSE, message.source)
+            self._send(MessageKind.APPEND_RESPONSE, message.source, self.term)
         elif message.kind is MessageKind.PRE_VOTE:
-            self._respond(MessageKind.PRE_VOTE_RESPONSE, message.source, reject=True)
-
-    def _respond(self, kind: MessageKind, to: PeerId, *, reject: bool = False) -> None:
-        self.outbox.send(Message(kind=kind, to=to, source=self.id, term=self.term, reject=reject))
+            self._send(MessageKind.PRE_VOTE_RESPONSE, message.source, self.term, reject=True)
 
     def _on_vote_request(self, message: Message) -> None:
         """At most one vote a term, and only for a log as complete as ours (3.6.1)."""
@@ -271,16 +261,12 @@ class Core:
         free = self.vote == NO_PEER and self.leader == NO_PEER and not bound
         may = self.vote == message.source or free or (pre_vote and message.term > self.term)
         if not may or not self.log.is_up_to_date(message.index, message.log_term):
-            self._respond(RESPONSE_TO[message.kind], message.source, reject=True)
+            self._send(RESPONSE_TO[message.kind], message.source, self.term, reject=True)
             return
         if not pre_vote:
             self.vote = message.source
             self._elapsed = 0
-        self.outbox.send(
-            Message(
-                kind=RESPONSE_TO[message.kind], to=message.source, source=self.id, term=message.term
-            )
-        )
+        self._send(RESPONSE_TO[message.kind], message.source, message.term)
 
     def _on_leader_message(self, message: Message) -> None:
         if self.role is ServerState.LEADER:
@@ -333,12 +319,12 @@ class Core:
             and not message.reject
             and message.term == self.term
         ):
-            return  # a grant for a term that has come and gone
+            return  # a grant for a term that is over
         self._votes.setdefault(message.source, not message.reject)
         self._count_votes()
 
     def _on_timeout_now(self, message: Message) -> None:
-        """The leader wants us to take over (3.10); an old wish must not break its lease."""
+        """A transfer to us (3.10); a stale one must not break the leader's lease."""
         current = message.source == self.leader and message.tick >= self._leader_tick
         for_this_life = message.incarnation == self._incarnation
         if self.role is ServerState.FOLLOWER and current and for_this_life and self.electable:
@@ -359,7 +345,7 @@ class Core:
             self._acknowledge(message, last_new)
 
     def _accept_entries(self, message: Message) -> None:
-        """Append what is new. Entries we already have stay: they may be acknowledged."""
+        """Append new entries. Known entries stay: they may be acknowledged."""
         new = message.entries[self.log.conflict(message.entries) :]
         if not new:
             return
@@ -368,19 +354,9 @@ class Core:
         self.history.append(new)
 
     def _answer(self, message: Message, kind: MessageKind, **fields: object) -> None:
-        """To the leader: the answer says which message of whose life it answers."""
-        self.outbox.send(
-            Message(
-                kind=kind,
-                to=message.source,
-                source=self.id,
-                term=self.term,
-                round=message.round,
-                tick=message.tick,
-                incarnation=self._incarnation,
-                **fields,  # type: ignore[arg-type]
-            )
-        )
+        """Answer the leader, with the stamp of its message and our incarnation."""
+        fields |= {"round": message.round, "tick": message.tick, "incarnation": self._incarnation}
+        self._send(kind, message.source, self.term, **fields)
 
     def _acknowledge(self, message: Message, index: int) -> None:
         self._answer(message, MessageKind.APPEND_RESPONSE, index=index)
@@ -408,7 +384,7 @@ class Core:
         self._acknowledge(message, self._restore(snapshot))
 
     def _restore(self, snapshot: SnapshotMeta) -> int:
-        """Take the snapshot if it brings anything. Returns what is certain to match."""
+        """Take the snapshot if it is new. Returns the index that certainly matches."""
         if snapshot.index <= self.log.commit:
             return self.log.commit
         if self.log.matches(snapshot.index, snapshot.term):
@@ -421,7 +397,7 @@ class Core:
     # -- the end of leadership -------------------------------------------------------------
 
     def _leave_if_due(self) -> None:
-        """A leader that committed its own removal (4.2.2), or can store nothing, steps down."""
+        """A leader that committed its own removal (4.2.2), or whose disk stalls, steps down."""
         if self.lead is None or not self.lead.must_hand_over:
             return
         heir = self.lead.most_advanced_voter()
@@ -430,7 +406,7 @@ class Core:
         self.become_follower(self.term, NO_PEER)
 
     def persisted(self) -> None:
-        """The log's durable index may have moved."""
+        """The durable index may have moved."""
         if self.lead is not None:
             self.lead.persisted()
             self._leave_if_due()

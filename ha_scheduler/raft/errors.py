@@ -4,9 +4,9 @@ The guarantee: a raised error leaves the core as it was before the call, except
 `LogCorruptionError`: this peer's storage broke a promise, and the process must stop. Base classes
 are never raised.
 
-* `CallerError`: the driver or operator asked for something that cannot be done now.
-* `PeerError`: another peer sent something no correct peer sends.
-* `LogReadError`: what the log reader answered. Two of them are ordinary answers.
+* `CallerError`: the request of the driver or operator is not possible now.
+* `PeerError`: another peer sent a message that no correct peer sends.
+* `LogReadError`: of the log reader. Two of them are ordinary answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PeerError(RaftError):
 
 
 class LogReadError(RaftError):
-    """The log reader could not answer, or what it answered contradicts what was promised."""
+    """The log reader cannot answer, or contradicts its promises."""
 
 
 class ConfigError(CallerError):
@@ -42,11 +42,11 @@ class NotLeaderError(CallerError):
 
 
 class ProposalDroppedError(CallerError):
-    """The proposal was not appended and never will be; it is safe to propose it again later."""
+    """The proposal was not appended and never will be; a retry is safe."""
 
 
 class EntryTooLargeError(ProposalDroppedError):
-    """One entry exceeds `max_entry_bytes`; split it, waiting does not help."""
+    """One entry exceeds `max_entry_bytes`; split it."""
 
 
 class MembershipChangeError(ProposalDroppedError):

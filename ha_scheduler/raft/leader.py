@@ -41,7 +41,7 @@ AnswerRead = Callable[[ReadState], None]
 
 
 class Leader:
-    """Leadership of one term. The core forwards to it what concerns a leader."""
+    """Leadership of one term."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class Leader:
         self._log = log
         self._history = history
         self._answer_read = answer_read
-        # The end of the log at each of the last ticks: what a learner must have to be promoted.
+        # The end of the log at each of the last ticks, for the promotion of learners.
         self._log_ends = deque([log.last_index], maxlen=config.promotion_lag_ticks + 1)
         self._since_heartbeat = 0
         self._since_quorum_check = 0
         self._disk_was_at = log.durable_index
-        self._disk_stuck_for = 0  # ticks in which the own disk took nothing, and lags the quorum
+        self._disk_stuck_for = 0  # ticks of a stall of the own disk, while it lags the quorum
         self._transfer_elapsed = 0
         self._reads = ReadQueue()
         self._uncommitted: deque[tuple[int, int]] = deque()  # last index of a batch, its bytes
@@ -81,19 +81,19 @@ class Leader:
 
     @property
     def removed(self) -> bool:
-        """This leader committed a membership that it is no voter of (4.2.2): it must go."""
+        """Whether a membership without this leader as voter has committed (4.2.2)."""
         voters = self._membership.voters
         return self._id not in voters and self._history.index <= self._log.commit
 
     @property
     def must_hand_over(self) -> bool:
-        """Whether another should lead: this one was removed, or only its own disk is stuck."""
+        """Whether another should lead: this one was removed, or its own disk stalls."""
         return self.removed or self._disk_stuck_for >= self._config.disk_patience_ticks
 
     # -- time ------------------------------------------------------------------------------
 
     def tick(self) -> bool:
-        """One tick passed. False: this leader has lost its quorum and must step down."""
+        """One tick. False: this leader has lost its quorum and must step down."""
         self.replication.now += 1
         self._log_ends.append(self._log.last_index)
         self._since_heartbeat += 1
@@ -117,7 +117,7 @@ class Leader:
         return self.replication.quorum_was_active(self._membership)
 
     def _watch_own_disk(self) -> None:
-        """The others commit without it (10.2.1), but only as much as this leader may hold."""
+        """The others commit without it (10.2.1), up to the limit of this leader's memory."""
         moved = self._log.durable_index != self._disk_was_at
         lags = self._log.durable_index < self._log.commit
         self._disk_stuck_for = self._disk_stuck_for + 1 if lags and not moved else 0
@@ -204,7 +204,7 @@ class Leader:
         return self._append([(EntryKind.CONF_CHANGE, encode_membership(after, change.context))])
 
     def _check_caught_up(self, peer: PeerId) -> None:
-        """4.2.1: a voter that lacks much of the log may be the one that a majority waits for."""
+        """4.2.1: a majority may wait for a voter that lags."""
         progress = self.replication.progress.get(peer)
         if progress is None:
             raise MembershipChangeError(
@@ -224,7 +224,7 @@ class Leader:
             )
 
     def _check_live_quorum(self, after: Membership, change: MembershipChange) -> None:
-        """A change that the remaining peers cannot commit would stop the cell, perhaps for good."""
+        """A change that the live peers cannot commit would stop the cell, perhaps for good."""
         limit = self._config.election_ticks - 1
         if self.replication.quorum_age(after) > limit:
             heard = [p for p in after.voters if self.replication.heard_since(p, limit)]
@@ -280,7 +280,7 @@ class Leader:
         return True
 
     def _release(self) -> None:
-        """What is committed, and on this peer's own disk, is held in memory no more."""
+        """Free entries that are committed and on this peer's own disk."""
         done = min(self._log.commit, self._log.durable_index)
         while self._uncommitted and self._uncommitted[0][0] <= done:
             self._uncommitted_bytes -= self._uncommitted.popleft()[1]
@@ -296,7 +296,7 @@ class Leader:
         return self._reads.wants_round and self._committed_in_term
 
     def begin_round(self) -> None:
-        """A heartbeat to everyone; reads asked for so far are served by it."""
+        """A heartbeat to everyone; it serves the reads so far."""
         self._since_heartbeat = 0
         self.replication.begin_round()
         if self._committed_in_term:

@@ -1,4 +1,4 @@
-"""The log as the core sees it: what is durable, and on top what is still being written.
+"""The log of the core: durable entries, and on top those in flight to the disk.
 
 The guarantee: an index counts as durable only when the very entry now at that index is known to be
 on disk. Writes complete in the order of their numbers, and a truncation lowers what every write in
@@ -23,7 +23,7 @@ from .storage import LogReader, limit_size
 
 @dataclass(slots=True)
 class _Write:
-    """One `Ready` on its way to the disk, and the index it may vouch for when it gets there."""
+    """One `Ready` in flight to the disk, and the index that its completion makes durable."""
 
     number: int
     vouches_for: int
@@ -55,7 +55,7 @@ class RaftLog:
         self._applying_batches: deque[tuple[int, int]] = deque()  # last index, bytes
         self._applying_bytes = 0
         applied = max(applied, stable.first_index() - 1)
-        commit = max(commit, applied)  # what was applied was committed; that may have been lost
+        commit = max(commit, applied)  # applied entries were committed; a commit index may be lost
         if commit > self._last:
             raise LogCorruptionError(
                 f"storage has commit {commit} and applied {applied} with a log that ends at "
@@ -91,7 +91,7 @@ class RaftLog:
     def snapshot(self) -> SnapshotMeta | None:
         """The snapshot for a follower that needs compacted entries, if there is any.
 
-        For leaders, who have no snapshot on its way to their own disk: they would not have stood.
+        For leaders: a peer with a snapshot in flight to its own disk does not stand for election.
         """
         return self._stable.snapshot()
 
@@ -114,7 +114,7 @@ class RaftLog:
             return False
 
     def is_up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Whether a log that ends so is at least as up to date as this one (3.6.1)."""
+        """Whether a log with this end is at least as up to date as this one (3.6.1)."""
         return (last_term, last_index) >= (self.last_term, self._last)
 
     def entries(self, lo: int, hi: int, max_bytes: int) -> tuple[Entry, ...]:
@@ -179,27 +179,24 @@ class RaftLog:
         return len(entries)
 
     def restore(self, snapshot: SnapshotMeta) -> None:
-        """Forget the whole log: a snapshot newer than the commit index replaces it."""
+        """Replace the whole log by a snapshot newer than the commit index."""
         self._tail.clear()
         self._offset = self._unhanded = snapshot.index + 1
         self._last = snapshot.index
         self._snapshot = snapshot
         self._snapshot_handed = False
-        for write in self._writes:  # what they wrote, the snapshot wipes
+        for write in self._writes:  # the snapshot wipes them
             write.vouches_for = 0
         self.commit = snapshot.index
 
-    def commit_to(self, index: int) -> bool:
-        """Advance the commit index; never moves back. Returns whether it moved."""
-        if index <= self.commit:
-            return False
+    def commit_to(self, index: int) -> None:
+        """Advance the commit index; it never moves back."""
         if index > self._last:
             raise LogCorruptionError(
                 f"the leader says {index} is committed here, but the log ends at {self._last}: "
                 "was it truncated or lost? Replace this peer's data"
             )
-        self.commit = index
-        return True
+        self.commit = max(self.commit, index)
 
     # -- handing out to the driver ---------------------------------------------------------
 
@@ -209,7 +206,7 @@ class RaftLog:
         return snapshot_waits or self._unhanded <= self._last
 
     def take_write(self, number: int) -> tuple[SnapshotMeta | None, tuple[Entry, ...]]:
-        """What the Ready of this number must persist."""
+        """The writes of the Ready of this number."""
         snapshot = None if self._snapshot_handed else self._snapshot
         entries = tuple(self._tail[self._unhanded - self._offset :])
         self._snapshot_handed = self._snapshot is not None
@@ -219,7 +216,7 @@ class RaftLog:
         return snapshot, entries
 
     def persisted(self, number: int) -> None:
-        """The write of this number, and all before it, are durable."""
+        """All writes up to this number are durable."""
         while self._writes and self._writes[0].number <= number:
             write = self._writes.popleft()
             if write.snapshot is not None and write.snapshot is self._snapshot:
@@ -257,7 +254,7 @@ class RaftLog:
         return entries
 
     def applied_to(self, index: int) -> None:
-        """The driver has applied everything up to ``index``."""
+        """The driver has applied the log up to ``index``."""
         if index > self.applying:
             raise InvariantViolationError(
                 f"the driver applied {index}, but was handed entries only to {self.applying}"

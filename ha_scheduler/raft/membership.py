@@ -1,4 +1,4 @@
-"""Membership: one peer at a time, in force from the moment its entry is appended (thesis 4.1).
+"""Membership changes: one peer at a time, in force when the entry is appended (thesis 4.1).
 
 The guarantee: a peer's membership is always that of the newest configuration entry in its log,
 committed or not. It follows the log forward on append, and back when an uncommitted entry is
@@ -27,10 +27,9 @@ class ChangeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MembershipChange:
-    """One step: promote a learner to voter, add a peer or demote a voter to learner, remove one.
+    """One change: promote a learner, add a learner or demote a voter, remove a peer.
 
-    ``context`` travels with the entry for the daemon (a peer's name and address); the core
-    does not look at it.
+    ``context`` travels with the entry for the daemon; it is opaque to the core.
     """
 
     kind: ChangeKind
@@ -39,7 +38,7 @@ class MembershipChange:
 
 
 def changed(membership: Membership, change: MembershipChange) -> Membership:
-    """The membership after the change. Raises if it changes nothing or leaves no voter."""
+    """The membership after the change. Raises `MembershipChangeError`."""
     if change.peer < 1:
         raise MembershipChangeError(f"{change.peer} is not a peer id; use 1 or more")
     voters = set(membership.voters) - {change.peer}
@@ -88,7 +87,7 @@ def decode_membership(data: bytes) -> tuple[Membership, bytes]:
 
 
 class MembershipHistory:
-    """The newest membership, and the older ones a truncation may bring back."""
+    """The newest membership, and those that a truncation may bring back."""
 
     __slots__ = ("_steps",)
 
@@ -101,11 +100,11 @@ class MembershipHistory:
 
     @property
     def index(self) -> int:
-        """Where in the log the current membership took effect."""
+        """The index at which the current membership took effect."""
         return self._steps[-1][0]
 
     def at(self, index: int) -> Membership:
-        """The membership in force at ``index``, which is not older than the last `forget`."""
+        """The membership in force at ``index``, at or after the last `forget`."""
         for start, membership in reversed(self._steps):
             if start <= index:
                 return membership
@@ -120,14 +119,14 @@ class MembershipHistory:
         return len(self._steps) != before
 
     def truncate(self, first_removed: int) -> bool:
-        """Follow the log back: entries from ``first_removed`` on are gone."""
+        """Follow the log back to before ``first_removed``. Returns whether it changed."""
         before = len(self._steps)
         while len(self._steps) > 1 and self._steps[-1][0] >= first_removed:
             self._steps.pop()
         return len(self._steps) != before
 
     def forget(self, committed: int) -> None:
-        """Committed entries are never truncated: keep only what was in force there, and after."""
+        """Committed entries are never truncated: drop the memberships before ``committed``."""
         while len(self._steps) > 1 and self._steps[1][0] <= committed:
             del self._steps[0]
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the core: entries, hard state, membership, messages. Immutable values only.
+"""The vocabulary of the core: entries, hard state, membership, messages.
 
 The guarantee: whatever crosses the border of the core is frozen, so it cannot change under the disk
 thread or the network. On the wire a struct is an array of its fields in order, checked by its
@@ -16,24 +16,13 @@ from msgspec import Meta, Struct
 MAX_INT = 2**63 - 1
 
 Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
-
 PeerId = Annotated[int, Meta(ge=1, le=MAX_INT)]
-"""Peers are ordered integers from 1; the daemon derives them from names."""
 
-NO_PEER: PeerId = 0
-"""Stands for "none" where a peer is expected: no vote cast, no leader known."""
-
-ENTRY_OVERHEAD_BYTES = 32
-"""What an entry costs on the wire and on disk beside its data; a round figure, not a format."""
-
-MAX_CONTEXT_BYTES = 4096
-"""Of the context of one read request; it is only an identifier."""
-
-MAX_ENTRIES = 1_000_000
-"""Of one message. The transport bounds bytes; this bounds objects."""
-
-MAX_PEERS = 64
-"""Far above what a cell has; stops a nonsensical length before memory is taken for it."""
+NO_PEER: PeerId = 0  # no vote cast, no leader known
+ENTRY_OVERHEAD_BYTES = 32  # of an entry beside its data; a round figure, not a format
+MAX_CONTEXT_BYTES = 4096  # of one read request; it is only an identifier
+MAX_ENTRIES = 1_000_000  # of one message; the transport bounds bytes
+MAX_PEERS = 64  # far above the size of a cell; bounds the memory of a malformed message
 
 
 class EntryKind(IntEnum):
@@ -51,13 +40,13 @@ class Entry(Struct, frozen=True, array_like=True, gc=False):
 
 
 def entry_size(entry: Entry) -> int:
-    """Bytes that count against message and memory limits."""
+    """Bytes for message and memory limits."""
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class HardState:
-    """What must be durable before anything that depends on it leaves this peer (thesis 3.8)."""
+    """Durable before any message that depends on it leaves this peer (thesis 3.8)."""
 
     term: int
     vote: PeerId
@@ -65,7 +54,7 @@ class HardState:
 
 
 class Membership(Struct, frozen=True, array_like=True, gc=False):
-    """Who takes part: voters count for quorums, learners only receive the log. Both sorted."""
+    """Voters count for quorums, learners only receive the log. Both sorted."""
 
     voters: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_PEERS)]
     learners: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_PEERS)] = ()
@@ -101,19 +90,18 @@ class MessageKind(IntEnum):
     READ_INDEX_RESPONSE = 12
 
 
+#: Sent only by the leader of the message's term.
 FROM_LEADER = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
-"""Only the leader of the message's term sends these: whoever gets one knows the leader."""
 
 
 class Message(Struct, frozen=True, array_like=True, gc=False):
-    """One message between two peers. Which fields mean something depends on the kind.
+    """One message between two peers. The kind determines which fields are used.
 
-    ``round`` and ``tick`` are the leader's own: which round of heartbeats the message belongs to
-    and the leader's tick when it was sent. Responses echo them, so the leader learns how *old*
-    the contact is that a response proves, however long the network held it. Reads and the lease
-    rest on that. ``force`` marks the vote of a leadership transfer: it overrules the lease.
-    ``incarnation`` is drawn by a peer at each start and goes with its answers; TIMEOUT_NOW gives
-    it back, so that a wish for an earlier life of its target is void.
+    ``round`` and ``tick`` are the leader's round of heartbeats and its tick at sending. Responses
+    echo them, so a response proves the *age* of a contact, whatever the network delay; reads and
+    the lease rest on that. ``force`` marks the votes of a leadership transfer, which overrule the
+    lease. ``incarnation`` is drawn by a peer at each start and sent with its answers; TIMEOUT_NOW
+    returns it, so that one for an earlier life of its target is void.
     """
 
     kind: MessageKind

@@ -1,4 +1,4 @@
-"""The face of the core: calls go in, one `Ready` after another comes out.
+"""The interface of the core: calls go in, one `Ready` after another comes out.
 
 The guarantee: everything the core wants done is in exactly one `Ready`, in order, and taking one
 never waits for an earlier one to complete. So the driver can keep several writes in flight (group
@@ -49,11 +49,11 @@ class RawNode:
     def __init__(
         self, config: Config, log: LogReader, rng: random.Random, applied: int = 0
     ) -> None:
-        """``log`` holds what was persisted; its membership is the one in force at ``applied``."""
+        """``log``: the durable log, with the membership in force at ``applied``."""
         self._core = Core(config, log, rng, applied)
         self._number = 0
         self._persisted_number = 0
-        self._terms: deque[tuple[int, int]] = deque()  # on their way to the disk: number, term
+        self._terms: deque[tuple[int, int]] = deque()  # in flight to the disk: number, term
         self._handed_hard_state = self._hard_state()
         self._handed_soft_state = self._soft_state()
 
@@ -94,7 +94,7 @@ class RawNode:
 
     @property
     def durable_index(self) -> int:
-        """Everything up to here is on this peer's own disk."""
+        """The index up to which the log is on this peer's own disk."""
         return self._core.log.durable_index
 
     @property
@@ -108,8 +108,8 @@ class RawNode:
 
     @property
     def electable(self) -> bool:
-        """Whether this peer should lead. If not, it votes, declines a transfer, and stands only
-        after all that should had their time (`Config.priority`, `UNELECTABLE_PATIENCE`)."""
+        """Whether this peer should lead. If not, it votes, declines a transfer, and stands after
+        all other peers (`UNELECTABLE_PATIENCE`)."""
         return self._core.electable
 
     @electable.setter
@@ -117,7 +117,7 @@ class RawNode:
         self._core.electable = value
 
     def progress(self) -> tuple[ProgressView, ...]:
-        """What the leader knows of each member; empty on other peers."""
+        """The leader's view of each member; empty on other peers."""
         if self._core.lead is None:
             return ()
         learners = self.membership.learners
@@ -133,19 +133,18 @@ class RawNode:
     # -- input -----------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """One tick of time passed."""
         self._core.tick()
 
     def step(self, message: Message) -> None:
-        """A message arrived. Raises `PeerError` or `LogCorruptionError`; see errors."""
+        """Take in a message. Raises `PeerError` or `LogCorruptionError`; see errors."""
         self._core.step(message)
 
     def propose(self, data: bytes) -> int:
-        """Append to the log. The entry is committed if it returns under the same term."""
+        """Append to the log. The proposal has committed if its entry commits in the same term."""
         return self._leader().propose((data,))
 
     def propose_batch(self, batch: Sequence[bytes]) -> range:
-        """Append several entries with one message to each follower. All or nothing."""
+        """Append several entries, all or none, with one message to each follower."""
         last = self._leader().propose(batch)
         return range(last - len(batch) + 1, last + 1)
 
@@ -162,7 +161,7 @@ class RawNode:
         self._core.campaign()
 
     def transfer_leadership(self, to: PeerId) -> None:
-        """Hand leadership to a voter. Proposals are refused until it is done or timed out."""
+        """Transfer leadership to a voter. Proposals are refused until its end or timeout."""
         self._leader().transfer(to)
 
     def step_down(self) -> None:
@@ -171,7 +170,7 @@ class RawNode:
             self._core.become_follower(self.term, NO_PEER)
 
     def read_index(self, context: bytes) -> None:
-        """Ask for an index that makes a read linearizable; the answer is a `ReadState`.
+        """Request an index that makes a read linearizable; the answer is a `ReadState`.
 
         Use a ``context`` once, also over restarts: a late answer to an earlier read would be taken
         for this one's. A follower asks the leader, and its question may be lost: ask again after a
@@ -186,17 +185,11 @@ class RawNode:
         if self.leader == NO_PEER:
             raise NotLeaderError(NO_PEER)
         self._core.outbox.send(
-            Message(
-                kind=MessageKind.READ_INDEX,
-                to=self.leader,
-                source=self.peer_id,
-                term=self.term,
-                context=context,
-            )
+            Message(MessageKind.READ_INDEX, self.leader, self.peer_id, self.term, context=context)
         )
 
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
-        """The streaming of a snapshot to ``peer`` ended. Must be called, or it waits for ever."""
+        """The end of a snapshot to ``peer``. Must be called: the peer is sent nothing before."""
         if self._core.lead is not None:
             self._core.lead.replication.report_snapshot(peer, ok)
 
@@ -225,7 +218,7 @@ class RawNode:
         )
 
     def ready(self) -> Ready:
-        """Take what is to be done next. Every Ready taken must be carried out."""
+        """Take the next Ready. It must be carried out."""
         core = self._core
         if core.lead is not None and core.lead.wants_round:
             core.lead.begin_round()
@@ -291,7 +284,7 @@ class RawNode:
         return taken
 
     def persisted(self, number: int) -> None:
-        """The Ready of this number, and all before it, are durable."""
+        """Every Ready up to this number is durable."""
         if number > self._number:
             raise InvariantViolationError(
                 f"the driver persisted Ready {number}, but took only {self._number}"

@@ -1,4 +1,4 @@
-"""Messages on their way out, split by when they may leave.
+"""The outbox: messages that may leave at once, and those that wait for the disk.
 
 The guarantee, decided here and not by the sender of a message (thesis 3.8):
 
@@ -8,7 +8,7 @@ The guarantee, decided here and not by the sender of a message (thesis 3.8):
   begins the term twice, and answers to its first life count in its second: votes for a log that it
   lost, the contact of a leader it no longer knows.
 
-A pre-vote asks about a term that nobody is in yet: it may leave at once.
+A pre-vote leaves at once: nobody is in its term yet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Outbox:
     __slots__ = ("_after_persist", "_immediate", "durable_term")
 
     def __init__(self, durable_term: int) -> None:
-        self.durable_term = durable_term  # what the disk would tell us after a crash now
+        self.durable_term = durable_term
         self._immediate: list[Message] = []
         self._after_persist: list[Message] = []
 
@@ -37,7 +37,7 @@ class Outbox:
         (self._after_persist if waits else self._immediate).append(message)
 
     def take(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-        """(may leave at once, only after the disk)."""
+        """(messages for now, messages for after the disk)."""
         taken = tuple(self._immediate), tuple(self._after_persist)
         self._immediate, self._after_persist = [], []
         return taken

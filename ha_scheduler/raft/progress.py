@@ -1,11 +1,11 @@
-"""What the leader knows about one follower, and how much it may send it.
+"""The leader's view of one follower, with flow control.
 
 The guarantee: ``match`` never exceeds what the follower has durably acknowledged in this term, so
 counting it is safe; ``next`` is a guess, corrected by rejections. Flow control bounds the
 unanswered messages, so a dead follower costs bounded memory.
 
 =========  ==================================================  ==============================
-state      meaning                                             leaves it when
+state      meaning                                             ends when
 =========  ==================================================  ==============================
 PROBE      unsure where the logs agree: one append at a time    an append is accepted
 REPLICATE  logs agree: appends are pipelined ahead of the acks  an append is rejected or lost
@@ -22,8 +22,7 @@ from enum import Enum
 from .errors import InvariantViolationError
 from .messages import PeerId
 
-NEVER = -(2**62)
-"""A tick so long ago that nothing can rest on it."""
+NEVER = -(2**62)  # a tick that proves no contact
 
 
 class ProgressState(Enum):
@@ -33,7 +32,7 @@ class ProgressState(Enum):
 
 
 class Inflights:
-    """Appends sent and not yet acknowledged: a window bounded by messages and by bytes."""
+    """Unacknowledged appends: a window bounded by messages and by bytes."""
 
     __slots__ = ("_bytes", "_max_bytes", "_max_messages", "_window")
 
@@ -66,7 +65,7 @@ class Inflights:
 
 @dataclass(frozen=True, slots=True)
 class ProgressView:
-    """A follower's progress as shown by status pages."""
+    """A follower's progress at one moment."""
 
     peer: PeerId
     state: ProgressState
@@ -81,7 +80,7 @@ class ProgressView:
 
 
 class Progress:
-    """Replication state of one follower, in the leader's eyes, for one term."""
+    """Replication state of one follower, for one term."""
 
     __slots__ = (
         "acked_round",
@@ -102,14 +101,14 @@ class Progress:
         self.state = ProgressState.PROBE
         self.match = 0
         self.next = next_index
-        self.sent_commit = 0  # the highest commit index it was told
+        self.sent_commit = 0  # the highest commit index sent to it
         self.pending_snapshot = 0
         self.waiting = False  # flow is paused until a response, or a heartbeat's response
         self.recently_active = False
         self.since_round = since_round  # it is a member from this round on
         self.acked_round = 0  # newest heartbeat round it answered
         self.acked_tick = NEVER  # leader's tick when the newest answered message was *sent*
-        self.incarnation = 0  # which life of the peer answered last
+        self.incarnation = 0  # of its last answer
         self.inflights = inflights
 
     @property
@@ -123,7 +122,7 @@ class Progress:
         self.inflights.clear()
 
     def become_probe(self) -> None:
-        """Find the point of agreement again, from what is certain."""
+        """Find the point of agreement again, from ``match`` or the snapshot."""
         floor = self.pending_snapshot if self.state is ProgressState.SNAPSHOT else 0
         self._become(ProgressState.PROBE)
         self.next = max(self.match, floor) + 1
@@ -140,14 +139,14 @@ class Progress:
         self.sent_commit = index
 
     def heard(self, round_: int, tick: int, incarnation: int) -> None:
-        """A response came: the follower was alive when the message it answers was sent."""
+        """A response: the follower was alive when the answered message was sent."""
         self.recently_active = True
         self.incarnation = incarnation
         self.acked_round = max(self.acked_round, round_)
         self.acked_tick = max(self.acked_tick, tick)
 
     def accepted(self, index: int) -> bool:
-        """The follower has everything up to ``index``. Returns whether that is news."""
+        """The follower has the log up to ``index``. Returns whether ``match`` moved."""
         if index <= self.match:
             return False
         self.match = index
@@ -156,7 +155,7 @@ class Progress:
         return True
 
     def rejected(self, index: int, hint: int) -> bool:
-        """An append after ``index`` was refused. False if the refusal is an old one."""
+        """An append after ``index`` was rejected. False: a stale rejection."""
         if self.state is ProgressState.REPLICATE:
             if index <= self.match:
                 return False
@@ -181,7 +180,7 @@ class Progress:
         self.sent_commit = max(self.sent_commit, commit)
 
     def could_learn_commit(self, commit: int) -> bool:
-        """Whether telling it the commit index now would advance its own."""
+        """Whether sending the commit index now would advance its own."""
         return commit > self.sent_commit and self.sent_commit < self.next - 1
 
     def view(self, peer: PeerId, *, learner: bool) -> ProgressView:

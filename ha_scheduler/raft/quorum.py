@@ -1,4 +1,4 @@
-"""Majorities: what has a quorum agreed on?
+"""Quorums: the only place that counts voters.
 
 The guarantee: any two majorities of one voter set share a voter, and so do those of sets that
 differ by one voter (thesis 4.1). "Agreed" is decided here and nowhere else.
@@ -11,8 +11,7 @@ from enum import Enum
 
 from .messages import PeerId
 
-UNLIMITED_INDEX = 2**63 - 1
-"""What an empty voter set has agreed on: it has no objection to anything."""
+UNLIMITED_INDEX = 2**63 - 1  # agreed on by an empty voter set
 
 
 class VoteResult(Enum):

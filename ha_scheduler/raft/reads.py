@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 from .messages import PeerId
 
-MAX_PENDING_READS = 65_536
-"""Reads waiting on one leader. Beyond it new ones are dropped: their askers time out."""
+MAX_PENDING_READS = 65_536  # of one leader; further ones are dropped, and their callers time out
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRead:
-    """Who asked, with what context, and what the answer will be once ``round`` is confirmed."""
+    """A read, with its answer for when ``round`` is confirmed."""
 
     source: PeerId
     context: bytes
@@ -32,7 +31,7 @@ class PendingRead:
 
 
 class ReadQueue:
-    """Reads a leader owes an answer."""
+    """The unanswered reads of a leader."""
 
     __slots__ = ("_unconfirmed", "_unplaced")
 
@@ -55,7 +54,7 @@ class ReadQueue:
         return bool(self._unplaced)
 
     def place(self, commit: int, round_: int) -> None:
-        """The round that begins now serves every read asked for so far."""
+        """The round that begins now serves every read so far."""
         for read in self._unplaced:
             self._unconfirmed.append(PendingRead(read.source, read.context, commit, round_))
         self._unplaced.clear()

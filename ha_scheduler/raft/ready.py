@@ -1,4 +1,4 @@
-"""What the core wants done, and the order it must be done in.
+"""The effects of the core, and their order.
 
 The guarantee the driver must give, for each `Ready` in the order of its number:
 
@@ -6,9 +6,9 @@ The guarantee the driver must give, for each `Ready` in the order of its number:
    writes its own disk in parallel with its followers').
 2. ``snapshot``, then ``hard_state`` and ``entries`` become durable in *one* transaction; entries
    replace any suffix from the first one's index on. Several may be in flight, none may overtake.
-3. Only when it is durable: `RawNode.persisted(number)`, and ``messages_after_persist`` leave.
-   A crash in between must not have let a vote or an acknowledgement out that the disk forgot.
-   A Ready that asks to persist nothing still waits for those before it.
+3. When it is durable: `RawNode.persisted(number)`, then ``messages_after_persist`` leave. So no
+   crash forgets a vote or an acknowledgement that has left. A Ready without a write still waits
+   for those before it.
 4. ``committed`` is applied in order, then `RawNode.applied_to(index)`.
 """
 
@@ -21,7 +21,7 @@ from .messages import Entry, HardState, Message, PeerId, ServerState, SnapshotMe
 
 @dataclass(frozen=True, slots=True)
 class SoftState:
-    """Who leads, as far as this peer knows. Never persisted."""
+    """Role, leader and term of this peer. Never persisted."""
 
     role: ServerState
     leader: PeerId
@@ -30,7 +30,7 @@ class SoftState:
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
-    """A read asked for with ``context`` is linearizable once ``index`` is applied here."""
+    """The read with ``context`` is linearizable once ``index`` is applied here."""
 
     index: int
     context: bytes
@@ -38,7 +38,7 @@ class ReadState:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """One batch of work for the driver. See the module for the order."""
+    """One batch of work for the driver; the module gives the order."""
 
     number: int
     hard_state: HardState | None
@@ -49,10 +49,10 @@ class Ready:
     committed: tuple[Entry, ...]
     soft_state: SoftState | None
     read_states: tuple[ReadState, ...]
-    #: False: ``hard_state`` carries at most a newer commit index, which may be lost in a crash.
+    #: False: ``hard_state`` has at most a newer commit index, which a crash may lose.
     must_sync: bool
 
     @property
     def has_write(self) -> bool:
-        """Whether there is anything to persist at all."""
+        """Whether there is anything to persist."""
         return bool(self.entries) or self.hard_state is not None or self.snapshot is not None

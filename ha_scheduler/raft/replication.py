@@ -1,10 +1,10 @@
-"""A leader's followers, for one term: what each has, what it is sent, what its answers prove.
+"""A leader's replication to its followers, for one term.
 
 The guarantee: an answer counts only for what it answers. It echoes the round and tick of the
 leader's message, so a late answer proves old contact only, and one to messages from before a peer
 was removed and added again proves nothing. The window (`Inflights`) bounds what is unanswered.
 
-Who leads, and what is committed, is decided in leader.py.
+Commitment is in leader.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Replication:
     def __init__(self, config: Config, term: int, log: RaftLog, outbox: Outbox) -> None:
         self.progress: dict[PeerId, Progress] = {}
         self.now = 0  # ticks since the election
-        self.round = 1  # of heartbeats; 0 would mean "answers nothing of this term"
+        self.round = 1  # of heartbeats; 0 answers nothing of this term
         self._term = term
         self._config = config
         self._id = config.peer_id
@@ -34,9 +34,9 @@ class Replication:
     # -- members ---------------------------------------------------------------------------
 
     def follow(self, membership: Membership, *, recently_active: bool) -> None:
-        """Replicate to whom the membership names, and to nobody else. Keeps the order sorted."""
+        """Replicate to the members, and to nobody else. Keeps the order sorted."""
         if self.progress and set(membership.peers) - self.progress.keys():
-            self.round += 1  # answers to rounds before are not those of a peer that joins now
+            self.round += 1  # answers to earlier rounds do not count for a peer that joins now
         self.progress = {
             peer: self.progress.get(peer) or self._new_progress(peer, recently_active)
             for peer in membership.peers
@@ -54,7 +54,7 @@ class Replication:
             progress.next = self._log.last_index + 1
         return progress
 
-    # -- what a quorum has done ------------------------------------------------------------
+    # -- quorums ---------------------------------------------------------------------------
 
     def quorum_match(self, membership: Membership) -> int:
         """The newest index that a majority has on disk."""
@@ -74,7 +74,7 @@ class Replication:
         return self.now - agreed_value(membership.voters, sent)
 
     def quorum_was_active(self, membership: Membership) -> bool:
-        """Whether a majority answered anything since this was last asked."""
+        """Whether a majority has answered since the last call."""
         active = {p: 1 for p, progress in self.progress.items() if progress.recently_active}
         active[self._id] = 1
         for progress in self.progress.values():
@@ -82,7 +82,7 @@ class Replication:
         return agreed_value(membership.voters, active) > 0
 
     def heard_since(self, peer: PeerId, ticks: int) -> bool:
-        """Whether the peer answered something sent in the last so many ticks."""
+        """Whether the peer answered a message of the last ``ticks`` ticks."""
         return peer == self._id or self.now - self.progress[peer].acked_tick <= ticks
 
     # -- sending ---------------------------------------------------------------------------
@@ -110,30 +110,30 @@ class Replication:
                 progress.sent_commit = max(progress.sent_commit, commit)
 
     def broadcast(self) -> None:
-        """What is new, entries or commit index, to everyone whose flow is not paused."""
+        """New entries and the commit index to everyone whose flow is not paused."""
         for peer, progress in self.progress.items():
             if peer != self._id and self._append_to(peer, progress, even_if_empty=True):
                 self._fill_pipeline(peer, progress)
 
     def append_to(self, peer: PeerId) -> None:
-        """An append to one peer, if its flow is not paused: with nothing new, a probe."""
+        """An append to one peer, possibly empty, if its flow is not paused."""
         self._append_to(peer, self.progress[peer], even_if_empty=True)
 
     def go_on(self, peer: PeerId) -> None:
-        """The peer has answered: send what was held back."""
+        """The peer has answered: send the next entries or the commit index."""
         progress = self.progress[peer]
         if progress.could_learn_commit(self._log.commit):
             self._append_to(peer, progress, even_if_empty=True)
         self._fill_pipeline(peer, progress)
 
     def _fill_pipeline(self, peer: PeerId, progress: Progress) -> None:
-        """Send all that the window admits: what is larger than one append need not wait."""
+        """Send as many appends as the window admits."""
         while progress.next <= self._log.last_index:
             if not self._append_to(peer, progress, even_if_empty=False):
                 return
 
     def _append_to(self, peer: PeerId, progress: Progress, *, even_if_empty: bool) -> bool:
-        """Send the next entries if flow control lets us. Returns whether anything was sent."""
+        """Send the next entries if flow control admits it. Returns whether anything was sent."""
         if progress.paused:
             return False
         entries: tuple[Entry, ...] = ()
@@ -146,29 +146,23 @@ class Replication:
             return self._send_snapshot(peer, progress)
         if not entries and not even_if_empty:
             return False
-        self._outbox.send(
-            Message(
-                kind=MessageKind.APPEND,
-                to=peer,
-                source=self._id,
-                term=self._term,
-                log_term=log_term,
-                index=progress.next - 1,
-                commit=self._log.commit,
-                entries=entries,
-                round=self.round,
-                tick=self.now,
-            )
+        self.send(
+            MessageKind.APPEND,
+            peer,
+            log_term=log_term,
+            index=progress.next - 1,
+            commit=self._log.commit,
+            entries=entries,
         )
         progress.sent(len(entries), sum(map(entry_size, entries)), self._log.commit)
         return True
 
     def _send_snapshot(self, peer: PeerId, progress: Progress) -> bool:
         if not progress.recently_active:
-            return False  # nobody is there to take it
+            return False
         snapshot = self._log.snapshot()
         if snapshot is None:
-            return False  # we have none to give; the next response of the follower asks again
+            return False  # the next response of the follower tries again
         progress.become_snapshot(snapshot.index)
         self.send(MessageKind.SNAPSHOT, peer, snapshot=snapshot)
         return True
@@ -176,7 +170,7 @@ class Replication:
     # -- answers ---------------------------------------------------------------------------
 
     def responder(self, message: Message) -> Progress | None:
-        """Who answered, and that it did; nobody if it answers nothing that we sent this member."""
+        """The progress of the follower that answered; None for an answer that does not count."""
         progress = self.progress.get(message.source)
         if progress is None or message.source == self._id:
             return None
@@ -186,13 +180,13 @@ class Replication:
         return progress
 
     def heartbeat_answered(self, message: Message, progress: Progress) -> None:
-        """The peer is there: what was lost, or waits for it, is sent."""
+        """The peer is alive: send lost and new entries."""
         progress.waiting = False
         if progress.match < self._log.last_index or progress.state is ProgressState.PROBE:
             self._append_to(message.source, progress, even_if_empty=True)
 
     def rejected(self, message: Message, progress: Progress) -> None:
-        """Go back to where the logs may agree (3.5)."""
+        """Go back to the next possible point of agreement (3.5)."""
         hint = message.reject_hint
         if message.log_term > 0:
             hint, _ = self._log.last_index_not_after_term(hint, message.log_term)
@@ -202,9 +196,9 @@ class Replication:
             self._append_to(message.source, progress, even_if_empty=True)
 
     def accepted(self, message: Message, progress: Progress) -> bool:
-        """The peer has everything up to an index. Returns whether that changes anything."""
+        """The peer has the log up to an index. Returns whether anything changed."""
         if message.index > self._log.last_index:
-            return False  # no correct peer acknowledges what this leader never sent
+            return False  # no correct peer acknowledges an entry that was never sent
         advanced = progress.accepted(message.index)
         probing = progress.state is ProgressState.PROBE
         if not advanced and not (probing and progress.match == message.index):
@@ -219,14 +213,14 @@ class Replication:
         return True
 
     def own_disk_caught_up(self) -> bool:
-        """This peer's own disk counts like any follower's. Returns whether that is news."""
+        """This peer's own disk counts like any follower's. Returns whether ``match`` moved."""
         own = self.progress.get(self._id)
         return own is not None and own.accepted(self._log.durable_index)
 
     # -- reports of the transport ----------------------------------------------------------
 
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
-        """The snapshot was delivered, or will never be. Then wait for the next response."""
+        """The snapshot was delivered or has failed. Wait for the next response."""
         progress = self.progress.get(peer)
         if progress is None or progress.state is not ProgressState.SNAPSHOT:
             return

@@ -14,7 +14,7 @@ from .messages import Entry, HardState, Membership, SnapshotMeta, entry_size
 
 
 class LogReader(Protocol):
-    """What the core reads. Any other exception than the two named ones is fatal to the peer."""
+    """The durable log. Any exception but the two named ones is fatal to the peer."""
 
     def initial_state(self) -> tuple[HardState, Membership]:
         """Hard state, and the membership in force at the applied index."""
@@ -32,7 +32,7 @@ class LogReader(Protocol):
         """
 
     def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]:
-        """Entries of [lo, hi), cut so that they fit in ``max_bytes``, but at least one."""
+        """Entries of [lo, hi) within ``max_bytes``, but at least one."""
 
     def snapshot(self) -> SnapshotMeta | None:
         """The newest snapshot that could be sent now: the applied state.

@@ -1,4 +1,4 @@
-"""Messages as bytes, and back, trusting nothing.
+"""The wire format of messages, with validation.
 
 The guarantee: `message_from_wire` returns a message that a correct peer can have sent, or raises
 `MalformedMessageError`: types and ranges, by the annotations of `Message`, and the entries' indices
