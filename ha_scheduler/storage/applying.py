@@ -16,20 +16,17 @@ from ha_scheduler.storage.port import WriteBatch
 
 
 def fold_entries(tables: Tables, entries: Sequence[Entry]) -> None:
-    """Apply the normal ones among committed entries."""
+    """Fold the normal entries."""
     for entry in entries:
         if entry.kind is EntryKind.NORMAL:
             fold(tables, entry.index, entry.term, entry.data)
 
 
 def applied_after(batch: WriteBatch, before: SnapshotMeta) -> SnapshotMeta:
-    """What is applied once ``batch`` is: its last entry, and the membership then in force.
-
-    That is the batch's own, or that of its entries, each of which carries the resulting one.
-    """
+    """The applied state after ``batch``: its last entry, and the membership then in force."""
     last = batch.apply[-1]
     membership = before.membership
     for entry in batch.apply:
         if entry.kind is EntryKind.CONF_CHANGE:
             membership, _ = decode_membership(entry.data)
-    return SnapshotMeta(last.index, last.term, batch.membership or membership)
+    return SnapshotMeta(last.index, last.term, membership)

@@ -27,9 +27,9 @@ from ha_scheduler.storage.errors import (
     DataDirectoryUnusable,
 )
 
-RESERVE_BYTES = 64 * 1024 * 1024  # bytes; some hundred transactions of compaction
+RESERVE_BYTES = 64 * 1024 * 1024  # some hundred transactions of compaction
 DATA_FILE = "data.mdb"  # LMDB's name for it
-INCOMING_FILE = "snapshot.incoming"  # what has come of another peer's ledger
+INCOMING_FILE = "snapshot.incoming"  # the spool of a snapshot
 _LOCK_FILE = "lock"
 _RESERVE_FILE = "reserve"
 _DAMAGED_FILE = "damaged"
@@ -67,7 +67,7 @@ class DataDirectory:
         return self.path / _RESERVE_FILE
 
     def renew_reserve(self) -> bool:
-        """Set the reserve aside if there is ample room; whether it stands."""
+        """Allocate the reserve if there is ample space. Returns whether it exists."""
         if self.reserve.exists() and self.reserve.stat().st_size == self._reserve_bytes:
             return True
         if self.free_bytes() < 2 * self._reserve_bytes:
@@ -84,12 +84,12 @@ class DataDirectory:
         return True
 
     def release_reserve(self) -> None:
-        """The disk is full: the next start needs the room more than we do."""
+        """Free the reserve on a full disk, for the next start."""
         with contextlib.suppress(OSError):
             self.reserve.unlink(missing_ok=True)
 
     def forget_incoming(self) -> None:
-        """Delete what an earlier run had received of a ledger: nobody goes on with it."""
+        """Delete the spool of an earlier run."""
         with contextlib.suppress(OSError):
             (self.path / INCOMING_FILE).unlink(missing_ok=True)
 
@@ -99,7 +99,7 @@ class DataDirectory:
             raise CorruptData(self.path, f"{DATA_FILE} (it was there, and is missing or empty)")
 
     def mark_created(self) -> None:
-        """There is an identity in LMDB's file now: it must never be missing again."""
+        """Mark that LMDB's file has an identity and must not be missing from now on."""
         path = self.path / _CREATED_FILE
         if not path.exists():
             with contextlib.suppress(OSError):  # a full disk; the next start tries again
@@ -107,7 +107,7 @@ class DataDirectory:
                 self.sync()
 
     def mark_damaged(self, where: str) -> None:
-        """Remember for the next start what is damaged. On a disk that takes no more: in vain."""
+        """Mark damage for the next start, if the disk can still be written."""
         with contextlib.suppress(OSError):
             with (self.path / _DAMAGED_FILE).open("w") as file:
                 file.write(where + "\n")
@@ -116,7 +116,7 @@ class DataDirectory:
             self.sync()
 
     def damage(self) -> str | None:
-        """What an earlier run found damaged, if it found anything."""
+        """The damage that an earlier run found, if any."""
         path = self.path / _DAMAGED_FILE
         if not path.exists():
             return None
@@ -126,7 +126,7 @@ class DataDirectory:
         return shutil.disk_usage(self.path).free
 
     def sync(self) -> None:
-        """Make the names of new files durable; LMDB syncs only what is in them."""
+        """Make the names of new files durable; LMDB syncs only their contents."""
         for path in (self.path, self.path.parent):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

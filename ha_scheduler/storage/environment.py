@@ -50,14 +50,14 @@ from ha_scheduler.storage.schema import (
     put_fields,
 )
 
-MAP_BYTES = 1 << 40  # bytes of address space, not of disk: chosen once and never outgrown
+MAP_BYTES = 1 << 40  # of address space, not of disk
 READERS_MAX = 512  # read transactions at a time
-FULL_BELOW_BYTES = 16 * 1024 * 1024  # bytes free below which an I/O error means a full disk
+FULL_BELOW_BYTES = 16 * 1024 * 1024  # free bytes below which an I/O error means a full disk
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose disk it is. A peer keeps its name for life; ``peer_id``, its Raft id, is the disk's."""
+    """The owner of a disk. The name is the peer's; ``peer_id``, the Raft id, is the disk's."""
 
     cell: str
     peer: str
@@ -68,7 +68,7 @@ class Identity:
 class Databases:
     """The environment, the handles of its databases, and the Raft id of this disk.
 
-    ``cut_short``: the file had to be filled up; believe nothing before all of it is verified.
+    ``cut_short``: the file was filled up and must be verified as a whole.
     """
 
     peer_id: int
@@ -150,19 +150,19 @@ def read_hard_state(txn: Any, dbs: Databases) -> HardState:
 
 
 def read_applied(txn: Any, dbs: Databases) -> SnapshotMeta:
-    """What the ledger's tables reflect."""
+    """The applied state of the ledger's tables."""
     index, term, voters, learners = _required(txn, dbs, APPLIED)
     return SnapshotMeta(index, term, Membership(voters, learners))
 
 
 def read_slot(txn: Any, dbs: Databases) -> int:
-    """Which of ``dbs.slots`` is the ledger, as this transaction sees it."""
+    """The slot of the ledger in ``dbs.slots``, in this transaction."""
     (slot,) = _required(txn, dbs, LEDGER)
     return int(slot)
 
 
 def room_bytes(directory: DataDirectory, dbs: Databases) -> int:
-    """What can still be written: free bytes of the disk, and free pages inside the file."""
+    """Free bytes: on the disk, and in free pages of the file."""
     page = int(dbs.env.stat()["psize"])
     with dbs.env.begin() as txn:
         handles = (dbs.log, dbs.peer, *(db for slot in dbs.slots for db in slot.values()))
@@ -200,7 +200,7 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
             sync=True,
             metasync=True,
             writemap=False,
-            lock=not readonly,  # LMDB's own lock file is written; ours is held
+            lock=not readonly,  # our own lock is held anyway
             readonly=readonly,
             max_dbs=DATABASES_MAX,
             max_readers=READERS_MAX,
@@ -217,7 +217,7 @@ def _open(directory: DataDirectory, map_bytes: int, readonly: bool = False) -> A
 
 
 def _file_bytes(env: Any) -> int:
-    """The size that the header asks for."""
+    """The size by the header."""
     return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
 
 
@@ -226,7 +226,7 @@ def _is_cut_short(env: Any, directory: DataDirectory) -> bool:
 
 
 def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
-    """The identity's fields, the format first; None if it is new. Raises if it is another's."""
+    """The identity's fields, the format first; None if new. Raises ``StorageError``."""
     try:
         with env.begin() as txn:
             db = env.open_db(PEER_DB, txn=txn, create=False)

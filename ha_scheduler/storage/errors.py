@@ -1,4 +1,4 @@
-"""What can go wrong with a peer's data, whose fault it is, and the operator's next step.
+"""The errors of a peer's storage, by origin, with the operator's next step.
 
     StorageError
     ├── DataDirectoryMissing   operator: nothing there, and creating was not asked for
@@ -15,9 +15,9 @@
     └── DiskFailed             disk: a commit failed
         └── DiskFull
 
-Order: after ``DiskFailed`` or ``CorruptData`` the process must exit and may neither vote nor
-acknowledge anything. A commit is never retried: after a failed fsync the next one succeeds although
-the data may not be there.
+Order: after ``DiskFailed`` or ``CorruptData`` the process exits without another vote or
+acknowledgement. A commit is never retried: after a failed fsync the next one succeeds although the
+data may be lost.
 """
 
 from __future__ import annotations

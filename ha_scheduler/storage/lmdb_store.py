@@ -124,24 +124,21 @@ class LmdbStore(TransactionalStore):
         self._directory.close()
 
     def _prepare(self) -> None:
-        """What must be so before anything is written or voted. Raises ``StorageError``."""
+        """Make the directory fit for writes and votes. Raises ``StorageError``."""
         self._directory.mark_created()
-        self._directory.forget_incoming()  # first of all: it may be what fills the disk
+        self._directory.forget_incoming()  # first: it may fill the disk
         if self._dbs.cut_short:
             for _ in verify(self._dbs, self.last_index(), inf):
                 pass
         try:
             self.forget_staged()
-        except (lmdb.Error, OSError) as error:
-            raise write_failure(self._directory, error) from error
-        if self._directory.renew_reserve():
-            return
-        logger.warning(
-            "the disk of %s is nearly full, and the log is cut down; free space on it",
-            self._directory.path,
-            extra={"action": "disk_low"},
-        )
-        try:
+            if self._directory.renew_reserve():
+                return
+            logger.warning(
+                "the disk of %s is nearly full, and the log is cut down; free space on it",
+                self._directory.path,
+                extra={"action": "disk_low"},
+            )
             self.forget_applied_log()
         except (lmdb.Error, OSError) as error:
             raise write_failure(self._directory, error) from error
@@ -149,7 +146,7 @@ class LmdbStore(TransactionalStore):
             raise DiskFull(self._directory.path, "the disk is full")
 
     def _commit(self, group: Sequence[WriteBatch]) -> None:
-        """In the writer's thread. Raises what ends the writing."""
+        """In the writer's thread. Any error ends the writing."""
         try:
             self.commit(group)
         except CorruptData as error:
@@ -163,7 +160,7 @@ class LmdbStore(TransactionalStore):
 
 
 def _cut_short(directory: DataDirectory, found: CorruptData) -> CorruptData:
-    """What made the damage. The file has its size again, so the next start would not know."""
+    """The cause of the damage, marked: the file has its size again at the next start."""
     error = CorruptData(directory.path, f"{DATA_FILE} (cut short; {found.where})")
     directory.mark_damaged(error.where)
     return error

@@ -1,8 +1,8 @@
 """The log's rows inside a transaction: append, compact, restart, read, verify.
 
 Guarantee: rows run without a gap from the compaction point on, each chained to the one before.
-Whatever is read has been checked; a hole, a flipped bit or a row of another history raises
-``CorruptLog`` with its index.
+Every row read is checked; a gap, a flipped bit or a row of another history raises ``CorruptLog``
+with its index.
 
 Nothing here reads the whole log: its end, its length and its terms are found with a few rows each.
 
@@ -37,12 +37,12 @@ from ha_scheduler.storage.schema import (
     seal_entry,
 )
 
-TRIM_ROWS = 1024  # rows deleted in one transaction, and twice as many as it appends
+TRIM_ROWS = 1024  # rows deleted in one transaction, plus twice as many as it appends
 
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """The entry before the first one kept: ``crc`` is what the first row chains to."""
+    """The entry before the first one kept; the first row chains to ``crc``."""
 
     index: int = 0
     term: int = 0
@@ -114,7 +114,7 @@ def find_last(txn: Any, dbs: LogDbs, compacted: Compacted) -> int:
 
 
 def find_terms(txn: Any, dbs: LogDbs, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Where each term of [first, last] begins, and the term. Terms never fall along a log."""
+    """The first index of each term in [first, last], with the term. Terms never fall."""
 
     def term(index: int) -> int:
         return read_entry(txn, dbs, index)[0].term
@@ -127,7 +127,7 @@ def find_terms(txn: Any, dbs: LogDbs, first: int, last: int) -> Iterator[tuple[i
 
 
 def find_tail(txn: Any, dbs: LogDbs, first: int, last: int, max_bytes: int) -> int:
-    """The index from which on the rows up to ``last`` have ``max_bytes``; not below ``first``."""
+    """The start of the last ``max_bytes`` of rows up to ``last``; not below ``first``."""
     while last >= first and max_bytes > 0:
         max_bytes -= len(_row(txn, dbs, last))
         last -= 1
@@ -160,18 +160,18 @@ class LogTable:
     def __init__(self, dbs: LogDbs, compacted: Compacted, last_index: int, last_crc: int) -> None:
         self._dbs = dbs
         self._compacted = compacted
-        self._compact_to = compacted.index  # what may go; ``_compacted`` is how far it has gone
+        self._compact_to = compacted.index  # the goal; ``_compacted`` is the progress
         self._last_index = last_index
         self._last_crc = last_crc
         self._appended = 0  # rows since the last ``trim``
 
     @property
     def is_trimmed(self) -> bool:
-        """Whether all that was compacted is gone."""
+        """Whether all compacted rows are deleted."""
         return self._compacted.index >= self._compact_to
 
     def append(self, txn: Any, entries: Sequence[Entry]) -> None:
-        """Write entries in place of everything from the first one's index on."""
+        """Append entries; they replace the suffix from the first one's index on."""
         if not entries:
             return
         self._cut(txn, entries[0].index)
@@ -183,11 +183,11 @@ class LogTable:
         self._appended += len(entries)
 
     def compact(self, to: int) -> None:
-        """Entries up to and including ``to`` may go."""
+        """Compact the log up to and including ``to``."""
         self._compact_to = max(self._compact_to, to)
 
     def trim(self, txn: Any) -> None:
-        """Delete some of the rows that may go: the last act of each transaction."""
+        """Delete some of the compacted rows, at the end of each transaction."""
         rows, self._appended = TRIM_ROWS + 2 * self._appended, 0
         if self.is_trimmed:
             return
@@ -198,7 +198,7 @@ class LogTable:
         self._put_compacted(txn, Compacted(to, entry.term, crc))
 
     def restart(self, txn: Any, meta: SnapshotMeta) -> None:
-        """A snapshot has replaced everything up to ``meta.index``; nothing follows it yet."""
+        """A snapshot has replaced the whole log."""
         txn.drop(self._dbs.log, delete=False)
         self._put_compacted(txn, Compacted(meta.index, meta.term, CHAIN_START))
         self._last_index, self._last_crc = meta.index, CHAIN_START

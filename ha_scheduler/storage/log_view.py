@@ -1,4 +1,4 @@
-"""The settled log in memory: what the core reads, mostly without touching the disk.
+"""The settled log in memory: the reads of the core, mostly without the disk.
 
 Guarantee: answers follow from the settled batches alone. Terms are kept for the whole log (as runs:
 a log has few), the newest entries up to a number of bytes; older ones are fetched from the store.
@@ -19,10 +19,10 @@ from ha_scheduler.raft.storage import limit_size
 from ha_scheduler.storage.applying import applied_after
 from ha_scheduler.storage.port import WriteBatch
 
-RECENT_BYTES_MAX = 64 * 1024 * 1024  # bytes; followers and the engine rarely lag by more
+RECENT_BYTES_MAX = 64 * 1024 * 1024  # followers and the engine rarely lag by more
 
+#: Entries of [lo, hi) within some bytes, at least one. Raises ``CompactedError``.
 Fetch = Callable[[int, int, int], Sequence[Entry]]
-"""Entries of [lo, hi) within some bytes, at least one. Raises ``CompactedError``."""
 
 
 class RecentEntries:
@@ -32,11 +32,11 @@ class RecentEntries:
         self._entries: dict[int, Entry] = {}
         self._bytes = 0
         self._bytes_max = bytes_max
-        self.first = 1  # of those held; equal to ``end`` when there are none
+        self.first = 1  # equal to ``end`` if there are none
         self.end = 1
 
     def append(self, entry: Entry) -> None:
-        """Add one entry in place of everything from its index on."""
+        """Append one entry; it replaces the suffix from its index on."""
         self._cut(entry.index)
         if entry.index != self.end:
             self.clear(entry.index)
@@ -52,7 +52,7 @@ class RecentEntries:
             self.first += 1
 
     def clear(self, next_index: int) -> None:
-        """Forget everything; ``next_index`` comes next."""
+        """Drop all; ``next_index`` comes next."""
         self._entries.clear()
         self._bytes = 0
         self.first = self.end = next_index
@@ -139,8 +139,15 @@ class LogView:
         self._recent.clear(last + 1)
 
     def load(self, entry: Entry) -> None:
-        """The next entry of those that were durable before this process began."""
-        self._append(entry)
+        """Append a durable entry."""
+        while self._run_starts and self._run_starts[-1] >= entry.index:
+            self._run_starts.pop()
+            self._run_terms.pop()
+        if not self._run_terms or self._run_terms[-1] != entry.term:
+            self._run_starts.append(entry.index)
+            self._run_terms.append(entry.term)
+        self._recent.append(entry)
+        self._last = entry.index
 
     def settle(self, batch: WriteBatch) -> None:
         if batch.snapshot is not None:
@@ -148,7 +155,7 @@ class LogView:
         if batch.hard_state is not None:
             self._hard_state = batch.hard_state
         for entry in batch.entries:
-            self._append(entry)
+            self.load(entry)
         if batch.apply:
             self._applied = applied_after(batch, self._applied)
         if batch.compact_to is not None:
@@ -161,16 +168,6 @@ class LogView:
         self._run_starts.clear()
         self._run_terms.clear()
         self._recent.clear(meta.index + 1)
-
-    def _append(self, entry: Entry) -> None:
-        while self._run_starts and self._run_starts[-1] >= entry.index:
-            self._run_starts.pop()
-            self._run_terms.pop()
-        if not self._run_terms or self._run_terms[-1] != entry.term:
-            self._run_starts.append(entry.index)
-            self._run_terms.append(entry.term)
-        self._recent.append(entry)
-        self._last = entry.index
 
     def _compact(self, index: int) -> None:
         if index <= self._compacted:

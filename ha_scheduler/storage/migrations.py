@@ -1,4 +1,4 @@
-"""From the file formats of earlier releases to today's.
+"""Migrations of file formats.
 
 Guarantee: a directory is migrated in one transaction or not at all; after a kill in the middle the
 next start begins again. There is no way back: an older release refuses it (``NewerFormat``).
@@ -21,8 +21,8 @@ from typing import Any
 
 from ha_scheduler.storage.schema import FORMAT_VERSION, IDENTITY, LEDGER, get_fields, put_fields
 
+#: Transaction, handle of the peer's own rows, directory, the Raft id for a disk without one.
 Step = Callable[[Any, Any, Path, int], None]
-"""Transaction, handle of the peer's own rows, directory, the Raft id for a disk without one."""
 
 
 def migrate(env: Any, peer_db: Any, path: Path, found: int, peer_id: int) -> None:

@@ -1,4 +1,4 @@
-"""What a peer needs of its storage: the raft log, the hard state and the ledger, as one.
+"""The storage port of a peer: the raft log, the hard state and the ledger, as one.
 
 Guarantee: a ``WriteBatch`` becomes durable in one transaction, batches in the order of their
 numbers, and ``on_durable(number, None)`` is called only after that. The ledger's rows and the
@@ -23,11 +23,11 @@ from typing import Protocol
 
 from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.raft.config import ENTRY_BYTES_MAX
-from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta, entry_size
+from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta, entry_size
 from ha_scheduler.raft.storage import LogReader
 
+#: Called on the writer's thread. It must not raise: close the store before its loop.
 OnDurable = Callable[[int, Exception | None], None]
-"""Called from the writer's thread. It must not raise: close the store before its loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class SnapshotInstall:
 
 @dataclass(frozen=True, slots=True)
 class WriteBatch:
-    """One transaction's worth, carried out in the order of the fields.
+    """The writes of one transaction, in the order of the fields.
 
     ``entries`` replace any suffix of the log from the first one's index on. ``apply``: committed
     entries, durable or in this batch, that continue the applied index without a gap and end at
-    ``applied_index``; normal ones are folded, and ``membership`` is in force after them (None:
-    unchanged). ``compact_to``: the log up to this applied index is no longer needed. ``must_sync``:
-    false if ``hard_state`` brings at most a newer commit index, for which no answer waits.
+    ``applied_index``; normal ones are folded. ``compact_to``: the log up to this applied index is
+    no longer needed. ``must_sync``: false if ``hard_state`` brings at most a newer commit index,
+    for which no answer waits.
     """
 
     number: int
@@ -59,46 +59,44 @@ class WriteBatch:
     entries: tuple[Entry, ...] = ()
     apply: tuple[Entry, ...] = ()
     applied_index: int | None = None
-    membership: Membership | None = None
     compact_to: int | None = None
     must_sync: bool = True
 
     @property
     def is_urgent(self) -> bool:
-        """Whether somebody waits for it. Applying, compacting and a newer commit index may wait
-        for company."""
+        """Whether an answer waits for it; other batches wait for a group commit."""
         writes = bool(self.entries) or self.hard_state is not None or self.snapshot is not None
         return self.must_sync and writes
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs against the limits of the queue."""
+        """Its size in the queue."""
         return sum(map(entry_size, self.entries)) + sum(map(entry_size, self.apply))
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
-    """The ledger at one moment. ``meta`` names it; a snapshot sent from here carries ``meta``."""
+    """The ledger at one moment, with the ``meta`` for a snapshot of it."""
 
     tables: Tables
     meta: SnapshotMeta
 
     @property
     def applied(self) -> int:
-        """The last entry that the tables reflect."""
+        """The applied index of the tables."""
         return self.meta.index
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes that the log takes, and bytes that can still be written."""
+    """Bytes of the log, and free bytes."""
 
     log_bytes: int
     room_bytes: int
 
 
 class PeerStore(LogReader, Protocol):
-    """The port. One thread (the loop's) calls everything but ``view``, which any thread may."""
+    """The port. For the loop's thread alone, except ``view``, which any thread may call."""
 
     def applied(self) -> int:
         """The applied index, as settled."""
@@ -113,7 +111,7 @@ class PeerStore(LogReader, Protocol):
         """Batches up to ``number`` are durable: let the reader see them."""
 
     def view(self) -> AbstractContextManager[LedgerView]:
-        """The ledger as last committed (maybe newer than settled), unchanging while held.
+        """A consistent view of the ledger as last committed, maybe newer than settled.
 
         Hold it briefly: the file grows meanwhile by whatever is written.
         """
@@ -123,7 +121,7 @@ class PeerStore(LogReader, Protocol):
 
 
 class BatchGuard:
-    """Refuses batches that no correct caller submits, before they reach the disk."""
+    """Asserts the order of batches, before they reach the disk."""
 
     def __init__(self, last_index: int, applied: int, compacted: int) -> None:
         self._number = 0
@@ -161,4 +159,3 @@ class BatchGuard:
             self._applied = entry.index
         assert self._applied <= self._last, f"applied {self._applied} of {self._last} entries"
         assert batch.applied_index in (None, self._applied), "applied_index is not the last applied"
-        assert batch.membership is None or batch.apply, "a membership comes with its entry"

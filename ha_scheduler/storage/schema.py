@@ -7,7 +7,7 @@ row of another place or another history is noticed as well.
     log    index (8 bytes, big-endian) → crc | crc of the row before | term | kind | data
     peer   name → crc | msgpack        (identity, hard state, applied, compacted, ledger)
     t.*    one database per ledger table: key → crc | value
-    u.*    the same again: one of the two sets is the ledger, the other takes in the next snapshot
+    u.*    the same again: one of the two sets is the ledger, the other stages the next snapshot
 
 Order: the identity is written in the transaction that creates the databases and read before all
 else; its format version decides whether this release may read on.
@@ -38,7 +38,7 @@ IDENTITY = b"identity"  # (format version, cell, peer, peer id)
 HARD_STATE = b"hard_state"  # (term, vote, commit)
 APPLIED = b"applied"  # (index, term, voters, learners)
 LEDGER = b"ledger"  # (slot): which set of tables is the ledger
-COMPACTED = b"compacted"  # (index, term, crc of the last row that is gone)
+COMPACTED = b"compacted"  # (index, term, crc of the last compacted row)
 
 CRC_BYTES = 4  # bytes before each value
 CHAIN_START = 0  # the crc "before" a log that starts empty or after a snapshot

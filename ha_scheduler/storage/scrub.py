@@ -1,4 +1,4 @@
-"""Reads every row once after the start, so that damage is found before the row is needed.
+"""The scrub: every row is verified once after the start, to find damage early.
 
 Guarantee: nothing waits for it or depends on it: a row is verified at each read anyhow. The first
 damage is reported, and ends it.
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Scrub:
-    """One thread, which ends when all is read."""
+    """One thread, which ends after the last row."""
 
     def __init__(
         self, dbs: Databases, log_end: int, on_damage: Callable[[CorruptData], None], name: str
@@ -48,7 +48,6 @@ class Scrub:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, wherever it is."""
         self._stopped.set()
         self._thread.join()
 
@@ -62,9 +61,7 @@ class Scrub:
         except CorruptData as error:
             self._on_damage(error)
             return
-        logger.info(
-            "verified all data: %d rows", rows, extra={"action": "data_verified", "rows": rows}
-        )
+        logger.info("verified all data: %d rows", rows, extra={"action": "data_verified"})
 
 
 def verify(dbs: Databases, log_end: int, slice_s: float) -> Iterator[int]:
@@ -98,20 +95,17 @@ def _verify_log(dbs: Databases, end: int, slice_s: float) -> Iterator[int]:
 def _verify_table(dbs: Databases, table: str, slice_s: float) -> Iterator[int]:
     key: bytes | None = b""
     while key is not None:
-        with dbs.env.begin() as txn, txn.cursor(db=_table(txn, dbs, table)) as cursor:
-            rows, key = _verify_rows(dbs, table, cursor, key, perf_counter() + slice_s)
+        with dbs.env.begin() as txn:
+            db = dbs.slots[read_slot(txn, dbs)][table]  # a snapshot may have moved the slot
+            with txn.cursor(db=db) as cursor:
+                rows, key = _verify_rows(dbs, table, cursor, key, perf_counter() + slice_s)
         yield rows
-
-
-def _table(txn: Any, dbs: Databases, table: str) -> Any:
-    """A snapshot that was installed meanwhile is verified in place of what it replaced."""
-    return dbs.slots[read_slot(txn, dbs)][table]
 
 
 def _verify_rows(
     dbs: Databases, table: str, cursor: Any, key: bytes, until: float
 ) -> tuple[int, bytes | None]:
-    """From ``key`` on; how many, and the key to go on with, None at the end."""
+    """Verify from ``key`` on. Returns the number of rows, and the next key; None at the end."""
     rows, before = 0, b""
     found = cursor.set_range(key)
     while found:

@@ -21,7 +21,7 @@ class SettledReader:
     """``LogReader`` and ``applied``, for a store to inherit. ``begin`` comes first."""
 
     def begin(self, view: LogView, first_index: int) -> None:
-        """``view`` holds what was durable when this process began."""
+        """``view``: the durable log at the start of this process."""
         self._view = view
         self._pending: deque[WriteBatch] = deque()
         self._guard = BatchGuard(view.last_index(), view.applied(), first_index - 1)
@@ -48,7 +48,7 @@ class SettledReader:
         return self._view.applied()
 
     def admit(self, batch: WriteBatch) -> None:
-        """``batch`` is about to be queued. Asserts that it continues those before it."""
+        """Take in a batch before it is queued. Asserts that it continues those before it."""
         self._guard.check(batch)
         self._pending.append(batch)
 

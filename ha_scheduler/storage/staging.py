@@ -24,13 +24,13 @@ STAGE_BYTES = 16 * 1024 * 1024  # of rows in one transaction
 
 
 def stage(dbs: Databases, slot: int, chunks: Iterable[bytes]) -> None:
-    """Replace the tables of ``slot`` by what ``chunks`` hold. Raises ``SnapshotDamagedError``."""
+    """Replace the tables of ``slot`` by ``chunks``. Raises ``SnapshotDamagedError``."""
     with ExitStack() as transaction:
         load(chunks, _Rows(dbs, slot, transaction))
 
 
 def use_staged(txn: Any, dbs: Databases, before: int) -> int:
-    """The other tables are the ledger once ``txn`` has committed; the number of their slot."""
+    """Make the other slot the ledger, in ``txn``. Returns its number."""
     slot = 1 - before
     put_fields(txn, dbs.peer, LEDGER, (slot,))
     _empty(txn, dbs, before)
@@ -38,7 +38,7 @@ def use_staged(txn: Any, dbs: Databases, before: int) -> int:
 
 
 def clear(dbs: Databases, slot: int) -> None:
-    """Empty the tables of ``slot``; nothing is written if they are."""
+    """Empty the tables of ``slot``; no write if they are empty."""
     with dbs.env.begin() as txn:
         used = any(txn.stat(db)["entries"] for db in dbs.slots[slot].values())
     if used:
@@ -55,7 +55,7 @@ class _Rows:
     """The tables of one slot as ``load`` writes them: one transaction after another."""
 
     def __init__(self, dbs: Databases, slot: int, transaction: ExitStack) -> None:
-        """``transaction`` holds the one there is: it is committed, or by an error aborted."""
+        """``transaction`` holds the current one: closed, it commits; on an error it aborts."""
         self._dbs = dbs
         self._slot = slot
         self._transaction = transaction

@@ -32,14 +32,14 @@ from ha_scheduler.storage.schema import APPLIED, HARD_STATE, PEER_DB, put_fields
 from ha_scheduler.storage.settled import SettledReader
 from ha_scheduler.storage.staging import clear, stage, use_staged
 
-TAIL_BYTES = 8 * 1024 * 1024  # of the newest entries, read and verified at open
+TAIL_BYTES = 8 * 1024 * 1024  # of the newest entries, verified at open
 
 
 class TransactionalStore(SettledReader):
-    """The reader's half of ``PeerStore``, and what goes into a transaction."""
+    """The reader's half of ``PeerStore``, and the contents of transactions."""
 
     def __init__(self, dbs: Databases, recent_bytes_max: int) -> None:
-        """Read and verify what the core relies on. Raises ``CorruptData``."""
+        """Verify the state that the core relies on. Raises ``CorruptData``."""
         self._dbs = dbs
         self._path = dbs.log_dbs.path
         try:
@@ -50,7 +50,7 @@ class TransactionalStore(SettledReader):
 
     @property
     def peer_id(self) -> int:
-        """The Raft id of this disk: it votes under this one, whatever was asked for."""
+        """The Raft id of this disk."""
         return self._dbs.peer_id
 
     @contextmanager
@@ -61,13 +61,13 @@ class TransactionalStore(SettledReader):
             yield LedgerView(tables, read_applied(txn, self._dbs))
 
     def commit(self, group: Sequence[WriteBatch]) -> None:
-        """One transaction for the group. Any error is final: throw this object away.
+        """One transaction for the group. Any error invalidates this object.
 
-        A snapshot must be the first of its group; it takes transactions of its own before.
+        A snapshot must be the first of its group; it is staged in transactions of its own.
         """
         for batch in group:
             if batch.snapshot is not None:
-                assert batch is group[0], "what precedes a snapshot has a transaction of its own"
+                assert batch is group[0], "a snapshot is the first of its group"
                 stage(self._dbs, 1 - self._slot, batch.snapshot.chunks)
         with self._dbs.env.begin(write=True) as txn:
             for batch in group:
@@ -86,11 +86,11 @@ class TransactionalStore(SettledReader):
         self._view.settle(done)
 
     def forget_staged(self) -> None:
-        """Delete what is left of a snapshot whose installation was interrupted."""
+        """Delete an incomplete staged snapshot."""
         clear(self._dbs, 1 - self._slot)
 
     def on_damage(self, error: CorruptData) -> None:
-        """For the owner: a reader found this, and is about to be told."""
+        """A hook for the owner: a reader found this damage."""
 
     def _open(self, txn: Any, recent_bytes_max: int) -> None:
         log, hard_state = self._dbs.log_dbs, read_hard_state(txn, self._dbs)
@@ -114,7 +114,7 @@ class TransactionalStore(SettledReader):
         self.begin(view, compacted.index + 1)
 
     def _load_tail(self, txn: Any, view: LogView, compacted: Compacted, last: int) -> int:
-        """Verify the end of the log and keep it in memory; the end of its chain."""
+        """Verify the end of the log and keep it in memory. Returns the end of its chain."""
         log, first = self._dbs.log_dbs, compacted.index + 1
         tail = log_table.find_tail(txn, log, first, last, TAIL_BYTES)
         tail = min(tail, self._applied.index + 1)
@@ -123,12 +123,11 @@ class TransactionalStore(SettledReader):
         for entry, crc in log_table.chain(txn, log, compacted, tail):
             view.load(entry)
             last_crc = crc
-        #: The entry at which the part of the log begins that was verified at open.
         self.verified_from = tail
         return last_crc
 
     def _check_terms(self, view: LogView, hard_state: HardState) -> None:
-        """Rows that are intact but of another time: a page that the disk lost is an older page."""
+        """Detect intact rows of another time: a lost write leaves an older page."""
         last_term = view.term(view.last_index())
         if hard_state.term < last_term:
             why = f"term {hard_state.term}, but the log has an entry of term {last_term}"
@@ -139,7 +138,7 @@ class TransactionalStore(SettledReader):
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[Any]:
-        """A read transaction; what its reader finds damaged is damage for the whole store."""
+        """A read transaction; its damage is reported for the whole store."""
         try:
             with self._dbs.env.begin() as txn:
                 yield txn

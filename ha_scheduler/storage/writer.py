@@ -1,4 +1,4 @@
-"""The writer thread: batches in order, as many to a transaction as gathered during the last fsync.
+"""The writer thread: group commit of batches.
 
 Guarantee: batches are committed in the order of submission, none is skipped, and ``on_durable`` is
 called in that order from the writer's thread. After the first error nothing is committed: that
@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from ha_scheduler.storage.errors import StoreClosed, StoreOverloaded
 from ha_scheduler.storage.port import OnDurable, WriteBatch
 
-QUEUE_BATCHES_MAX = 4096  # batches waiting; the core keeps far fewer in flight
-QUEUE_BYTES_MAX = 256 * 1024 * 1024  # bytes waiting
-TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # bytes of a group; bounds the latency of one fsync
-NO_BATCH = 0  # the number with which an error is reported that no batch has met
-COMPANY_WAIT_S = 0.002  # seconds that a batch nobody waits for waits for one that somebody does
+QUEUE_BATCHES_MAX = 4096  # the core keeps far fewer in flight
+QUEUE_BYTES_MAX = 256 * 1024 * 1024
+TRANSACTION_BYTES_MAX = 32 * 1024 * 1024  # of a group; bounds the latency of one fsync
+NO_BATCH = 0  # the number in the report of an error without a batch
+COMPANY_WAIT_S = 0.002  # that a batch that is not urgent waits for an urgent one
 
 
 class Writer:
@@ -44,16 +44,11 @@ class Writer:
         self._unreported = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    @property
-    def failure(self) -> Exception | None:
-        """What ended the writing, if anything did."""
-        return self._failure
-
     def start(self) -> None:
         self._thread.start()
 
     def fail(self, error: Exception) -> None:
-        """Commit nothing any more and report ``error``. From any thread; the first error counts."""
+        """End the writing with ``error``. From any thread; the first error counts."""
         with self._changed:
             if self._failure is None:
                 self._failure, self._unreported = error, True
@@ -69,7 +64,7 @@ class Writer:
             self._changed.notify()
 
     def check_room(self, batch: WriteBatch) -> None:
-        """As ``submit``, without queueing it: what only grows is the room."""
+        """As ``submit``, without queueing it: the room only grows meanwhile."""
         with self._changed:
             self._check_room(batch)
 
@@ -81,7 +76,7 @@ class Writer:
             raise StoreOverloaded(len(self._queue), self._queue_bytes)
 
     def close(self) -> None:
-        """Commit what is queued and end the thread."""
+        """Commit the queue and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -115,7 +110,7 @@ class Writer:
             group: list[WriteBatch] = []
             size = 0
             while self._queue and size <= TRANSACTION_BYTES_MAX:
-                # A ledger sent by another peer is long and its failure its own.
+                # A snapshot takes long, and its failure must not fail other batches.
                 if self._queue[0].snapshot is not None and group:
                     break
                 batch = self._queue.popleft()
