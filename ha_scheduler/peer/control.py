@@ -1,11 +1,11 @@
-"""Control: an operator's requests to one peer.
+"""Control: an operator's requests to one peer, and their answers.
 
-Guarantee: each request gets exactly one answer, its own or ``Declined``. A transfer is answered
-when it is over: ``Transferred`` means that another peer leads. A join or removal is answered when
-the leader has taken it on; its end is in the status.
+Guarantee: each request gets exactly one answer, its own or ``Declined``. ``Transferred`` means that
+another peer leads. A membership change is answered when the leader has begun it: its end is in the
+status.
 
-Any certificate of the cell may ask for the status and for a transfer. A change of the membership
-takes a peer's certificate, and joining as peer c that of peer c.
+Any certificate of the cell allows the status and a transfer. A membership change takes a peer's
+certificate, and a join as peer c that of peer c.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Protocol
 
 from ha_scheduler.errors import CertificateRefused
-from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
-from ha_scheduler.peer.roster import Roster, named
+from ha_scheduler.peer.history import ENTRIES_MAX
+from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.roster import named
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.control import (
@@ -32,7 +31,6 @@ from ha_scheduler.protocol.control import (
     JoinRequest,
     RemoveRequest,
     Request,
-    Status,
     StatusRequest,
     Taken,
     Transferred,
@@ -44,36 +42,14 @@ TRANSFER_TIMEOUT_S = 3.0  # a transfer takes two round trips; then something is 
 TRANSFER_POLL_S = 0.005
 
 
-class Controlled(Protocol):
-    """What control asks of the daemon."""
-
-    history: LeaderHistory
-    roster: Roster
-
-    def status(self) -> Status: ...
-
-    def leader_name(self) -> str | None: ...
-
-    def leading(self) -> bool: ...
-
-    def term(self) -> int: ...
-
-    def transfer(self, to: str | None) -> str | None:
-        """Begin a transfer; the reason why not, or None."""
-
-    def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
-        """Let a new disk in; a refusal, or None."""
-
-    def remove(self, name: str) -> Declined | None:
-        """Begin to remove a peer; a refusal, or None."""
-
-
 class Control:
-    def __init__(self, daemon: Controlled) -> None:
-        self._daemon = daemon
+    """Answers control connections."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one caller until it goes."""
+        """Answer one caller until it closes its connection."""
         while True:
             body = await frames.read(reader.readexactly, frames.REQUEST_BYTES_MAX)
             shown = writer.get_extra_info("ssl_object")
@@ -86,48 +62,50 @@ class Control:
 
     async def answer(self, request: Request, shown: ssl.SSLObject | None = None) -> Answer:
         """The answer to one request; ``shown``: the caller's certificate, None in plaintext."""
-        daemon = self._daemon
+        replica = self._replica
         match request:
             case StatusRequest():
-                return daemon.status()
+                return replica.status()
             case HistoryRequest():
-                return History(daemon.history.tail(ENTRIES_MAX))
+                return History(replica.history.tail(ENTRIES_MAX))
             case TransferRequest(to):
                 return await self._transfer(to)
             case CellRequest():
-                return FoundingList(daemon.roster.founding.text)
+                return FoundingList(replica.roster.founding.text)
             case JoinRequest(disk, replacing):
-                reason = _not_peer(shown, disk.name)
-                return self._change(reason, lambda: daemon.join(named(disk), replacing))
+                join = replica.reconfiguration.join
+                return self._change(shown, disk.name, lambda: join(named(disk), replacing))
             case RemoveRequest(peer):
-                return self._change(_not_peer(shown, None), lambda: daemon.remove(peer))
+                return self._change(shown, None, lambda: replica.reconfiguration.remove(peer))
 
     async def _transfer(self, to: str | None) -> Transferred | Declined:
-        daemon = self._daemon
-        if not daemon.leading():
+        replica = self._replica
+        if not replica.leading():
             return self._not_leading()
-        reason = daemon.transfer(to)
+        reason = replica.transfer(to)
         if reason:
             return Declined(reason)
-        term, loop = daemon.term(), asyncio.get_running_loop()
+        term, loop = replica.term(), asyncio.get_running_loop()
         deadline = loop.time() + TRANSFER_TIMEOUT_S
         while loop.time() < deadline:
-            leader = daemon.leader_name()
-            if daemon.term() > term and leader is not None and not daemon.leading():
-                return Transferred(leader, daemon.term())
+            leader = replica.leader_name()
+            if replica.term() > term and leader is not None and not replica.leading():
+                return Transferred(leader, replica.term())
             await asyncio.sleep(TRANSFER_POLL_S)
         return Declined("the transfer was not completed in time; ask for the status")
 
-    def _change(self, reason: str, begin: Callable[[], Declined | None]) -> Taken | Declined:
-        """``reason``: why the caller may not change the membership, or empty."""
-        if reason:
+    def _change(
+        self, shown: ssl.SSLObject | None, name: str | None, begin: Callable[[], Declined | None]
+    ) -> Taken | Declined:
+        """A membership change by who shows the certificate of peer ``name`` (None: of any)."""
+        if reason := _not_peer(shown, name):
             return Declined(reason)
-        if not self._daemon.leading():
+        if not self._replica.leading():
             return self._not_leading()
         return begin() or Taken()
 
     def _not_leading(self) -> Declined:
-        leader = self._daemon.leader_name()
+        leader = self._replica.leader_name()
         reason = "this peer does not lead; " + (
             f"ask peer {leader}" if leader else "no leader is known, ask again in a moment"
         )
@@ -135,7 +113,7 @@ class Control:
 
 
 def _not_peer(shown: ssl.SSLObject | None, name: str | None) -> str:
-    """Why the caller lacks the certificate of peer ``name``, or of any peer."""
+    """Why the certificate is not that of peer ``name`` (None: of any peer), or empty."""
     if shown is None:
         return ""  # plaintext on loopback, as the operator asked for
     try:

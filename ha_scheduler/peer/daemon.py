@@ -1,4 +1,4 @@
-"""The process of one peer: what it opens, in which order, and how it ends.
+"""The process of one peer: the order of its start, and its end.
 
 Guarantee: nothing changes on disk and nothing starts before the peer port is bound and the store is
 open and known to be this peer's; until then errors propagate to the caller. After that ``run``
@@ -21,14 +21,14 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from ha_scheduler.errors import EXIT_FAILED, CertificateRefused, OperatorError
+from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import opening
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.joining import Asker, Joiner
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
-from ha_scheduler.peer.links import Dialer, Links, Security
+from ha_scheduler.peer.links import Dialer, Links, Security, check_peer
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.roster import Roster, named
@@ -43,25 +43,25 @@ from ha_scheduler.protocol.peer import HELLO, PeerHello, Purpose
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
-from ha_scheduler.security.tls import Role, client_context, name_of, role_of, server_context
+from ha_scheduler.security.tls import client_context, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
 
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
-DISK_PATIENCE_ELECTIONS = 5  # [3 s]; stalls of 0.8 s were seen on a disk that was well
+DISK_PATIENCE_ELECTIONS = 5  # [3 s]; healthy disks stalled for 0.8 s
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
-    """Run this peer until it is told to stop or must. Returns the exit status.
+    """Run this peer to its end. Returns the exit status.
 
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
     security = _security(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(_bind(settings))
-        asker = Asker(settings.name, security, _check_peer)
+        asker = Asker(settings.name, security)
         known = opening.found(settings, lambda: asyncio.run(asker.learn_cell(settings.cell)))
         bridge = _Durability()
         store = opening.open_store(settings, known, bridge)
@@ -129,7 +129,7 @@ class _Daemon:
                 "peer %s of cell %s is up",
                 self._settings.name,
                 self._roster.founding.identity,
-                extra={"action": "peer_up", "peer": self._settings.name},
+                extra={"action": "peer_up"},
             )
             try:
                 return await self._until_stopped(tasks)
@@ -150,7 +150,6 @@ class _Daemon:
             self._roster.own,
             timing.promise_ms,
             self._security,
-            _check_peer,
             lambda: reconfiguration.fresh,
         )
         call_soon = asyncio.get_running_loop().call_soon
@@ -198,14 +197,13 @@ class _Daemon:
     def _admit(self, hello: PeerHello, caller: PeerNamed, shown: ssl.SSLObject | None) -> None:
         """Raises ``RefusedError``."""
         own, promise_ms = self._roster.own, self._settings.timing.promise_ms
-        if shown is not None:
-            _check_peer(shown, caller.name)
+        check_peer(shown, caller.name)
         if (hello.to, hello.to_id) != (own.name, own.peer):
             raise RefusedError(
                 f"this is peer {own.name} with disk {own.peer}, not {hello.to} with {hello.to_id}"
             )
         if hello.promise_ms != promise_ms:
-            # A leader trusts its lease for as long as its own settings say that others keep still.
+            # A leader's lease rests on its own setting: the promise of the others must be equal.
             raise RefusedError(
                 f"peer {own.name} elects nobody for {promise_ms} ms after it heard a leader, and "
                 f"peer {caller.name} for {hello.promise_ms} ms; give all peers the same --tick-ms "
@@ -226,7 +224,7 @@ class _Daemon:
     async def _run_engines(self) -> None:
         if not self._roster.own.witness:
             await self._supervisor.run()
-        await asyncio.Event().wait()  # a witness has none, and goes on
+        await asyncio.Event().wait()  # a witness has no engine
 
     async def _join(self) -> None:
         """A disk that is no member asks to become one; a refusal ends the peer."""
@@ -235,7 +233,7 @@ class _Daemon:
             self._roster.own,
             self._roster.founding.identity,
             self._settings.admission,
-            # The disk may know the founders only, and they may all have been followed by others.
+            # The disk may know the founders only, and they may all have been replaced.
             lambda: (*self._roster.current(), *self._settings.cell.peers),
             lambda: self._roster.own.peer in self._driver.node.membership.peers,
         )
@@ -257,7 +255,7 @@ class _Daemon:
             )
             ended = [future.exception() for future in done if future is not stop]
             if ended:
-                # The driver stops when anything fails; the reason is what did.
+                # The driver ends without an error when another part fails.
                 failure = next((error for error in ended if error is not None), None)
                 logger.critical(
                     "this peer stops: %s",
@@ -290,7 +288,7 @@ class _Daemon:
                     await asyncio.sleep(self._settings.timing.tick_s / 10)
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
-        self._supervisor.stop()  # first of all: whoever leads next must not find it alive
+        self._supervisor.stop()  # first: the next leader must not find this engine alive
         self._driver.stop()
         for task in tasks:
             task.cancel()
@@ -313,7 +311,7 @@ class _Daemon:
         self._signals += 1
         if self._signals > 1:
             os._exit(128 + number)  # the kernel ends the engine with us
-        logger.info("stopping on signal %d", number, extra={"action": "stopping", "signal": number})
+        logger.info("stopping on signal %d", number, extra={"action": "stopping"})
         self._stop.set()
 
 
@@ -333,16 +331,6 @@ def _security(settings: PeerSettings) -> Security:
     if settings.tls is None:
         return Security(None, None)
     return Security(server_context(settings.tls), client_context(settings.tls))
-
-
-def _check_peer(shown: ssl.SSLObject, name: str) -> None:
-    """Whether the certificate is the one of peer ``name``. Raises ``RefusedError``."""
-    try:
-        role, holder = role_of(shown), name_of(shown)
-    except CertificateRefused as error:
-        raise RefusedError(str(error)) from error
-    if role is not Role.PEER or holder != name:
-        raise RefusedError(f"the certificate is for {role} {holder}, not for peer {name}")
 
 
 def _bind(settings: PeerSettings) -> socket.socket:

@@ -1,6 +1,6 @@
-"""Drives the consensus core: the one place that turns its ``Ready`` into IO.
+"""The driver of the consensus core: the only interpreter of its ``Ready``.
 
-Guarantee, for each ``Ready`` in the order of its number (``raft/ready.py`` says why):
+Guarantee, for each ``Ready`` in the order of its number (reasons in ``raft/ready.py``):
 
 1. A loss of leadership takes effect (the lease is revoked) before any message leaves.
 2. ``messages`` leave at once, and all but large ones before the store is told to write: its thread
@@ -15,7 +15,7 @@ Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen make
 only, to hear who leads before it stands for election. All due ticks are counted *before* a message
 is taken in; ``lease.py`` rests on that. A simulation injects the clock and ``call_soon``.
 
-Any error of the store, or a contradiction in the log, is final: ``on_fatal``, and the process ends.
+Any error of the store and any contradiction in the log is final: ``on_fatal`` ends the process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class DriverEvents(Protocol):
-    """What follows from the core's decisions."""
+    """The effects of the core's decisions."""
 
     def on_soft_state(self, state: SoftState) -> None: ...
 
@@ -75,7 +75,7 @@ class _InFlight:
 
 
 class Driver:
-    """Owns the core; everything else asks it."""
+    """Owns the core."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Driver:
     ) -> None:
         self.node = node
         self.muted = False  # see reconfiguration.py: no message is taken in, and no time passes
-        self.tick_gap_s_max = 0.0  # the longest the loop kept us from ticking
+        self.tick_gap_s_max = 0.0  # the longest delay of a tick
         self.leader_gap_s_max = 0.0  # the longest silence of one leader
         self._leader_heard: tuple[int, float] = (0, 0.0)  # term, CLOCK_MONOTONIC
         self._store = store
@@ -104,10 +104,10 @@ class Driver:
         self._scheduled = False
         self._stopped = False
 
-    # -- what others ask for
+    # -- input
 
     def step(self, message: Message) -> None:
-        """A message of another peer. Raises ``PeerError`` for one no correct peer sends."""
+        """Take in a message of another peer. Raises ``PeerError`` if it is malformed."""
         if self._stopped or self.muted:
             return
         self._advance_clock()
@@ -124,19 +124,19 @@ class Driver:
         self._schedule()
 
     def propose(self, data: bytes) -> int:
-        """Append to the log; the index it will have. Raises ``CallerError``."""
+        """Append to the log. Returns the index. Raises ``CallerError``."""
         index = self.node.propose(data)
         self._schedule()
         return index
 
     def propose_batch(self, batch: Sequence[bytes]) -> range:
-        """Append several, all or none; their indices. Raises ``CallerError``."""
+        """Append several, all or none. Returns the indices. Raises ``CallerError``."""
         indices = self.node.propose_batch(batch)
         self._schedule()
         return indices
 
     def propose_membership(self, change: MembershipChange) -> int:
-        """Append a change of the membership; its index. Raises ``CallerError``."""
+        """Append a membership change. Returns its index. Raises ``CallerError``."""
         index = self.node.propose_membership(change)
         self._schedule()
         return index
@@ -168,7 +168,7 @@ class Driver:
             self._schedule()
 
     def certain_until(self) -> float:
-        """Until when our leadership is certain (CLOCK_MONOTONIC), or 0.0."""
+        """The end of our lease (CLOCK_MONOTONIC); 0.0: none."""
         if self._stopped or self.node.role is not ServerState.LEADER:
             return 0.0
         return self._contact.certain_until(self.node.membership.voters, self._clock())
@@ -182,7 +182,7 @@ class Driver:
             await asyncio.sleep(wait_s)
 
     def wake(self) -> float:
-        """Count the ticks that are due. Returns the seconds until the next one."""
+        """Count the due ticks. Returns the seconds until the next one."""
         self._advance_clock()
         self._schedule()
         return max(self._ticked_at + self._tick_s - self._clock(), 0.0)

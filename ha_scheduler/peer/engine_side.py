@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineSideEvents(Protocol):
-    """What becomes of the engine."""
+    """The life of the engine."""
 
     def on_engine_started(self) -> None: ...
 
@@ -85,21 +85,20 @@ class EngineSide:
         """It was sent everything up to this index; None without an engine."""
         return self._feed.cursor if self._feed is not None else None
 
-    # -- what the daemon does with it
+    # -- commands
 
     def activate(self, term: int, index: int, propose: Callable[[Sequence[bytes]], range]) -> None:
-        """It leads in ``term``, once it was sent everything up to ``index``."""
+        """Activate it for ``term``, after the log up to ``index`` was sent to it."""
         assert self._feed is not None
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
         self._feed.send_after(index, Activate(term))
 
     def extend(self, until: float) -> None:
-        """Its leadership is certain until then (CLOCK_MONOTONIC); 0.0: not at all."""
+        """Extend its lease (CLOCK_MONOTONIC); 0.0 revokes it."""
         if self._engine is not None and self._engine.alive:
             self._engine.lease.extend(until)
 
     def revoke(self) -> None:
-        """It may write nothing from now on."""
         self.extend(0.0)
 
     def kill(self, why: str) -> None:
@@ -142,7 +141,7 @@ class EngineSide:
             "engine %d ended: %s",
             engine.pid,
             why,
-            extra={"action": "engine_ended", "pid": engine.pid, "why": why},
+            extra={"action": "engine_ended"},
         )
         if self._feeding is not None:
             self._feeding.cancel()
@@ -177,4 +176,4 @@ class EngineSide:
 
     def _feed_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._events.on_fatal(error)  # what cannot be read from the store cannot be trusted
+            self._events.on_fatal(error)  # the store could not be read

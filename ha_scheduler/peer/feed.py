@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 from ha_scheduler.ledger.rebuild import rebuild
 from ha_scheduler.ledger.records import is_peer_named
@@ -26,24 +25,19 @@ from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
+from ha_scheduler.raft.storage import LogReader
 from ha_scheduler.storage.port import PeerStore
 
-TAIL_BYTES_MAX = 4 * 1024 * 1024  # the store keeps more; this is what it may not hold yet
+TAIL_BYTES_MAX = 4 * 1024 * 1024  # the store keeps more, once it is durable
 READ_BYTES = 1024 * 1024  # read from the log in one go
-YIELD_EVERY_BYTES = 256 * 1024  # replayed before other work of the daemon gets its turn
-RECORD_OVERHEAD_BYTES = 256  # what handling a record costs, in bytes' worth
-
-
-class LogSource(Protocol):
-    """Where entries that have left the tail are read. Raises ``CompactedError``."""
-
-    def entries(self, lo: int, hi: int, max_bytes: int) -> Sequence[Entry]: ...
+YIELD_EVERY_BYTES = 256 * 1024  # replayed between two turns of the event loop
+RECORD_OVERHEAD_BYTES = 256  # the cost of handling a record, in bytes
 
 
 class CommittedTail:
     """The newest committed entries, without a gap."""
 
-    def __init__(self, log: LogSource, committed: int) -> None:
+    def __init__(self, log: LogReader, committed: int) -> None:
         self._log = log
         self._entries: deque[Entry] = deque()
         self._bytes = 0
@@ -52,7 +46,7 @@ class CommittedTail:
         self._readers: set[Callable[[], None]] = set()
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """These have committed, right after the last."""
+        """The entries that committed after the last."""
         for entry in entries:
             assert entry.index == self.last + 1, (entry.index, self.last)
             self._entries.append(entry)
@@ -67,7 +61,7 @@ class CommittedTail:
         self._trim()
 
     def restart(self, index: int) -> None:
-        """A snapshot replaced everything up to ``index``."""
+        """A snapshot replaced the log up to ``index``."""
         self._entries.clear()
         self._bytes = 0
         self._durable = self.last = index
@@ -130,16 +124,16 @@ class Feed:
         self._after: deque[tuple[int, ToEngine]] = deque()
         self._unyielded_bytes = 0
         self._live = False
-        self._more = asyncio.Event()  # what ``_on_more`` leaves to ``run``
-        self._idle = False  # all was sent, and the engine has taken most of it
+        self._more = asyncio.Event()  # entries that ``_on_more`` leaves to ``run``
+        self._idle = False  # all was sent, and the engine keeps up
 
     def send_after(self, index: int, message: ToEngine) -> None:
-        """Send ``message`` once everything up to ``index`` was sent."""
+        """Send ``message`` after the entries up to ``index``."""
         self._after.append((index, message))
         self._send_due()
 
     async def run(self) -> None:
-        """Until cancelled, or the engine is gone or cannot be helped."""
+        """Feed until cancelled or the engine ends; it is killed if it falls behind the log."""
         self._tail.subscribe(self._on_more)
         try:
             await self._replay()

@@ -16,8 +16,8 @@ from typing import Any
 from ha_scheduler.protocol.peer import Failover
 
 ENTRIES_MAX = 100  # changes of leader remembered
-PHASES_MAX = 32  # phases of one entry; the engine names them
-TAIL = 3  # entries passed on in gossip and shown to a watcher
+PHASES_MAX = 32  # of one entry; the engine names them
+TAIL = 3  # entries in gossip and status
 
 
 class LeaderHistory:
@@ -28,7 +28,7 @@ class LeaderHistory:
         self._zero: dict[int, float] = {}  # of our own entries: CLOCK_MONOTONIC at ``started``
 
     def begin(self, term: int, leader: str, detected: float, now: float) -> None:
-        """We became leader; ``detected`` and ``now`` are CLOCK_MONOTONIC."""
+        """This peer was elected; ``detected`` and ``now`` are CLOCK_MONOTONIC."""
         started = time.time() - (time.monotonic() - detected)
         self._entries[term] = Failover(term, leader, started, {}, {})
         self._zero[term] = detected

@@ -1,24 +1,23 @@
-"""Joining: a new disk learns which cell it is, then asks until it is a member.
+"""How a new disk joins a running cell: it learns the cell's identity, then retries its request.
 
-Guarantee: nothing is asked before the disk holds its number and its id, and the request is repeated
-until the log says that the disk is a member. So it is neither lost nor doubled, whoever dies
-meanwhile.
+Guarantee: the disk's number and id are durable before the first request, and the request is retried
+until the log makes this disk a member. It is idempotent: no crash of this peer or the leader loses
+or doubles it.
 
-Each question has its own connection to another peer's port, which must show that peer's
-certificate; this peer shows its own, since only peer c may ask for a new disk of peer c.
+Each request is a connection of its own to the peer port of another peer. Both sides show their
+certificates, because only peer c may ask for a new disk of peer c.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Iterable
 
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security
+from ha_scheduler.peer.links import Security
 from ha_scheduler.peer.roster import disk_of
 from ha_scheduler.peer.settings import Admission
 from ha_scheduler.protocol import frames
@@ -35,9 +34,9 @@ from ha_scheduler.protocol.control import (
 from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
 from ha_scheduler.protocol.peer import PeerAddress
 
-ASK_TIMEOUT_S = 3.0  # one question, TLS included
+ASK_TIMEOUT_S = 3.0  # one request, TLS included
 ASK_EVERY_S = 0.5
-LEARN_ATTEMPTS_MAX = 40  # … of all peers, while a new disk does not know its cell
+LEARN_ATTEMPTS_MAX = 40  # to learn the cell of a new disk from any peer
 
 _FAILURES = (OSError, TimeoutError, EOFError, ProtocolError, RefusedError)
 
@@ -47,27 +46,15 @@ logger = logging.getLogger(__name__)
 class Asker:
     """Asks other peers as peer ``own``."""
 
-    def __init__(
-        self, own: str, security: Security, check: Callable[[ssl.SSLObject, str], None]
-    ) -> None:
+    def __init__(self, own: str, security: Security) -> None:
         self._own = own
         self._security = security
-        self._check = check
 
     async def ask(self, to: PeerAddress, cell: str, request: Request) -> Answer:
         """The answer to one request. Raises ``OSError``, ``ProtocolError``, ``RefusedError``."""
         async with asyncio.timeout(ASK_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(
-                to.host,
-                to.peer_port,
-                ssl=self._security.client,
-                server_hostname="" if self._security.client is not None else None,
-                limit=STREAM_LIMIT_BYTES,
-            )
+            reader, writer = await self._security.connect(to)
             try:
-                shown = writer.get_extra_info("ssl_object")
-                if shown is not None:
-                    self._check(shown, to.name)
                 await call(reader, writer, introduce(Kind.CONTROL, cell, self._own))
                 writer.write(frames.pack(request))
                 body = await frames.read(reader.readexactly, frames.CONTROL_BYTES_MAX)
@@ -76,7 +63,7 @@ class Asker:
                 writer.transport.abort()
 
     async def learn_cell(self, listed: Cell) -> Cell:
-        """The founding list of the cell of which ``listed`` are peers. Raises ``OperatorError``."""
+        """The founding list of the cell of the ``listed`` peers. Raises ``OperatorError``."""
         others = [peer for peer in listed.peers if peer.name != self._own]
         reasons: dict[str, str] = {}
         for _ in range(LEARN_ATTEMPTS_MAX):
@@ -96,7 +83,7 @@ class Asker:
 
 
 class Joiner:
-    """Asks until this disk is a member."""
+    """Retries the join request until this disk is a member."""
 
     def __init__(
         self,
@@ -116,7 +103,7 @@ class Joiner:
         self._said = ""
 
     async def run(self) -> None:
-        """Until this disk is a member. Raises ``OperatorError`` when the cell refuses it."""
+        """Until this disk is a member. Raises ``OperatorError`` on a final refusal."""
         if self._is_member():
             return
         leader = ""
@@ -133,9 +120,11 @@ class Joiner:
         return sorted(others, key=lambda peer: peer.name != leader)
 
     async def _ask(self, peer: PeerAddress) -> str:
-        """The leader as ``peer`` knows it: ``peer`` itself when it has taken the request."""
+        """The leader according to ``peer``: ``peer`` itself if it has accepted the request."""
+        replacing = self._admission is Admission.REPLACE if self._admission is not None else None
+        request = JoinRequest(disk_of(self._own), replacing)
         try:
-            answer = await self._asker.ask(peer, self._cell, self._wish())
+            answer = await self._asker.ask(peer, self._cell, request)
         except _FAILURES as error:
             self._say(f"peer {peer.name}: {error or type(error).__name__}")
             return ""
@@ -145,10 +134,6 @@ class Joiner:
         if not answer.passing:
             raise OperatorError(f"The cell does not let this disk in: {answer.reason}.")
         return answer.leader or ""
-
-    def _wish(self) -> JoinRequest:
-        replacing = self._admission is Admission.REPLACE if self._admission is not None else None
-        return JoinRequest(disk_of(self._own), replacing)
 
     def _say(self, reason: str) -> None:
         if reason != self._said:

@@ -1,4 +1,4 @@
-"""What a peer does when leadership or its engine comes or goes. Pure: events in, effects out.
+"""Leadership and the engine's life cycle as one state machine. Pure: events in, effects out.
 
 Guarantee: an engine is activated at most once, and a term activates at most one engine. An engine
 that may have written to a worker is dead before another is activated, because that needs a second
@@ -17,9 +17,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-READY_WAIT_S = 1.0  # a new leader's engine may just be replaying its last records
+READY_WAIT_S = 1.0  # a new leader's engine may still be replaying
 TRANSFER_PATIENCE_S = 1.0  # a transfer to a live follower takes two round trips
-FRESH_S = 2.0  # an older report of another peer says nothing about now
+FRESH_S = 2.0  # the age limit of another peer's gossip
 
 
 class EngineState(enum.Enum):
@@ -55,19 +55,19 @@ class ActivateEngine:
 
 @dataclass(frozen=True, slots=True)
 class RevokeLease:
-    """The engine may write nothing from now on."""
+    """Fence the engine: no writes from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class KillEngine:
-    """An engine that was active and leads no more; a fresh one follows."""
+    """End an engine that was active; a fresh one follows."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Hand leadership to peer ``to``."""
+    """Transfer leadership to peer ``to``."""
 
     to: int
 
@@ -99,7 +99,9 @@ class Leadership:
         """The core's state or term has changed."""
         if (leading, term) == (self.leading, self.term):
             return []
-        effects = self._lost() if self.leading else []
+        effects: list[Effect] = [RevokeLease()] if self.leading else []
+        if self.leading and self.engine is EngineState.ACTIVE:
+            effects.append(KillEngine("it led, and leadership is lost"))
         self.leading, self.term = leading, term
         self._transfer_until, self._engineless = 0.0, False
         if leading:
@@ -125,7 +127,7 @@ class Leadership:
         return self._activate()
 
     def engine_exited(self, now: float, others: Mapping[int, Other]) -> list[Effect]:
-        """The engine is gone; leadership goes where an engine is."""
+        """The engine ended: transfer leadership to a peer with an engine."""
         self.engine = EngineState.ABSENT
         if not self.leading:
             return []
@@ -133,7 +135,7 @@ class Leadership:
         return [RevokeLease(), *self._hand_over(now, others)]
 
     def tick(self, now: float, others: Mapping[int, Other], lease_closed: bool) -> list[Effect]:
-        """Time has passed. ``lease_closed``: a transfer went so far that the term is used up."""
+        """One tick. ``lease_closed``: a transfer went so far that the lease cannot come back."""
         if not self.leading:
             return []
         if self._transfer_until:
@@ -156,7 +158,7 @@ class Leadership:
 
     @property
     def electable(self) -> bool:
-        """Whether this peer should stand for election. (The core has patience of its own.)"""
+        """Whether this peer should stand for election without delay."""
         return self.engine is EngineState.READY
 
     def heir(self, now: float, others: Mapping[int, Other]) -> int | None:
@@ -184,7 +186,7 @@ class Leadership:
     def _hand_over(
         self, now: float, others: Mapping[int, Other], only: int | None = None
     ) -> list[Effect]:
-        to = self.heir(now, others if only is None else _only(others, only))
+        to = self.heir(now, {p: o for p, o in others.items() if only in (None, p)})
         if to is None or self._transfer_until:
             return []
         self._transfer_until = now + TRANSFER_PATIENCE_S
@@ -195,16 +197,6 @@ class Leadership:
             return []
         self._transfer_until = 0.0
         if lease_closed:
-            # The target was told to campaign and may still do so: certainty does not come back.
+            # The target was told to campaign and may still do so: the lease does not come back.
             return [StepDown("a transfer of leadership was not completed")]
         return self._activate()
-
-    def _lost(self) -> list[Effect]:
-        effects: list[Effect] = [RevokeLease()]
-        if self.engine is EngineState.ACTIVE:
-            effects.append(KillEngine("it led, and leadership is lost"))
-        return effects
-
-
-def _only(others: Mapping[int, Other], peer: int) -> dict[int, Other]:
-    return {peer: others[peer]} if peer in others else {}

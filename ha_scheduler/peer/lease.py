@@ -1,6 +1,6 @@
 """The leader lease: until when leadership is certain, by the followers' answers. Pure.
 
-Guarantee: ``certain_until`` lies before the earliest moment at which another peer can be elected.
+Guarantee: ``certain_until`` lies before the earliest possible election of another peer.
 
 A follower that hears its leader refuses other candidates for ``election_ticks``. Messages carry the
 leader's tick and answers echo it, so an answer proves contact at the moment its *question* left,
@@ -23,13 +23,13 @@ from collections.abc import Iterable
 from ha_scheduler.raft.messages import FROM_LEADER, Message, MessageKind
 
 MARGIN_TICKS = 2  # taken off the promise of a follower
-REMEMBERED_MAX = 4096  # ticks of our own whose time is kept; minutes more than an answer takes
+REMEMBERED_MAX = 4096  # own ticks whose time is kept; minutes more than an answer takes
 
 _ANSWERS = frozenset({MessageKind.HEARTBEAT_RESPONSE, MessageKind.APPEND_RESPONSE})
 
 
 class LeaderLease:
-    """The leader's view of who has heard it, and when."""
+    """The leader's contacts with its followers, by time."""
 
     def __init__(self, own_id: int, lease_s: float) -> None:
         self._own_id = own_id
@@ -41,7 +41,7 @@ class LeaderLease:
 
     @property
     def closed(self) -> bool:
-        """Whether another peer may campaign at any moment, because we asked it to."""
+        """Whether a transfer target may campaign at any moment."""
         return bool(self._given_away)
 
     def begin(self, term: int) -> None:

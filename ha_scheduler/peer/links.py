@@ -1,15 +1,14 @@
-"""Peer links: messages of the consensus core between the peers of a cell.
+"""Peer links: the transport of the consensus core.
 
-Guarantee: a message arrives at most once per connection and in the order of its stream, from the
-peer whose certificate was shown; or not at all. The core needs no more.
+Guarantee: a message arrives at most once per connection, in the order of its stream, from the peer
+of the certificate; or not at all. The core needs no more.
 
-Each peer dials two streams to every other member, and to a caller that it does not know yet (a
-*guest*: perhaps a new leader). The *control* stream carries heartbeats, votes, acknowledgements and
-gossip, the *bulk* stream appends, so no large entry delays a heartbeat. A stream has one direction;
-the other peer dials its own.
+Each peer dials two one-way streams to every other member, and to an unknown caller (a *guest*:
+perhaps a new leader). The *control* stream carries heartbeats, votes, acknowledgements and gossip,
+the *bulk* stream appends, so that no large entry delays a heartbeat.
 
-Queues are bounded: when one is full, messages are dropped, since the core retries. A stream that
-breaks drops its queue.
+Queues are bounded. A full queue drops messages, since the core retries; a broken stream drops its
+queue.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from typing import Protocol
 from msgspec import Raw
 
 from ha_scheduler.backoff import Backoff
+from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.roster import address_of, disk_of
 from ha_scheduler.protocol import frames
@@ -42,18 +42,19 @@ from ha_scheduler.protocol.peer import (
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
+from ha_scheduler.security.tls import Role, name_of, role_of
 
-CONTROL_FRAMES_MAX = 1024  # waiting on a control stream; a second of silence costs some tens
-BULK_BYTES_MAX = 48 * 1024 * 1024  # waiting on a bulk stream; above what the core has in flight
+CONTROL_FRAMES_MAX = 1024  # queued on a control stream; a second of silence costs some tens
+BULK_BYTES_MAX = 48 * 1024 * 1024  # queued on a bulk stream; above what the core has in flight
 CONNECT_TIMEOUT_S = 2.0
 USER_TIMEOUT_MS = 3000  # unacknowledged for this long: the connection is dead (TCP_USER_TIMEOUT)
 STREAM_LIMIT_BYTES = 1024 * 1024  # read-ahead of a connection
 SILENCE_MAX_S = 10.0  # a control stream brings gossip twice a second
 SILENCE_STEP_S = 1.0  # how exactly silence is measured: a timer for each frame costs too much
-LINGER_S = 0.002  # news that a commit index moved waits so long for an append to take it along
-WRITE_BYTES = 256 * 1024  # frames that wait are written together, up to about this size
-PROMPT_BYTES = 64 * 1024  # more than that is encrypted while the own disk writes, not before
-GUESTS_MAX = 16  # disks that call and that this peer knows nothing of; a cell has a few at most
+LINGER_S = 0.002  # a commit index waits so long for an append to carry it
+WRITE_BYTES = 256 * 1024  # queued frames are written together, up to about this size
+PROMPT_BYTES = 64 * 1024  # more is encrypted while the own disk writes, not before
+GUESTS_MAX = 16  # callers with unknown disks; a cell has a few at most
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,35 @@ class Security:
     server: ssl.SSLContext | None
     client: ssl.SSLContext | None
 
+    async def connect(self, to: PeerAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the peer port of ``to``. Raises ``OSError`` and ``RefusedError``."""
+        reader, writer = await asyncio.open_connection(
+            to.host,
+            to.peer_port,
+            ssl=self.client,
+            # Certificates name peers, and peers may be reached by any address of theirs.
+            server_hostname="" if self.client is not None else None,
+            limit=STREAM_LIMIT_BYTES,
+        )
+        try:
+            check_peer(writer.get_extra_info("ssl_object"), to.name)
+        except RefusedError:
+            writer.transport.abort()
+            raise
+        return reader, writer
+
+
+def check_peer(shown: ssl.SSLObject | None, name: str) -> None:
+    """Raises ``RefusedError`` for a certificate that is not peer ``name``'s. None: plaintext."""
+    if shown is None:
+        return
+    try:
+        role, holder = role_of(shown), name_of(shown)
+    except CertificateRefused as error:
+        raise RefusedError(str(error)) from error
+    if role is not Role.PEER or holder != name:
+        raise RefusedError(f"the certificate is for {role} {holder}, not for peer {name}")
+
 
 class Dialer:
     """Opens authenticated connections to the other peers."""
@@ -75,62 +105,40 @@ class Dialer:
         own: PeerNamed,
         promise_ms: int,
         security: Security,
-        check: Callable[[ssl.SSLObject, str], None],
         fresh: Callable[[], bool],
     ) -> None:
-        """``promise_ms`` is that of ``Timing``; ``fresh`` says whether our disk holds no entry."""
+        """``promise_ms``: of ``Timing``. ``fresh``: whether our log is empty."""
         self._cell = cell
         self._own = own
         self._promise_ms = promise_ms
         self._fresh = fresh
         self._security = security
-        self._check = check  # (certificate shown, expected peer) → raises when it is another's
 
     async def dial(
         self, peer: int, to: PeerAddress, purpose: Purpose
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection that has said hello to the disk ``peer`` at ``to``.
+        """An authenticated connection to the disk ``peer`` at ``to``.
 
         Raises ``OSError``, ``ProtocolError`` and ``RefusedError``.
         """
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(
-                to.host,
-                to.peer_port,
-                ssl=self._security.client,
-                # Certificates name peers, and peers may be reached by any address of theirs.
-                server_hostname="" if self._security.client is not None else None,
-                limit=STREAM_LIMIT_BYTES,
-            )
+            reader, writer = await self._security.connect(to)
             try:
-                await self._introduce(reader, writer, peer, to, purpose)
+                own = disk_of(self._own)
+                hello = PeerHello(to.name, peer, purpose, self._fresh(), self._promise_ms, own)
+                introduction = introduce(Kind.PEER, self._cell, own.name)
+                writer.write(frames.pack(introduction) + frames.pack(hello))
+                for _ in (introduction, hello):
+                    accepted(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
             except BaseException:
                 writer.close()
                 raise
         tune(writer)
         return reader, writer
 
-    async def _introduce(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        peer: int,
-        to: PeerAddress,
-        purpose: Purpose,
-    ) -> None:
-        shown = writer.get_extra_info("ssl_object")
-        if shown is not None:
-            self._check(shown, to.name)
-        own = disk_of(self._own)
-        hello = PeerHello(to.name, peer, purpose, self._fresh(), self._promise_ms, own)
-        introduction = introduce(Kind.PEER, self._cell, own.name)
-        writer.write(frames.pack(introduction) + frames.pack(hello))
-        for _ in (introduction, hello):
-            accepted(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
-
 
 class LinkEvents(Protocol):
-    """What comes in, and what becomes of the streams."""
+    """Messages that came in, and the state of the streams."""
 
     def on_message(self, message: Message) -> None: ...
 
@@ -147,7 +155,7 @@ class LinkEvents(Protocol):
 
 
 class PeerStream:
-    """A one-way stream to one peer: a bounded queue, and a connection that is dialled again."""
+    """A one-way stream to one peer: a bounded queue over a connection with retries."""
 
     def __init__(
         self, peer: int, to: PeerAddress, purpose: Purpose, dialer: Dialer, events: LinkEvents
@@ -161,8 +169,8 @@ class PeerStream:
         self._queue: deque[tuple[Message | Gossip, int]] = deque()
         self._queued_bytes = 0
         self._writer: asyncio.StreamWriter | None = None
-        self._urgent = False  # whether a frame waits that may not linger
-        self._some = asyncio.Event()  # frames that the connection did not take at once
+        self._urgent = False  # whether a queued frame may not linger
+        self._some = asyncio.Event()  # frames that ``flush`` left in the queue
         self._lingering = False
         self._nudge = asyncio.Event()
 
@@ -207,7 +215,7 @@ class PeerStream:
 
     async def run(self) -> None:
         """Keep the connection until cancelled."""
-        backoff = Backoff()  # a peer that is back is dialled within its ``MAX_S``
+        backoff = Backoff()
         refused = ""
         while True:
             try:
@@ -221,7 +229,7 @@ class PeerStream:
                         "peer %s refuses us: %s",
                         self.to.name,
                         error,
-                        extra={"action": "peer_refused_us", "peer": self.to.name},
+                        extra={"action": "peer_refused_us"},
                     )
                 if error.gone:
                     self._events.on_gone(str(error))
@@ -312,7 +320,7 @@ class Links:
 
     def _stream_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) and not self._ended.done():
-            self._ended.set_exception(error)  # a defect: a stream keeps trying for ever
+            self._ended.set_exception(error)  # a defect: a stream retries for ever
 
     def send(self, message: Message) -> None:
         """Queue for ``flush``, or drop; a dropped append is reported, so that the core probes."""
@@ -329,14 +337,14 @@ class Links:
             stream.flush()
 
     def gossip(self, news: Gossip) -> None:
-        """Tell every other peer; lost when a stream is down, so it is repeated."""
+        """Send to every other peer, unreliably; gossip is repeated."""
         for (_, purpose), stream in self._streams.items():
             if purpose is Purpose.CONTROL:
                 stream.put(news)
                 stream.flush()
 
     def address(self, peer: int) -> PeerAddress | None:
-        """Where we dial ``peer``, if we do."""
+        """The address at which we dial ``peer``, if we do."""
         stream = self._streams.get((peer, Purpose.CONTROL))
         return stream.to if stream is not None else None
 
@@ -417,7 +425,7 @@ class Links:
 
 
 def tune(writer: asyncio.StreamWriter) -> None:
-    """Make a connection to a host that vanished end in seconds."""
+    """Let a connection to a host that vanished end in seconds."""
     sock = writer.get_extra_info("socket")
     if sock is None:
         return

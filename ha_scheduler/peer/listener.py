@@ -31,7 +31,7 @@ from ha_scheduler.raft.errors import PeerError
 CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they try another
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
 
-#: Raises ``RefusedError`` for who is let in by us and not by the service.
+#: Raises ``RefusedError`` for a caller that only the service refuses.
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Listener:
         security: Security,
         services: Mapping[str, Serve],
     ) -> None:
-        """``is_ours``: whether a list of peers stands for our cell, as operators name it."""
+        """``is_ours``: whether a list of peers is our cell, as operators name it."""
         self._cell = cell
         self._is_ours = is_ours
         self._security = security
@@ -67,7 +67,7 @@ class Listener:
         )
 
     async def stop(self) -> None:
-        """Accept nothing more and end what is open."""
+        """Accept nothing more and end all connections."""
         if self._server is not None:
             self._server.close()
         for task in self._tasks:
@@ -109,7 +109,7 @@ class Listener:
         kind, cell = caller.kind, caller.cell
         if kind not in self._services:
             raise RefusedError(f"there is no kind of connection {shown(kind)} on the peer port")
-        # Who has just come knows addresses, and learns the cell's identity here.
+        # A newcomer knows addresses, and learns the cell's identity here.
         newcomer = kind in (Kind.WATCH, Kind.CONTROL) and not cell
         known = cell == self._cell or (kind == Kind.CONTROL and self._is_ours(cell))
         if kind == Kind.PEER and not known and self._is_ours(cell):
@@ -130,12 +130,11 @@ class Listener:
 
 
 async def _refuse(writer: asyncio.StreamWriter, refusal: RefusedError) -> None:
-    address = writer.get_extra_info("peername")
     logger.warning(
         "refused a caller at %s: %s",
-        address,
+        writer.get_extra_info("peername"),
         refusal,
-        extra={"action": "connection_refused", "address": address},
+        extra={"action": "connection_refused"},
     )
     writer.write(frames.pack(Refused(str(refusal), refusal.gone)))
     await writer.drain()

@@ -33,7 +33,7 @@ from ha_scheduler.raft.membership import ChangeKind
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the leader knows at one moment.
+    """The leader's knowledge at one moment.
 
     ``disks``: all known disks in log order, the founders first; ``recorded``: those with a record.
     ``said``: how connected peers describe themselves. ``live``: those heard of a moment ago, this
@@ -62,7 +62,7 @@ class Seen:
         return found[-1] if found else None
 
     def disk(self, peer: int) -> PeerNamed | None:
-        """What is known of an id."""
+        """The disk with this id, if known."""
         return next((disk for disk in self.disks if disk.peer == peer), None)
 
     def can_commit(self, voters: Collection[int]) -> bool:
@@ -94,7 +94,7 @@ class ChangeMembership:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Let another peer lead: this one is to go."""
+    """Transfer leadership: this peer is to be removed."""
 
 
 Effect = NamePeer | ChangeMembership | HandOver
@@ -104,11 +104,11 @@ class Changes:
     """One leader's decisions. Ask only when all its earlier changes have committed."""
 
     def __init__(self, round_s: float) -> None:
-        self.waiting = ""  # what the change in progress waits for; empty: nothing is in progress
+        self.waiting = ""  # the obstacle of the change in progress; empty: none is in progress
         self._round_s = round_s
         self._rounds: dict[int, tuple[int, float]] = {}  # learner → index to reach, since when
 
-    # -- what is to be done next
+    # -- the next step
 
     def step(self, seen: Seen) -> Effect | None:
         """The next thing to do, or None; ``waiting`` then says what more is to come."""
@@ -176,16 +176,12 @@ class Changes:
             yield f"the disk that peer {newest.name} is to replace is in use; stop that process"
         elif older:
             yield self._retire(older[0], seen)
-        elif self._former(newest, seen):
+        elif any(d.name == newest.name and d.peer in seen.voters for d in seen.disks):
             yield f"the former disk of peer {newest.name} is still a voter"
         elif not seen.can_commit([*seen.voters, newest.peer]):
             yield f"with peer {newest.name} no majority of voters would be live"
         else:
             yield ChangeMembership(ChangeKind.ADD_VOTER, newest.peer)
-
-    def _former(self, newest: PeerNamed, seen: Seen) -> list[PeerNamed]:
-        """Other disks of the same peer that still vote, even if gone."""
-        return [d for d in seen.disks if d.name == newest.name and d.peer in seen.voters]
 
     def _retire(self, disk: PeerNamed, seen: Seen) -> Effect:
         return NamePeer(replace(disk, gone=f"was replaced on {seen.date}"))
@@ -200,12 +196,12 @@ class Changes:
         self._rounds[peer] = (seen.last_index, seen.now)
         return seen.now - began <= self._round_s
 
-    # -- what operators ask for
+    # -- requests of operators
 
     def join(
         self, disk: PeerNamed, replacing: bool | None, seen: Seen
     ) -> NamePeer | Declined | None:
-        """``disk`` wants to belong to the cell; None: it does already, or will.
+        """The request of ``disk`` to join. Idempotent; None: accepted before.
 
         ``replacing``: as the new disk of an existing peer; None: unsaid, as by one let in before.
         """
@@ -230,7 +226,7 @@ class Changes:
                 f"first",
                 passing=True,
             )
-        # A lost disk may be what another change waits for; a new peer can wait.
+        # Another change may wait for the replacement of a lost disk; a new peer can wait.
         for name in () if replacing else self._unfinished(seen):
             return Declined(f"peer {name} is being added or removed; one at a time", passing=True)
         if not seen.can_commit(seen.voters):
@@ -255,7 +251,7 @@ class Changes:
         return ""
 
     def remove(self, name: str, seen: Seen) -> NamePeer | Declined | None:
-        """The peer ``name`` is to leave the cell; None: it is leaving already."""
+        """The request to remove the peer ``name``. Idempotent; None: accepted before."""
         disk = seen.current(name)
         if disk is None:
             leaving = any(d.name == name and d.peer in seen.members for d in seen.disks)
@@ -308,7 +304,7 @@ def _last_ledger(disk: PeerNamed) -> str:
 
 
 def gone_reason(disk: PeerNamed) -> str:
-    """What the operator of a disk that is gone is told."""
+    """The refusal for the operator of a disk that is gone."""
     way = "--replace" if "replaced" in disk.gone else "--join"
     return (
         f"this disk of peer {disk.name} {disk.gone} and may not act again; delete the data and "

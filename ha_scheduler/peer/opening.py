@@ -17,11 +17,11 @@ from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import peer_table
 from ha_scheduler.ledger.fold import latest_term
-from ha_scheduler.ledger.records import PeerNamed, UnknownRecordError, decode
+from ha_scheduler.ledger.records import UnknownRecordError, decode
 from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.founding import Founding
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.roster import Roster, described
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.directory import DATA_FILE
@@ -85,22 +85,9 @@ def open_store(settings: PeerSettings, known: Founding, on_durable: OnDurable) -
 
 
 def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Roster:
-    """Who belongs to the cell, as this disk knows it. Raises ``OperatorError``."""
-    own = settings.address
-    roster = Roster(
-        known.cell,
-        settings.cell,
-        PeerNamed(
-            store.peer_id,
-            known.disk,
-            own.name,
-            own.host,
-            own.peer_port,
-            own.dask_port,
-            known.witness,
-            "",
-        ),
-    )
+    """The members of the cell, as this disk knows them. Raises ``OperatorError``."""
+    own = described(store.peer_id, known.disk, settings.address, witness=known.witness)
+    roster = Roster(known.cell, settings.cell, own)
     with store.view() as view:
         check_format(settings.data_dir, view.tables)
         roster.restart(peer_table.peers(view.tables))
@@ -110,7 +97,7 @@ def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Rost
 
 
 def check_format(directory: Path, tables: Tables) -> None:
-    """A ledger that a newer release has led is not to be read, or led. Raises ``OperatorError``."""
+    """Refuse a ledger that a newer release has led. Raises ``OperatorError``."""
     latest = latest_term(tables)
     try:
         if latest is not None:

@@ -4,8 +4,8 @@ Guarantee: records enter the log in the order of their proposal numbers, without
 that the core does not take now (a transfer is in progress, too much is uncommitted) stays at the
 head and holds back the rest.
 
-Bounded by not reading: above ``OUTSTANDING_BYTES_MAX`` the engine's channel is paused, so a burst
-of 300 MB waits in the engine, which knows what it may drop.
+Backpressure: above ``OUTSTANDING_BYTES_MAX`` the engine's channel is paused, so a burst waits in
+the engine.
 
 There are no error replies: an engine that loses leadership is killed, and the log tells what became
 of its proposals.
@@ -22,14 +22,14 @@ from ha_scheduler.ledger.records import RECORD_BYTES_MAX, MalformedRecordError, 
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 
-OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024  # queued or proposed and not yet reported back
-BATCH_BYTES = 512 * 1024  # given to the core at once: one message to each follower
-BATCH_RECORDS = 256  # … and no more records than this, so that other work gets its turn
+OUTSTANDING_BYTES_MAX = 32 * 1024 * 1024  # queued or proposed, and not yet reported
+BATCH_BYTES = 512 * 1024  # proposed at once: one message to each follower
+BATCH_RECORDS = 256  # … and no more records, so that other work gets its turn
 OVERHEAD_BYTES = 64  # of one record, so that a million tiny ones are bounded too
 
 
 class ProposalError(Exception):
-    """Local: the engine proposed what no engine of this release does."""
+    """Local: a proposal that no engine of this release makes."""
 
 
 class Proposals:
@@ -54,7 +54,7 @@ class Proposals:
 
     @property
     def congested(self) -> bool:
-        """Whether nothing more should be read from the engine."""
+        """Whether the engine's channel should be paused."""
         return self.outstanding_bytes > OUTSTANDING_BYTES_MAX
 
     @property
@@ -85,7 +85,7 @@ class Proposals:
             self._call_soon(self._give)
 
     def report(self, entry: Entry) -> int:
-        """The number under which this committed entry was proposed here, or 0. Once each."""
+        """The proposal number of a committed entry, or 0. Once each."""
         if entry.term != self._term:
             return 0
         number, size = self._numbers.pop(entry.index, (0, 0))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ha_scheduler.ledger import peer_table, records
@@ -51,7 +51,7 @@ class Reconfiguration:
         hand_over: Callable[[], object],
         on_change: Callable[[], None],
     ) -> None:
-        """``heard_at``: when (CLOCK_MONOTONIC) the peer last said something; 0.0: never."""
+        """``heard_at``: CLOCK_MONOTONIC of the last gossip of a peer; 0.0: never."""
         self.roster = roster
         self._store = store
         self._round_s = round_s
@@ -60,16 +60,16 @@ class Reconfiguration:
         self._on_change = on_change
         self._changes = Changes(round_s)
         self._said: dict[int, PeerNamed] = {roster.own.peer: roster.own}
-        self._fresh: set[int] = set()  # founders who said that their disk is empty
+        self._fresh: set[int] = set()  # founders with an empty disk
         self._term = 0  # that we lead; 0: none
-        self._asked = 0  # everything up to this index must commit before more is asked for
+        self._asked = 0  # the next change waits for the commit of this index
         self._committed = store.applied()
-        self._membership: Membership | None = None  # for which the links were set
+        self._membership: Membership | None = None  # of the links
         self.driver: Driver
         self.links: Links
 
     def connect(self, driver: Driver, links: Links) -> None:
-        """The parts that need this one are there."""
+        """Set the parts that need this one."""
         self.driver, self.links = driver, links
         self._load()
         driver.muted = self._may_have_a_past()
@@ -88,7 +88,7 @@ class Reconfiguration:
         return founder and self.fresh and self.driver.node.term == 0
 
     def on_hello(self, caller: PeerNamed, *, fresh: bool) -> None:
-        """Another peer has called and was let in."""
+        """Another peer was admitted."""
         self._said[caller.peer] = caller
         if fresh:
             self._hear_fresh({caller.peer})
@@ -159,14 +159,14 @@ class Reconfiguration:
             self._asked = node.last_index
 
     def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
-        """A disk wants to belong to the cell; None: it will."""
-        return self._wish(lambda seen: self._changes.join(disk, replacing, seen))
+        """The request of a disk to join. None: accepted."""
+        return self._request(lambda seen: self._changes.join(disk, replacing, seen))
 
     def remove(self, name: str) -> Declined | None:
-        """A peer is to leave the cell; None: it will."""
-        return self._wish(lambda seen: self._changes.remove(name, seen))
+        """The request to remove a peer. None: accepted."""
+        return self._request(lambda seen: self._changes.remove(name, seen))
 
-    def _wish(self, ask: Callable[[Seen], NamePeer | Declined | None]) -> Declined | None:
+    def _request(self, ask: Callable[[Seen], NamePeer | Declined | None]) -> Declined | None:
         self._note_term()
         if self._committed < self._asked:
             return Declined("another change has not committed yet", passing=True)
@@ -210,6 +210,7 @@ class Reconfiguration:
         members = node.membership
         own = self.roster.own.peer
         disks = self.roster.disks()
+        self._said = {p: s for p, s in self._said.items() if p == own or self.links.calls(p)}
         return Seen(
             now=now,
             date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -221,15 +222,11 @@ class Reconfiguration:
             live=[own, *(disk.peer for disk in disks if self._is_live(disk.peer, now))],
             disks=disks,
             recorded=set(self.roster.recorded),
-            said=self._connected_ones(own),
+            said=self._said,
         )
 
     def _is_live(self, peer: int, now: float) -> bool:
         return self.links.connected(peer) and now - self._heard_at(peer) < FRESH_S
-
-    def _connected_ones(self, own: int) -> Mapping[int, PeerNamed]:
-        self._said = {p: s for p, s in self._said.items() if p == own or self.links.calls(p)}
-        return self._said
 
     # -- what operators see
 
@@ -239,7 +236,7 @@ class Reconfiguration:
         return self._changes.waiting if self._term else ""
 
     def leaving(self) -> bool:
-        """Whether this peer's own disk is to go, or has gone."""
+        """Whether this peer's own disk is marked as gone."""
         disk = self.roster.disk(self.roster.own.peer)
         return disk is not None and bool(disk.gone)
 

@@ -1,4 +1,4 @@
-"""One peer's share of the cell: what happens on each event, and which part does it.
+"""One replica of the cell: every event of the peer, dispatched to the part that handles it.
 
 Guarantee: the engine's lease is revoked before anything that ends leadership takes effect outside
 this process, and an engine is told to lead only after it was sent every record of earlier terms.
@@ -43,7 +43,7 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
-from ha_scheduler.protocol.control import Declined, EngineStatus, Member, Status
+from ha_scheduler.protocol.control import EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.watch import WatchView
@@ -54,13 +54,13 @@ from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
-ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late; another may be in time
+ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late
 
 logger = logging.getLogger(__name__)
 
 
 class LeftTheCellError(Exception):
-    """Operator: this disk was removed from the cell, or replaced; it must not act again."""
+    """Operator: this disk was removed or replaced; it must not act again."""
 
 
 class Replica:
@@ -104,7 +104,7 @@ class Replica:
     def connect(
         self, driver: Driver, links: Links, snapshots: SnapshotSender, incoming: SnapshotReceiver
     ) -> None:
-        """The parts that need this one are there."""
+        """Set the parts that need this one."""
         self.driver, self.links = driver, links
         self.snapshots, self.incoming = snapshots, incoming
         driver.node.electable = False
@@ -128,13 +128,13 @@ class Replica:
                 "%s leads term %d",
                 self._name(state.leader) or "nobody",
                 state.term,
-                extra={"action": "leader_changed", "term": state.term},
+                extra={"action": "leader_changed"},
             )
             self._changed()
 
     def on_send(self, message: Message) -> None:
         if message.kind is MessageKind.TIMEOUT_NOW:
-            self.engine.revoke()  # from the moment it leaves, another may be elected
+            self.engine.revoke()  # once it has left, another may be elected
         if message.kind is MessageKind.SNAPSHOT:
             self.snapshots.send(message)
         else:
@@ -224,7 +224,7 @@ class Replica:
             "the engine serves term %d at %s",
             term,
             address,
-            extra={"action": "engine_serving", "term": term, "address": address},
+            extra={"action": "engine_serving"},
         )
         self._changed()
 
@@ -238,7 +238,7 @@ class Replica:
         if news.serving is not None:
             self._learn_serving(news.serving)
         elif peer == self._state.leader and self._is_serving():
-            self._serving = None  # its engine is gone, and it leads on until it has another
+            self._serving = None  # its engine is gone; it leads on and waits for another
             self.watchers.changed()
 
     # -- events of the links (LinkEvents)
@@ -254,7 +254,7 @@ class Replica:
         self._gossip()
 
     def on_gone(self, reason: str) -> None:
-        """Another peer says that this disk has left the cell."""
+        """Another peer refuses this disk as gone."""
         self.on_fatal(LeftTheCellError(reason))
 
     def admits(self, caller: PeerNamed) -> bool:
@@ -282,7 +282,7 @@ class Replica:
             self._gossip()
 
     def readers(self) -> int:
-        """All live peers and the own engine have read the log up to here."""
+        """The lowest index that all live peers and the own engine have read."""
         now, members = time.monotonic(), self.driver.node.membership.peers
         known = [
             other.applied
@@ -348,7 +348,7 @@ class Replica:
         return self._state.term
 
     def transfer(self, to: str | None) -> str | None:
-        """Begin to hand leadership over; the reason why not, or None."""
+        """Begin a transfer of leadership. Returns the refusal, or None."""
         now = time.monotonic()
         if to == self.settings.name:
             return f"peer {to} leads already"
@@ -361,12 +361,6 @@ class Replica:
             return f"peer {to} is not ready to lead" if to else "no other peer is ready to lead"
         self._run(effects)
         return None
-
-    def join(self, disk: PeerNamed, replacing: bool | None) -> Declined | None:
-        return self.reconfiguration.join(disk, replacing)
-
-    def remove(self, name: str) -> Declined | None:
-        return self.reconfiguration.remove(name)
 
     def _member(self, peer: int, now: float) -> Member:
         other, own = self._others.get(peer), peer == self.roster.own.peer
@@ -421,11 +415,7 @@ class Replica:
         self.engine.activate(term, index, self.driver.propose_batch)
 
     def _transfer(self, to: int) -> None:
-        logger.info(
-            "handing leadership to %s",
-            self._name(to),
-            extra={"action": "transfer", "to": self._name(to)},
-        )
+        logger.info("transferring leadership to %s", self._name(to), extra={"action": "transfer"})
         try:
             self.driver.transfer_leadership(to)
         except CallerError as error:
@@ -434,7 +424,7 @@ class Replica:
     # -- small things
 
     def _candidates(self) -> dict[int, Other]:
-        """Voters that can be reached: one that just died may still look fresh."""
+        """Connected voters: one that just died may still look fresh."""
         voters = self.driver.node.membership.voters
         return {
             peer: other

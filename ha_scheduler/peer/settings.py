@@ -1,6 +1,6 @@
-"""The settings of one peer daemon: checked, and complete before anything is started.
+"""The settings of one peer daemon, checked before anything is started.
 
-The arithmetic of the times, with the defaults in brackets. One tick is ``tick_ms`` [50 ms].
+The times, with the defaults in brackets. One tick is ``tick_ms`` [50 ms].
 
 - A leader sends a heartbeat each ``heartbeat_ticks`` [100 ms].
 - A follower stands for election after a silence of a random time between ``election_ticks`` and
@@ -94,7 +94,7 @@ class Admission(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """What ``ha_scheduler.peer.daemon.run`` is given.
+    """The settings of ``ha_scheduler.peer.daemon.run``.
 
     ``tls``: None only for plaintext on loopback. ``host``: the address to listen at, if the
     operator gave one (``listen_host``). ``cell``: the operator's ``--peers``, the founding list or
@@ -112,7 +112,7 @@ class PeerSettings:
     host: str | None = None
     timing: Timing = field(default_factory=Timing)
     engine_watchdog_s: float = ENGINE_WATCHDOG_S
-    priority: int = PRIORITY_MAX  # who of the peers stands first when a leader is gone
+    priority: int = PRIORITY_MAX  # the order of candidacy after the loss of a leader
     engine_options: dict[str, Any] = field(default_factory=dict)
     pid_file: Path | None = None
     admission: Admission | None = None

@@ -9,7 +9,7 @@ neither appends nor heartbeats, and ends with the core's message, whose meta is 
 with all of it on disk does the receiver give that message to its core; the core's ``Ready`` then
 installs it, whole or not at all, and only then is the sender told.
 
-Chunks wait in a file and not in memory: a ledger may hold gigabytes of graphs.
+Chunks are spooled to a file: a ledger may hold gigabytes of graphs.
 
 A broken connection does not end the stream. Each stream has a unique name, in the first frame of
 each connection; the receiver answers how many of its chunks it holds, and the sender goes on from
@@ -57,16 +57,16 @@ from ha_scheduler.raft.wire import message_from_wire, message_to_wire
 from ha_scheduler.storage.directory import INCOMING_FILE as SPOOL_NAME
 from ha_scheduler.storage.port import PeerStore
 
-CHUNK_TIMEOUT_S = 10.0  # without progress: the other side is gone or hopelessly slow
-INSTALL_TIMEOUT_S = 120.0  # then the sender is told nothing; what was begun is installed anyway
+CHUNK_TIMEOUT_S = 10.0  # without progress
+INSTALL_TIMEOUT_S = 120.0  # then there is no acknowledgement; the installation completes anyway
 RESUME_WITHIN_S = 30.0  # after a break; an open view makes the sender's file grow
 RESUME_EVERY_S = 0.25
-RESUMES_MAX = 100  # of one stream: a line that breaks more often carries no ledger
-SPOOL_KEEP_S = 2 * RESUME_WITHIN_S  # what nobody goes on with takes room on the disk
+RESUMES_MAX = 100  # of one stream
+SPOOL_KEEP_S = 2 * RESUME_WITHIN_S  # an abandoned spool takes disk space
 
 _LENGTH = struct.Struct(">I")
 
-_BROKEN = (OSError, EOFError, TimeoutError, ssl.SSLError)  # what ends a connection, not a stream
+_BROKEN = (OSError, EOFError, TimeoutError, ssl.SSLError)  # these end a connection, not a stream
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class SnapshotSender:
         report: Callable[[int, bool], None],
         tables_for: Callable[[int], Sequence[str]] = lambda peer: TABLES,
     ) -> None:
-        """``tables_for``: what a peer keeps; a witness keeps little."""
+        """``tables_for``: the tables of a peer; a witness keeps few."""
         self._tables_for = tables_for
         self._store = store
         self._address = address
@@ -113,7 +113,7 @@ class SnapshotSender:
         before.
         """
         if message.to in self._tasks:
-            return  # the end of that one will be told
+            return  # its end will be reported
         to = self._address(message.to)
         if to is None:
             self._report(message.to, False)
@@ -135,10 +135,10 @@ class SnapshotSender:
                 "sending a snapshot to peer %s broke off: %r",
                 to.name,
                 error,
-                extra={"action": "snapshot_send_failed", "peer": to.name},
+                extra={"action": "snapshot_send_failed"},
             )
         finally:
-            del self._tasks[message.to]  # before the report: the core may ask for the next at once
+            del self._tasks[message.to]  # before the report: the core may send the next at once
             self._report(message.to, ok)
 
     async def _stream(self, message: Message, to: PeerAddress) -> bool:
@@ -157,7 +157,7 @@ class SnapshotSender:
             "sent peer %s a snapshot of everything up to %d",
             to.name,
             meta.index,
-            extra={"action": "snapshot_sent", "peer": to.name, "index": meta.index},
+            extra={"action": "snapshot_sent"},
         )
         return isinstance(answer, SnapshotInstalled)
 
@@ -175,7 +175,7 @@ class SnapshotSender:
                     "the snapshot for peer %s was interrupted and will go on: %r",
                     outgoing.to.name,
                     error,
-                    extra={"action": "snapshot_interrupted", "peer": outgoing.to.name},
+                    extra={"action": "snapshot_interrupted"},
                 )
                 await asyncio.sleep(RESUME_EVERY_S)
 
@@ -185,7 +185,7 @@ class SnapshotSender:
         reader, writer = await self._dialer.dial(outgoing.peer, outgoing.to, Purpose.SNAPSHOT)
         try:
             held = await _chunks_held(outgoing, reader, writer)
-            # What is held is read once more: the end of a stream carries a digest of all of it.
+            # Held chunks are read once more: the stream's end carries a digest of all.
             for number, chunk in enumerate(dump(outgoing.tables, outgoing.only)):
                 if number >= held:
                     writer.write(frames.pack(SnapshotChunk(chunk)))
@@ -241,14 +241,14 @@ class _Incoming:
     name: bytes
     chunks: int = 0
     size: int = 0  # bytes of the file
-    ended: bool = False  # the last chunk is there
+    ended: bool = False  # with the last chunk
 
 
 class SnapshotReceiver:
     """Takes in one snapshot at a time."""
 
     def __init__(self, data_dir: Path, own_id: int, step: Callable[[Message], bool]) -> None:
-        """``step`` gives the core its message; whether the core now wants it installed."""
+        """``step`` steps the message into the core. It returns whether the core installs it."""
         self._spool = data_dir / SPOOL_NAME
         self._own_id = own_id
         self._step = step
@@ -261,7 +261,7 @@ class SnapshotReceiver:
     async def serve(
         self, source: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Receive, install, answer."""
+        """Receive, install, acknowledge."""
         if self._busy:
             writer.write(frames.pack(Refused("another snapshot is coming in")))
             await writer.drain()
@@ -279,7 +279,7 @@ class SnapshotReceiver:
             logger.info(
                 "received a snapshot of everything up to %d",
                 message.snapshot.index,
-                extra={"action": "snapshot_received", "index": message.snapshot.index},
+                extra={"action": "snapshot_received"},
             )
             await self._install(message, message.snapshot)
             writer.write(frames.pack(SnapshotInstalled()))
@@ -295,14 +295,14 @@ class SnapshotReceiver:
                 self._forget()
 
     def chunks(self, meta: SnapshotMeta) -> Iterator[bytes]:
-        """What was received under ``meta``; read by the store's writer thread."""
+        """The chunks received under ``meta``, for the store's writer thread."""
         assert self._waiting is not None, "the core installs only what was received"
         assert self._waiting[0] == meta
-        # Opened now: by the time the writer comes to it we may have given up, and its name is gone.
+        # Opened now: the file may be unlinked before the writer reads it.
         return _read_spool(self._spool.open("rb"))
 
     def installed(self, meta: SnapshotMeta) -> None:
-        """The store holds it."""
+        """The snapshot is durable in the store."""
         waiting = self._waiting
         if waiting is not None and waiting[0] == meta and not waiting[1].done():
             waiting[1].set_result(None)
@@ -353,15 +353,14 @@ class SnapshotReceiver:
     async def _install(self, message: Message, meta: SnapshotMeta) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting = (meta, done)
-        # The core may find that it needs no snapshot; then there is nothing to wait for, and the
-        # acknowledgement that it sends to the leader says so.
+        # A core that needs no snapshot acknowledges to the leader; there is nothing to wait for.
         if self._step(message):
             async with asyncio.timeout(INSTALL_TIMEOUT_S):
                 await done
             logger.info(
                 "installed a snapshot of everything up to %d",
                 meta.index,
-                extra={"action": "snapshot_installed", "index": meta.index},
+                extra={"action": "snapshot_installed"},
             )
 
 
@@ -372,7 +371,7 @@ async def _next(reader: asyncio.StreamReader) -> SnapshotOffer | SnapshotChunk |
 
 
 def _write_chunk(spool: BinaryIO, chunk: bytes) -> int:
-    """How many bytes the file has grown by."""
+    """The growth of the file in bytes."""
     return spool.write(_LENGTH.pack(len(chunk))) + spool.write(chunk)
 
 

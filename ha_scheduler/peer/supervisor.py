@@ -1,14 +1,12 @@
-"""The engine as the daemon's child: start it, notice its end at once, start a fresh one.
+"""The supervisor of the engine process: spawn, detect its end, spawn a fresh one.
 
-Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called once for each
-``on_spawn``, after that engine's lease was revoked and its process sent SIGKILL; the next one is
-spawned only when the process is gone.
+Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called exactly once
+for each ``on_spawn``, after the revocation of the lease and SIGKILL; the next engine is spawned
+after the process is gone.
 
-Two independent signs end an engine: the end of its channel, and its process handle (pidfd) becoming
-readable. A third, the watchdog, ends one whose event loop has not answered for ``watchdog_s``; it
-is generous because a large graph may block a loop for long.
-
-The kernel ends the engine with the daemon (``launch.py``), so no engine outlives its fence.
+An engine ends with its channel or its process (pidfd), whichever is noticed first. The watchdog
+ends an engine whose event loop has not answered for ``watchdog_s``; it is generous, because a large
+graph may block a loop for long. The kernel ends the engine with the daemon (``launch.py``).
 """
 
 from __future__ import annotations
@@ -31,12 +29,12 @@ from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, ToDaemon, ToEngi
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
 from ha_scheduler.shared_lease import SharedLease
 
-BACKOFF_FIRST_S = 0.05  # the first restart is almost at once: a takeover may wait for it
-BACKOFF_MAX_S = 5.0  # an engine that cannot start must not eat the machine
-HEALTHY_AFTER_S = 10.0  # an engine that lived this long starts the backoff anew
+BACKOFF_FIRST_S = 0.05  # a takeover may wait for the first restart
+BACKOFF_MAX_S = 5.0
+HEALTHY_AFTER_S = 10.0  # an engine that lived this long resets the backoff
 PING_EVERY_S = 0.5
 REAP_POLL_S = 0.002
-CHANNEL_BUFFER_BYTES = 1024 * 1024  # written but not yet taken by the engine; above it, wait
+CHANNEL_BUFFER_BYTES = 1024 * 1024  # written, and not yet read by the engine
 
 _REPLACED = "the package was replaced under a running peer; restart the peer"
 
@@ -44,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineEvents(Protocol):
-    """What the daemon wants to know about its engine."""
+    """The life and the messages of an engine."""
 
     def on_spawn(self, engine: Engine) -> None: ...
 
@@ -76,15 +74,12 @@ class Engine(asyncio.Protocol):
 
     @property
     def lag_s(self) -> float:
-        """How far behind the engine is: the age of its oldest open ping, in seconds.
-
-        Pings go the way of the records, so an engine busy with a large graph answers late.
-        """
+        """The replay lag in seconds: the age of the oldest open ping, which queues with records."""
         return time.monotonic() - self._unanswered[0][1] if self._unanswered else 0.0
 
     @property
     def alive(self) -> bool:
-        """Whether its end has not been noticed yet."""
+        """Whether its end was not noticed yet."""
         return not self._ended
 
     @property
@@ -92,17 +87,17 @@ class Engine(asyncio.Protocol):
         return self.process.pid if self.process is not None else 0
 
     def send(self, *batch: ToEngine) -> None:
-        """Queue messages in one write; the caller keeps the queue short with ``drain``."""
+        """Queue messages in one write. ``drain`` is the backpressure."""
         if self._transport is not None and not self._ended:
             self._transport.write(b"".join(map(frames.pack, batch)))
 
     def ping(self, number: int) -> None:
-        """Ask whether it has read everything so far."""
+        """Probe the engine, behind all messages so far."""
         self._unanswered.append((number, time.monotonic()))
         self.send(Ping(number))
 
     async def drain(self) -> None:
-        """Wait until the engine has taken most of what was sent, or is gone."""
+        """Wait until the engine has read most of the queue, or ended."""
         await self._writable.wait()
 
     @property
@@ -111,7 +106,7 @@ class Engine(asyncio.Protocol):
         return self._writable.is_set()
 
     def pause(self) -> None:
-        """Read nothing more from the engine: too much is uncommitted."""
+        """Read nothing more from the engine: it has proposed more than is committed."""
         if self._transport is not None and not self._ended:
             self.paused = True
             self._transport.pause_reading()
@@ -122,8 +117,20 @@ class Engine(asyncio.Protocol):
             self._transport.resume_reading()
 
     def kill(self, why: str) -> None:
-        """End it now. Idempotent; ``on_exit`` has been called on return."""
-        self._end(why)
+        """End it now. Idempotent; ``on_exit`` has been called when this returns."""
+        if self._ended:
+            return
+        self._ended = True
+        self.lease.revoke()
+        if self.process is not None:
+            # The process may be frozen or hang in its exit: only SIGKILL ends both.
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        if self._transport is not None:
+            self._transport.abort()
+        self._writable.set()
+        self._events.on_exit(self, why)
+        self.gone.set()
 
     # -- asyncio.Protocol
 
@@ -141,19 +148,20 @@ class Engine(asyncio.Protocol):
                     return
                 self._take(value)
         except ProtocolError as error:
-            self._end(f"it sent what no engine of this release does: {error}")
+            self.kill(f"it sent what no engine of this release does: {error}")
         except RefusedError as error:
-            self._end(f"it refuses this daemon: {error}; {_REPLACED}")
+            self.kill(f"it refuses this daemon: {error}; {_REPLACED}")
 
     def _take(self, value: Any) -> None:
         if not self._accepted:
             self._accept(accepted(value).release)
             return
         message = TO_DAEMON.decode(value)
-        if isinstance(message, Pong):
-            self._answered(message.number)
-        else:
+        if not isinstance(message, Pong):
             self._events.on_message(self, message)
+            return
+        while self._unanswered and self._unanswered[0][0] <= message.number:
+            self._unanswered.popleft()
 
     def _accept(self, release: str) -> None:
         self._accepted = True
@@ -164,42 +172,21 @@ class Engine(asyncio.Protocol):
                 release,
                 RELEASE,
                 _REPLACED,
-                extra={"action": "engine_of_another_release", "release": release},
+                extra={"action": "engine_of_another_release"},
             )
         self._events.on_accepted(self)
 
-    def _answered(self, number: int) -> None:
-        while self._unanswered and self._unanswered[0][0] <= number:
-            self._unanswered.popleft()
-
     def eof_received(self) -> None:
-        self._end("its channel closed")
+        self.kill("its channel closed")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(f"its channel broke: {exc!r}" if exc else "its channel closed")
+        self.kill(f"its channel broke: {exc!r}" if exc else "its channel closed")
 
     def pause_writing(self) -> None:
         self._writable.clear()
 
     def resume_writing(self) -> None:
         self._writable.set()
-
-    # -- the one end
-
-    def _end(self, why: str) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self.lease.revoke()
-        if self.process is not None:
-            # The process may be frozen or hang in its exit: only SIGKILL ends both.
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-        if self._transport is not None:
-            self._transport.abort()
-        self._writable.set()
-        self._events.on_exit(self, why)
-        self.gone.set()
 
 
 class Supervisor:
@@ -214,10 +201,11 @@ class Supervisor:
         self._stopping = False
 
     async def run(self) -> None:
+        """Spawn, watch, wait, repeat."""
         while not self._stopping:
             try:
                 engine = await self._spawn()
-            except OSError as error:  # no memory, no processes: it may pass
+            except OSError as error:  # no memory, no processes: retry
                 logger.error(
                     "cannot start an engine: %s", error, extra={"action": "engine_not_started"}
                 )
@@ -255,11 +243,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: engine, sock=ours)
         self.engine = engine
-        logger.info(
-            "engine started with pid %d",
-            engine.pid,
-            extra={"action": "engine_started", "pid": engine.pid},
-        )
+        logger.info("engine started with pid %d", engine.pid, extra={"action": "engine_started"})
         self._events.on_spawn(engine)
         return engine
 
@@ -294,8 +278,8 @@ class Supervisor:
             number += 1
             engine.ping(number)
             await asyncio.sleep(PING_EVERY_S)
-            # Counted in our own wakings, not by the clock: a daemon that was frozen, or does not
-            # listen, must not blame its engine for the silence.
+            # Counted in our own wakings: a daemon that was frozen, or has paused the channel, must
+            # not blame its engine for the silence.
             deaf = engine.paused or engine.heard_at != heard_at
             silent_s = 0.0 if deaf else silent_s + PING_EVERY_S
             heard_at = engine.heard_at
@@ -310,7 +294,7 @@ class Supervisor:
 
 
 async def _reap(engine: Engine) -> None:
-    """Wait for the process's end, which SIGKILL has made certain, and free its resources."""
+    """Wait for the process's end after SIGKILL, and release the lease."""
     assert engine.process is not None
     while engine.process.poll() is None:  # noqa: ASYNC110 - a zombie's end is not an event
         await asyncio.sleep(REAP_POLL_S)
@@ -318,6 +302,6 @@ async def _reap(engine: Engine) -> None:
         "engine %d is gone with status %s",
         engine.pid,
         engine.process.returncode,
-        extra={"action": "engine_gone", "pid": engine.pid, "status": engine.process.returncode},
+        extra={"action": "engine_gone"},
     )
     engine.lease.close()

@@ -4,7 +4,7 @@ Guarantee: a watcher gets the state when it connects, and the newest one after e
 in between may be skipped. Between changes a beat comes every ``BEAT_S``: a longer silence means
 that this peer is dead or cut off, and the watcher asks another one.
 
-A slow watcher costs one queued state. One that takes nothing for ``STALLED_S`` is dropped.
+A slow watcher costs one queued view. One that reads nothing for ``STALLED_S`` is dropped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Watchers:
             waker.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Push to one watcher until it goes."""
+        """Push to one watcher until it closes its connection."""
         waker = asyncio.Event()
         self._wakers.add(waker)
         end = asyncio.ensure_future(reader.read(1))

@@ -17,11 +17,11 @@ from ha_scheduler.ledger.tables import PEERS
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.raft.storage import LogReader
 
-TABLES = (PEERS,)  # what a snapshot for a witness holds
+TABLES = (PEERS,)  # of a snapshot for a witness
 
 
 def without_ledger(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Committed entries as a witness applies them; its log holds them whole."""
+    """Committed entries as a witness applies them; its log keeps their data."""
     return tuple(
         replace(entry, data=b"")
         if entry.kind is EntryKind.NORMAL and not is_peer_named(entry.data)
