@@ -6,6 +6,7 @@ stays small; what needs it is loaded when it is asked for.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,14 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HACluster", "LocalHACluster"]
 
+_LAZY = {"HACluster": "ha_scheduler.deploy.attached", "LocalHACluster": "ha_scheduler.deploy.local"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "HACluster":
-        from ha_scheduler.deploy.attached import HACluster
-
-        return HACluster
-    if name == "LocalHACluster":
-        from ha_scheduler.deploy.local import LocalHACluster
-
-        return LocalHACluster
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

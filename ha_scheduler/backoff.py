@@ -29,11 +29,11 @@ class Backoff:
         self._ceiling_s = first_s
 
     def reset(self) -> None:
-        """An attempt succeeded: the next series begins."""
+        """An attempt succeeded: a new series begins."""
         self._ceiling_s = self._first_s
 
     def next_s(self) -> float:
-        """The next pause."""
+        """The next pause in seconds."""
         ceiling_s = self._ceiling_s
         self._ceiling_s = min(self._max_s, ceiling_s * self._growth)
         return self._uniform(ceiling_s / 2, ceiling_s)

@@ -28,7 +28,7 @@ def armed(directory: Path) -> Callable[[str], None]:
 
 
 def _disarmed(name: str) -> None:
-    """No test is running."""
+    """No test."""
 
 
 reach = armed(Path(os.environ[VARIABLE])) if os.environ.get(VARIABLE) else _disarmed

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 
-_DEADLINE = struct.Struct("@d")  # an aligned 8-byte store: readers never see half of it
+_DEADLINE = struct.Struct("@d")  # aligned 8 bytes: an atomic store
 
 
 class SharedLease:
@@ -27,21 +27,20 @@ class SharedLease:
 
     @classmethod
     def create(cls) -> SharedLease:
-        """A new lease, not valid; its ``fd`` is inheritable by ``pass_fds``."""
+        """A new, expired lease; its ``fd`` is inheritable by ``pass_fds``."""
         fd = os.memfd_create("dask-ha-lease")
         os.ftruncate(fd, mmap.PAGESIZE)
         return cls(fd)
 
     def extend(self, until: float) -> None:
-        """Leadership is certain until ``until`` (CLOCK_MONOTONIC seconds)."""
+        """Set the end of the lease (CLOCK_MONOTONIC seconds)."""
         _DEADLINE.pack_into(self._page, 0, until)
 
     def revoke(self) -> None:
-        """Leadership is not certain any more."""
         self.extend(0.0)
 
     def valid(self) -> bool:
-        """Whether leadership is certain at this moment."""
+        """Whether the lease holds at this moment."""
         deadline: float = _DEADLINE.unpack_from(self._page, 0)[0]
         return time.monotonic() < deadline
 

@@ -1,1 +1,1 @@
-"""A cell as its operator names it: the list of peers, their addresses, the files of their TLS."""
+"""A cell as its operator names it: peers, addresses, TLS files."""

@@ -11,7 +11,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name; no resolver is asked."""
+    """Whether ``host`` is loopback by its name; no resolver is asked."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -21,7 +21,7 @@ from ha_scheduler.protocol.peer import PeerAddress
 
 DEFAULT_PEER_PORT = 8785
 DEFAULT_DASK_PORT = 8786
-PEERS_MAX = 7  # each peer more is one more fsync to wait for; seven survive three failures
+PEERS_MAX = 7  # each one more is an fsync more to wait for; seven survive three failures
 NAME_CHARS_MAX = 63  # the name is a certificate's common name, which X.509 limits to 64
 PORT_MAX = 65535
 
@@ -49,12 +49,12 @@ class Cell:
 
     @property
     def identity(self) -> str:
-        """``a=10.0.0.1:8785,b=10.0.0.2:8785``: equal on all peers, whatever order was typed."""
+        """``a=10.0.0.1:8785,b=10.0.0.2:8785``: equal on all peers, in canonical order."""
         return ",".join(f"{p.name}={join_address(p.host, p.peer_port)}" for p in self.peers)
 
     @property
     def text(self) -> str:
-        """What to write after ``--peers``, with the Dask ports."""
+        """The value of ``--peers``, with the Dask ports."""
         return ",".join(
             f"{p.name}={join_address(p.host, p.peer_port)}/{p.dask_port}" for p in self.peers
         )
@@ -66,12 +66,12 @@ class Cell:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether no peer can be reached from another host."""
+        """Whether all peers are on loopback."""
         return all(is_loopback(peer.host) for peer in self.peers)
 
     @property
     def client_address(self) -> str:
-        """What clients and workers are given: ``ha://10.0.0.1:8786,10.0.0.2:8786``."""
+        """The address for clients and workers: ``ha://10.0.0.1:8786,10.0.0.2:8786``."""
         return "ha://" + ",".join(join_address(p.host, p.dask_port) for p in self.peers)
 
     def peer(self, name: str) -> PeerAddress:
@@ -79,10 +79,7 @@ class Cell:
         return self.by_id[_peer_id(name)]
 
     def peer_id(self, name: str) -> int:
-        """The Raft id of the peer called ``name``. Raises ``KeyError``.
-
-        It depends on the name only: a peer keeps its votes when its address changes.
-        """
+        """The Raft id of the founder ``name``, by its name alone. Raises ``KeyError``."""
         identifier = _peer_id(name)
         if identifier not in self.by_id:
             raise KeyError(name)
@@ -96,12 +93,10 @@ def _peer_id(name: str) -> int:
 
 
 def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT, *, any_count: bool = False) -> Cell:
-    """The cell that ``--peers`` describes. Raises ``OperatorError``.
+    """The cell of ``--peers``. Raises ``OperatorError``.
 
-    ``any_count``: an even number of peers will do, as a cell that has been changed may have.
-
-    Each of the comma-separated peers is ``[NAME=]HOST[:PEER_PORT][/DASK_PORT]``; the name is the
-    host's when none is given, and ``dask_port`` is meant where no Dask port is.
+    Each of the comma-separated peers is ``[NAME=]HOST[:PEER_PORT][/DASK_PORT]``; defaults are the
+    host's name and ``dask_port``. ``any_count``: also even numbers, of a cell that was changed.
     """
     items = [item.strip() for item in text.split(",")]
     if not any(items):
@@ -124,10 +119,10 @@ def parse_peers(text: str, dask_port: int = DEFAULT_DASK_PORT, *, any_count: boo
 def own_name(
     cell: Cell, name: str | None, local_names: Collection[str], local_addresses: Collection[str]
 ) -> str:
-    """Which of the peers this process is. Raises ``OperatorError``.
+    """The name of this process's peer. Raises ``OperatorError``.
 
-    ``name`` is what the operator said, if anything. Otherwise exactly one peer must live on this
-    host, whose names and addresses are given.
+    ``name``: of ``--name``. Without it exactly one peer must match the names and addresses of this
+    host.
     """
     listed = ", ".join(cell.names)
     if name is not None:

@@ -1,4 +1,4 @@
-"""Where a process finds its certificate, its key, and the authority that all peers trust."""
+"""The paths of a process's TLS files."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ certificate is made for the existing key.
 
 The directory::
 
-    ca.pem  ca-key.pem                      the authority; its key is needed to issue only
+    ca.pem  ca-key.pem                      the authority; its key is for issuing only
     peer-<name>.pem  peer-<name>-key.pem    one pair for each peer
     client.pem  client-key.pem              clients and workers
     dask.yaml                               the Dask configuration of clients and workers
@@ -34,7 +34,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE, dask_config
 from ha_scheduler.security.files import (
     MODE_DIRECTORY,
@@ -48,13 +47,12 @@ from ha_scheduler.security.tls import Role
 
 CA_LIFETIME = timedelta(days=3652)  # ten years: replacing it touches every node at once
 LEAF_LIFETIME = timedelta(days=365)  # `dask-ha-scheduler init --reissue` renews it
-CLOCK_SKEW = timedelta(hours=1)  # a node whose clock is behind still accepts a new certificate
+CLOCK_SKEW = timedelta(hours=1)  # for new certificates on a node whose clock is behind
 
 CA_FILE = "ca.pem"
 CA_KEY_FILE = "ca-key.pem"
 CLIENT = "client"  # common name and file name of the certificate of clients and workers
 _LOCK_FILE = ".lock"
-_CURVE = ec.SECP256R1
 
 
 def peer_files(directory: Path, name: str) -> TlsFiles:
@@ -68,7 +66,7 @@ def client_files(directory: Path) -> TlsFiles:
 
 
 def holds_authority(directory: Path) -> bool:
-    """Whether certificates can be issued in ``directory`` by a CA that is there."""
+    """Whether ``directory`` has a CA with its key."""
     return (directory / CA_FILE).exists() and (directory / CA_KEY_FILE).exists()
 
 
@@ -84,9 +82,9 @@ def create_authority(directory: Path, cell: Cell) -> list[Path]:
 
 
 def reissue(directory: Path, cell: Cell) -> list[Path]:
-    """New certificates for all peers and clients from the CA that is there, for their old keys.
+    """New certificates for all peers and clients from the CA in ``directory``, for their old keys.
 
-    Peers that have no key yet get one. Returns the files written. Raises ``OperatorError``.
+    Peers without a key get one. Returns the files written. Raises ``OperatorError``.
     """
     if not holds_authority(directory):
         raise OperatorError(
@@ -98,9 +96,9 @@ def reissue(directory: Path, cell: Cell) -> list[Path]:
 
 
 def ensure_certificates(directory: Path, cell: Cell) -> list[Path]:
-    """Make whatever is missing for ``cell``, and leave what is there. Returns the files written.
+    """Make the missing files for ``cell``. Idempotent and safe for concurrent processes.
 
-    Any number of processes may do this at once. Raises ``OperatorError``.
+    Returns the files written. Raises ``OperatorError``.
     """
     with _locked(directory):
         written = []
@@ -147,33 +145,56 @@ def _locked(directory: Path) -> Iterator[None]:
 def _create_authority(directory: Path) -> list[Path]:
     key_file = directory / CA_KEY_FILE
     written = []
-    if not key_file.exists():  # else: someone died between key and certificate
+    if not key_file.exists():  # else: a crash between key and certificate
         written.append(_write_key(key_file))
     key = _ec_key(key_file)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dask-ha-scheduler CA")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(sign_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    until = datetime.now(UTC) + CA_LIFETIME
+    certificate = _builder(name, name, key.public_key(), until, ca=True).sign(key, hashes.SHA256())
     return [*written, _write_certificate(directory / CA_FILE, certificate)]
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    until: datetime,
+    *,
+    ca: bool,
+) -> x509.CertificateBuilder:
+    """A certificate as far as an authority and its leaves have the same fields."""
+    usage = x509.KeyUsage(
+        digital_signature=not ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - CLOCK_SKEW)
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca, path_length=0 if ca else None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
 
 
 def _issue_all(directory: Path, cell: Cell, *, renew: bool) -> list[Path]:
     written: list[Path] = []
     for peer in cell.peers:
         files = peer_files(directory, peer.name)
-        written += _issue(directory, files, Role.PEER, peer.name, _peer_names(peer), renew)
-    # Workers listen too, at addresses nobody knows yet; no end checks names of hosts.
+        names = _alternative_names([peer.host, peer.name, "localhost", "127.0.0.1", "::1"])
+        written += _issue(directory, files, Role.PEER, peer.name, names, renew)
+    # Workers listen too, at addresses yet unknown; no end checks names of hosts.
     names = _alternative_names(["localhost", "127.0.0.1", "::1"])
     written += _issue(directory, client_files(directory), Role.CLIENT, CLIENT, names, renew)
     config = dask_config(client_files(directory), cell.client_address).encode()
@@ -199,7 +220,6 @@ def _issue(
     if not files.key_file.exists():
         written.append(_write_key(files.key_file))
     public_key = _ec_key(files.key_file).public_key()
-    now = datetime.now(UTC)
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role.value),
@@ -208,19 +228,11 @@ def _issue(
     )
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     issuer_key_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    until = min(datetime.now(UTC) + LEAF_LIFETIME, authority.not_valid_after_utc)
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(authority.subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(min(now + LEAF_LIFETIME, authority.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(sign_certificates=False), critical=True)
+        _builder(subject, authority.subject, public_key, until, ca=False)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(names, critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id),
             critical=False,
@@ -256,10 +268,6 @@ def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _peer_names(peer: PeerAddress) -> x509.SubjectAlternativeName:
-    return _alternative_names([peer.host, peer.name, "localhost", "127.0.0.1", "::1"])
-
-
 def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     names: list[x509.GeneralName] = []
     for host in dict.fromkeys(hosts):
@@ -270,22 +278,8 @@ def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName(names)
 
 
-def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 def _write_key(path: Path) -> Path:
-    pem = ec.generate_private_key(_CURVE()).private_bytes(
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         encoding=serialization.Encoding.PEM,
         format=serialization.PrivateFormat.PKCS8,
         encryption_algorithm=serialization.NoEncryption(),

@@ -1,7 +1,7 @@
-"""The Dask configuration that makes unchanged clients and workers speak to the cell.
+"""The Dask configuration of unchanged clients and workers of a cell.
 
-Used by ``DASK_CONFIG=<dir>/dask.yaml``, or copied to ``~/.config/dask/``. The certificates are for
-every link, and the preloads turn plain ``Client(...)`` and ``dask worker`` into their HA kind.
+For ``DASK_CONFIG=<dir>/dask.yaml``, or ``~/.config/dask/``. The certificates are for every link;
+the preloads turn plain ``Client(...)`` and ``dask worker`` into their HA kind.
 """
 
 from __future__ import annotations

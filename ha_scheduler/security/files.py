@@ -1,4 +1,4 @@
-"""PEM files: written whole, and read with an error that an operator can act on."""
+"""PEM files: atomic writes, and reads with errors for the operator."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ MODE_PRIVATE = 0o600
 MODE_PUBLIC = 0o644
 MODE_DIRECTORY = 0o755  # each key guards itself; ca.pem must be readable for other users' clients
 
-_PEM_BYTES_MAX = 1024 * 1024  # a file over this is not the one that was meant
+_PEM_BYTES_MAX = 1024 * 1024  # larger files are no PEM files
 
 
 def write_file(path: Path, data: bytes, mode: int) -> Path:
-    """Make ``path`` hold ``data``: after a crash it is the old file or the new one, never a part.
-
-    The mode is set before the first byte is written: a key is never readable for others.
-    """
+    """Write ``path`` atomically and durably; the mode is set before the first byte."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:

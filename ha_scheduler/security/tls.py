@@ -1,4 +1,4 @@
-"""TLS contexts, what a certificate says about its holder, and whether files fit together.
+"""TLS contexts, the holder of a certificate, and checks of TLS files.
 
 Every link is mutual TLS against the cell's own CA: a stranger is refused in the handshake, before a
 byte of his is parsed. Host names are not checked: a VIP moves between hosts, and workers listen at
@@ -21,28 +21,28 @@ from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
 from ha_scheduler.security.files import read_certificates, read_private_key
 
-_CHAIN_MAX = 8  # certificates between ours and the CA, which OpenSSL would follow too
+_CHAIN_MAX = 8  # certificates between ours and the CA, as for OpenSSL
 
 
 class Role(StrEnum):
-    """What the holder of a certificate may be: its organizational unit (OU)."""
+    """The role of the holder of a certificate: its organizational unit (OU)."""
 
     PEER = "peer"
     CLIENT = "client"  # clients and workers
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """For accepting connections of holders of a certificate of the CA. Raises ``OperatorError``."""
+    """For listening, with clients of the same CA. Raises ``OperatorError``."""
     return _context(files, ssl.PROTOCOL_TLS_SERVER)
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """For connecting to holders of a certificate of the CA. Raises ``OperatorError``."""
+    """For connecting to servers of the same CA. Raises ``OperatorError``."""
     return _context(files, ssl.PROTOCOL_TLS_CLIENT)
 
 
 def role_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Role:
-    """What the other end of an established link is. Raises ``CertificateRefused``."""
+    """The role (OU) of the other end of an established link. Raises ``CertificateRefused``."""
     text = _subject_field(ssl_object, "organizationalUnitName")
     try:
         return Role(text)
@@ -65,11 +65,10 @@ def check_files(
     name: str | None = None,
     now: datetime | None = None,
 ) -> None:
-    """Whether a process can serve with ``files``, as ``role`` and ``name`` if given.
+    """Check that a process can serve with ``files``, as ``role`` and ``name`` if given.
 
-    Raises ``OperatorError`` that names the file and the remedy: one is missing, the key is that of
-    another certificate, the CA did not sign it, it has expired or is not valid yet, or it was
-    issued for somebody else.
+    Raises ``OperatorError`` with the file and the remedy: a missing file, a key of another
+    certificate, another CA, an invalid date, another holder.
     """
     authorities = read_certificates(files.ca_file)
     certificate, *intermediates = read_certificates(files.cert_file)
@@ -85,11 +84,11 @@ def check_files(
             f"use the CA file and certificates of one `dask-ha-scheduler init`."
         )
     moment = now or datetime.now(UTC)
-    if len(authorities) == 1:  # in a bundle an old one may stay beside its successor
+    if len(authorities) == 1:  # a bundle may have an old one beside its successor
         _check_validity(str(files.ca_file), authorities[0], moment)
     _check_validity(str(files.cert_file), certificate, moment)
     _check_holder(files, certificate, role, name)
-    server_context(files)  # and what OpenSSL alone refuses: weak keys, odd usages
+    server_context(files)  # OpenSSL refuses more: weak keys, odd usages
 
 
 def _context(files: TlsFiles, protocol: ssl._SSLMethod) -> ssl.SSLContext:
@@ -99,7 +98,8 @@ def _context(files: TlsFiles, protocol: ssl._SSLMethod) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_verify_locations(cafile=files.ca_file)
-        context.load_cert_chain(files.cert_file, files.key_file, password=_no_password)
+        # Without a callback OpenSSL would ask for a password at the terminal, and a daemon hang.
+        context.load_cert_chain(files.cert_file, files.key_file, password=lambda: "")
     except OSError as error:  # ssl.SSLError is one
         reason = getattr(error, "reason", None) or error.strerror or str(error)
         raise OperatorError(
@@ -107,10 +107,6 @@ def _context(files: TlsFiles, protocol: ssl._SSLMethod) -> ssl.SSLContext:
             f"create them with `dask-ha-scheduler init`."
         ) from error
     return context
-
-
-def _no_password() -> str:
-    return ""  # without a callback OpenSSL would ask at the terminal, and a daemon would hang
 
 
 def _subject_field(ssl_object: ssl.SSLObject | ssl.SSLSocket, field: str) -> str:
@@ -121,7 +117,7 @@ def _subject_field(ssl_object: ssl.SSLObject | ssl.SSLSocket, field: str) -> str
         for key, value in relative_name
         if key == field
     ]
-    if len(values) != 1:  # with two, which one counts would depend on the reader
+    if len(values) != 1:  # two would be ambiguous
         raise CertificateRefused(
             f"The other end's certificate has {len(values)} fields {field} in its subject, not 1."
         )
