@@ -24,7 +24,7 @@ PROTOCOLS = ("tls", "tcp")
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """What the command line said about TLS."""
+    """The TLS options of the command line."""
 
     protocol: str = PROTOCOLS[0]
     ca_file: Path | None = None
@@ -34,7 +34,7 @@ class TlsOptions:
     data_dir: Path | None = None
 
     def named(self) -> TlsFiles | None:
-        """The files that were named one by one, if any. Raises ``OperatorError``."""
+        """The files of the options for single files, if any. Raises ``OperatorError``."""
         if not (self.ca_file or self.cert_file or self.key_file):
             return None
         if not (self.ca_file and self.cert_file):
@@ -49,18 +49,18 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The files of a peer (None: plaintext), and where they must be created first, if so."""
+    """The files of a peer (None: plaintext), and the directory to create them in, if any."""
 
     files: TlsFiles | None
     create_in: Path | None = None
 
     @property
     def needs_authority(self) -> bool:
-        """Whether even the authority would have to be created."""
+        """Whether the authority is missing, too."""
         return self.create_in is not None and not _present(self.create_in / CA_FILE)
 
     def create(self, cell: Cell, name: str) -> list[Path]:
-        """Create what is missing. Returns the files written. Raises ``OperatorError``."""
+        """Create missing files. Returns the files written. Raises ``OperatorError``."""
         if self.create_in is None or self.files is None:
             return []
         written = ensure_certificates(self.create_in, cell)
@@ -82,7 +82,7 @@ def choose_peer_files(options: TlsOptions, cell: Cell, name: str) -> Choice:
         if all(found) or (any(found) and not cell.on_loopback):
             check_files(files, role=Role.PEER, name=name)
             return Choice(files)
-        if any(found):  # a first start that was interrupted, or a peer that was added
+        if any(found):  # after an interrupted first start, or for an added peer
             return Choice(files, create_in=directory)
     if cell.on_loopback:
         directory = options.directory or loopback_directory(cell)
@@ -95,10 +95,7 @@ def choose_peer_files(options: TlsOptions, cell: Cell, name: str) -> Choice:
 
 
 def choose_control_files(options: TlsOptions, cell: Cell) -> TlsFiles | None:
-    """Checked files to ask the peers with: any certificate of the cell. Raises ``OperatorError``.
-
-    A peer's certificate before the clients', as it may do more.
-    """
+    """Checked files of any certificate of the cell, peers' first. Raises ``OperatorError``."""
     if _plaintext(options, cell):
         return None
     files = options.named()
@@ -124,16 +121,13 @@ def choose_control_files(options: TlsOptions, cell: Cell) -> TlsFiles | None:
 
 
 def loopback_directory(cell: Cell) -> Path:
-    """Where the peers of a cell on loopback share their certificates.
-
-    It depends on the user and the cell only, because their data directories differ.
-    """
+    """The directory of certificates that the peers of a cell on loopback share."""
     digest = hashlib.sha256(cell.identity.encode()).hexdigest()[:16]
     return state_directory() / f"cell-{digest}" / TLS_DIRECTORY
 
 
 def state_directory() -> Path:
-    """Where data is kept for which the operator has named no place."""
+    """The default directory of data."""
     if os.geteuid() == 0:
         return Path("/var/lib/dask-ha")
     home = os.environ.get("XDG_STATE_HOME")

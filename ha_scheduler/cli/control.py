@@ -1,4 +1,4 @@
-"""The operator's side of a control connection: ask peers for their status, history, a transfer.
+"""The operator's side of a control connection.
 
 Each request is a blocking connection to the peer port with one deadline: TLS, an introduction that
 names the cell, one message out, one back. Threads ask several peers at once.
@@ -42,7 +42,7 @@ class ControlClient:
 
     def __init__(self, cell: Cell, tls: TlsFiles | None, timeout_s: float = TIMEOUT_S) -> None:
         self.cell = cell
-        self.identity = cell.identity  # what peers know the cell by
+        self.identity = cell.identity
         self._context = client_context(tls) if tls is not None else None
         self._timeout_s = timeout_s
 
@@ -51,16 +51,13 @@ class ControlClient:
         return self.request(name, StatusRequest(), Status)
 
     def history(self, name: str) -> Sequence[Failover]:
-        """The changes of leader that the peer ``name`` knows of, oldest first."""
+        """The failovers that the peer ``name`` knows, oldest first."""
         return self.request(name, HistoryRequest(), History).entries
 
     def of_all(
         self, ask: Callable[[str], _T], names: Sequence[str] | None = None
     ) -> dict[str, _T | ControlError]:
-        """``ask`` applied to each name, all at once, as in ``of_all(self.status)``.
-
-        ``names``: those of some peers; None: of all.
-        """
+        """``ask`` for each of ``names`` (None: all peers) at once: ``of_all(self.status)``."""
         asked = self.cell.names if names is None else names
 
         def answer(name: str) -> _T | ControlError:
@@ -73,7 +70,7 @@ class ControlClient:
             return dict(zip(asked, pool.map(answer, asked), strict=True))
 
     def request(self, name: str, request: Request, wanted: type[_T]) -> _T:
-        """The answer of the peer ``name`` to one request, which is a ``wanted``."""
+        """The answer of type ``wanted`` of the peer ``name``."""
         peer = self.cell.peer(name)
         link = _Link(peer, time.monotonic() + self._timeout_s)
         try:
@@ -100,7 +97,7 @@ class ControlClient:
 
 
 class _Link:
-    """One connection, of which every step ends by the same deadline."""
+    """One connection with one deadline."""
 
     def __init__(self, peer: PeerAddress, deadline: float) -> None:
         self._peer = peer

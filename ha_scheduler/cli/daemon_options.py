@@ -1,6 +1,6 @@
-"""What the options of the daemon mean for its engine, checked as far as that is cheap.
+"""The options of the daemon for its engine, with cheap checks.
 
-The engine would refuse a bad value too, but only after the daemon has started it, again and again.
+Without them a bad value would end one engine after another.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _URI = re.compile(
 def listen_host(
     host: str | None, interface: str | None, protocol: str, dask_port: int
 ) -> str | None:
-    """The address to listen at that was asked for, if any. Raises ``OperatorError``.
+    """The address of ``--host`` or ``--interface``, if any. Raises ``OperatorError``.
 
-    ``--host`` may be a URI, as for ``dask scheduler``; what it repeats must agree.
+    ``--host`` may be a URI, as for ``dask scheduler``; its protocol and port must agree.
     """
     if interface:
         if host:
@@ -51,7 +51,7 @@ def listen_host(
 def engine_options(
     settings: PeerSettings, protocol: str, log_level: str, values: dict[str, Any]
 ) -> dict[str, Any]:
-    """``PeerSettings.engine_options``, from checked settings and what else was given."""
+    """``PeerSettings.engine_options``, from checked settings and further options."""
     _check_dashboard_address(values["dashboard_address"])
     _check_idle_timeout(values["idle_timeout"])
     for module in values["preload"]:

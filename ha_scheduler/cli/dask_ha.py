@@ -1,7 +1,6 @@
-"""``dask ha``: the commands that operate a cell, among Dask's own.
+"""``dask ha``: the operator's commands, as a subcommand of Dask.
 
-Every call of ``dask`` loads this module to list it, so it imports next to nothing: the module of a
-command is loaded when that command is asked for.
+Every call of ``dask`` loads this module to list it, so the modules of the commands are lazy.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import pkgutil
 
 import click
 
-from ha_scheduler.cli.sentences import OneSentenceGroup
+from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup
 
-#: Name of a command -> where it is. The same objects are commands of ``dask-ha-scheduler``.
+#: Name of a command → its object, also a command of ``dask-ha-scheduler``.
 COMMANDS = {
     "history": "ha_scheduler.cli.operate:history",
     "status": "ha_scheduler.cli.operate:status",
@@ -31,12 +30,7 @@ class _LazyGroup(OneSentenceGroup):
         return command
 
 
-@click.group(
-    name="ha",
-    cls=_LazyGroup,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(name="ha", cls=_LazyGroup, invoke_without_command=True, context_settings=CONTEXT)
 @click.pass_context
 def ha(context: click.Context, /) -> None:
     """Operate a replicated scheduler."""

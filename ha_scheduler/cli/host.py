@@ -1,4 +1,4 @@
-"""What this host is called, and where it can be reached."""
+"""The names and addresses of this host."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def local_addresses() -> set[str]:
 
 
 def local_names(cell: Cell) -> set[str]:
-    """The names of this host, and those hosts of ``cell`` that resolve to an address of it.
+    """The names of this host, with the hosts of ``cell`` that resolve to it.
 
-    It asks the resolver, which may take seconds; used only when no name was given.
+    The resolver may take seconds; only for a start without ``--name``.
     """
     names = {socket.gethostname().lower(), socket.getfqdn().lower()}
     addresses = local_addresses()

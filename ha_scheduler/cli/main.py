@@ -30,7 +30,7 @@ from ha_scheduler.cli.options import (
     tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
-from ha_scheduler.cli.sentences import OneSentenceGroup, as_sentence, fail
+from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence, fail
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (
@@ -52,7 +52,7 @@ _TIMING = Timing()
     name="dask-ha-scheduler",
     cls=OneSentenceGroup,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
 )
 @peers_option
 @click.option("--name", default=None, help="Which of the peers this is.  [default: found]")
@@ -73,13 +73,12 @@ _TIMING = Timing()
 @click.option("--interface", default=None, help="Network interface to listen at, like 'eth0'.")
 @tls_options
 @click.option(
-    "--dashboard-address",
-    default=":8787",
-    show_default=True,
-    help="Address on which the dashboard listens.",
+    "--dashboard-address", default=":8787", help="Address on which the dashboard listens."
 )
-@click.option("--dashboard/--no-dashboard", default=True, show_default=True, help="Serve it.")
-@click.option("--dashboard-prefix", default="", help="Prefix for the dashboard's URLs.")
+@click.option("--dashboard/--no-dashboard", default=True, help="Serve it.")
+@click.option(
+    "--dashboard-prefix", default="", show_default=False, help="Prefix for the dashboard's URLs."
+)
 @click.option(
     "--preload",
     multiple=True,
@@ -92,42 +91,36 @@ _TIMING = Timing()
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
     default="info",
-    show_default=True,
     help="The least important messages to write.",
 )
 @click.option(
     "--tick-ms",
     type=int,
     default=_TIMING.tick_ms,
-    show_default=True,
     help="Milliseconds of one tick. The same on all peers.",
 )
 @click.option(
     "--heartbeat-ticks",
     type=int,
     default=_TIMING.heartbeat_ticks,
-    show_default=True,
     help="Ticks between two heartbeats of the leader.",
 )
 @click.option(
     "--election-ticks",
     type=int,
     default=_TIMING.election_ticks,
-    show_default=True,
     help="Ticks of silence, and up to twice that, after which a leader is taken for dead.",
 )
 @click.option(
     "--priority",
     type=int,
     default=PRIORITY_MAX,
-    show_default=True,
     help="Peers of a lower priority, down to 0, stand later when a leader is gone.",
 )
 @click.option(
     "--engine-watchdog",
     type=float,
     default=ENGINE_WATCHDOG_S,
-    show_default=True,
     help="Seconds without progress after which the Dask scheduler is replaced.",
 )
 @click.version_option(package_name="dask-ha-scheduler")
@@ -152,7 +145,9 @@ def main(context: click.Context, /, **values: Any) -> int:
             written[0].parent / "dask.yaml",
             extra={"action": "certificates_created"},
         )
-    return _run(settings)
+    from ha_scheduler.peer import daemon
+
+    return _with_storage_errors(lambda: daemon.run(settings))
 
 
 def _refuse_options_before(context: click.Context) -> None:
@@ -230,14 +225,8 @@ def _name(cell: Cell, name: str | None) -> str:
     return own_name(cell, None, local_names(cell), local_addresses())
 
 
-def _run(settings: PeerSettings) -> int:
-    from ha_scheduler.peer import daemon
-
-    return _with_storage_errors(lambda: daemon.run(settings))
-
-
 def _with_storage_errors(act: Callable[[], T]) -> T:
-    """``act()``; what storage refuses is the operator's to mend, or ends the process."""
+    """``act()``; an error of storage becomes the operator's, or exit status 1."""
     from ha_scheduler.storage import errors
 
     operator_errors = (
@@ -254,11 +243,8 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-main.add_command(init)
-main.add_command(status)
-main.add_command(transfer)
-main.add_command(remove)
-main.add_command(history)
+for _command in (init, status, transfer, remove, history):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

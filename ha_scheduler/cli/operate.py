@@ -1,8 +1,8 @@
-"""``status``, ``history``, ``transfer`` and ``remove``: what an operator asks of a running cell.
+"""``status``, ``history``, ``transfer`` and ``remove``: the operator's commands for a running cell.
 
-``--peers`` may be an old list: as soon as one peer has answered, the peers of today are asked.
+``--peers`` may be an old list: once one peer has answered, today's peers are asked.
 
-Exit statuses: 0 when the cell has a leader and did what was asked, 1 when not.
+Exit statuses: 0 if the cell has a leader and did the request, 1 if not.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Answers = Mapping[str, Status | ControlError]
 
-REMOVE_TIMEOUT_S = 30.0  # a transfer, and two entries of the log
+REMOVE_TIMEOUT_S = 30.0  # for a transfer and two entries of the log
 REMOVE_POLL_S = 0.1
 
 _UNKNOWN = "-"
-_PIPE_COLUMNS = 200  # nobody's window limits what goes to a file or to grep
+_PIPE_COLUMNS = 200  # for files and grep, which have no window
 
 
 def _cell_options(command: _F) -> _F:
@@ -46,7 +46,6 @@ def _cell_options(command: _F) -> _F:
             "--timeout",
             type=click.FloatRange(min=0, min_open=True),
             default=TIMEOUT_S,
-            show_default=True,
             help="Seconds a peer has to answer.",
         ),
         path_option("--data-dir", "Data directory of a peer here, for its certificate."),
@@ -62,7 +61,6 @@ _format_option = click.option(
     "output",
     type=click.Choice(["table", "json"]),
     default="table",
-    show_default=True,
     help="For people, or for programs.",
 )
 
@@ -164,7 +162,7 @@ def _members(answer: Status) -> set[str]:
 
 
 def _statuses(client: ControlClient) -> dict[str, Status | ControlError]:
-    """What each peer says of itself; ``client`` knows the peers of today from then on."""
+    """The status of each peer; ``client`` knows today's peers from then on."""
     answers = client.of_all(client.status)
     known = [answer for answer in answers.values() if isinstance(answer, Status)]
     newest = max(known, key=lambda answer: answer.commit, default=None)
@@ -192,7 +190,7 @@ def _client(values: dict[str, Any]) -> ControlClient:
 
 
 def _leader(answers: _Answers) -> str | None:
-    """The peer that says that it leads, in the newest term if several do."""
+    """The leader; of several, that of the newest term."""
     leaders = [
         (answer.term, name)
         for name, answer in answers.items()
@@ -264,7 +262,7 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
 
 
 def _member_column(answers: _Answers) -> dict[str, str]:
-    """What each peer is to the leader: voter, learner or witness, and how far behind."""
+    """Each peer's role and lag according to the leader."""
     leading = answers.get(_leader(answers) or "")
     column: dict[str, str] = {}
     for member in leading.members if isinstance(leading, Status) else ():

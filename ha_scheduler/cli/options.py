@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Shared options of commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def path_option(name: str, help_text: str) -> Callable[[_F], _F]:
-    """An option that is a path; whether it is any good is checked later, with a better sentence."""
+    """An option that is a path, unchecked: later checks have better errors."""
     return click.option(name, type=click.Path(path_type=Path), default=None, help=help_text)
 
 
@@ -31,7 +31,6 @@ def tls_options(command: _F) -> _F:
             "--protocol",
             type=click.Choice(PROTOCOLS),
             default=PROTOCOLS[0],
-            show_default=True,
             help="tcp, without any security, only when all peers are on loopback.",
         ),
     ):
@@ -61,9 +60,9 @@ def port_option(command: _F) -> _F:
 
 
 def the_cell(peers: str | None, port: int | None = None, *, any_count: bool = True) -> Cell:
-    """The cell of ``--peers`` and ``--port``. Raises ``OperatorError``.
+    """The cell of ``--peers`` and ``--port``. ``any_count``: as in ``parse_peers``.
 
-    ``any_count``: one that was changed, which may have an even number of peers.
+    Raises ``OperatorError``.
     """
     if peers is None:
         raise OperatorError(

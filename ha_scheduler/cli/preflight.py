@@ -1,4 +1,4 @@
-"""What would stop a daemon from starting, found before it starts and before a file is touched.
+"""Read-only checks before the start of a daemon.
 
 These checks only look; another process can take a port or fill a disk afterwards, and the daemon
 then fails with an error of its own. They are here for the sentence, not for safety.
@@ -19,7 +19,7 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import PeerSettings
 
-PORT_GRACE_S = 1.0  # the engine of a daemon that was just killed still holds its port for a moment
+PORT_GRACE_S = 1.0  # the engine of a daemon that was just killed may still hold its port
 _PORT_POLL_S = 0.05
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: a mistake is told in one sentence on stderr, and the exit status says whose.
+"""The end of a command: errors as one sentence on stderr, and the exit status.
 
 Exit statuses: 0 done, 1 it did not succeed, 2 bad input, 130 interrupted.
 """
@@ -16,11 +16,14 @@ from ha_scheduler.errors import EXIT_BAD_INPUT, EXIT_FAILED, ControlError, Opera
 
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
+#: The settings of every group of commands.
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
 
 class OneSentenceGroup(click.Group):
-    """A group whose every error is one line on stderr, without usage or traceback.
+    """A group with every error as one line on stderr, without usage or traceback.
 
-    What a command returns is its exit status; None is 0.
+    A command returns its exit status; None is 0.
     """
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -54,6 +57,6 @@ def as_sentence(error: BaseException) -> str:
 
 
 def fail(sentence: str, status: int) -> NoReturn:
-    """Say it on stderr, and exit."""
+    """Print to stderr, and exit."""
     click.echo(f"Error: {sentence}", err=True)
     sys.exit(status)
