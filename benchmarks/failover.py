@@ -49,7 +49,7 @@ def wait_until_ready(cluster: LocalHACluster) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     settled = 0
     while time.monotonic() < deadline:
-        states = [cluster.cell.status_of(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
+        states = [cluster.cell.control.status(peer.name) for peer in cluster.peers]  # type: ignore[union-attr]
         # A moment is not enough: what has just committed may not have reached the followers yet.
         settled = settled + 1 if all(_is_ready(state.engine) for state in states) else 0
         if settled >= SETTLED_POLLS:

@@ -25,7 +25,7 @@ COMMIT_TIMEOUT_S = 300.0
 def longest(cluster: LocalHACluster, figure: str) -> float:
     """The largest of a figure of all peers, in seconds, since they started."""
     cell: Any = cluster.cell
-    return max(float(getattr(cell.status_of(peer.name), figure)) for peer in cluster.peers)
+    return max(float(getattr(cell.control.status(peer.name), figure)) for peer in cluster.peers)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""``HACluster``: workers of one's own for a cell that runs already, scaled by hand or not."""
+"""``HACluster``: workers for a running cell, scaled by hand or adaptively."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ha_scheduler.deploy.following import FollowsLeader
 
 
 class ExistingCell:
-    """What a ``SpecCluster`` takes for the scheduler that it has started."""
+    """A ``SpecCluster``'s scheduler that runs already."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -33,7 +33,7 @@ class ExistingCell:
 class HACluster(FollowsLeader, SpecCluster):
     """A ``distributed.SpecCluster`` whose scheduler is a cell.
 
-    The cell is there before and after: to close the cluster ends its workers alone. ::
+    The cell runs before and after: closing the cluster ends its workers alone. ::
 
         with HACluster("ha://a:8786,b:8786,c:8786", security=security) as cluster:
             cluster.adapt(minimum=1, maximum=20)
@@ -76,7 +76,7 @@ class HACluster(FollowsLeader, SpecCluster):
 
     async def _close(self) -> None:
         if self.scheduler is not None:
-            # Upstream asks a running scheduler to retire the workers that it closes, by names that
-            # are no addresses (spec.py:373): in vain, and without a leader it would wait for one.
+            # Upstream asks a running scheduler to retire the workers by names that are no addresses
+            # (spec.py:373): in vain, and without a leader it would wait for one.
             await self.scheduler.close()
         await super()._close()

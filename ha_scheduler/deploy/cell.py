@@ -1,4 +1,4 @@
-"""The peers of a local cell as processes: certificates, ports, start, who leads.
+"""The peers of a local cell as processes: certificates, ports, start, leader.
 
 Knows nothing of workers and imports no ``distributed``; ``local.py`` puts the cluster around it.
 """
@@ -30,10 +30,10 @@ from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 
-ASK_TIMEOUT_S = 2.0  # loopback answers in milliseconds; a peer that is starting may not
-POLL_S = 0.05  # between two questions to all peers, each a TLS connection
-LINES_IN_ERROR = 30  # of each log; the whole logs are in the cluster's directory
-STOP_TIMEOUT_S = 0.5  # then SIGKILL: a leader waits for a successor, and here all go at once
+ASK_TIMEOUT_S = 2.0  # a peer that is starting may be slow
+POLL_S = 0.05  # between two requests to all peers, each a TLS connection
+LINES_IN_ERROR = 30  # of each log
+STOP_TIMEOUT_S = 0.5  # then SIGKILL: a leader waits for a successor, and here all stop at once
 PORTS_FILE = "ports.json"
 PORTS_OF_A_PEER = 3  # peer, Dask, dashboard
 
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 class LocalCellError(Exception):
-    """Operator: the cell did not come up; the text holds the last lines of every log."""
+    """Operator: the cell did not start; the text has the last lines of every log."""
 
 
 class LocalCell:
@@ -74,7 +74,7 @@ class LocalCell:
                 [*self._arguments(peer), *options],
                 directory / f"peer-{peer.name}",
                 peer_environment(),
-                ask=self.status_of,
+                ask=self.control.status,
                 restart=restart,
             )
             for peer in self.cell.peers
@@ -87,11 +87,11 @@ class LocalCell:
 
     @property
     def dask_config(self) -> Path | None:
-        """The Dask configuration for clients and workers that was made with the certificates."""
+        """The Dask configuration for clients and workers; None in plaintext."""
         return self.certificates / DASK_CONFIG_FILE if self.certificates is not None else None
 
     def dashboard_url(self, name: str) -> str | None:
-        """Where the engine of a peer shows its dashboard; only the leader's has tasks to show."""
+        """The dashboard of a peer's engine; only the leader's shows tasks."""
         if name not in self.dashboard_ports:
             return None
         return f"http://{join_address(self.host, self.dashboard_ports[name])}/status"
@@ -103,28 +103,24 @@ class LocalCell:
                 return peer
         raise KeyError(name)
 
-    # -- asking
-
-    def status_of(self, name: str) -> Status:
-        """What a peer says of itself. Blocks; raises ``ControlError``."""
-        return self.control.status(name)
+    # -- control requests
 
     def leader(self) -> PeerProcess | None:
-        """The peer that leads and whose engine serves, or None at this moment. Blocks."""
+        """The leader whose engine serves, or None at this moment. Blocks."""
         leaders = [
             (status.term, name)
             for name, status in self._of_all(self.control.status).items()
             if is_serving(status)
         ]
-        # Two may think so for a moment, if one was frozen: the higher term is right.
+        # A leader that was frozen may be stale: the higher term is right.
         return self.peer(max(leaders)[1]) if leaders else None
 
     def transfer(self, leader: str, to: str | None) -> None:
-        """Let ``leader`` hand over to ``to``. Blocks; raises ``ControlError``."""
+        """Let ``leader`` transfer leadership to ``to``. Blocks; raises ``ControlError``."""
         self.control.request(leader, TransferRequest(to), Transferred)
 
     def has_successor(self, leader: str, to: str | None) -> bool:
-        """Whether ``leader`` could hand over to ``to``, or to anybody. Blocks."""
+        """Whether ``leader`` could transfer leadership to ``to`` (None: to any peer). Blocks."""
         if to is not None and to not in self.cell.names:
             return True  # nothing to wait for: the leader refuses
         members = self.control.status(leader).members
@@ -132,14 +128,14 @@ class LocalCell:
         return bool(ready if to is None else to in ready)
 
     def history(self) -> list[dict[str, Any]]:
-        """The changes of leader that the cell remembers, oldest first. Blocks."""
+        """The failovers that the cell remembers, oldest first. Blocks."""
         known = LeaderHistory()
         for entries in self._of_all(self.control.history).values():
             known.merge(entries)
         return [to_builtins(entry) for entry in known.tail(ENTRIES_MAX)]
 
     def _of_all(self, ask: Callable[[str], _T]) -> dict[str, _T]:
-        """The answers of those who answer; a frozen peer is not waited for."""
+        """The answers of peers that are not frozen."""
         names = [peer.name for peer in self.peers if peer.alive and not peer.paused]
         answers = self.control.of_all(ask, names)
         return {n: answer for n, answer in answers.items() if not isinstance(answer, ControlError)}
@@ -188,16 +184,13 @@ class LocalCell:
 
     def _is_ready(self, peer: PeerProcess) -> bool:
         try:
-            return is_ready(self.status_of(peer.name))
+            return is_ready(self.control.status(peer.name))
         except ControlError:
             return False
 
     def _arguments(self, peer: PeerAddress) -> list[str]:
-        peers = ",".join(
-            f"{p.name}={join_address(p.host, p.peer_port)}/{p.dask_port}" for p in self.cell.peers
-        )
         arguments = [
-            f"--peers={peers}",
+            f"--peers={self.cell.text}",
             f"--name={peer.name}",
             f"--data-dir={self.directory / f'peer-{peer.name}' / 'data'}",
         ]
@@ -218,10 +211,7 @@ class LocalCell:
 
 
 def _ports(file: Path, host: str, n_peers: int) -> list[int]:
-    """The ports the cell in this directory had before, or free ones if it is a new cell.
-
-    The addresses of its peers are what a cell is known by: with others, its data would be refused.
-    """
+    """The former ports of the cell in this directory, which its identity contains, or free ones."""
     count = PORTS_OF_A_PEER * n_peers
     if not file.exists():
         ports = free_ports(host, count)
@@ -237,10 +227,10 @@ def _ports(file: Path, host: str, n_peers: int) -> list[int]:
 
 
 def is_serving(status: Status) -> bool:
-    """Whether a peer with this status leads, and its engine takes clients and workers."""
+    """Whether a peer with this status leads, and its engine serves."""
     return status.role == "leader" and status.serving
 
 
 def is_ready(status: Status) -> bool:
-    """Whether a peer with this status knows its leader, and its engine could lead or does."""
+    """Whether a peer with this status knows its leader, and its engine is ready or active."""
     return status.leader is not None and status.engine.state in ("ready", "active")

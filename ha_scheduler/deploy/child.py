@@ -5,7 +5,7 @@ and its own children with it: an engine dies with its daemon, a worker with its 
 kernel cannot end in order (a frozen grandchild) is swept by ``kill`` and at interpreter exit.
 
 Trap: the kernel sends that signal when the *thread* that started the child ends. ``start`` belongs
-on a thread that lives as long as the cluster: its event loop's.
+on the thread of the cluster's event loop.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import psutil
 
 POLL_S = 0.02
-REAP_TIMEOUT_S = 10.0  # after SIGKILL; longer means that the kernel is stuck in this process
-TAIL_BYTES = 16 * 1024  # of a log, as ``tail`` gives it
+REAP_TIMEOUT_S = 10.0  # after SIGKILL
+TAIL_BYTES = 16 * 1024  # of a log
 
 _running: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
@@ -61,7 +60,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs (a paused one does)."""
+        """Whether the process exists; a paused one does."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -79,14 +78,15 @@ class ChildProcess:
         if self.alive:
             raise RuntimeError(f"{self.name} is already running with pid {self.pid}")
         self._paused = False
-        with self._open_log() as log:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                # Ctrl-C in the terminal is for the cluster, which then ends its children in order.
+                # Ctrl-C is for the cluster, which ends its children in order.
                 start_new_session=True,
             )
         _running.add(self)
@@ -95,7 +95,7 @@ class ChildProcess:
         """SIGKILL to the process and everything it started. Returns when it is gone."""
         if self not in _running or self._process is None:
             return
-        family = self._family()
+        family = self._children(recursive=True)
         self._signal(signal.SIGKILL)
         _signal_all(family, signal.SIGKILL)
         self._process.wait(REAP_TIMEOUT_S)
@@ -106,14 +106,14 @@ class ChildProcess:
         """SIGSTOP to the process and everything it started: frozen, with all sockets open."""
         self._require_alive("pause")
         self._signal(signal.SIGSTOP)
-        _signal_all(self._family(), signal.SIGSTOP)
+        _signal_all(self._children(recursive=True), signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
         """SIGCONT: undo ``pause``."""
         self._require_alive("resume")
         # The children first: a daemon that wakes alone could take its engine for hung.
-        _signal_all(self._family(), signal.SIGCONT)
+        _signal_all(self._children(recursive=True), signal.SIGCONT)
         self._signal(signal.SIGCONT)
         self._paused = False
 
@@ -132,7 +132,7 @@ class ChildProcess:
         self._sweep()
 
     def tail(self) -> str:
-        """The last lines of what it printed."""
+        """The last lines of its output."""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(max(0, self.log_path.stat().st_size - TAIL_BYTES))
@@ -151,12 +151,6 @@ class ChildProcess:
         launcher = [sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())]
         return [*launcher, self._module, *self._arguments]
 
-    @contextlib.contextmanager
-    def _open_log(self) -> Iterator[IO[bytes]]:
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
-            yield log
-
     def _require_alive(self, what: str) -> None:
         if not self.alive:
             raise RuntimeError(f"cannot {what} {self.name}: it is {self._state()}")
@@ -165,27 +159,18 @@ class ChildProcess:
         assert self._process is not None
         self._process.send_signal(number)  # does nothing for a process that has been reaped
 
-    def _family(self) -> list[psutil.Process]:
-        """Everything the process has started, directly or not."""
-        return self._ask_family(lambda process: process.children(recursive=True))
-
-    def _children(self) -> list[psutil.Process]:
-        """What the process has started directly, the oldest first."""
-        return self._ask_family(lambda process: process.children())
-
-    def _ask_family(
-        self, question: Callable[[psutil.Process], list[psutil.Process]]
-    ) -> list[psutil.Process]:
+    def _children(self, *, recursive: bool) -> list[psutil.Process]:
+        """The children, or all descendants, of the process; the oldest first."""
         if not self.alive:
             return []
         assert self._process is not None
         try:
-            return question(psutil.Process(self._process.pid))
+            return psutil.Process(self._process.pid).children(recursive=recursive)
         except psutil.NoSuchProcess:
             return []
 
     def _sweep(self) -> None:
-        """End what is left of the session whose first process has just been reaped."""
+        """End the rest of the session after the process was reaped."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What the processes of a local cell inherit from the process that starts them.
+"""The environment of the processes of a local cell.
 
 As with ``LocalCluster``: the import path and the Dask configuration, so that a module beside a
 notebook, or a value set with ``dask.config.set``, is known to workers and peers (their engines
@@ -24,13 +24,13 @@ def peer_environment() -> dict[str, str]:
 
 
 def worker_environment(config_file: Path | None) -> dict[str, str]:
-    """The environment of a worker: ``config_file`` is the ``dask.yaml`` that ``init`` made."""
+    """The environment of a worker. ``config_file``: the ``dask.yaml`` of ``init``."""
     if config_file is None:
         return _environment(dask.config.global_config)
     ours = yaml.safe_load(config_file.read_text())
     merged = dask.config.merge(dask.config.global_config, ours)
-    for preloads in (("worker", "preload"), ("nanny", "preload"), ("client", "preload")):
-        key = ".".join(("distributed", *preloads))
+    for kind in ("worker", "nanny", "client"):
+        key = f"distributed.{kind}.preload"
         both = [*dask.config.get(key, default=[], config=ours), *dask.config.get(key, default=[])]
         dask.config.set({key: list(dict.fromkeys(both))}, config=merged)
     return {**_environment(merged), "DASK_CONFIG": str(config_file)}
@@ -40,7 +40,7 @@ def _environment(config: dict[str, Any]) -> dict[str, str]:
     environment = dict(os.environ)
     paths = [*_import_path(), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    environment["PYTHONUNBUFFERED"] = "1"  # the log of a killed process holds its last words
+    environment["PYTHONUNBUFFERED"] = "1"  # the log of a killed process is complete
     environment[_INHERITED] = dask.config.serialize(config)
     return environment
 

@@ -1,4 +1,4 @@
-"""Cluster objects (``distributed.deploy``) whose scheduler is a cell: they outlive its leaders.
+"""Cluster objects (``distributed.deploy``) of a cell, through failovers.
 
 Guarantee: ``scheduler_info`` is the present leader's, a moment after a takeover; a worker that went
 while nobody led is reported as removed, so that lost workers are replaced and ``observed`` under
@@ -33,13 +33,13 @@ from ha_scheduler.comm.follower import Follower
 from ha_scheduler.protocol.client import HA, Welcome
 from ha_scheduler.protocol.codec import from_op
 
-BACKOFF_S_MAX = 0.2  # between two attempts to hear of workers from a new leader
+BACKOFF_S_MAX = 0.2  # between two attempts to subscribe with a new leader
 
 _OVER = (Status.closing, Status.closed, Status.failed)
 
 
 class LeaderConnection(SchedulerRPC):
-    """``scheduler_comm`` of a cluster: upstream's ``rpc``, to whoever leads."""
+    """``scheduler_comm`` of a cluster: upstream's ``rpc``, to the current leader."""
 
     @classmethod
     def to(cls, address: str, connection_args: dict[str, Any]) -> LeaderConnection:
@@ -53,7 +53,7 @@ class LeaderConnection(SchedulerRPC):
         return await super()._comm(op, deadline)
 
     async def live_comm(self) -> Any:
-        """A connection of the caller's own. Raises ``OSError`` if nobody leads for long."""
+        """A connection of the caller's own. Raises ``OSError`` if there is no leader for long."""
         return await connect(self.addr, **self.pool.connection_args)
 
     async def close_rpc(self) -> None:
@@ -62,7 +62,7 @@ class LeaderConnection(SchedulerRPC):
 
 
 class FollowsLeader:
-    """Goes before a class of ``distributed.deploy`` that reaches its scheduler at ``ha://``::
+    """A mixin before a class of ``distributed.deploy`` whose scheduler is at ``ha://``::
 
     class MyCluster(FollowsLeader, SpecCluster): ...
     """
@@ -83,7 +83,7 @@ class FollowsLeader:
 
     @property
     def scheduler_comm(self) -> LeaderConnection | None:
-        """Calls to whoever leads; set to any ``rpc``, it is one to the same address."""
+        """Calls to the current leader; the setter takes any ``rpc`` to the same address."""
         return self._connection
 
     @scheduler_comm.setter
@@ -94,7 +94,7 @@ class FollowsLeader:
 
     @property
     def dashboard_link(self) -> str:
-        """The dashboard of the peer that led when the cluster was last heard of."""
+        """The dashboard of the last known leader."""
         port = self.scheduler_info.get("services", {}).get("dashboard")
         if port is None or not self.scheduler_info.get("address"):
             return ""
@@ -111,10 +111,10 @@ class FollowsLeader:
                 return current
         return Client(self, asynchronous=self.asynchronous)
 
-    # -- hearing of workers
+    # -- the subscription to workers
 
     async def _watch_worker_status(self, comm: Any) -> None:
-        """As upstream's, and again with the next leader: the subscription ends with its engine."""
+        """As upstream's, repeated with each next leader."""
         self._follower.connected(self._connection, comm)
         self._heard(self.scheduler_info, comm)
         while True:
@@ -148,17 +148,17 @@ class FollowsLeader:
         return comm
 
     def _replace_info(self, info: SchedulerInfo) -> None:
-        """What a new leader says holds; nobody told us which workers went in between."""
+        """Replace the info by a new leader's, with the removals in between."""
         for address in self.scheduler_info["workers"].keys() - info["workers"].keys():
             self._update_worker_status("remove", address)
         self.scheduler_info = info
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        """As upstream's, which fails on a removal that was seen in another way before."""
+        """As upstream's, but idempotent for removals."""
         if op != "remove" or msg in self.scheduler_info["workers"]:
             super()._update_worker_status(op, msg)  # type: ignore[misc]
 
-    # -- hearing of leaders
+    # -- leaders
 
     def _heard(self, info: dict[str, Any], comm: Any) -> None:
         assert self._connection is not None
@@ -181,7 +181,7 @@ class FollowsLeader:
     async def _end_watch(self) -> None:
         task, self._watch_worker_status_task = self._watch_worker_status_task, None
         if task is not None:
-            # Upstream closes the connection to end it. It may be on its way to another one.
+            # Upstream closes the connection to end it, but it may be connecting to another.
             task.cancel()
             await asyncio.wait([task])
         await self._follower.stop()

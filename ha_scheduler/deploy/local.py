@@ -1,14 +1,14 @@
 """``LocalHACluster``: a replicated scheduler with workers on this machine, each a real process.
 
-It is used as ``distributed.LocalCluster`` is, and offers besides what a person wants to try::
+It is used like ``distributed.LocalCluster``, and is for experiments with failures::
 
     with LocalHACluster(n_peers=3, n_workers=2) as cluster, cluster.get_client() as client:
         future = client.submit(work)
         cluster.leader.kill()          # daemon and engine, kill -9
         future.result()                # as if nothing had happened
 
-What the processes print is in files under ``cluster.directory``; an error at start carries the last
-lines of all of them.
+The output of the processes is in files under ``cluster.directory``; an error at start has the last
+lines of each.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class LocalHACluster(FollowsLeader, Cluster):
                 self._loop_runner.stop()
                 raise
 
-    # -- what a person tries
+    # -- experiments
 
     @property
     def peers(self) -> list[PeerProcess]:
@@ -148,10 +148,9 @@ class LocalHACluster(FollowsLeader, Cluster):
 
     @property
     def leader(self) -> PeerProcess:
-        """The peer that leads now; waits up to ``leader_timeout`` for one. Raises ``TimeoutError``.
+        """The leader; waits up to ``leader_timeout`` for one. Raises ``TimeoutError``.
 
-        It asks the peers and blocks meanwhile, with an asynchronous cluster too: use
-        ``await cluster.find_leader()`` where that matters.
+        It blocks, with an asynchronous cluster too; ``await cluster.find_leader()`` does not.
         """
         cell = self._require_cell()
         deadline = time.monotonic() + self._leader_timeout_s
@@ -165,34 +164,33 @@ class LocalHACluster(FollowsLeader, Cluster):
         return self.sync(self._find_leader)
 
     def transfer(self, to: PeerProcess | str | None = None) -> Any:
-        """Hand leadership to the peer ``to`` (or to the one that is the most up to date).
+        """Transfer leadership to the peer ``to`` (None: to the most up-to-date one).
 
-        Returns the peer that leads then. Raises ``ControlError``, with the reason, if the leader
-        refuses.
+        Returns the new leader. Raises ``ControlError``, with the reason, if the leader refuses.
         """
         return self.sync(self._transfer, to.name if isinstance(to, PeerProcess) else to)
 
     def history(self) -> Any:
-        """The changes of leader so far, each with its phases in seconds; oldest first."""
+        """The failovers so far, each with its phases in seconds; oldest first."""
         return self.sync(asyncio.to_thread, self._require_cell().history)
 
-    # -- what LocalCluster has
+    # -- the interface of LocalCluster
 
     @property
     def scheduler_address(self) -> str:
-        """``ha://127.0.0.1:…,127.0.0.1:…,127.0.0.1:…``: whoever of them leads is the scheduler."""
+        """``ha://127.0.0.1:…,127.0.0.1:…,127.0.0.1:…``."""
         return self.cell.cell.client_address if self.cell is not None else "<Not Connected>"
 
     @property
     def dashboard_link(self) -> str:
-        """The dashboard of the peer that led when the cluster was last heard of."""
+        """The dashboard of the last known leader."""
         if not self._dashboard:
             return ""  # the engine's HTTP server is there all the same, for its metrics
         port = self.scheduler_info.get("services", {}).get("dashboard")
         return format_dashboard_link(self._host, port) if port else ""
 
     def scale(self, n: int = 0) -> Any:
-        """Have ``n`` workers. Those that go hand their results to the others before."""
+        """Have ``n`` workers. Surplus workers are retired: the others keep their results."""
         return self.sync(self._scale, n)
 
     def scale_up(self, n: int) -> Any:
@@ -200,15 +198,15 @@ class LocalHACluster(FollowsLeader, Cluster):
         return self.scale(n)
 
     def scale_down(self, workers: Iterable[str]) -> Any:
-        """End the workers of these names, for ``Adaptive``, which has retired them."""
+        """End the workers of these names, for ``Adaptive``, after their retirement."""
         return self.sync(self._end_workers, [self.workers[name] for name in workers])
 
     def get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
     ) -> Any:
-        """What each process has printed of late: a map from its name, with a rich repr.
+        """The recent output of each process by name.
 
-        ``scheduler`` is about the peers; ``workers`` may be the names of the workers wanted.
+        ``scheduler``: of the peers. ``workers``: True, or the names of workers.
         """
         return self.sync(self._get_logs, cluster=cluster, scheduler=scheduler, workers=workers)
 
@@ -239,7 +237,7 @@ class LocalHACluster(FollowsLeader, Cluster):
             raise
 
     async def _start_watching(self) -> None:
-        """Upstream's start, again with the next leader if one is lost in the midst of it."""
+        """Upstream's start, retried with the next leader."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
             try:
@@ -306,7 +304,7 @@ class LocalHACluster(FollowsLeader, Cluster):
         deadline = time.monotonic() + self._start_timeout_s
         wanted = {worker.name for worker in added}
         while wanted:
-            # A leader on its way out may lose more connections than a call is repeated for.
+            # A failing leader may lose more connections than a call is retried for.
             with contextlib.suppress(CommClosedError):
                 self.scheduler_info = SchedulerInfo(await self._identity())
                 wanted -= {str(name) for name in self.observed}
@@ -359,10 +357,10 @@ class LocalHACluster(FollowsLeader, Cluster):
         if to == leader.name:
             return leader
         deadline = time.monotonic() + self._leader_timeout_s
-        # One that has just led starts a fresh engine, which takes a moment to catch up.
+        # A former leader starts a fresh engine, which takes a moment to catch up.
         while not await asyncio.to_thread(cell.has_successor, leader.name, to):
             if time.monotonic() > deadline:
-                break  # and let the leader say why not
+                break  # the leader gives the reason
             await asyncio.sleep(POLL_S)
         await asyncio.to_thread(cell.transfer, leader.name, to)
         return await self._find_leader()
@@ -406,7 +404,7 @@ class LocalHACluster(FollowsLeader, Cluster):
         try:
             await super()._close()
         finally:
-            # Workers first: one that loses all peers would look for them until it is killed.
+            # Workers first: without peers they would look for them until killed.
             workers = self.workers.values()
             await asyncio.gather(*(worker.stop(WORKER_STOP_TIMEOUT_S) for worker in workers))
             if self.cell is not None:
@@ -414,7 +412,7 @@ class LocalHACluster(FollowsLeader, Cluster):
             await asyncio.to_thread(self._abandon)
 
     def _abandon(self) -> None:
-        """Leave nothing behind, by force where that is needed."""
+        """Kill every process left, and remove a temporary directory."""
         _open.discard(self)
         children: list[ChildProcess] = [*self.workers.values()]
         if self.cell is not None:

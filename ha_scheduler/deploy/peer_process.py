@@ -41,10 +41,8 @@ class PeerProcess(ChildProcess):
 
     @property
     def status(self) -> str:
-        """What a person would call its state.
-
-        ``"leader"``, ``"follower"``, or what else the peer says of itself; ``"paused"`` and
-        ``"dead"``, which it cannot say; ``"unreachable"`` if it runs and does not answer.
+        """Its role (``"leader"``, ``"follower"`` …), or ``"paused"``, ``"dead"``, or
+        ``"unreachable"`` if it runs and does not answer.
         """
         if not self.alive:
             return "dead"
@@ -57,14 +55,14 @@ class PeerProcess(ChildProcess):
 
     @property
     def engine_pid(self) -> int | None:
-        """The process id of the engine that runs now, or None between two engines."""
-        engines = self._children()
+        """The process id of the engine, or None between two engines."""
+        engines = self._children(recursive=False)
         return engines[0].pid if engines else None
 
     def kill_engine(self) -> int:
-        """SIGKILL to the engine alone, as a crash of it; returns the pid that was killed.
+        """SIGKILL to the engine alone; returns its pid.
 
-        The daemon notices, hands leadership on if it had it, and starts a fresh engine.
+        The daemon transfers leadership if it leads, and starts a fresh engine.
         """
         self._require_alive("kill the engine of")
         pid = self.engine_pid
@@ -74,7 +72,7 @@ class PeerProcess(ChildProcess):
         return pid
 
     def restart(self) -> Any:
-        """Start it again on the data it had, killing it first if it runs; waits until it serves.
+        """Kill it if it runs, and start it again on its data; waits until it serves.
 
         With an asynchronous cluster this returns an awaitable.
         """

@@ -165,7 +165,7 @@ def _follows(cluster: LocalHACluster, peer: PeerProcess) -> bool:
     """Whether it leads, or its engine could."""
     assert cluster.cell is not None
     try:
-        return is_ready(cluster.cell.status_of(peer.name))
+        return is_ready(cluster.cell.control.status(peer.name))
     except ControlError:
         return False
 
