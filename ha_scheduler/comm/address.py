@@ -40,17 +40,12 @@ def parse_endpoint(text: str) -> Endpoint:
     location = text.strip().rpartition("://")[2]
     if location.startswith("["):
         host, closed, tail = location[1:].partition("]")
-        if not closed or (tail and not tail.startswith(":")):
-            raise HAAddressError(
-                f"{text!r} is not an address: an IPv6 address is written [::1]:8786"
-            )
-        port = tail[1:]
+        bad, port = not closed or (tail and not tail.startswith(":")), tail[1:]
     else:
         host, _, port = location.partition(":")
-        if ":" in port:
-            raise HAAddressError(
-                f"{text!r} is not an address: an IPv6 address is written [::1]:8786"
-            )
+        bad = ":" in port
+    if bad:
+        raise HAAddressError(f"{text!r} is not an address: an IPv6 address is written [::1]:8786")
     if not host:
         raise HAAddressError(f"{text!r} is not an address: the host is missing")
     return Endpoint(host, _port(text, port))

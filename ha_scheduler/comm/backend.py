@@ -1,4 +1,4 @@
-"""``ha://`` as a comm backend of distributed: connect to whichever peer leads.
+"""``ha://`` as a comm backend of distributed: a connection to the leader.
 
 Guarantee: ``connect`` returns a comm only to a process that answered, and at most one connection of
 an attempt stays open. The last known leader is tried alone for ``HEAD_START_S``, then every address
@@ -40,7 +40,7 @@ logger = logging.getLogger("distributed.ha.comm")
 HEAD_START_S = 0.25  # a leader on a LAN answers within a few milliseconds
 ATTEMPT_S_MAX = 5.0  # one attempt on one candidate
 RETRY_S_MAX = 0.5
-RETRY_GROWTH = 1.1  # by a tenth of the wait so far: what comes late may be noticed a bit late
+RETRY_GROWTH = 1.1
 LIFE_POLL_S = 0.005
 
 # What turns a plain server into its HA kind when it listens because of an ha:// address.
@@ -104,10 +104,10 @@ class _Race:
         self._attempt = attempt
         self._tasks: dict[asyncio.Task[Comm], Endpoint] = {}
         self._failures: dict[Endpoint, BaseException] = {}
-        self._doubt = asyncio.Event()  # somebody failed
+        self._doubt = asyncio.Event()  # an attempt failed
 
     async def run(self) -> Comm:
-        """A comm to the first to answer; whatever else was begun is closed."""
+        """A comm to the first to answer; all others are closed."""
         first, *rest = self._directory.candidates()
         try:
             self._start(first)
@@ -117,7 +117,7 @@ class _Race:
                 self._start(endpoint)
             return await self._first()
         except asyncio.CancelledError as cancelled:
-            # By the timeout of distributed's connect(), which reports its causes.
+            # By the timeout of distributed's connect(), which reports the cause.
             raise cancelled from self._refusal()
         finally:
             for task in self._tasks:
@@ -127,7 +127,7 @@ class _Race:
         self._tasks[asyncio.ensure_future(self._persist(endpoint))] = endpoint
 
     async def _persist(self, endpoint: Endpoint) -> Comm:
-        """Try one candidate until it answers. Its turn to lead may come at any moment."""
+        """Retry one candidate until it answers."""
         backoff = Backoff(max_s=RETRY_S_MAX, growth=RETRY_GROWTH)
         while True:
             try:
@@ -141,7 +141,7 @@ class _Race:
             await backoff.pause()
 
     async def _head_start(self) -> None:
-        """Leave the known leader alone for a while, unless it fails."""
+        """Wait for the known leader alone, until it fails."""
         (task,) = self._tasks
         doubt = asyncio.ensure_future(self._doubt.wait())
         try:
@@ -173,7 +173,7 @@ class _Race:
 
 
 def why(error: BaseException) -> str:
-    """What is at the bottom of a failed connection. A timeout has no words; its cause may have."""
+    """The root cause of a failed connection, in words."""
     nothing = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
     words = str(error) or nothing
     while error.__cause__ is not None:
@@ -183,7 +183,7 @@ def why(error: BaseException) -> str:
 
 
 def _discard(task: asyncio.Task[Comm]) -> None:
-    """End an attempt; a connection that it makes nevertheless is closed."""
+    """Cancel an attempt; a connection that it still makes is closed."""
 
     def close(done: asyncio.Task[Comm]) -> None:
         if not done.cancelled() and done.exception() is None:
@@ -256,7 +256,7 @@ class HABackend(Backend):
 
 
 def _host_of(loc: str) -> str:
-    """The host to listen on. ``host:0`` is any free port, so this is no endpoint to connect to."""
+    """The host to listen on; ``host:0`` is no endpoint."""
     return loc[1:].partition("]")[0] if loc.startswith("[") else loc.partition(":")[0]
 
 
@@ -281,7 +281,7 @@ def make_workers_ha() -> None:
 
 
 def _make_ha(server: object) -> None:
-    """Make a plain Worker or Nanny that listens because of ``ha://`` follow the leader.
+    """Make a plain Worker or Nanny that listens on ``ha://`` follow the leader.
 
     Plain ``dask worker ha://...`` passes here before it registers, whatever its options:
     ``--no-nanny`` reads its preloads before any address, and the command line gives a Nanny an

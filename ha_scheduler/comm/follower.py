@@ -1,4 +1,4 @@
-"""Following the leaders of a cell: whose word counts, and when a connection is left.
+"""The follower of a cell's leaders: the fence, and when a connection is dropped.
 
 Guarantees, and the order that keeps them:
 
@@ -35,32 +35,32 @@ from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.pool import drop_pooled
 from ha_scheduler.comm.watch import Watch
 
-STUCK_S = 0.5  # an attempt older than this was made to the leader of before
+STUCK_S = 0.5  # an older attempt is with the former leader
 
 T = TypeVar("T")
 
 
 class Fence:
-    """The highest term seen, and what it means for one connection."""
+    """The highest term seen, and its consequence for one connection."""
 
     def __init__(self) -> None:
         self.term = 0  # the highest seen
-        self.joined = 0  # that of the last leader that took us in
-        self._peer: str | None = None  # with whom the connection is; None until it is made
-        self._welcomed = False  # its leader has said that it is of term ``joined``
+        self.joined = 0  # that of the last leader that welcomed us
+        self._peer: str | None = None  # the address of the connection; None until it is made
+        self._welcomed = False  # by a leader of term ``joined``
         self._told: View | None = None  # the newest view since the connection was begun
         self._newest: tuple[int, Endpoint | None] | None = None
 
     def begin(self) -> None:
-        """The former connection is over; the next one is begun."""
+        """A new connection attempt."""
         self._peer, self._welcomed, self._told = None, False, None
 
     def connected(self, peer_address: str) -> None:
-        """The connection is made; its leader has not said its term yet."""
+        """The connection is made; its welcome has not come yet."""
         self._peer, self._welcomed = peer_address, False
 
     def welcomed(self, term: int) -> bool:
-        """The leader of the connection is of ``term``. Whether it may be followed."""
+        """The leader of the connection has ``term``. Returns whether it may be followed."""
         if term < self.term:
             return False
         self.term = self.joined = term
@@ -68,22 +68,22 @@ class Fence:
         return True
 
     def hear(self, view: View) -> bool:
-        """Somebody leads. Whether it is new, and calls may wait for another who led before."""
+        """A view. Returns whether it is new, and calls may wait for a former leader."""
         if view.term < self.term:
             return False
         newest, self._newest = self._newest, (view.term, view.leader_address)
         self.term, self._told = view.term, view
         if not self.joined and self.superseded() is None:
-            return False  # there was nobody before
+            return False  # there was no leader before
         return view.term > self.joined and newest != self._newest
 
     @property
     def is_connected(self) -> bool:
-        """Whether it is known with whom the connection is."""
+        """Whether the connection is made."""
         return self._peer is not None
 
     def superseded(self) -> str | None:
-        """Why the connection is to be left, if it is."""
+        """The reason to drop the connection, if any."""
         told = self._told
         if told is None or told.term <= self.joined or self._peer is None:
             return None
@@ -94,12 +94,12 @@ class Fence:
 
 
 class Follower:
-    """Calls ``leave`` with a reason when the connection is not with the newest leader any more."""
+    """Calls ``leave`` with a reason when the connection is no longer with the newest leader."""
 
     def __init__(self, leave: Callable[[str], None]) -> None:
         self.fence = Fence()
         self.directory: Directory | None = None  # None until it is known
-        self.news = asyncio.Event()  # something changed: try at once
+        self.news = asyncio.Event()  # ends a backoff
         self._leave = leave
         self._scheduler: Any = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -109,7 +109,7 @@ class Follower:
         self._stopped = False
 
     async def attempt(self, connecting: Coroutine[Any, Any, T]) -> T:
-        """Await ``connecting``. Raises ``TimeoutError`` if it was to the leader of before."""
+        """Await ``connecting``. Raises ``TimeoutError`` if it was to a former leader."""
         self.news.clear()
         self.fence.begin()
         self._began = asyncio.get_running_loop().time()
@@ -147,7 +147,7 @@ class Follower:
         return self.directory
 
     def welcomed(self, comm: Any, view: View, watch: bool = True) -> bool:
-        """The leader of the connection says who it is. Whether it may be followed.
+        """The welcome of the connection's leader. Returns whether it may be followed.
 
         A plain address becomes that of a cell, itself included (a VIP), unless the leader names no
         address: then the engine stands alone.
@@ -170,7 +170,7 @@ class Follower:
         return True
 
     def called(self, term: int, leader: str, address: str) -> None:
-        """A leader has presented itself."""
+        """A leader has called this process."""
         known = self.directory.view if self.directory else None
         endpoint = addresses.parse_endpoint(address)
         view = View(known.cell if known else "", term, leader, endpoint)
@@ -179,7 +179,7 @@ class Follower:
         self.hear(view)
 
     def hear(self, view: View) -> None:
-        """Somebody leads: leave whoever led before."""
+        """A view: drop connections to former leaders."""
         if self._stopped:
             return
         if self.fence.hear(view):
@@ -203,7 +203,7 @@ class Follower:
             self._leave(reason)
 
     async def stop(self) -> None:
-        """Follow no more: end the watch and any attempt; a connection stays for the goodbye."""
+        """End the watch and any attempt; a connection stays open for the goodbye."""
         self._stopped = True
         if self._unsubscribe is not None:
             self._unsubscribe()

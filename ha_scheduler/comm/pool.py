@@ -1,11 +1,10 @@
-"""The one place that reaches into distributed's ``ConnectionPool``.
+"""Access to the internals of distributed's ``ConnectionPool``.
 
 Guarantee: after ``drop_pooled`` no call, in flight or to come, waits for a former process at
 ``address``. Comms are aborted, not closed: closing flushes, and a frozen process takes no bytes.
 The pool then does its accounting, as for any broken comm (core.py:1424 and 1531).
 
-Several may follow one cell over the same pool (a worker, and the client of its tasks), so a
-connection that is being made may be ending already.
+A worker and the client of its tasks may share a pool, so an attempt may be ending already.
 """
 
 from __future__ import annotations

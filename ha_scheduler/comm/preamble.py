@@ -1,4 +1,4 @@
-"""The preamble: who the other side of a Dask connection is, before distributed reads any of it.
+"""The preamble: the introduction on a Dask connection, before distributed reads any of it.
 
 Guarantee: under TLS, two processes of ours know and accept each other's version of the protocol
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
@@ -47,17 +47,17 @@ logger = logging.getLogger("distributed.ha.comm")
 ALPN = "dask-ha/1"
 HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, take us many seconds
 
-#: In connection arguments: what the caller says of itself; else it is a client.
-#: In ``Comm.extra_info``: what the other side has said. In distributed's handshake: the versions.
+#: In connection arguments: the caller's introduction; default: of a client.
+#: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
 INTRODUCTION = "introduction"
 
 
 class IntroductionRefused(FatalCommClosedError):
-    """Remote: the other side does not let this process in, now or later; or this one not it."""
+    """Remote: one side refuses the other for good."""
 
 
 def is_final(error: BaseException) -> bool:
-    """A certificate that does not verify, or a version that is refused, will be so in an hour."""
+    """Whether a retry is useless: an invalid certificate, or a refused version."""
     cause = error.__cause__
     return isinstance(error, IntroductionRefused) or isinstance(cause, ssl.SSLCertVerificationError)
 
@@ -69,7 +69,7 @@ def peer_introduction(comm: Comm) -> Introduction | Accepted | None:
 
 
 class TLS(tcp.TLS):
-    """As upstream's; knows what was said before it was made."""
+    """As upstream's, with the introduction."""
 
     def _read_extra(self) -> None:
         super()._read_extra()
@@ -77,7 +77,7 @@ class TLS(tcp.TLS):
 
 
 class TLSListener(tcp.TLSListener):
-    """As upstream's; hears who calls."""
+    """As upstream's; reads an introduction."""
 
     comm_class = TLS
 
@@ -105,7 +105,7 @@ class TLSListener(tcp.TLSListener):
 
 
 class TLSConnector(tcp.TLSConnector):
-    """As upstream's; says who calls."""
+    """As upstream's; sends an introduction."""
 
     comm_class = TLS
 
@@ -136,7 +136,7 @@ class TLSBackend(tcp.TLSBackend):
 
 
 class TCP(tcp.TCP):
-    """As upstream's; says and hears in distributed's handshake what TLS has in the preamble."""
+    """As upstream's, with the introduction as a field of distributed's handshake."""
 
     def handshake_info(self) -> dict[str, Any]:
         return {**super().handshake_info(), INTRODUCTION: msgspec.msgpack.encode(accept())}
@@ -172,7 +172,7 @@ class TCPBackend(tcp.TCPBackend):
 
 
 def register() -> None:
-    """Have every connection that this process makes or takes from now on begin so."""
+    """Replace the transports of this process."""
     backends.update(tcp=TCPBackend(), tls=TLSBackend())
 
 
@@ -186,7 +186,7 @@ def _negotiated(stream: Any) -> bool:
 
 
 async def _hear(stream: Any) -> None:
-    """Let the caller in. Raises ``RefusedError`` when it has heard why not."""
+    """Accept the caller, or refuse it and raise ``RefusedError``."""
     said = await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX)
     try:
         setattr(stream, INTRODUCTION, introduced(said))

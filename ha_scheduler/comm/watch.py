@@ -1,4 +1,4 @@
-"""The watch: a light connection to one peer that tells who leads.
+"""The watch: a light connection to one peer, for views of the cell.
 
 Guarantee: the silent death of the leader is known within two seconds of its successor serving, that
 of the watched peer within ``SILENCE_S``: the watched peer is one that does *not* lead (if there is
@@ -37,11 +37,11 @@ class Watch:
         self._directory = directory
         self._ssl_context = ssl_context
         self._task: asyncio.Task[None] | None = None
-        self._refusal = ""  # said last
-        self.watched: Peer | None = None  # with whom the watch is kept just now
+        self._refusal = ""  # logged last
+        self.watched: Peer | None = None
 
     def start(self) -> None:
-        """Start watching. Does nothing when already started."""
+        """Start watching. Idempotent."""
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._run())
 
@@ -68,7 +68,7 @@ class Watch:
                 tried = {peer.name}
 
     def _choose(self, tried: set[str]) -> Peer | None:
-        """The next peer to try: a follower if possible, at random so that watchers spread."""
+        """The next peer to try: a follower if possible, at random."""
         left = [peer for peer in self._directory.peers if peer.name not in tried]
         followers = [peer for peer in left if not self._leads(peer)]
         return random.choice(followers or left) if left else None
@@ -78,7 +78,7 @@ class Watch:
         return view is not None and view.leader == peer.name
 
     async def _watch(self, peer: Peer) -> bool:
-        """Follow one peer until it fails or leads. Whether it told anything at all."""
+        """Watch one peer until it fails or leads. Returns whether it sent anything."""
         heard = False
         try:
             async with contextlib.aclosing(self._messages(peer)) as messages:
