@@ -1,27 +1,26 @@
-"""What the processes of a cell say to each other, written once.
+"""The protocol between the processes of a cell.
 
-Every connection of ours begins with an ``Introduction`` and its answer (``introduction.py``): both
-sides learn the protocol's version, the release and the features of the other before anything else
-is said. What follows are messages (``codec.py``) in frames (``frames.py``).
+Every connection of ours begins with an ``Introduction`` and its answer (``introduction.py``):
+version, release and features of both sides. Then come messages (``codec.py``) in frames
+(``frames.py``).
 
-The rule for every later release:
+The rules for later releases:
 
-- **A field is added with a default**, and to a ``Part`` at its end. A receiver ignores fields that
-  it does not know, and takes the default of one that did not come. A field is never removed, moved
-  or given another type.
-- **A message that is not known is refused by name** (``UnknownMessage``), and so is one in which a
-  field is missing, of another type or out of range (``MalformedMessage``). Nothing is guessed.
-- **A sender uses nothing that the other side did not announce.** Whatever a release adds gets a
-  name in ``FEATURES``; a message or field of it is sent only to who announced that name.
-- **What cannot be added so changes ``VERSION``**, and peers of different versions refuse each
-  other, saying which one to upgrade. An ``Introduction`` is a map with ``version`` for ever, so
-  that any two releases get as far as this.
+- **A field is added with a default**, and to a ``Part`` at its end. A receiver ignores unknown
+  fields, and takes the default of missing ones. A field is never removed, moved or retyped.
+- **An unknown message is refused by name** (``UnknownMessage``), and so is one with a field that
+  is missing, of another type or out of range (``MalformedMessage``). Nothing is guessed.
+- **A sender uses only announced features.** An addition gets a name in ``FEATURES``; its messages
+  and fields are sent only to processes that announced the name.
+- **Any other change raises ``VERSION``.** Processes of different versions refuse each other, with
+  the one to upgrade. An ``Introduction`` is a map with ``version`` for ever, so that any two
+  releases can do this.
 
-``tests/protocol/test_vocabulary.py`` holds it; ``docs/how-to/add-a-message.md`` is the way to go.
+``tests/protocol/test_vocabulary.py`` holds them; see ``docs/how-to/add-a-message.md``.
 """
 
 from __future__ import annotations
 
 RELEASE = "0.1.0"  # of this package; the build takes it from here
 VERSION = 1  # of the protocol; equal on both sides of every connection
-FEATURES: tuple[str, ...] = ()  # what releases since the first of this VERSION have added
+FEATURES: tuple[str, ...] = ()  # additions since the first release of this VERSION

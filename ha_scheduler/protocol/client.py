@@ -1,10 +1,10 @@
-"""What a client and the engine that leads say to each other, beside what upstream's say.
+"""The protocol between a client and the leading engine, beside upstream's.
 
 The client's first message of a stream is ``Hello``, the engine's ``Welcome`` or ``Stale``. Then
-come the requests that were not acknowledged, and ``Resume``. Requests and answers of upstream's
-that have fields of ours in them keep their form; the names of those fields are here.
+come the unacknowledged requests, and ``Resume``. Upstream's requests and answers keep their form;
+the names of our fields in them are here.
 
-Numbered calls (``CallId``) are made by clients and workers alike.
+Numbered calls (``CallId``) are for clients and workers.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from ha_scheduler.protocol.codec import (
     tag_of,
 )
 
-Key = Any  # of a Dask task, or the name of a coordination object; not looked into
+Key = Any  # of a Dask task, or the name of a coordination object; opaque
 
-#: In a request of the stream: its number in the session, from 1. It is done once.
+#: In a request of the stream: its number in the session, from 1, which makes it idempotent.
 SEQUENCE = "ha_sequence"
 #: Beside the arguments of a call: its ``CallId``.
 CALL = "ha_call"
-#: In ``cancelled-keys``: what was submitted after this request is not meant; and the number to
-#: acknowledge by ``Heard``, or 0.
+#: In ``cancelled-keys``: it excludes submissions after this request; and the number to acknowledge
+#: by ``Heard``, or 0.
 AFTER, NUMBER = "ha_after", "ha_number"
-#: In what a scheduler says of itself (``identity``) and answers to a worker: ``Welcome``.
+#: In ``identity`` and in the answer to a worker: ``Welcome``.
 HA = "ha"
 
-UNKNOWN_KEYS = "unknown-after-failover"  # why the answer to ``Resume`` cancels keys
+UNKNOWN_KEYS = "unknown-after-failover"  # the reason for cancelled keys after ``Resume``
 
-#: Answers to a numbered call: its session is over; it was done, and its answer is not kept.
+#: Answers to a numbered call: its session has expired; it was done, and its answer is lost.
 EXPIRED = {"status": "ha-call-expired"}
 LOST = {"status": "ha-answer-lost"}
 
 
 class Request(Message, tag="request"):
-    """What any request may say of who makes it, be it one of upstream's."""
+    """The sender's fields of any request, upstream's included."""
 
     client: Text | None = None
     ha_sequence: Number = 0
 
 
 class RegisterClient(Message, tag="register-client"):
-    """What we rely on in upstream's registration of a client."""
+    """The fields that we need of upstream's registration of a client."""
 
     client: Text
 
 
 class Hello(Message, tag="ha-hello"):
-    """The client's first message. ``floor``: no sequence up to it will come again."""
+    """The client's first message. ``floor``: sequences up to it are over."""
 
     session: Name
     term: Number  # the highest that the client has seen
@@ -63,10 +63,10 @@ class Hello(Message, tag="ha-hello"):
 
 
 class Resume(Message, tag="ha-resume"):
-    """All that a returning client wants, after what it has submitted again.
+    """All desires of a returning client, after its resubmissions.
 
-    ``finished``: the keys whose results it believes to be there. ``heard``: the cancellations of
-    which it knows. ``scattering``: the keys of data that it has handed over, and was not answered.
+    ``finished``: keys with results, as far as it knows. ``heard``: acknowledged cancellations.
+    ``scattering``: keys of scattered data without an acknowledgement.
     """
 
     keys: tuple[Key, ...]
@@ -76,62 +76,62 @@ class Resume(Message, tag="ha-resume"):
 
 
 class Heard(Message, tag="ha-heard"):
-    """The client has heard of these cancellations, and need not again."""
+    """The client acknowledges these cancellations."""
 
     numbers: tuple[Number, ...]
 
 
 class FireAndForget(Message, tag="ha-fire-and-forget"):
-    """These keys are to be computed, whatever becomes of the client."""
+    """Compute these keys, even without the client."""
 
     keys: tuple[Key, ...]
     ha_sequence: Number
 
 
 class Welcome(Message, tag="ha-welcome"):
-    """The engine says who leads, and where the cell is. No addresses: it stands alone."""
+    """The leader and the addresses of the cell. Without addresses: a standalone engine."""
 
     term: Number
     cell: Name
     leader: Name
     watch: tuple[tuple[Name, Name, Port], ...] = ()  # the peers: name, host, peer port
-    addresses: tuple[Text, ...] = ()  # where engines lead, as Dask writes addresses
+    addresses: tuple[Text, ...] = ()  # of engines, as Dask writes them
 
 
 class Stale(Message, tag="ha-stale"):
-    """The engine's term is over; somebody else leads."""
+    """The engine's term is over."""
 
     term: Number
 
 
 class Committed(Message, tag="ha-committed"):
-    """The cell has these requests of the session."""
+    """Acknowledgement: these requests of the session have committed."""
 
     sequences: tuple[Number, ...]
 
 
 class Subscribed(Message, tag="ha-subscribed"):
-    """Of this topic, events after this time will be told, and those before have been."""
+    """Events of this topic after this time will be sent; earlier ones were."""
 
     topic: str
     after: float
 
 
 class OpenCalls(Message, tag="ha-open-calls"):
-    """Call: a session of numbered calls, under a name that was never used. May be repeated."""
+    """Call: a session of numbered calls, under a unique name. Idempotent."""
 
     session: Name
     owner: Text  # the client's session, or the worker's id
 
 
 class LockForgotten(Message, tag="ha-lock-forgotten"):
-    """Call: whether the lock is not known, and was not closed."""
+    """Call: whether the lock is unknown, and was not closed."""
 
     name: Key
 
 
 class CallId(Message, tag="ha-call"):
-    """Which call this is: each is done once. A slot has one call at a time."""
+    """The identity of a call, which is done once. A slot has one call at a time."""
 
     session: Name
     slot: Number
@@ -144,7 +144,7 @@ _STREAM: dict[str, type[Message]] = {
 
 
 def request(message: Any) -> dict[str, Any]:
-    """A message of a client's stream, checked; one of ours is in it as ``message``.
+    """A checked message of a client's stream; ours are parsed into ``message``.
 
     Raises ``MalformedMessage``.
     """

@@ -1,12 +1,11 @@
-"""Messages: frozen structs whose every field is checked by its annotation.
+"""Messages: frozen structs with fields checked by their annotations.
 
-Guarantee: ``MessageSet.decode`` returns a message whose every field has the type and the range of
-its annotation, or raises ``ProtocolError`` with the name of the message and of the field, whatever
-it is given. A message is a map of its fields with its tag as ``op``, in a frame and in a stream of
-Dask alike: distributed dispatches those by ``op``.
+Guarantee: ``MessageSet.decode`` returns a message with the types and ranges of its annotations, or
+raises ``ProtocolError`` with the message and the field, for any input. A message is a map of its
+fields with its tag as ``op``, in a frame as in a stream of Dask, where distributed dispatches by
+``op``.
 
-A field that is not known is ignored, and one that did not come has its default, if it has one.
-The work is msgspec's: in C, a tenth of a microsecond a message.
+Unknown fields are ignored; missing ones have their default. The work is msgspec's, in C.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 INT_MAX = 2**63 - 1
-SHOWN_CHARS = 80  # of what the other side sent, in an error
+SHOWN_CHARS = 80  # of a remote value in an error
 
 Number = Annotated[int, Meta(ge=0, le=INT_MAX)]  # an index, a term, a count
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -29,7 +28,7 @@ T = TypeVar("T")
 
 
 class ProtocolError(Exception):
-    """Remote: the other side sent what this protocol does not allow; the connection must end."""
+    """Remote: the other side violated the protocol; the connection must end."""
 
 
 class MalformedMessage(ProtocolError):
@@ -42,12 +41,12 @@ class UnknownMessage(ProtocolError):
 
 @dataclass_transform(frozen_default=True)
 class Message(msgspec.Struct, frozen=True, tag_field="op"):
-    """What one process says to another: ``class Ping(Message, tag="ping")``."""
+    """A message between two processes: ``class Ping(Message, tag="ping")``."""
 
 
 @dataclass_transform(frozen_default=True)
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """A part of messages that may hold many of it: an array, without the names of its fields."""
+    """A repeated part of messages: an array, without the names of its fields."""
 
 
 class MessageSet(Generic[T]):
@@ -84,7 +83,7 @@ def tag_of(cls: type[Any]) -> str:
 
 
 def to_op(message: Message) -> dict[str, Any]:
-    """A message for a stream of Dask, which takes parts for arrays."""
+    """A message for a stream of Dask, with parts as arrays."""
     fields = {name: _plain(getattr(message, name)) for name in message.__struct_fields__}
     return {"op": tag_of(type(message)), **fields}
 
@@ -101,7 +100,7 @@ def from_op(cls: type[T], fields: Mapping[str, Any]) -> T:
 
 
 def peek(body: bytes | memoryview, field: str) -> Any:
-    """One field of a message of which nothing else is known; None if there is none."""
+    """One field of an unchecked message, or None."""
     try:
         return msgspec.msgpack.decode(body, type=dict[str, Any]).get(field)
     except (ValueError, OverflowError, RecursionError):
@@ -109,7 +108,7 @@ def peek(body: bytes | memoryview, field: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """What the other side sent, short enough for an error."""
+    """A remote value, shortened for an error."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 

@@ -1,4 +1,4 @@
-"""What operators, and disks that want to join, ask of a peer, and what it answers.
+"""The control protocol: requests of operators and joining disks to a peer.
 
 Each request gets one answer: the one named beside it, or ``Declined``.
 """
@@ -20,19 +20,19 @@ class HistoryRequest(Message, tag="history"):
 
 
 class TransferRequest(Message, tag="transfer"):
-    """Let peer ``to`` lead, or any other; ``Transferred`` when it does."""
+    """Transfer leadership to peer ``to`` (None: to any); ``Transferred`` when it leads."""
 
     to: Name | None = None
 
 
 class CellRequest(Message, tag="cell"):
-    """``FoundingList``, please: the caller does not know which cell this is."""
+    """``FoundingList``, please: the caller does not know the cell."""
 
 
 class JoinRequest(Message, tag="join"):
-    """Let ``disk`` in; ``Taken`` when the leader has begun to.
+    """Add ``disk``; ``Taken`` when the leader has begun it.
 
-    ``replacing``: whether it takes the place of a former disk of its name; None: either.
+    ``replacing``: whether it replaces a former disk of its name; None: either.
     """
 
     disk: Disk
@@ -40,16 +40,16 @@ class JoinRequest(Message, tag="join"):
 
 
 class RemoveRequest(Message, tag="remove"):
-    """Remove ``peer``; ``Taken`` when the leader has begun to."""
+    """Remove ``peer``; ``Taken`` when the leader has begun it."""
 
     peer: Name
 
 
 class Member(msgspec.Struct, frozen=True):
-    """One disk of the cell, as the peer that was asked knows it.
+    """One disk of the cell, as the answering peer knows it.
 
-    ``match`` (entries of the log it is known to hold) and ``lag`` are a leader's knowledge.
-    ``heard_s``: seconds since it was heard of.
+    ``match`` (index of its log) and ``lag`` (entries) are a leader's knowledge. ``heard_s``:
+    seconds since its last gossip.
     """
 
     id: PeerId
@@ -65,7 +65,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
-    """The engine of a peer. ``fed``: it was sent the log up to here; ``lag_s``: seconds behind."""
+    """The engine of a peer. ``fed``: index up to which the log was sent; ``lag_s``: replay lag."""
 
     state: str
     pid: Number
@@ -75,9 +75,9 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
 
 class Status(Message, tag="status-answer"):
-    """What a peer says of itself. Gaps and ``lease_s`` are in seconds.
+    """The status of a peer. Gaps and ``lease_s`` are in seconds.
 
-    ``change``: what a change of the membership waits for; empty: none is under way.
+    ``change``: the obstacle of the membership change in progress; empty: none.
     """
 
     cell: Text
@@ -104,7 +104,7 @@ class Status(Message, tag="status-answer"):
 
 
 class History(Message, tag="history-answer"):
-    """The changes of leader that a peer remembers, oldest first."""
+    """The failovers that a peer remembers, oldest first."""
 
     entries: tuple[Failover, ...]
 
@@ -123,14 +123,11 @@ class FoundingList(Message, tag="founding"):
 
 
 class Taken(Message, tag="taken"):
-    """The leader has taken it on; its end is in the status."""
+    """The leader has begun the change; its end is in the status."""
 
 
 class Declined(Message, tag="declined"):
-    """What was asked for is not done.
-
-    ``passing``: it may be possible in a moment. ``leader``: who may be asked instead.
-    """
+    """The request is not done. ``passing``: a retry may succeed. ``leader``: for the retry."""
 
     reason: Text
     passing: bool = False

@@ -1,19 +1,17 @@
-"""What a peer daemon and its engine say to each other.
+"""The channel between a peer daemon and its engine.
 
-The channel is one socketpair. Its guarantee is order: records reach the engine in the order of the
-log, and what the engine proposes enters the log in the order of its ``Propose`` messages. It has no
-error replies: an engine whose daemon is gone, or a daemon whose engine is gone, sees the end of the
-stream within milliseconds; everything in flight then has an unknown outcome and is settled by the
-log, not by either of them.
+One socketpair. Guarantee: records reach the engine in log order, and proposals enter the log in the
+order of their ``Propose`` messages. There are no error replies: the end of the stream tells either
+side of the other's end within milliseconds, and the log decides the outcome of everything in
+flight.
 
-Start: the daemon introduces itself. Once the engine has accepted, it sends ``EngineSettings``, then
-the ledger as ``RecordCommitted`` with index 0 (the shortest sequence of records that rebuilds
-it), then ``CaughtUp``. From then on each committed record follows as it commits; one that this
-engine itself proposed comes back without its bytes.
+Start: the daemon introduces itself. Once accepted, it sends ``EngineSettings``, then the ledger as
+``RecordCommitted`` with index 0 (the shortest sequence of records that rebuilds it), then
+``CaughtUp``. After that each record follows as it commits; this engine's own proposals come back
+without their bytes.
 
-Beside the channel the two share one page of memory (``shared_lease.py``): the daemon writes how
-long its leadership is certain, and an active engine writes nothing to the stream of a worker or
-client, and answers no request, after that moment.
+The two also share the leader lease, in one page of memory (``shared_lease.py``). After its end an
+active engine writes to no stream of a worker or client, and answers no request.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from ha_scheduler.protocol.peer import PeerAddress
 
 
 class EngineSettings(Message, tag="engine-settings"):
-    """Daemon: the first message. ``options`` are the engine's settings as the CLI took them."""
+    """Daemon: the first message. ``options``: the engine's options of the CLI."""
 
     cell: str
     name: str
@@ -36,8 +34,7 @@ class EngineSettings(Message, tag="engine-settings"):
 class RecordCommitted(Message, tag="committed"):
     """Daemon: one record has committed at ``index`` (0 while the ledger is replayed).
 
-    ``proposal`` is the number of this engine's own ``Propose``, whose bytes are not sent back
-    (``data`` is empty), or 0.
+    ``proposal``: the number of this engine's own ``Propose``, with empty ``data``; or 0.
     """
 
     index: Number
@@ -46,16 +43,13 @@ class RecordCommitted(Message, tag="committed"):
 
 
 class CaughtUp(Message, tag="caught-up"):
-    """Daemon: the ledger up to ``index`` has been sent; what follows is live."""
+    """Daemon: the ledger up to ``index`` was sent; live records follow."""
 
     index: Number
 
 
 class Activate(Message, tag="activate"):
-    """Daemon: this peer leads in ``term``; every record committed before the term has been sent.
-
-    An engine is activated at most once in its life.
-    """
+    """Daemon: this peer leads in ``term``, and all records of earlier terms were sent. Once."""
 
     term: Number
 
@@ -67,7 +61,7 @@ class Ping(Message, tag="ping"):
 
 
 class EngineReady(Message, tag="engine-ready"):
-    """Engine: everything up to ``CaughtUp`` is replayed; it may be activated."""
+    """Engine: the replay up to ``CaughtUp`` is done; it may be activated."""
 
     dashboard: str
 
@@ -80,7 +74,7 @@ class Propose(Message, tag="propose"):
 
 
 class Serving(Message, tag="serving"):
-    """Engine: it listens at ``address`` as the leader of ``term``; tell every watcher."""
+    """Engine: it serves at ``address`` as the leader of ``term``."""
 
     term: Number
     address: str

@@ -1,10 +1,9 @@
 """Frames: four bytes of length (big-endian), then one message as msgpack.
 
-Guarantee: what is read is exactly what the other side packed, in order, or ``ProtocolError`` is
-raised; then the connection is of no use any more. A frame over the limit is refused by its length,
-before any of it is held.
+Guarantee: frames are read as they were packed, in order. ``ProtocolError`` makes the connection
+useless. A frame over the limit is refused by its length, before it is buffered.
 
-The limits are those of what a correct process sends, with room. A stranger gets the smallest one.
+The limits are those of a correct process, with room. A stranger gets the smallest one.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import msgspec
 
 from ha_scheduler.protocol.codec import ProtocolError
 
-INTRODUCTION_BYTES_MAX = 16 * 1024  # some names and a token; a stranger gets no more memory
-REQUEST_BYTES_MAX = 64 * 1024  # what a watcher or an operator may send in one frame
+INTRODUCTION_BYTES_MAX = 16 * 1024  # some names and a token, of a stranger
+REQUEST_BYTES_MAX = 64 * 1024  # of an operator
 WATCH_BYTES_MAX = 1024 * 1024  # a view names a handful of peers
 CONTROL_BYTES_MAX = 4 * 1024 * 1024  # an answer to an operator; a history is some kilobytes
 ENGINE_BYTES_MAX = 4 * 1024 * 1024  # a record is at most 768 KiB
@@ -38,11 +37,11 @@ def pack(message: Any) -> bytes:
 
 
 class Decoder:
-    """Turns the chunks of a stream into the bodies of frames, for ``MessageSet.decode``."""
+    """From chunks of a stream to bodies of frames, for ``MessageSet.decode``."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = bytearray()  # of a frame that has not come whole
+        self._rest = bytearray()  # of an incomplete frame
 
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies that ``data`` completes. Raises ``ProtocolError``."""
@@ -55,7 +54,7 @@ class Decoder:
         return bodies
 
     def _take(self, data: bytes | bytearray, bodies: list[bytes]) -> int:
-        """Append the bodies of the whole frames; where the next frame begins."""
+        """Append the bodies of complete frames. Returns the start of the next frame."""
         start, have = 0, len(data)
         while have - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(data, start)
@@ -70,24 +69,21 @@ class Decoder:
 
 
 async def read(exactly: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
-    """The next body of a stream of which ``exactly(n)`` reads n bytes.
+    """The next body of a stream; ``exactly(n)`` reads n bytes, and its errors propagate.
 
-    That is ``StreamReader.readexactly``, or ``read_bytes`` of a tornado stream. Raises
-    ``ProtocolError``, and what ``exactly`` raises.
+    ``exactly`` is ``StreamReader.readexactly``, or ``read_bytes`` of a tornado stream. Raises
+    ``ProtocolError``.
     """
     return await exactly(_length_of(await exactly(_LENGTH.size), limit))
 
 
 def receive(exactly: Callable[[int], bytes], limit: int) -> bytes:
-    """``read`` for who blocks."""
+    """``read``, blocking."""
     return exactly(_length_of(exactly(_LENGTH.size), limit))
 
 
 async def read_some(reader: asyncio.StreamReader, decoder: Decoder) -> list[bytes]:
-    """The next bodies of a stream that brings many, at least one: all of one packet in one step.
-
-    Raises ``ProtocolError``, ``EOFError`` at the end.
-    """
+    """The next bodies of a busy stream, at least one. Raises ``ProtocolError``, ``EOFError``."""
     while True:
         data = await reader.read(READ_BYTES)
         if not data:

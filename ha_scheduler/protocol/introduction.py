@@ -1,8 +1,7 @@
-"""The first words of every connection: who calls and why, and whether that is agreed to.
+"""The introduction: the handshake of every connection.
 
-Guarantee: nothing else is said before both sides know that they speak the same version of the
-protocol, and what the other one can do. A refusal says why in words for the operator of the other
-side; one for the version says which of the two to upgrade.
+Guarantee: before any other message, both sides agree on the protocol version and know the other's
+features. A refusal gives its reason for the operator of the other side, or the side to upgrade.
 
 The caller sends ``Introduction`` and gets ``Accepted`` or ``Refused``. On the ports of Dask this
 comes before distributed's handshake, which unpickles.
@@ -27,7 +26,7 @@ from ha_scheduler.protocol.codec import (
     peek,
 )
 
-TIMEOUT_S = 5.0  # that a caller has to say who it is, TLS included
+TIMEOUT_S = 5.0  # for an introduction, TLS included
 TOKEN_BYTES_MAX = 8 * 1024
 FEATURES_MAX = 256
 
@@ -36,7 +35,7 @@ Token = Annotated[bytes, Meta(max_length=TOKEN_BYTES_MAX)]
 
 
 class Kind(enum.StrEnum):
-    """What a connection is for."""
+    """The kind of a connection."""
 
     CLIENT = "client"  # a client's, to an engine or a worker
     WORKER = "worker"  # a worker's or a nanny's, to an engine or to one another
@@ -49,9 +48,8 @@ class Kind(enum.StrEnum):
 class Introduction(Message, tag="introduction"):
     """The caller's first message.
 
-    ``kind`` is a ``Kind``, or one of a later release. ``cell`` is empty for who does not know it
-    yet, ``name`` for who has none. ``token`` is what the caller proves itself with beside its
-    certificate; no release looks at it yet.
+    ``kind``: a ``Kind``, or one of a later release. ``cell``: empty for a newcomer; ``name``: empty
+    for a caller without one. ``token``: credentials beside the certificate, unused so far.
     """
 
     version: Number
@@ -64,7 +62,7 @@ class Introduction(Message, tag="introduction"):
 
 
 class Accepted(Message, tag="accepted"):
-    """The answer to a caller that is let in."""
+    """The answer to an admitted caller."""
 
     version: Number
     release: Name
@@ -72,17 +70,14 @@ class Accepted(Message, tag="accepted"):
 
 
 class Refused(Message, tag="refused"):
-    """The answer to a caller that is not.
-
-    ``gone``: the caller's disk does not belong to the cell any more, and never will again.
-    """
+    """The answer to a refused caller. ``gone``: its disk has left the cell for ever."""
 
     reason: Text
     gone: bool = False
 
 
 class RefusedError(Exception):
-    """Remote: the other side does not let us in; its reason is for the operator."""
+    """Remote: the other side refuses us, with a reason for the operator."""
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         """``gone`` as in ``Refused``."""
@@ -95,31 +90,31 @@ _ANSWERS: MessageSet[Accepted | Refused] = MessageSet(Accepted | Refused)
 
 
 def introduce(kind: Kind, cell: str = "", name: str = "") -> Introduction:
-    """What this process says first."""
+    """The introduction of this process."""
     return Introduction(VERSION, RELEASE, FEATURES, kind, cell, name)
 
 
 def accept() -> Accepted:
-    """What this process answers to who is let in."""
+    """This process's answer to an admitted caller."""
     return Accepted(VERSION, RELEASE, FEATURES)
 
 
 def introduced(body: bytes) -> Introduction:
     """The caller's introduction, of our version.
 
-    Raises ``RefusedError`` with what the caller is to be told, and ``ProtocolError``.
+    Raises ``RefusedError`` with the reason for the caller, and ``ProtocolError``.
     """
     try:
         introduction = _INTRODUCTIONS.decode(body)
     except MalformedMessage:
-        _compare(peek(body, "version"), VERSION)  # of another version it may be anything else
+        _compare(peek(body, "version"), VERSION)  # another version may have other fields
         raise
     _compare(introduction.version, VERSION)
     return introduction
 
 
 def accepted(body: bytes) -> Accepted:
-    """The other side has let us in. Raises ``RefusedError`` and ``ProtocolError``."""
+    """The answer that admits us. Raises ``RefusedError`` and ``ProtocolError``."""
     answer = _ANSWERS.decode(body)
     if isinstance(answer, Refused):
         raise RefusedError(answer.reason, gone=answer.gone)
@@ -130,7 +125,7 @@ def accepted(body: bytes) -> Accepted:
 async def call(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, introduction: Introduction
 ) -> Accepted:
-    """Introduce this process to who listens. Raises as ``accepted``, and at the stream's end."""
+    """Introduce this process. Raises as ``accepted``, and at the stream's end."""
     writer.write(frames.pack(introduction))
     return accepted(await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX))
 

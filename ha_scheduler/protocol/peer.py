@@ -1,9 +1,8 @@
-"""What the peers of a cell say to each other.
+"""The protocol between the peers of a cell.
 
-Each line begins with ``PeerHello``, sent right behind the introduction and answered like one. A
-line brings ``RaftMessage`` and ``Gossip`` in one direction; the connection of a snapshot goes to
-and fro: ``SnapshotOffer`` and how much of it is held, the chunks, ``SnapshotEnd`` and
-``SnapshotInstalled``.
+Each connection begins with ``PeerHello``, sent right behind the introduction and answered like one.
+A stream carries ``RaftMessage`` and ``Gossip`` in one direction. A snapshot's connection carries
+``SnapshotOffer`` ← ``SnapshotHeld``, the chunks, ``SnapshotEnd`` ← ``SnapshotInstalled``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ StreamName = Annotated[bytes, Meta(min_length=STREAM_NAME_BYTES, max_length=STRE
 
 
 class PeerAddress(Part):
-    """Where one peer of the cell is reached: ``host``, its peer port and its Dask port."""
+    """The addresses of one peer: ``host``, its peer port and its Dask port."""
 
     name: Name
     host: Name
@@ -32,7 +31,7 @@ class PeerAddress(Part):
 
 
 class Disk(Part):
-    """How a peer describes itself and its disk: ``PeerNamed`` of the ledger, before it is there."""
+    """A peer's description of itself and its disk: a ``PeerNamed`` before its commit."""
 
     peer: PeerId
     disk: Number
@@ -44,7 +43,7 @@ class Disk(Part):
 
 
 class Purpose(enum.StrEnum):
-    """Why a peer dials a peer."""
+    """The purpose of a connection between peers."""
 
     CONTROL = "control"
     BULK = "bulk"
@@ -52,10 +51,10 @@ class Purpose(enum.StrEnum):
 
 
 class PeerHello(Message, tag="peer-hello"):
-    """The caller is disk ``own`` and means the disk ``to_id`` of peer ``to``.
+    """From disk ``own`` to the disk ``to_id`` of peer ``to``.
 
-    ``fresh``: its log is empty. ``promise_ms``: for so long it elects nobody after it has heard a
-    leader, which all peers must agree on.
+    ``fresh``: its log is empty. ``promise_ms``: time without a vote after each message of a leader,
+    equal on all peers.
     """
 
     to: Name
@@ -67,13 +66,13 @@ class PeerHello(Message, tag="peer-hello"):
 
 
 class RaftMessage(Message, tag="raft"):
-    """A message of the core, as ``raft.wire`` has it and checks it."""
+    """A message of the core, in the format of ``raft.wire``."""
 
     body: msgspec.Raw
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """One change of leader. ``phases``: name → seconds after ``started``; ``details`` by phase.
+    """One failover. ``phases``: name → seconds after ``started``; ``details`` by phase.
 
     ``started`` is wall clock, in seconds since the epoch.
     """
@@ -86,11 +85,11 @@ class Failover(msgspec.Struct, frozen=True):
 
 
 class Gossip(Message, tag="gossip"):
-    """What a peer says of itself, beside the consensus.
+    """A peer's news of itself, beside the consensus.
 
-    ``ready``: its engine could lead at once. ``applied``: up to here its ledger has come.
-    ``serving``: the term, name and engine's address of a leader that serves, from itself alone.
-    ``history``: the newest changes of leader. ``disks``: id and disk of who belongs to the cell.
+    ``ready``: its engine could lead at once. ``applied``: its applied index. ``serving``: term,
+    name and engine's address, from a serving leader alone. ``history``: the newest failovers.
+    ``disks``: the ids in the peer table, each with its disk.
     """
 
     ready: bool
@@ -101,7 +100,7 @@ class Gossip(Message, tag="gossip"):
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):
-    """A ledger is about to be sent: the name of its stream, which no other has, and its tables.
+    """The begin of a snapshot: the unique name of its stream, and its tables.
 
     ``format``: that of the sender's records and tables.
     """
@@ -112,25 +111,25 @@ class SnapshotOffer(Message, tag="snapshot-offer"):
 
 
 class SnapshotHeld(Message, tag="snapshot-held"):
-    """So many chunks of that very stream are held; go on from there."""
+    """The number of held chunks of this stream; the sender resumes there."""
 
     chunks: Number
 
 
 class SnapshotChunk(Message, tag="snapshot-chunk"):
-    """The next chunk, as ``ledger.dump`` made it."""
+    """The next chunk of ``ledger.dump``."""
 
     data: bytes
 
 
 class SnapshotEnd(Message, tag="snapshot-end"):
-    """All chunks were sent; the core's message about them."""
+    """The end of the chunks, with the core's message."""
 
     body: msgspec.Raw
 
 
 class SnapshotInstalled(Message, tag="snapshot-installed"):
-    """The ledger was replaced by what was sent."""
+    """Acknowledgement: the snapshot is installed."""
 
 
 HELLO: MessageSet[PeerHello] = MessageSet(PeerHello)

@@ -1,4 +1,4 @@
-"""What a peer tells who watches it: who leads. A watcher says nothing after its introduction."""
+"""The watch protocol: views from a peer to its watchers, which send an introduction alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from ha_scheduler.protocol.peer import PeerAddress
 
 
 class WatchView(Message, tag="view"):
-    """Who leads, as this peer knows it: sent at first and at each change.
+    """The leader, as this peer knows it: sent first and at each change.
 
-    ``address`` is that of the leader's engine, and empty while it does not serve.
+    ``address``: of the leader's engine; empty while it does not serve.
     """
 
     cell: Text
