@@ -12,13 +12,28 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 for _role in ("SCHEDULER", "WORKER"):
     os.environ.setdefault(f"DASK_DISTRIBUTED__{_role}__VALIDATE", "true")
 
+#: Not the one of all programs of this machine: whoever starts looks at everything that is there.
+_scratch = tempfile.TemporaryDirectory(prefix="dask-ha-tests-", ignore_cleanup_errors=True)
+os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", _scratch.name)
+set_hypothesis_home_dir(_scratch.name)  # processes that share one write its files at once
+
+#: Folders of tests that start processes of their own, and measure how these do in time.
+SYSTEM = frozenset({"cli", "demo", "deploy", "examples", "peer", "system", "worker"})
+TESTS = Path(__file__).resolve().parent
 DEADLINE_S = 60 * float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
+
+
+def pytest_unconfigure() -> None:
+    _scratch.cleanup()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,3 +49,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(within_its_deadline())
     return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SYSTEM.intersection(item.path.relative_to(TESTS).parts):
+            item.add_marker(pytest.mark.system)

@@ -93,7 +93,7 @@ class Peers:
                     members = by_name[answer["leader"]]["members"]
                     if all(m["engine_ready"] or m["name"] == answer["leader"] for m in members):
                         return str(answer["leader"])
-            time.sleep(0.1)
+            time.sleep(0.5)  # each question is a process
         logs = "\n".join(path.read_text() for path in self.directory.glob("*.log"))
         raise AssertionError(f"no leader with all peers up: {answer}\n{logs}")
 

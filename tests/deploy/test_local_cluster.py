@@ -161,7 +161,7 @@ def test_nothing_is_left_behind_by_a_program_that_forgets_to_close() -> None:
     code = (
         "from ha_scheduler import LocalHACluster\n"
         "from tests.deploy.test_local_cluster import processes\n"
-        "cluster = LocalHACluster(n_peers=1, n_workers=1)\n"
+        "cluster = LocalHACluster(n_peers=1, n_workers=1, dashboard_address=None)\n"
         "print(cluster.directory, *(process.pid for process in processes(cluster)))\n"
     )
     done = subprocess.run(
@@ -180,7 +180,9 @@ def test_nothing_is_left_behind_by_a_program_that_forgets_to_close() -> None:
 
 def test_it_can_be_awaited() -> None:
     async def use() -> int:
-        async with LocalHACluster(n_peers=3, n_workers=1, asynchronous=True) as cluster:
+        async with LocalHACluster(
+            n_peers=3, n_workers=1, dashboard_address=None, asynchronous=True
+        ) as cluster:
             async with cluster.get_client() as client:
                 leader = await cluster.find_leader()
                 leader.kill()
@@ -198,7 +200,7 @@ def test_it_can_be_awaited() -> None:
 def test_a_cell_carries_on_with_its_data(tmp_path: Path) -> None:
     def term() -> int:
         options: dict[str, Any] = {"n_peers": 1, "n_workers": 0, "data_dir": tmp_path / "cell"}
-        with LocalHACluster(**options) as cluster:
+        with LocalHACluster(dashboard_address=None, **options) as cluster:
             return int(cluster.history()[-1]["term"])
 
     assert term() < term()
@@ -208,7 +210,9 @@ def test_a_cell_carries_on_with_its_data(tmp_path: Path) -> None:
 
 def test_plaintext_must_be_asked_for() -> None:
     with (
-        LocalHACluster(n_peers=1, n_workers=1, security=False, nanny=False) as cluster,
+        LocalHACluster(
+            n_peers=1, n_workers=1, security=False, nanny=False, dashboard_address=None
+        ) as cluster,
         cluster.get_client() as client,
     ):
         assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2
@@ -224,7 +228,7 @@ def test_configuration_of_the_caller_is_that_of_peers_and_workers() -> None:
 
     with (
         dask.config.set({"answer": 42}),
-        LocalHACluster(n_peers=1, n_workers=1) as cluster,
+        LocalHACluster(n_peers=1, n_workers=1, dashboard_address=None) as cluster,
         cluster.get_client() as client,
     ):
         assert list(client.run(worker_has).values()) == [42]
@@ -265,7 +269,10 @@ def test_leaders_that_are_lost_while_it_starts_do_not_fail_the_start(
 ) -> None:
     other = {"calls": "subscriptions_to_lose", "subscription": "calls_to_lose"}[lost]
     monkeypatch.setattr(Unlucky, other, 0)
-    with Unlucky(n_peers=1, n_workers=1) as cluster, cluster.get_client() as client:
+    with (
+        Unlucky(n_peers=1, n_workers=1, nanny=False, dashboard_address=None) as cluster,
+        cluster.get_client() as client,
+    ):
         assert not cluster.calls_to_lose
         assert not cluster.subscriptions_to_lose
         assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2

@@ -73,7 +73,12 @@ class KeptLog:
 
 def new_scheduler() -> Scheduler:
     return Scheduler(
-        host="127.0.0.1", port=0, protocol="tcp://", dashboard_address=":0", validate=True
+        host="127.0.0.1",
+        port=0,
+        protocol="tcp://",
+        dashboard=False,
+        dashboard_address=":0",
+        validate=True,
     )
 
 
@@ -140,7 +145,8 @@ class Pair:
     The follower replays each record when the leader writes it, as a hot standby does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard: bool = False) -> None:
+        self.dashboard = dashboard
         self.ports = free_ports("127.0.0.1", 2)
         self.address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.log = KeptLog()
@@ -160,6 +166,7 @@ class Pair:
             host="127.0.0.1",
             port=self.ports[number],
             protocol="tcp://",
+            dashboard=self.dashboard,
             dashboard_address=":0",
             validate=True,
         )
@@ -208,9 +215,9 @@ class Pair:
 
 
 @asynccontextmanager
-async def pair(workers: int = 2) -> AsyncIterator[Pair]:
-    """A started pair, which ends with the test."""
-    both = Pair()
+async def pair(workers: int = 2, dashboard: bool = False) -> AsyncIterator[Pair]:
+    """A started pair, which ends with the test. A dashboard takes longer than all the rest."""
+    both = Pair(dashboard)
     await both.start(workers)
     try:
         yield both

@@ -53,7 +53,9 @@ class Recipient(Server):  # type: ignore[misc]
 @asynccontextmanager
 async def leader_and_recipient() -> AsyncIterator[tuple[Scheduler, Switch, Recipient]]:
     switch = Switch()
-    scheduler = Scheduler(host="127.0.0.1", port=0, dashboard_address=":0", lease=switch)
+    scheduler = Scheduler(
+        host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0", lease=switch
+    )
     await scheduler.activate(1, KeptLog(), lambda phase, detail: None)
     recipient = Recipient()
     await recipient.listen("tcp://127.0.0.1:0")

@@ -51,7 +51,7 @@ async def codes(scheduler: Scheduler, paths: list[str], worker: str) -> dict[str
 
 @asynccontextmanager
 async def furnished() -> AsyncIterator[tuple[Pair, str]]:
-    async with pair() as both:
+    async with pair(dashboard=True) as both:
         held = both.client.submit(work, 1, key="x")
         await held
         running = both.client.submit(blocked, 2, key="running")

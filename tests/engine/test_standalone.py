@@ -20,7 +20,12 @@ from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import eventually
 from tests.standalone import Scheduler
 
-QUIET: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": ":0", "validate": True}
+QUIET: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "dashboard": False,
+    "dashboard_address": ":0",
+    "validate": True,
+}
 
 
 async def test_it_starts_serves_and_closes_as_upstreams_does() -> None:
