@@ -28,6 +28,7 @@ set_hypothesis_home_dir(_scratch.name)  # processes that share one write its fil
 
 #: Folders of tests that start processes of their own, and measure how these do in time.
 SYSTEM = frozenset({"cli", "demo", "deploy", "examples", "peer", "system", "worker"})
+PARTS = ("waiting", "system")
 TESTS = Path(__file__).resolve().parent
 DEADLINE_S = 60 * float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 
@@ -51,8 +52,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=PARTS, help="only these tests; see docs/testing.md")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if SYSTEM.intersection(item.path.relative_to(TESTS).parts):
             item.add_marker(pytest.mark.system)
+    part = config.getoption("--part")
+    if part is not None:
+        parts: dict[str, list[pytest.Item]] = {name: [] for name in PARTS}
+        for item in items:
+            parts["system" if "system" in item.keywords else "waiting"].append(item)
+        items[:] = parts.pop(part)
+        config.hook.pytest_deselected(items=[item for rest in parts.values() for item in rest])
