@@ -181,6 +181,7 @@ class Pair:
         leader.recorder.flush()
         leader.recorder = None
         leader._stop_listeners()
+        leader.http_server.stop()
         for comm in list(leader._comms):
             comm.abort()
         for callback in leader.periodic_callbacks.values():
