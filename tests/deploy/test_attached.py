@@ -58,9 +58,9 @@ async def has(cluster: HACluster, n: int) -> None:
 def tell(cluster: HACluster, welcome: Welcome, address: str) -> None:
     """As the watch of a cell does."""
     view = View.from_welcome(welcome)
-    cell = cluster._follower.cell
-    assert cell is not None
-    cell.observe(dataclasses.replace(view, leader_address=parse_endpoint(address)))
+    directory = cluster._follower.directory
+    assert directory is not None
+    directory.observe(dataclasses.replace(view, leader_address=parse_endpoint(address)))
 
 
 def test_only_a_cell_can_be_attached_to() -> None:

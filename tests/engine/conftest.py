@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -31,6 +31,23 @@ def _a_failed_recovery_is_a_failed_test(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("the recovery failed, as the log says")
 
     monkeypatch.setattr(recovery, "end_engine", end_loop)
+
+
+@pytest.fixture(autouse=True)
+def _no_http_server_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A follower that a test just drops would leave its own to the garbage collector."""
+    servers: list[Any] = []
+    start = Scheduler.start_http_server
+
+    def start_and_note(self: Scheduler, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        servers.append(self.http_server)
+
+    monkeypatch.setattr(Scheduler, "start_http_server", start_and_note)
+    yield
+    for server in servers:
+        for sock in server._sockets.values():
+            sock.close()
 
 
 class KeptLog:

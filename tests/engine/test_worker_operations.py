@@ -15,6 +15,7 @@ import pytest
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from ha_scheduler.deploy.ports import free_ports
 from tests.engine.conftest import Pair, end, eventually, pair, rebuild, start_worker
 from tests.engine.counted import begin, on_each_worker, runs, work
 from tests.engine.interruptions import another_client, open_sessions
@@ -234,8 +235,10 @@ async def test_a_call_whose_caller_gave_up_does_not_take_the_next_ones_answer() 
 
 @pytest.mark.parametrize("op", ["retire_workers", "restart_workers"])
 async def test_nobody_goes_for_another_one_that_was_at_the_same_address(op: str) -> None:
-    async with pair() as both:
-        old, _ = both.workers
+    (port,) = free_ports("127.0.0.1", 1)  # no connection takes it between the two
+    async with pair(1) as both:
+        old = await start_worker(both.address, port=port, dashboard_address=":0")
+        both.workers.append(old)
         await open_sessions(both)
         both.leader.recorder.flush()
         commit = both.log.hold()
@@ -246,7 +249,6 @@ async def test_nobody_goes_for_another_one_that_was_at_the_same_address(op: str)
         await eventually(lambda: bool(both.leader.retirements))
         await old.close()
         await eventually(lambda: old.address not in both.leader.workers)
-        port = int(old.address.rpartition(":")[2])
         new = await start_worker(both.address, port=port, dashboard_address=":0")
         assert new.address == old.address
         both.workers.append(new)
