@@ -10,31 +10,33 @@ workers inherit it.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from tests.deadlines import SCALE
+
 for _role in ("SCHEDULER", "WORKER"):
     os.environ.setdefault(f"DASK_DISTRIBUTED__{_role}__VALIDATE", "true")
 
 #: Not the one of all programs of this machine: whoever starts looks at everything that is there.
-_scratch = tempfile.TemporaryDirectory(prefix="dask-ha-tests-", ignore_cleanup_errors=True)
-os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", _scratch.name)
-set_hypothesis_home_dir(_scratch.name)  # processes that share one write its files at once
+_scratch = tempfile.mkdtemp(prefix="dask-ha-tests-")
+atexit.register(shutil.rmtree, _scratch, ignore_errors=True)  # after Dask has emptied it
+os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", _scratch)
+set_hypothesis_home_dir(_scratch)  # processes that share one write its files at once
 
 #: Folders of tests that start processes of their own, and measure how these do in time.
 SYSTEM = frozenset({"cli", "demo", "deploy", "examples", "peer", "system", "worker"})
 PARTS = ("waiting", "system")
 TESTS = Path(__file__).resolve().parent
-DEADLINE_S = 60 * float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
-
-
-def pytest_unconfigure() -> None:
-    _scratch.cleanup()
+DEADLINE_S = 60 * SCALE
+os.environ.setdefault("PYTEST_TIMEOUT", str(120 * SCALE))  # of any test, as pytest-timeout has it
 
 
 @pytest.hookimpl(tryfirst=True)

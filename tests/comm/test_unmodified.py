@@ -17,10 +17,11 @@ from distributed import Security
 
 from client_replay import Client
 from ha_scheduler.deploy.ports import free_ports
+from tests.deadlines import SCALE
 
 pytestmark = pytest.mark.system
 
-DEADLINE_S = 60
+DEADLINE_S = 60 * SCALE
 SCRIPT = """
 import sys
 from distributed import Client, Security

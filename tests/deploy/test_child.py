@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from ha_scheduler.deploy.child import ChildProcess
+from tests.deadlines import SCALE
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 20 * float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
+DEADLINE_S = 20 * SCALE
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -22,10 +22,10 @@ from client_replay.rpc import REPEATS_MAX
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.cell import LocalCellError
 from ha_scheduler.errors import ControlError
+from tests.deadlines import SCALE
 
 pytestmark = pytest.mark.system
 
-SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 DEADLINE_S = 30 * SCALE
 
 
@@ -44,7 +44,7 @@ def processes(cluster: LocalHACluster) -> list[psutil.Process]:
 def shared() -> Iterator[LocalHACluster]:
     """A cluster for the tests that leave it as they found it."""
     with LocalHACluster(
-        n_peers=3, n_workers=2, name="shared", leader_timeout=10 * SCALE
+        n_peers=3, n_workers=2, name="shared", leader_timeout=30 * SCALE
     ) as cluster:
         yield cluster
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import SCALE
+
 pytestmark = pytest.mark.system
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-DEADLINE_S = 100 * float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
+DEADLINE_S = 100 * SCALE
 
 #: Program -> all that it prints, as a regular expression.
 SAYS = {

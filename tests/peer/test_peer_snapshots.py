@@ -35,13 +35,14 @@ from ha_scheduler.protocol.peer import (
 from ha_scheduler.raft.messages import Membership, Message, MessageKind, SnapshotMeta
 from ha_scheduler.raft.wire import message_to_wire
 from ha_scheduler.storage.port import LedgerView
+from tests.deadlines import SCALE
 from tests.twins.tables import MemoryTables
 
 ROWS = 40
 ROW_BYTES = 200 * 1024
 LEDGER_BYTES = ROWS * ROW_BYTES
 META = SnapshotMeta(7, 1, Membership((1, 2)))
-DEADLINE_S = 20.0
+DEADLINE_S = 20 * SCALE
 
 
 def ledger(fill: int = 1) -> MemoryTables:

@@ -22,8 +22,8 @@ from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.introduction import Introduction
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
 from ha_scheduler.security.tls import client_context
+from tests.deadlines import SCALE
 
-SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from ha_scheduler.ledger import records as r
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import PeerStore, WriteBatch
+from tests.deadlines import SCALE
 from tests.twins.store import MemoryStore
 
-SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 DEADLINE_S = 10.0 * SCALE  # seconds; only ever reached by a failing test
 
 

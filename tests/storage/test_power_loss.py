@@ -25,8 +25,8 @@ from storage_helpers import open_store
 
 from ha_scheduler.storage import scrub
 from ha_scheduler.storage.errors import StorageError
+from tests.deadlines import SCALE
 
-SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 * SCALE)]
 
 IMAGE_BYTES = 192 * 1024 * 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +21,9 @@ from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.errors import ControlError
 from ha_scheduler.failpoints import VARIABLE
 from tests.cells import clear, on_leader
+from tests.deadlines import SCALE
 
 #: Deadlines are for a machine with two cores to itself; a slower one sets a larger factor.
-SCALE = float(os.environ.get("DASK_HA_TEST_SCALE", "1"))
 DEADLINE_S = 30 * SCALE
 LEADER_TIMEOUT_S = 10 * SCALE  # ``cluster.leader`` waits this long for one
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ha_scheduler.deploy import ports
+from tests.deadlines import SCALE
 
 ROOT = Path(__file__).parents[2]
 ENGINE = Path(__file__).with_name("filelog_engine.py")
@@ -26,7 +27,7 @@ def free_ports(count: int) -> list[int]:
 
 def eventually(condition: Callable[[], Any], within_s: float, what: str) -> Any:
     """The first true value of ``condition``."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * SCALE
     while time.monotonic() < deadline:
         value = condition()
         if value:

@@ -14,6 +14,8 @@ from typing import Any
 from distributed.comm import CommClosedError
 from distributed.core import Server, Status
 
+from tests.deadlines import SCALE
+
 
 class ScriptedLeader(Server):  # type: ignore[misc]
     """Takes workers and clients. Start with ``await leader``; ``leader.port`` is where."""
@@ -147,7 +149,7 @@ class ScriptedLeader(Server):  # type: ignore[misc]
 
 async def until(condition: Callable[[], Any], within_s: float = 5.0) -> Any:
     """The first true value of ``condition``."""
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(within_s * SCALE):
         while True:
             value = condition()
             if value:
