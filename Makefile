@@ -20,11 +20,11 @@ demo: $(VENV)/.demo
 demo-serve: $(VENV)/.demo
 	$(BIN)/python -m demo --serve
 
-# Those that start processes of their own have the machine for themselves (docs/testing.md).
+# Most tests wait more than they work; the others have the machine for themselves (docs/testing.md).
 NONE_WILL_DO := || test $$? -eq 5  # as pytest says that no test was chosen
 test: $(VENV)/.demo $(VENV)/.test
-	$(BIN)/python -m pytest -q --part=waiting -n 3 $(PYTEST_ARGS) $(NONE_WILL_DO)
-	$(BIN)/python -m pytest -q --part=system $(PYTEST_ARGS) $(NONE_WILL_DO)
+	$(BIN)/python -m pytest -q --part=parallel -n 3 $(PYTEST_ARGS) $(NONE_WILL_DO)
+	$(BIN)/python -m pytest -q --part=alone $(PYTEST_ARGS) $(NONE_WILL_DO)
 
 test-versions:
 	scripts/test-versions $(PYTEST_ARGS)

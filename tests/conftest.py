@@ -31,9 +31,9 @@ atexit.register(shutil.rmtree, _scratch, ignore_errors=True)  # after Dask has e
 os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", _scratch)
 set_hypothesis_home_dir(_scratch)  # processes that share one write its files at once
 
-#: Folders of tests that start processes of their own, and measure how these do in time.
-SYSTEM = frozenset({"cli", "demo", "deploy", "examples", "peer", "system", "worker"})
-PARTS = ("waiting", "system")
+#: Tests that keep several cells of real processes busy: one after the other.
+ALONE = frozenset({"deploy", "system", "test_cli_system.py"})
+PARTS = ("parallel", "alone")
 TESTS = Path(__file__).resolve().parent
 DEADLINE_S = 60 * SCALE
 os.environ.setdefault("PYTEST_TIMEOUT", str(120 * SCALE))  # of any test, as pytest-timeout has it
@@ -58,15 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", choices=PARTS, help="only these tests; see docs/testing.md")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if SYSTEM.intersection(item.path.relative_to(TESTS).parts):
-            item.add_marker(pytest.mark.system)
     part = config.getoption("--part")
-    if part is not None:
-        parts: dict[str, list[pytest.Item]] = {name: [] for name in PARTS}
-        for item in items:
-            parts["system" if "system" in item.keywords else "waiting"].append(item)
-        items[:] = parts.pop(part)
-        config.hook.pytest_deselected(items=[item for rest in parts.values() for item in rest])
+    if part is None:
+        return
+    parts: dict[str, list[pytest.Item]] = {name: [] for name in PARTS}
+    for item in items:
+        alone = ALONE.intersection(item.path.relative_to(TESTS).parts)
+        parts["alone" if alone else "parallel"].append(item)
+    items[:] = parts.pop(part)
+    config.hook.pytest_deselected(items=[item for rest in parts.values() for item in rest])
