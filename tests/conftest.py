@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.deadlines import SCALE
@@ -30,6 +31,9 @@ _scratch = tempfile.mkdtemp(prefix="dask-ha-tests-")
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)  # after Dask has emptied it
 os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", _scratch)
 set_hypothesis_home_dir(_scratch)  # processes that share one write its files at once
+# A process that shares the cores with two others, and makes those files first, is slow at times.
+settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 #: Tests that keep several cells of real processes busy: one after the other.
 ALONE = frozenset({"deploy", "system", "test_cli_system.py"})

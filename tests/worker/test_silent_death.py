@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from distributed import Security
 
@@ -77,7 +78,7 @@ def test_a_frozen_leader_is_left_within_two_seconds_and_changes_nothing_when_it_
 
     def push(leader: str, term: int) -> None:
         view = view_of(peers, leader, term, made.ports)
-        view["address"] = view["address"].replace("tcp", "tls")
+        view = msgspec.structs.replace(view, address=view.address.replace("tcp", "tls"))
         for peer in peers:
             loop.call_soon_threadsafe(peer.push, view)
 
