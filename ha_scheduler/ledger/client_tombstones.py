@@ -32,7 +32,4 @@ def indices(tables: Tables, client_key: bytes) -> list[int]:
 
 
 def _matters(tables: Tables, client_key: bytes) -> bool:
-    return any(
-        next(iter(tables.keys(table, client_key)), None) is not None
-        for table in (WANTS, FREE_WANTS)
-    )
+    return tables.has_any(WANTS, client_key) or tables.has_any(FREE_WANTS, client_key)

@@ -107,4 +107,4 @@ def _drop_row(tables: Tables, row: bytes) -> None:
 
 
 def _is_scattered(tables: Tables, key: bytes) -> bool:
-    return next(iter(tables.keys(SCATTERED, key)), None) is not None
+    return tables.has_any(SCATTERED, key)

@@ -60,5 +60,9 @@ class Tables(Protocol):
     def keys(self, table: str, prefix: bytes = b"") -> Iterator[bytes]:
         """As ``scan``, without the values."""
 
+    def has_any(self, table: str, prefix: bytes) -> bool:
+        """Whether there is a row whose key starts with ``prefix``. Reads one row at the most."""
+        ...
+
     def delete_prefix(self, table: str, prefix: bytes) -> int:
         """Delete the rows whose key starts with ``prefix``; returns how many."""

@@ -52,6 +52,9 @@ class LmdbTables:
             if value is not None:
                 yield key, value
 
+    def has_any(self, table: str, prefix: bytes) -> bool:
+        return any(True for _ in self._stream(table, prefix))
+
     def delete_prefix(self, table: str, prefix: bytes) -> int:
         db = self._dbs[table]
         if not prefix:

@@ -40,6 +40,9 @@ class MemoryTables:
         rows = self._rows[table]
         return iter([(key, rows[key]) for key in self.keys(table, prefix)])
 
+    def has_any(self, table: str, prefix: bytes) -> bool:
+        return next(self.keys(table, prefix), None) is not None
+
     def delete_prefix(self, table: str, prefix: bytes) -> int:
         begin, end = self._span(table, prefix)
         for key in self._order[table][begin:end]:
