@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from ha_scheduler.ledger import blobs
+from ha_scheduler.ledger import blobs, indexes
 from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
 from ha_scheduler.ledger.records import (
     AnswerDropped,
@@ -62,6 +62,7 @@ class Calls:
 
     _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
+    _owned: dict[str, dict[str, None]] = field(default_factory=dict)  # the inverse
     _heavy: dict[tuple[str, int], int] = field(default_factory=dict)  # bytes; the oldest first
     heavy_bytes: int = 0
 
@@ -79,13 +80,13 @@ class Calls:
         return self._owners.get(session, "")
 
     def owned_by(self, owner: str) -> list[str]:
-        """The sessions of one owner. Looks at all: an owner that leaves is rare."""
-        return [session for session, of in self._owners.items() if of == owner]
+        """The sessions of one owner."""
+        return list(self._owned.get(owner, ()))
 
     def end(self, session: str) -> None:
         for slot in self._slots.pop(session, ()):
             self._weigh((session, slot), 0)
-        self._owners.pop(session, None)
+        self._own(session, None)
 
     def called(self, record: Called, answer: bytes) -> None:
         slots = self._slots.get(record.session)
@@ -102,6 +103,16 @@ class Calls:
                     left -= size
                     yield AnswerDropped(session, slot)
 
+    def _own(self, session: str, owner: str | None) -> None:
+        former = self._owners.pop(session, None)
+        if former is not None:
+            del self._owned[former][session]
+            if not self._owned[former]:
+                del self._owned[former]
+        if owner is not None:
+            self._owners[session] = owner
+            self._owned.setdefault(owner, {})[session] = None
+
     def _weigh(self, at: tuple[str, int], size: int) -> None:
         self.heavy_bytes -= self._heavy.pop(at, 0)
         if size > LIGHT_BYTES_MAX:
@@ -113,7 +124,7 @@ class Calls:
         match record:
             case CallsOpened(session, owner):
                 self._slots.setdefault(session, {})
-                self._owners[session] = owner
+                self._own(session, owner)
             case CallsEnded(session):
                 self.end(session)
             case Called():
@@ -143,23 +154,27 @@ def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
 
 
 def open_session(tables: Tables, session: str, owner: str) -> None:
-    tables.put(CALL_SESSIONS, name_key(session), pack((session, owner)))
+    key = name_key(session)
+    indexes.delete(tables, CALL_SESSIONS, key)
+    indexes.put(tables, CALL_SESSIONS, key, pack((session, owner)))
 
 
 def end_session(tables: Tables, session: str) -> None:
     """Drop the session and its answers."""
-    if tables.delete(CALL_SESSIONS, name_key(session)):
-        for _, row in tables.scan(CALLS, name_key(session)):
-            _discard_blob(tables, row)
-        tables.delete_prefix(CALLS, name_key(session))
+    _end_session(tables, name_key(session))
 
 
 def end_owned(tables: Tables, owner: str) -> None:
-    """End the sessions of an owner that is gone. Looks at all: that is rare."""
-    for _, row in tables.scan(CALL_SESSIONS):
-        session, of = unpack(row)
-        if of == owner:
-            end_session(tables, session)
+    """End the sessions of an owner that is gone."""
+    for session_key in indexes.owned_calls(tables, owner):
+        _end_session(tables, session_key)
+
+
+def _end_session(tables: Tables, session_key: bytes) -> None:
+    if indexes.delete(tables, CALL_SESSIONS, session_key) is not None:
+        for _, row in tables.scan(CALLS, session_key):
+            _discard_blob(tables, row)
+        tables.delete_prefix(CALLS, session_key)
 
 
 def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], bytes]:

@@ -18,8 +18,9 @@ from typing import Protocol
 import msgpack
 from crc32c import crc32c
 
+from ha_scheduler.ledger import indexes
 from ha_scheduler.ledger.layout import pack, unpack
-from ha_scheduler.ledger.tables import TABLES, Tables
+from ha_scheduler.ledger.tables import DUMPED_TABLES, TABLES, Tables
 
 CHUNK_BYTES_MAX = 1024 * 1024  # bytes, header included: what a peer link takes as one message
 _ROWS_BYTES = 256 * 1024  # bytes of rows after which a chunk is closed; one row may overshoot it
@@ -33,7 +34,7 @@ class SnapshotDamagedError(Exception):
     """Peer or network: a ledger's stream is not what was sent; ask for it again."""
 
 
-def dump(tables: Tables, only: Sequence[str] = TABLES) -> Iterator[bytes]:
+def dump(tables: Tables, only: Sequence[str] = DUMPED_TABLES) -> Iterator[bytes]:
     """The chunks of the tables ``only``. ``tables`` must not change: hold a read view."""
     total = blake2b(digest_size=16)
     number = rows = 0
@@ -45,10 +46,8 @@ def dump(tables: Tables, only: Sequence[str] = TABLES) -> Iterator[bytes]:
     yield _chunk(number, END, pack((rows, total.digest())))
 
 
-class Rows(Protocol):
+class Rows(indexes.Rows, Protocol):
     """The part of ``Tables`` that ``load`` needs."""
-
-    def put(self, table: str, key: bytes, value: bytes) -> None: ...
 
     def delete_prefix(self, table: str, prefix: bytes) -> int: ...
 
@@ -128,7 +127,7 @@ def _load_rows(body: bytes, tables: Rows) -> int:
             raise SnapshotDamagedError(
                 f"the ledger has a table {table!r} of a newer release; upgrade this peer"
             )
-        tables.put(table, key, value)
+        indexes.put(tables, table, key, value)
         count += 1
     return count
 

@@ -8,7 +8,7 @@ nothing. It is legitimate: ``Forgotten`` may come late, and so may what a leader
 ``Restarted``.
 
 Cost: O(size of the record), amortised for desires. ``GraphsRetired``, ``ClientLeft``, ``Restarted``
-and ``TermStarted`` cost what they remove; ``ClientLeft`` also looks at every client.
+and ``TermStarted`` cost what they remove.
 
 A record of a newer release raises ``UnknownRecordError`` and must stop the peer: no later record
 would fill the hole.
@@ -26,6 +26,7 @@ from ha_scheduler.ledger import (
     desires,
     events,
     free_keys,
+    indexes,
     peer_table,
     retries,
     runs,
@@ -214,10 +215,10 @@ def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> Non
 
 def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
     """A client that is known keeps its place."""
-    former = tables.get(CLIENTS, name_key(record.client))
+    former = indexes.delete(tables, CLIENTS, name_key(record.client))
     place, _, session = (index, "", "") if former is None else unpack(former)
     row = pack((place, record.client, record.session))
-    tables.put(CLIENTS, name_key(record.client), row)
+    indexes.put(tables, CLIENTS, name_key(record.client), row)
     events.put(tables, place, data)
     if session not in ("", record.session):
         sessions.drop_if_unused(tables, session)
@@ -226,11 +227,10 @@ def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes
 def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) -> None:
     runs.advance_stored(tables, record.upto)
     client_key = name_key(record.client)
-    row = tables.get(CLIENTS, client_key)
+    row = indexes.delete(tables, CLIENTS, client_key)
     if row is not None:
         place, _, session = unpack(row)
         events.drop(tables, place)
-        tables.delete(CLIENTS, client_key)
         if session:
             sessions.drop_if_unused(tables, session)
     free_keys.client_left(tables, client_key)

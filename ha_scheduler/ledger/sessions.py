@@ -20,10 +20,11 @@ session that nobody ends.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ha_scheduler.ledger import calls
+from ha_scheduler.ledger import calls, indexes
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.layout import name_key, pack, unpack
 from ha_scheduler.ledger.records import (
@@ -113,6 +114,7 @@ class Sessions:
 
     _answers: dict[str, Answers] = field(default_factory=dict)
     _clients: dict[str, str] = field(default_factory=dict)
+    _named: Counter[str] = field(default_factory=Counter)  # clients of a session
     calls: Calls = field(default_factory=Calls)
 
     def answered(self, session: str, sequence: int) -> bool:
@@ -151,7 +153,7 @@ class Sessions:
                 self._join(client, session)
             case ClientLeft(client=client):
                 self._join(client, "")
-                self._clients.pop(client, None)
+                del self._clients[client]
             case _:
                 self.calls.apply(record)
 
@@ -163,8 +165,13 @@ class Sessions:
     def _join(self, client: str, session: str) -> None:
         former = self._clients.get(client, "")
         self._clients[client] = session
-        if former and former != session and former not in self._clients.values():
-            self.drop(former)
+        if session:
+            self._named[session] += 1
+        if former:
+            self._named[former] -= 1
+            if not self._named[former]:
+                del self._named[former]
+                self.drop(former)
 
 
 def load_answers(tables: Tables, session: str) -> Answers:
@@ -203,10 +210,8 @@ def drop_if_unused(tables: Tables, session: str) -> None:
     """Drop a session that no client of the ledger names.
 
     Another process may resume a journal under another client id: the first one's end must not take
-    the answers. Looks at every client: leaving is rare.
+    the answers.
     """
-    for _, row in tables.scan(CLIENTS):
-        if unpack(row)[2] == session:
-            return
-    tables.delete(SESSIONS, name_key(session))
-    calls.end_owned(tables, session)
+    if not indexes.is_named(tables, session):
+        tables.delete(SESSIONS, name_key(session))
+        calls.end_owned(tables, session)

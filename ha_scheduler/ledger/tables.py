@@ -4,8 +4,8 @@ Guarantee: a table maps bytes to bytes in the order of the keys. Rows may change
 those that are there throughout are seen once, others perhaps. Nothing here is durable; the storage
 behind the port commits rows and applied index together.
 
-A dump walks ``TABLES``: a table missing there would be missing on every peer restored from a
-snapshot.
+A dump walks ``DUMPED_TABLES``: a table missing there would be missing on every peer restored from
+a snapshot.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
 CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
+SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
+OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
 
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
-    CALLS,
+    CALLS, SESSION_CLIENTS, OWNED_CALLS,
 )  # fmt: skip
+DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
+DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)
 
 KEY_BYTES_MAX = 500  # bytes; LMDB takes 511
 VALUE_BYTES_MAX = 1_000_000  # bytes; above, LMDB's p99 suffers; the longest record is 768 KiB

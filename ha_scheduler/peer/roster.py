@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.ledger.tables import TABLES
+from ha_scheduler.ledger.tables import DUMPED_TABLES
 from ha_scheduler.peer import witness
 from ha_scheduler.peer.membership import gone_reason
 from ha_scheduler.protocol.peer import Disk, PeerAddress
@@ -70,7 +70,7 @@ class Roster:
     def tables_of(self, peer: int) -> Sequence[str]:
         """The tables of a snapshot for that disk."""
         disk = self.disk(peer)
-        return witness.TABLES if disk is not None and disk.witness else TABLES
+        return witness.TABLES if disk is not None and disk.witness else DUMPED_TABLES
 
     def addresses(self, members: Iterable[int]) -> dict[int, PeerAddress]:
         """The addresses of the known members."""

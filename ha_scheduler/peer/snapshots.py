@@ -35,7 +35,7 @@ from msgspec.structs import replace
 
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.records import FORMAT
-from ha_scheduler.ledger.tables import TABLES, Tables
+from ha_scheduler.ledger.tables import DUMPED_TABLES, Tables
 from ha_scheduler.peer.links import Dialer
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -98,7 +98,7 @@ class SnapshotSender:
         address: Callable[[int], PeerAddress | None],
         dialer: Dialer,
         report: Callable[[int, bool], None],
-        tables_for: Callable[[int], Sequence[str]] = lambda peer: TABLES,
+        tables_for: Callable[[int], Sequence[str]] = lambda peer: DUMPED_TABLES,
     ) -> None:
         """``tables_for``: the tables of a peer; a witness keeps few."""
         self._tables_for = tables_for
@@ -329,7 +329,7 @@ class SnapshotReceiver:
         """Go on with what is held of this stream, if anything."""
         if not isinstance(offer, SnapshotOffer):
             raise ProtocolError("a snapshot begins with the name of its stream")
-        if offer.format > FORMAT or not set(offer.tables) <= set(TABLES):
+        if offer.format > FORMAT or not set(offer.tables) <= set(DUMPED_TABLES):
             raise RefusedError(
                 f"the ledger was written by a newer release (format {offer.format}, and known here "
                 f"is {FORMAT}); upgrade the peer that is to receive it"

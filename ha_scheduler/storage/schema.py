@@ -26,7 +26,7 @@ from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.storage.errors import CorruptLedger, CorruptLog
 
-FORMAT_VERSION = 3  # see migrations.py
+FORMAT_VERSION = 4  # see migrations.py
 
 LOG_DB = b"log"
 PEER_DB = b"peer"

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import FORMAT, PeerNamed
-from ha_scheduler.ledger.tables import TABLES, VALUES
+from ha_scheduler.ledger.tables import DUMPED_TABLES, VALUES
 from ha_scheduler.peer import snapshots
 from ha_scheduler.peer.links import Dialer, Security
 from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
@@ -151,7 +151,7 @@ async def greeted(
     writer.close()
 
 
-async def send(port: int, tables: MemoryTables, only: Sequence[str] = TABLES) -> bool:
+async def send(port: int, tables: MemoryTables, only: Sequence[str] = DUMPED_TABLES) -> bool:
     """Send one snapshot; what the core is told about it."""
     reports: asyncio.Queue[bool] = asyncio.Queue()
     own = PeerNamed(1, 1, "a", "127.0.0.1", 1, 2, False, "")
@@ -181,7 +181,8 @@ async def test_a_snapshot_arrives_whole_and_leaves_nothing_behind(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("format_", "tables"), [(FORMAT + 1, TABLES), (FORMAT, (*TABLES, "of_a_newer_release"))]
+    ("format_", "tables"),
+    [(FORMAT + 1, DUMPED_TABLES), (FORMAT, (*DUMPED_TABLES, "of_a_newer_release"))],
 )
 async def test_a_ledger_of_a_newer_release_is_refused_before_it_is_sent(
     tmp_path: Path, format_: int, tables: tuple[str, ...]
@@ -199,7 +200,7 @@ async def test_a_sender_says_why_it_was_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started(tmp_path) as (receiving, port):
-        assert not await send(port, ledger(), (*TABLES, "of_a_newer_release"))
+        assert not await send(port, ledger(), (*DUMPED_TABLES, "of_a_newer_release"))
         assert "by a newer release" in caplog.text
         assert receiving.took[0] < 1000
 
@@ -305,7 +306,7 @@ async def test_a_stream_that_ends_before_its_chunks_do_is_not_installed(
 ) -> None:
     async with started(tmp_path) as (receiving, port), greeted(port) as (reader, writer):
         message = Message(MessageKind.SNAPSHOT, to=2, source=1, term=1, snapshot=META)
-        writer.write(frames.pack(SnapshotOffer(b"n" * STREAM_NAME_BYTES, FORMAT, TABLES)))
+        writer.write(frames.pack(SnapshotOffer(b"n" * STREAM_NAME_BYTES, FORMAT, DUMPED_TABLES)))
         for chunk in itertools.islice(dump(ledger()), sent):
             writer.write(frames.pack(SnapshotChunk(chunk)))
         writer.write(frames.pack(SnapshotEnd(Raw(message_to_wire(message)))))

@@ -15,6 +15,7 @@ import lmdb
 import pytest
 
 from ha_scheduler.ledger import records as r
+from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.schema import TABLE_DBS
@@ -118,9 +119,51 @@ def forgotten(n: int) -> tuple[Records, Records]:
     return graphs(n), [r.Forgotten(GRAPH + i, (key(i),)) for i in range(n // 2)]
 
 
+def clients_leave(n: int) -> tuple[Records, Records]:
+    before: Records = [r.ClientJoined(f"Client-{i}", f"session-{i}") for i in range(n)]
+    before += [r.SessionAdvanced(f"session-{i}", 7) for i in range(n)]
+    before += [r.CallsOpened(f"calls-{i}", f"session-{i}") for i in range(n)]
+    return before, [r.ClientLeft(f"Client-{i}") for i in range(n // 2)]
+
+
+def clients_come_back_with_a_new_session(n: int) -> tuple[Records, Records]:
+    before, _ = clients_leave(n)
+    return before, [r.ClientJoined(f"Client-{i}", f"other-{i}") for i in range(n // 2)]
+
+
+def calls_end(n: int) -> tuple[Records, Records]:
+    before: Records = [r.CallsOpened(f"calls-{i}", "worker") for i in range(n)]
+    return before, [r.CallsEnded(f"calls-{i}") for i in range(n // 2)]
+
+
+def answers_are_given_and_dropped(n: int) -> tuple[Records, Records]:
+    payload = pack_payload((), b"answer")
+    called = [r.Called("calls", i, 1, payload, 0, 0, TERM) for i in range(n)]
+    before: Records = [r.CallsOpened("calls", "session"), *called]
+    ending: Records = [r.Called("calls", i, 2, payload, 0, 0, TERM) for i in range(n // 2)]
+    return before, [*ending, *(r.AnswerDropped("calls", i) for i in range(n // 2))]
+
+
+def values_change(n: int) -> tuple[Records, Records]:
+    before: Records = [r.ValueSet("variable", key(i), b"value", 0, 0, TERM) for i in range(n)]
+    ending: Records = [r.ValueSet("variable", key(i), b"new", 0, 0, TERM) for i in range(n // 2)]
+    return before, [*ending, *(r.ValueDeleted("variable", key(i)) for i in range(n // 2))]
+
+
+def requests_are_answered(n: int) -> tuple[Records, Records]:
+    ending: Records = [r.Answered("Client-x", "s", (n + i + 1,)) for i in range(n // 2)]
+    return graphs(n), [*ending, r.SessionAdvanced("s", n)]
+
+
 @pytest.mark.parametrize(
     "play",
     [
+        clients_leave,
+        clients_come_back_with_a_new_session,
+        calls_end,
+        answers_are_given_and_dropped,
+        values_change,
+        requests_are_answered,
         retired_one_by_one,
         retired_together,
         released,

@@ -17,9 +17,11 @@ import lmdb
 import pytest
 from storage_helpers import Caller, entries, open_store, state
 
+from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.raft.messages import Membership, SnapshotMeta
+from ha_scheduler.ledger.tables import DERIVED_TABLES
+from ha_scheduler.raft.messages import Entry, EntryKind, Membership, SnapshotMeta
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.errors import DataDirectoryMissing, ForeignDataDirectory, NewerFormat
 from ha_scheduler.storage.port import SnapshotInstall
@@ -72,6 +74,16 @@ def make_format_2(path: Path) -> None:
             txn.drop(env.open_db(name, txn=txn, create=False))
         txn.delete(LEDGER, db=env.open_db(PEER_DB, txn=txn))
     set_identity(path, (2, cell, peer, peer_id))
+
+
+def make_format_3(path: Path) -> None:
+    """Take away from a directory what format 4 has added."""
+    _, cell, peer, peer_id = identity(path)
+    with open_env(path) as env, env.begin(write=True) as txn:
+        for slot in SLOTS:
+            for table in DERIVED_TABLES:
+                txn.drop(env.open_db(slot[table], txn=txn, create=False))
+    set_identity(path, (3, cell, peer, peer_id))
 
 
 def identity(path: Path) -> Any:
@@ -131,6 +143,28 @@ def test_a_directory_of_format_2_keeps_its_ledger_and_takes_in_the_next(tmp_path
     caller.write(store, hard_state=state(1, 0, 9), snapshot=SnapshotInstall(meta, chunks))
     with store.view() as view:
         assert (digest(view.tables), view.applied) == (before, 9)
+    store.close()
+
+
+def test_a_directory_of_format_3_knows_who_names_a_session(tmp_path: Path) -> None:
+    records = [
+        r.ClientJoined("Client-a", "journal"),
+        r.ClientJoined("Client-b", "journal"),
+        r.SessionAdvanced("journal", 7),
+        r.CallsOpened("calls", "journal"),
+    ]
+    log = [Entry(1, i, EntryKind.NORMAL, r.encode(record)) for i, record in enumerate(records, 1)]
+    caller = Caller()
+    store = open_store(tmp_path, caller)
+    caller.write(store, entries=log, apply=log)
+    with store.view() as view:
+        rows = {table: list(view.tables.scan(table)) for table in DERIVED_TABLES}
+    assert [len(found) for found in rows.values()] == [2, 1]
+    store.close()
+    make_format_3(tmp_path)
+    store = open_store(tmp_path)
+    with store.view() as view:
+        assert {table: list(view.tables.scan(table)) for table in DERIVED_TABLES} == rows
     store.close()
 
 
