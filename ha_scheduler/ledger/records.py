@@ -29,7 +29,7 @@ from ha_scheduler.protocol.codec import Number, Part
 
 #: Raised by whatever changes records, the ledger's tables, the engine's replicated tables, or what
 #: the fold does.
-FORMAT = 1
+FORMAT = 2
 RECORD_BYTES_MAX = 768 * 1024  # bytes; below the 1 MiB at which LMDB's p99 and a peer link suffer
 BLOB_PART_BYTES = 512 * 1024  # bytes of payload in one BlobPart
 

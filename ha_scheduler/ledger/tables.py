@@ -33,13 +33,14 @@ VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
 CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
+REJECTED = "rejected"  # index → what of the log could not be applied, and why
 SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
 OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
 
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
-    CALLS, SESSION_CLIENTS, OWNED_CALLS,
+    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS,
 )  # fmt: skip
 DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
 DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)
