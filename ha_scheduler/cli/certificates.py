@@ -2,20 +2,26 @@
 
 In this order: the files named; ``--tls-dir``; ``<data-dir>/tls``; for a cell on loopback a
 directory of the user's for this cell, where the first of its peers to start creates them. A named
-directory is the only one looked at.
+directory is the only one looked at. The pair of a peer's engine is beside that of the peer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.security.authority import CA_FILE, client_files, ensure_certificates, peer_files
+from ha_scheduler.security.authority import (
+    CA_FILE,
+    client_files,
+    engine_files,
+    ensure_certificates,
+    peer_files,
+)
 from ha_scheduler.security.tls import Role, check_files
 
 TLS_DIRECTORY = "tls"  # in a data directory
@@ -49,10 +55,18 @@ class TlsOptions:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The files of a peer (None: plaintext), and the directory to create them in, if any."""
+    """The files of a peer and its engine (None: plaintext), and where to create them, if at all."""
 
     files: TlsFiles | None
+    engine: TlsFiles | None = None
     create_in: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files of the choice."""
+        pairs = [files for files in (self.files, self.engine) if files is not None]
+        found = [path for p in pairs for path in (p.ca_file, p.cert_file, p.key_file)]
+        return list(dict.fromkeys(found))
 
     @property
     def needs_authority(self) -> bool:
@@ -61,36 +75,50 @@ class Choice:
 
     def create(self, cell: Cell, name: str) -> list[Path]:
         """Create missing files. Returns the files written. Raises ``OperatorError``."""
-        if self.create_in is None or self.files is None:
+        if self.create_in is None:
             return []
         written = ensure_certificates(self.create_in, cell)
-        check_files(self.files, role=Role.PEER, name=name)
+        self.check(name)
         return written
 
+    def check(self, name: str) -> Choice:
+        """This choice, if its files are those of peer ``name``. Raises ``OperatorError``."""
+        if self.files is not None:
+            check_files(self.files, role=Role.PEER, name=name)
+        if self.engine is not None:
+            check_files(self.engine, role=Role.ENGINE, name=name)
+        return self
 
-def choose_peer_files(options: TlsOptions, cell: Cell, name: str) -> Choice:
-    """The checked files of the peer ``name``. Changes nothing. Raises ``OperatorError``."""
+
+def choose_peer_files(
+    options: TlsOptions, cell: Cell, name: str, *, witness: bool = False
+) -> Choice:
+    """The checked files of the peer ``name``. Changes nothing. Raises ``OperatorError``.
+
+    ``witness``: it has no engine.
+    """
     if _plaintext(options, cell):
         return Choice(None)
     files = options.named()
     if files is not None:
-        check_files(files, role=Role.PEER, name=name)
-        return Choice(files)
+        beside = engine_files(files.cert_file.parent, name)
+        engine = TlsFiles(files.ca_file, beside.cert_file, beside.key_file)
+        return Choice(files, None if witness else engine).check(name)
     for directory in _directories(options, cell):
-        files = peer_files(directory, name)
-        found = [_present(path) for path in (files.ca_file, files.cert_file, files.key_file)]
+        choice = _in_directory(directory, name, witness=witness)
+        found = [_present(path) for path in choice.paths]
         if all(found) or (any(found) and not cell.on_loopback):
-            check_files(files, role=Role.PEER, name=name)
-            return Choice(files)
+            return choice.check(name)
         if any(found):  # after an interrupted first start, or for an added peer
-            return Choice(files, create_in=directory)
+            return replace(choice, create_in=directory)
     if cell.on_loopback:
         directory = options.directory or loopback_directory(cell)
-        return Choice(peer_files(directory, name), create_in=directory)
+        return replace(_in_directory(directory, name, witness=witness), create_in=directory)
     searched = " and ".join(str(directory) for directory in _directories(options, cell))
+    missing = ", ".join(path.name for path in _in_directory(Path(), name, witness=witness).paths)
     raise OperatorError(
         f"Peer {name} has no certificate in {searched}; run `dask-ha-scheduler init --peers … "
-        f"--dir DIR` once, and copy {CA_FILE}, peer-{name}.pem and peer-{name}-key.pem there."
+        f"--dir DIR` once, and copy there: {missing}."
     )
 
 
@@ -132,6 +160,11 @@ def state_directory() -> Path:
         return Path("/var/lib/dask-ha")
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "dask-ha"
+
+
+def _in_directory(directory: Path, name: str, *, witness: bool) -> Choice:
+    engine = None if witness else engine_files(directory, name)
+    return Choice(peer_files(directory, name), engine)
 
 
 def _present(path: Path) -> bool:

@@ -59,7 +59,7 @@ def engine_options(
             raise OperatorError(f"--preload {module} does not exist; correct its path.")
     if values["preload_argv"] and not values["preload"]:
         raise OperatorError("--preload-argv is given, and no --preload to take it; add one.")
-    tls = settings.tls
+    tls = settings.engine_tls  # never the peer's own: the engine runs the code of users
     options = {
         "host": settings.listen_host,
         "port": settings.address.dask_port,

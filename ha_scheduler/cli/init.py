@@ -10,7 +10,13 @@ from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cli.options import path_option, peers_option, port_option, the_cell
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.security import authority
-from ha_scheduler.security.authority import CA_FILE, CA_KEY_FILE, client_files, peer_files
+from ha_scheduler.security.authority import (
+    CA_FILE,
+    CA_KEY_FILE,
+    client_files,
+    engine_files,
+    peer_files,
+)
 from ha_scheduler.security.dask_config import DASK_CONFIG_FILE
 
 
@@ -41,8 +47,8 @@ def init(peers: str | None, port: int | None, dir: Path | None, reissue: bool) -
 def _what_to_copy(directory: Path, cell: Cell) -> str:
     lines = [f"They are in {directory}.", "", "Copy to each peer, into <data-dir>/tls/:"]
     for peer in cell.peers:
-        files = peer_files(directory, peer.name)
-        names = f"{CA_FILE} {files.cert_file.name} {files.key_file.name}"
+        pairs = (peer_files(directory, peer.name), engine_files(directory, peer.name))
+        names = " ".join([CA_FILE, *(f"{p.cert_file.name} {p.key_file.name}" for p in pairs)])
         lines.append(f"  {peer.name} ({peer.host}): {names}")
     files = client_files(directory)
     names = f"{CA_FILE} {files.cert_file.name} {files.key_file.name} {DASK_CONFIG_FILE}"

@@ -184,7 +184,9 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         )
     tls = the_tls(values, data_dir)
     host = listen_host(values.pop("host"), values.pop("interface"), tls.protocol, own.dask_port)
-    certificates = choose_peer_files(tls, known.cell if known is not None else cell, name)
+    witness: bool = values.pop("witness")
+    founders = known.cell if known is not None else cell
+    certificates = choose_peer_files(tls, founders, name, witness=witness)
     if admission is Admission.JOIN and certificates.needs_authority:
         raise OperatorError(
             "--join needs a certificate of the cell that this peer joins; name the directory that "
@@ -196,13 +198,14 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         name=name,
         data_dir=data_dir.absolute(),
         tls=certificates.files,
+        engine_tls=certificates.engine,
         host=host,
         timing=timing,
         engine_watchdog_s=values.pop("engine_watchdog"),
         priority=values.pop("priority"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         admission=admission,
-        witness=values.pop("witness"),
+        witness=witness,
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates

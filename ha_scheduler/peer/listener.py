@@ -1,9 +1,10 @@
 """The peer port: who calls, and which service it gets.
 
 Guarantee: nothing of a caller reaches the core, the ledger or the engine before it has introduced
-itself as one of our cell, and nothing of a peer before it has shown that peer's certificate. Until
-then at most ``INTRODUCTION_BYTES_MAX`` are held, for seconds. A refusal gives its reason in words
-for the operator of the other side.
+itself as one of our cell, and nothing of a peer before it has shown that peer's certificate. A
+certificate without a known role opens nothing, and neither does an engine's, which has its daemon's
+channel. Until then at most ``INTRODUCTION_BYTES_MAX`` are held, for seconds. A refusal gives its
+reason in words for the operator of the other side.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 
+from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security, tune
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, shown
@@ -27,6 +29,7 @@ from ha_scheduler.protocol.introduction import (
     introduced,
 )
 from ha_scheduler.raft.errors import PeerError
+from ha_scheduler.security.tls import Role, role_of
 
 CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they try another
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
@@ -83,6 +86,7 @@ class Listener:
         tune(writer)
         try:
             try:
+                _check_role(writer.get_extra_info("ssl_object"))
                 async with asyncio.timeout(TIMEOUT_S):
                     said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
                 introduction = introduced(said)
@@ -127,6 +131,18 @@ class Listener:
             raise RefusedError(
                 f"this peer serves {CONNECTIONS_MAX} connections already; try another peer"
             )
+
+
+def _check_role(shown: ssl.SSLObject | None) -> None:
+    """Raises ``RefusedError``. None: plaintext on loopback."""
+    if shown is None:
+        return
+    try:
+        role = role_of(shown)
+    except CertificateRefused as error:
+        raise RefusedError(str(error)) from error
+    if role is Role.ENGINE:
+        raise RefusedError(f"the certificate of an {role} opens nothing on the peer port")
 
 
 async def _refuse(writer: asyncio.StreamWriter, refusal: RefusedError) -> None:

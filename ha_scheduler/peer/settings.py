@@ -96,7 +96,8 @@ class Admission(enum.Enum):
 class PeerSettings:
     """The settings of ``ha_scheduler.peer.daemon.run``.
 
-    ``tls``: None only for plaintext on loopback. ``host``: the address to listen at, if the
+    ``tls``: None only for plaintext on loopback; ``engine_tls``: what the engine serves with, and
+    the only files of TLS that it is given. ``host``: the address to listen at, if the
     operator gave one (``listen_host``). ``cell``: the operator's ``--peers``, the founding list or
     the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
     peer votes and keeps no ledger.
@@ -109,6 +110,7 @@ class PeerSettings:
     name: str
     data_dir: Path
     tls: TlsFiles | None = None
+    engine_tls: TlsFiles | None = None
     host: str | None = None
     timing: Timing = field(default_factory=Timing)
     engine_watchdog_s: float = ENGINE_WATCHDOG_S
@@ -169,7 +171,7 @@ ENGINE_OPTIONS = (
     "preload",
     "preload_argv",
     "idle_timeout",  # None, or as the operator wrote it: "1 hour"
-    "tls_ca_file",  # absolute paths, or None
+    "tls_ca_file",  # the engine's own pair: absolute paths, or None
     "tls_cert",
     "tls_key",
     "log_level",  # "info"

@@ -7,13 +7,14 @@ certificate is made for the existing key.
 
 The directory::
 
-    ca.pem  ca-key.pem                      the authority; its key is for issuing only
-    peer-<name>.pem  peer-<name>-key.pem    one pair for each peer
-    client.pem  client-key.pem              clients and workers
-    dask.yaml                               the Dask configuration of clients and workers
+    ca.pem             ca-key.pem               the authority; its key is for issuing only
+    peer-<name>.pem    peer-<name>-key.pem      one pair for each peer's daemon
+    engine-<name>.pem  engine-<name>-key.pem    one for its engine, which never sees the daemon's
+    client.pem         client-key.pem           clients and workers
+    dask.yaml                                   the Dask configuration of clients and workers
 
-The subject says what a holder may do: OU is the role, CN the peer's name. ``security/tls.py``
-checks both when a link is made.
+The subject says what a holder may do: OU is the role, CN the peer's name, that of an engine's peer
+too. ``security/tls.py`` checks both when a link is made.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ def peer_files(directory: Path, name: str) -> TlsFiles:
     return _files(directory, f"peer-{name}")
 
 
+def engine_files(directory: Path, name: str) -> TlsFiles:
+    """The files of the engine of peer ``name`` in a directory made by ``init``."""
+    return _files(directory, f"engine-{name}")
+
+
 def client_files(directory: Path) -> TlsFiles:
     """The files of clients and workers in a directory made by ``init``."""
     return _files(directory, CLIENT)
@@ -71,7 +77,7 @@ def holds_authority(directory: Path) -> bool:
 
 
 def create_authority(directory: Path, cell: Cell) -> list[Path]:
-    """Make a CA, a pair for each peer and one for clients. Returns the files written.
+    """Make a CA, and pairs for each peer, each engine and clients. Returns the files written.
 
     Raises ``OperatorError``, without a change, if the directory holds a CA already.
     """
@@ -84,7 +90,7 @@ def create_authority(directory: Path, cell: Cell) -> list[Path]:
 def reissue(directory: Path, cell: Cell) -> list[Path]:
     """New certificates for all peers and clients from the CA in ``directory``, for their old keys.
 
-    Peers without a key get one. Returns the files written. Raises ``OperatorError``.
+    Peers and engines without a key get one. Returns the files written. Raises ``OperatorError``.
     """
     if not holds_authority(directory):
         raise OperatorError(
@@ -191,9 +197,12 @@ def _builder(
 def _issue_all(directory: Path, cell: Cell, *, renew: bool) -> list[Path]:
     written: list[Path] = []
     for peer in cell.peers:
-        files = peer_files(directory, peer.name)
         names = _alternative_names([peer.host, peer.name, "localhost", "127.0.0.1", "::1"])
-        written += _issue(directory, files, Role.PEER, peer.name, names, renew)
+        for files, role in (
+            (peer_files(directory, peer.name), Role.PEER),
+            (engine_files(directory, peer.name), Role.ENGINE),
+        ):
+            written += _issue(directory, files, role, peer.name, names, renew)
     # Workers listen too, at addresses yet unknown; no end checks names of hosts.
     names = _alternative_names(["localhost", "127.0.0.1", "::1"])
     written += _issue(directory, client_files(directory), Role.CLIENT, CLIENT, names, renew)

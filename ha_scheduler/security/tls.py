@@ -28,6 +28,7 @@ class Role(StrEnum):
     """The role of the holder of a certificate: its organizational unit (OU)."""
 
     PEER = "peer"
+    ENGINE = "engine"  # a peer's Dask scheduler, which runs the code of users
     CLIENT = "client"  # clients and workers
 
 

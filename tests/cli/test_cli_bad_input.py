@@ -316,6 +316,52 @@ def test_a_missing_file_of_a_pair_is_named(run: Run, tmp_path: Path) -> None:
     assert_refused(result, "peer-a-key.pem does not exist")
 
 
+@pytest.mark.parametrize("missing", ["engine-a.pem", "engine-a-key.pem"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_peer_without_the_pair_of_its_engine_does_not_start(
+    run: Run, started: list[PeerSettings], tmp_path: Path, missing: str, named: bool
+) -> None:
+    peers = "a=192.0.2.1,b=192.0.2.2,c=192.0.2.3"
+    tls = tmp_path / "data" / "tls"
+    create_authority(tls, parse_peers(peers))
+    (tls / missing).unlink()
+    files = [
+        *("--tls-ca-file", tls / "ca.pem"),
+        *("--tls-cert", tls / "peer-a.pem"),
+        *("--tls-key", tls / "peer-a-key.pem"),
+    ]
+    arguments = ["--peers", peers, "--name", "a", "--data-dir", tmp_path / "data"]
+    result = run(*arguments, *(files if named else []))
+    assert_refused(result, f"{missing} does not exist")
+    assert started == []
+
+
+def test_the_pair_of_a_peer_is_none_of_an_engine(
+    run: Run, started: list[PeerSettings], tmp_path: Path
+) -> None:
+    peers = "a=192.0.2.1,b=192.0.2.2,c=192.0.2.3"
+    tls = tmp_path / "data" / "tls"
+    create_authority(tls, parse_peers(peers))
+    for suffix in (".pem", "-key.pem"):
+        (tls / f"engine-a{suffix}").write_bytes((tls / f"peer-a{suffix}").read_bytes())
+    result = run("--peers", peers, "--name", "a", "--data-dir", tmp_path / "data")
+    assert_refused(result, "is for peer a (OU, CN), not for engine a")
+    assert started == []
+
+
+def test_a_witness_needs_no_pair_for_an_engine(
+    run: Run, started: list[PeerSettings], tmp_path: Path, ports: list[int]
+) -> None:
+    peers = f"a=192.0.2.1:{ports[0]}/{ports[1]},b=192.0.2.2,c=192.0.2.3"
+    tls = tmp_path / "data" / "tls"
+    create_authority(tls, parse_peers(peers))
+    for file in tls.glob("engine-*"):
+        file.unlink()
+    result = run("--peers", peers, "--name", "a", "--data-dir", tmp_path / "data", "--witness")
+    assert (result.exit_code, result.output) == (0, "")
+    assert started[0].engine_tls is None
+
+
 def test_certificates_in_the_data_directory_are_found(
     run: Run, started: list[PeerSettings], tmp_path: Path, ports: list[int]
 ) -> None:
@@ -367,8 +413,8 @@ def test_the_daemon_is_given_what_the_options_said(
         "preload_argv": ["y", "z"],
         "idle_timeout": "1 hour",
         "tls_ca_file": str(tls / "ca.pem"),
-        "tls_cert": str(tls / "peer-b.pem"),
-        "tls_key": str(tls / "peer-b-key.pem"),
+        "tls_cert": str(tls / "engine-b.pem"),
+        "tls_key": str(tls / "engine-b-key.pem"),
         "log_level": "debug",
     }
     assert not settings.data_dir.exists()  # that is the daemon's to make

@@ -451,7 +451,10 @@ def test_init_makes_certificates_and_says_what_to_copy_where(tmp_path: Path) -> 
     arguments = ["init", "--peers", "a=10.0.0.1,b=10.0.0.2,c=n3", "--dir", str(directory)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
-    assert "  a (10.0.0.1): ca.pem peer-a.pem peer-a-key.pem\n" in result.stdout
+    assert (
+        "  a (10.0.0.1): ca.pem peer-a.pem peer-a-key.pem engine-a.pem engine-a-key.pem\n"
+        in result.stdout
+    )
     assert "  ca.pem client.pem client-key.pem dask.yaml\n" in result.stdout
     assert f"export DASK_CONFIG={directory}/dask.yaml\n" in result.stdout
     assert "dask worker ha://10.0.0.1:8786,10.0.0.2:8786,n3:8786\n" in result.stdout

@@ -125,7 +125,12 @@ def test_a_cell_from_its_first_start(peers: Peers, tmp_path: Path) -> None:
     leader = peers.leader()
     assert {path.name for path in (tmp_path / "tls").glob("*.pem")} == {
         *("ca.pem", "ca-key.pem", "client.pem", "client-key.pem"),
-        *(f"peer-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
+        *(
+            f"{kind}-{name}{suffix}.pem"
+            for kind in ("peer", "engine")
+            for name in "abc"
+            for suffix in ("", "-key")
+        ),
     }
     pid_file = tmp_path / f"{leader}.pid"
     assert int(pid_file.read_text()) == peers.processes[leader].pid

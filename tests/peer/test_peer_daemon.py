@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from toy_cell import SCALE, Connection, ToyCell, report, within
 
-from ha_scheduler.protocol import VERSION
+from ha_scheduler.protocol import RELEASE, VERSION
 from ha_scheduler.protocol.introduction import Introduction, Kind
 from ha_scheduler.protocol.peer import Disk, PeerHello, Purpose
-from ha_scheduler.security.authority import client_files
+from ha_scheduler.security.authority import client_files, engine_files
 from ha_scheduler.security.tls import client_context
 
 pytestmark = pytest.mark.system
@@ -244,6 +244,16 @@ def test_strangers_are_refused_with_a_reason(tmp_path: Path) -> None:
         older = Introduction(VERSION - 1, "0.0", (), Kind.WATCH)
         context = client_context(client_files(tmp_path / "certs"))
         assert "upgrade the caller" in Connection(cell.ports["a"], context, older).answer["reason"]
+
+
+def test_the_certificate_of_an_engine_opens_nothing_on_the_peer_port(tmp_path: Path) -> None:
+    with ToyCell(tmp_path, names="a") as cell:
+        cell.settled()
+        context = client_context(engine_files(tmp_path / "certs", "a"))
+        for kind in (Kind.PEER, Kind.WATCH, Kind.CONTROL):
+            introduction = Introduction(VERSION, RELEASE, (), kind, cell.cell.identity)
+            answer = Connection(cell.ports["a"], context, introduction).answer
+            assert "an engine opens nothing on the peer port" in answer["reason"]
 
 
 def test_a_peer_with_other_election_timeouts_is_refused_with_a_reason(tmp_path: Path) -> None:

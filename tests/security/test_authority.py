@@ -24,6 +24,7 @@ from ha_scheduler.security import authority
 from ha_scheduler.security.authority import (
     client_files,
     create_authority,
+    engine_files,
     ensure_certificates,
     holds_authority,
     peer_files,
@@ -36,6 +37,7 @@ ALL_FILES = {
     "ca.pem",
     "ca-key.pem",
     *(f"peer-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
+    *(f"engine-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
     "client.pem",
     "client-key.pem",
     "dask.yaml",
@@ -70,6 +72,7 @@ def test_certificates_say_who_their_holder_is(tmp_path: Path) -> None:
     create_authority(tmp_path, CELL)
     for name in "abc":
         check_files(peer_files(tmp_path, name), role=Role.PEER, name=name)
+        check_files(engine_files(tmp_path, name), role=Role.ENGINE, name=name)
     check_files(client_files(tmp_path), role=Role.CLIENT, name="client")
     names = certificate(tmp_path / "peer-b.pem").extensions.get_extension_for_class(
         x509.SubjectAlternativeName
