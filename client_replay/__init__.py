@@ -1,12 +1,18 @@
 """A Dask client whose work outlives the scheduler.
 
-``from client_replay import Client`` instead of ``from distributed import Client``, or the preload
-``client_replay.preload`` in the configuration.
+A plain ``distributed.Client`` that is given a cluster object of ours or an ``ha://`` address
+becomes one by itself. For the address of a single peer it takes ``client_replay.Client``, or the
+preload ``client_replay.preload`` in the configuration.
+
+Importing this package has it look after the plain clients of the process (``automatic.py``).
 """
 
 from __future__ import annotations
 
+from client_replay import automatic
 from client_replay.client import Client
 from client_replay.errors import JournalFull, NoLeader, OutcomeUnknown
 
 __all__ = ["Client", "JournalFull", "NoLeader", "OutcomeUnknown"]
+
+automatic.install()

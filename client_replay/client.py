@@ -19,12 +19,12 @@ import logging
 import reprlib
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import dask
 import distributed
 from dask.typing import no_default
-from distributed.client import CommClosedError, SchedulerInfo
+from distributed.client import CommClosedError, SchedulerInfo, _current_client
 from distributed.core import Status, clean_exception
 from distributed.utils import format_dashboard_link, sync
 from tornado.ioloop import IOLoop
@@ -67,13 +67,19 @@ class Client(distributed.Client):
     _ha: Session
     _calling: set[asyncio.Future[None]]
     _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
+    _entered: list[Any]  # contexts around the present one, with what upstream restores at its end
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._ha = Session(self)  # upstream's __init__ connects
-        _hide_from_computations()
+        self._make_own()  # upstream's __init__ connects
+        super().__init__(*args, **kwargs)
+
+    def _make_own(self) -> None:
+        """What we have beside upstream's attributes."""
+        self._ha = Session(self)
         self._calling = set()
         self._retrying = []
-        super().__init__(*args, **kwargs)
+        self._entered = []
+        _hide_from_computations()
 
     def _setup_replay(self) -> None:
         """Rebind what upstream's ``__init__`` bound to its own methods; idempotent."""
@@ -376,9 +382,39 @@ class Client(distributed.Client):
         await self._settle(limit)
         await super().close(timeout)
 
+    def __enter__(self) -> Self:
+        self._entered.append(self._previous_as_current)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if not self._ends_inner_context():
+            super().__exit__(*exception)
+
+    async def __aenter__(self) -> Self:
+        self._entered.append(self._previous_as_current)
+        await super().__aenter__()
+        return self
+
     async def __aexit__(self, *exception: Any) -> None:
-        await self._settle()
-        await super().__aexit__(*exception)
+        if not self._ends_inner_context():
+            await self._settle()
+            await super().__aexit__(*exception)
+
+    def _ends_inner_context(self) -> bool:
+        """Whether the client goes on after this context.
+
+        ``get_client`` of a cluster gives whoever asks the same client, so contexts are nested.
+        Upstream's would close it at the end of the inner one, and restore the same client twice.
+        """
+        outer = self._entered.pop() if self._entered else None
+        if not self._entered:
+            return False
+        token, self._previous_as_current = self._previous_as_current, outer
+        if token is not None:
+            with contextlib.suppress(ValueError):  # it was entered in another context of Python
+                _current_client.reset(token)
+        return True
 
     async def _settle(self, limit: float | None = None) -> None:
         """Wait up to ``GOODBYE_S_MAX`` for the commit of what outlives this client."""
@@ -430,10 +466,7 @@ def upgrade(client: Any) -> None:
     client.__class__ = (
         Client if kind is distributed.Client else type(kind.__name__, (Client, kind), {})
     )
-    client._ha = Session(client)
-    _hide_from_computations()
-    client._calling = set()
-    client._retrying = []
+    client._make_own()
     client._setup_replay()
     if client.scheduler_comm is not None:
         client._ha.hello(client.scheduler_comm)

@@ -23,7 +23,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import dask
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
@@ -45,6 +44,8 @@ LIFE_POLL_S = 0.005
 
 # What turns a plain server into its HA kind when it listens because of an ha:// address.
 PRELOADS = {"Worker": "ha_scheduler.worker.preload", "Nanny": "ha_scheduler.worker.nanny_preload"}
+# What looks after the plain clients, and the plain workers that do not listen on ha://.
+AUTOMATIC = ("client_replay", "ha_scheduler.worker.automatic")
 
 
 class TLSNotConfigured(RuntimeError):
@@ -206,10 +207,15 @@ async def _alive(comm: Any) -> None:
 
 
 class HABackend(Backend):
-    """The backend that distributed loads by the entry point ``ha``."""
+    """The backend that distributed loads by the entry point ``ha``.
+
+    From then on plain clients and workers of this process that are given an ``ha://`` address
+    become their HA kind.
+    """
 
     def __init__(self) -> None:
-        make_workers_ha()
+        for module in AUTOMATIC:
+            importlib.import_module(module)
 
     def get_connector(self) -> Connector:
         return HAConnector()
@@ -265,19 +271,6 @@ def _towards_scheduler(server: object) -> str:
     scheduler = getattr(server, "scheduler", None)
     peer = get_address_host(scheduler.address) if scheduler is not None else "127.0.0.1"
     return str(get_ip(peer))
-
-
-def make_workers_ha() -> None:
-    """Make later workers of this process the HA kind, by configuration.
-
-    A Nanny hands its configuration to the processes it starts (nanny.py:236), and a Worker without
-    preloads of its own reads them there (worker.py:713). So does one that names its protocol, and
-    therefore does not listen on ``ha://``.
-    """
-    key = "distributed.worker.preload"
-    preloads = list(dask.config.get(key, None) or [])
-    if PRELOADS["Worker"] not in preloads:
-        dask.config.set({key: [*preloads, PRELOADS["Worker"]]})
 
 
 def _make_ha(server: object) -> None:

@@ -107,7 +107,8 @@ class FollowsLeader:
 
         with contextlib.suppress(ValueError):
             current = Client.current()
-            if current is not None and current.cluster is self:
+            usable = current is not None and current.status not in ("closing", "closed")
+            if usable and current.cluster is self:
                 return current
         return Client(self, asynchronous=self.asynchronous)
 

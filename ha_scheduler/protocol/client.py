@@ -34,6 +34,14 @@ AFTER, NUMBER = "ha_after", "ha_number"
 #: In ``identity`` and in the answer to a worker: ``Welcome``.
 HA = "ha"
 
+#: What a client is told that would not outlive the leader.
+NOT_HA = (
+    "This scheduler is a cell that outlives its leader, and this client does not: the futures of a "
+    "plain distributed.Client end with the leader that it is connected to. Give Client the cluster "
+    "object or the ha:// address of the cell, take client_replay.Client, or set DASK_CONFIG to the "
+    "dask.yaml that `dask-ha-scheduler init` wrote."
+)
+
 UNKNOWN_KEYS = "unknown-after-failover"  # the reason for cancelled keys after ``Resume``
 
 #: Answers to a numbered call: its session has expired; it was done, and its answer is lost.

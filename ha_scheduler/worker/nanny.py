@@ -27,6 +27,7 @@ from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
 
+PRELOAD = "ha_scheduler.worker.preload"
 STARTING = (Status.init, Status.starting)
 UNREGISTER_S_MAX = 2.0  # a courtesy: the leader finds out by itself, and the worker is waiting
 
@@ -57,6 +58,9 @@ class RegistrationComm:
 class Nanny(distributed.Nanny):
     """A ``distributed.Nanny`` for workers of a cell."""
 
+    preload: Any
+    preload_argv: Any
+
     plugin_digests: dict[str, str]
 
     def __init__(self, *args: Any, worker_class: type | None = None, **kwargs: Any) -> None:
@@ -72,11 +76,22 @@ class Nanny(distributed.Nanny):
         self.handlers["plugin_add"] = self.plugin_add
         self.handlers["plugin_remove"] = self.plugin_remove
         # The class goes to the worker process by name, so only one that has a name can go. A
-        # subclass of the user's is upgraded there, by the preload.
+        # subclass of the user's is upgraded there.
         if self.Worker is distributed.Worker:
             self.Worker = Worker
         elif not issubclass(self.Worker, Worker):
-            logger.debug("%r follows the leader by the preload", self.Worker)
+            self._preload_ours()
+
+    def _preload_ours(self) -> None:
+        """Have the worker process load what upgrades its worker, after what it loads anyway."""
+        given: list[str] | str = self.preload or []
+        names = [given] if isinstance(given, str) else list(given)
+        if PRELOAD in names:
+            return
+        arguments = list(self.preload_argv or [])
+        if arguments and not isinstance(arguments[0], str):  # those of each preload
+            self.preload_argv = [*arguments, []]
+        self.preload = [*names, PRELOAD]
 
     def _registering(self, connect: Callable[..., Any]) -> Callable[..., Any]:
         """``connect`` for the registration, the Nanny's first connection (nanny.py:341).

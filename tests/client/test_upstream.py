@@ -119,6 +119,14 @@ def test_preloads_run_when_the_client_has_connected() -> None:
     assert text.index("self._ensure_connected(") < text.index("self.preloads.start()")
 
 
+def test_a_client_begins_to_listen_as_the_last_step_of_its_start() -> None:
+    """client.py:1508: where a plain client of a cell is made ours (``automatic.py``)."""
+    text = source(distributed.Client._start)
+    last = "self._handle_report_task = asyncio.create_task(self._handle_report())"
+    assert text.index("await self.preloads.start()") < text.index(last)
+    assert text.partition(last)[2].split() == ["return", "self"]
+
+
 def test_frames_of_ignored_modules_are_no_code_of_a_computation() -> None:
     """client.py:3270."""
     name = "distributed.diagnostics.computations.ignore-modules"

@@ -20,6 +20,7 @@ from tornado.iostream import IOStream
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.backend import HABackend, TLSNotConfigured
 from ha_scheduler.comm.directory import directory_of, forget_directories
+from ha_scheduler.worker.nanny import Nanny
 from ha_scheduler.worker.worker import Worker
 from tests.worker.cell import free_ports
 
@@ -179,22 +180,47 @@ async def test_listening_on_ha_is_listening_on_the_transport_beneath() -> None:
         assert listener.contact_address.startswith("tls://127.0.0.1:")
 
 
-def test_the_entry_point_is_installed_and_makes_workers_ha_by_configuration() -> None:
+def test_the_entry_point_is_installed_and_leaves_the_configuration_alone() -> None:
     """comm/registry.py:83 loads it by the name of the scheme."""
     assert isinstance(get_backend("ha"), HABackend)
     HABackend()
-    HABackend()
-    assert dask.config.get("distributed.worker.preload") == ["ha_scheduler.worker.preload"]
+    assert dask.config.get("distributed.worker.preload") == []
 
 
-async def test_a_nanny_passes_on_a_preload_that_was_set_after_it_read_its_own() -> None:
-    """nanny.py:236: ``self.config`` shares the nested parts of ``dask.config.config``."""
-    nanny = distributed.Nanny("tcp://127.0.0.1:1", nthreads=1)
-    HABackend()
-    assert dask.config.get("distributed.worker.preload", config=nanny.config) == [
-        "ha_scheduler.worker.preload"
-    ]
+class Special(distributed.Worker):
+    """A class of the user's own."""
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "expected"),
+    [
+        (None, None, (["ha_scheduler.worker.preload"], [])),
+        (["theirs"], ["--x"], (["theirs", "ha_scheduler.worker.preload"], ["--x"])),
+        (["theirs"], [["--x"]], (["theirs", "ha_scheduler.worker.preload"], [["--x"], []])),
+    ],
+)
+async def test_a_nanny_that_names_its_protocol_has_its_worker_upgraded(
+    given: Any, arguments: Any, expected: Any
+) -> None:
+    nanny = distributed.Nanny(
+        "ha://127.0.0.1:1",
+        nthreads=1,
+        protocol="tcp",
+        worker_class=Special,
+        preload=given,
+        preload_argv=arguments,
+    )
+    nanny.instantiate().close()  # it was made ours when it was asked to start its worker
+    assert isinstance(nanny, Nanny)
+    assert (nanny.preload, nanny.preload_argv) == expected
     await nanny.close()
+
+
+async def test_a_worker_that_names_its_protocol_is_upgraded_before_it_registers() -> None:
+    worker = distributed.Worker("ha://127.0.0.1:1", protocol="tcp", dashboard=False)
+    worker._register_with_scheduler().close()
+    assert isinstance(worker, Worker)
+    await worker.close()
 
 
 async def test_a_plain_worker_that_listens_because_of_ha_is_upgraded() -> None:

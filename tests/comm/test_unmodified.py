@@ -34,6 +34,17 @@ with Client(address, security=security, timeout=60) as client:
 assert not [name for name in sys.modules if name.startswith(("ha_scheduler", "client_replay"))]
 """
 
+KIND = """
+import sys
+from distributed import Client, Security
+
+address, ca, cert, key = sys.argv[1:]
+assert not [name for name in sys.modules if name.startswith(("ha_scheduler", "client_replay"))]
+security = Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key)
+with Client(address, security=security, timeout=60) as client:
+    client.submit(sum, [1, 2, 3])
+    print(type(client).__module__, client._ha.journal.last)
+"""
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -92,6 +103,23 @@ def test_an_unmodified_worker_and_client_work_with_our_engine(files: Files) -> N
         check=False,
     )
     assert done.stdout.split() == ["6"], done.stderr + (files.directory / "log").read_text()
+    assert "this client does not" in done.stderr  # outlive its leader, and what to do about it
+
+
+def test_a_program_that_knows_nothing_of_ours_gets_our_client_for_the_address_of_a_cell(
+    files: Files,
+) -> None:
+    (port,) = free_ports("127.0.0.1", 1)
+    files.start("tests.standalone", f"--port={port}")
+    done = subprocess.run(
+        [sys.executable, "-c", KIND, f"ha://127.0.0.1:{port}", *map(str, files.paths.values())],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout.split() == ["client_replay.client", "1"], done.stderr
+    assert "does not" not in done.stderr
 
 
 def test_our_worker_and_client_work_with_an_unmodified_scheduler(files: Files) -> None:

@@ -128,9 +128,20 @@ def test_the_log_level_of_a_peer_is_that_of_its_engine() -> None:
         assert " INFO " not in cluster.peers[0].tail()
 
 
-def test_a_plain_client_is_served_as_well(shared: LocalHACluster) -> None:
+def test_a_plain_client_of_it_is_ours(shared: LocalHACluster) -> None:
     with PlainClient(shared) as client:
+        assert isinstance(client, Client)
         assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2
+
+
+def test_a_client_of_it_is_given_to_whoever_asks_within_its_context(
+    shared: LocalHACluster,
+) -> None:
+    with shared.get_client() as client:
+        with shared.get_client() as again:
+            assert again is client
+        assert client.submit(increment, 1).result(timeout=DEADLINE_S) == 2
+    assert client.status == "closed"
 
 
 def test_its_surface_is_that_of_local_cluster() -> None:

@@ -20,12 +20,13 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
+from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import CheckedComm, refuse
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
-from ha_scheduler.protocol.client import UNKNOWN_KEYS, Hello, RegisterClient, Resume, Stale
+from ha_scheduler.protocol.client import NOT_HA, UNKNOWN_KEYS, Hello, RegisterClient, Resume, Stale
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class Clients(Cancellation):
         fenced = FencedComm(comm, self.lease)
         # Alone in its message: a client takes the first message for the answer to its registration
         # (client.py:1589), and one that the ledger knows may be sent more at once.
-        await fenced.write([{"op": "stream-start", **self._version_warning(versions)}])
+        warning = self._warning(versions, plain=peer_introduction(comm) is None)
+        await fenced.write([{"op": "stream-start", **warning}])
         if self._served.get(client) is not served:  # its end may never be heard of here
             raise CommClosedError(f"{client} has registered anew meanwhile")
         stream = self._open_stream(fenced, client, versions)
@@ -86,11 +88,15 @@ class Clients(Cancellation):
                 del self.client_comms[client]
             stream.abort()
 
-    def _version_warning(self, versions: dict[str, Any]) -> dict[str, Any]:
-        """What upstream tells a client whose packages differ (scheduler.py:5929)."""
+    def _warning(self, versions: dict[str, Any], *, plain: bool) -> dict[str, Any]:
+        """What upstream tells a client whose packages differ (scheduler.py:5929), and what we tell
+        one whose process does not have this package (or none that speaks of it).
+        """
         workers = {address: ws.versions for address, ws in self.workers.items()}
-        warning: dict[str, Any] = error_message(get_versions(), workers, versions)
-        return warning
+        said: dict[str, Any] = error_message(get_versions(), workers, versions)
+        if plain:
+            said["warning"] = "\n".join(filter(None, [NOT_HA, said.get("warning")]))
+        return said
 
     def _open_stream(self, comm: FencedComm, client: str, versions: dict[str, Any]) -> BatchedSend:
         leaving = self._leaving.pop(client, None)
