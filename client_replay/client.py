@@ -5,6 +5,8 @@ loss of a leader cancels nothing. A future changes its state only by word of a l
 term. What outlives the client is committed before it closes, if a leader is there within
 ``GOODBYE_S_MAX``, or while the client still reconnects.
 
+A forked child of the program gets ``ForkedChild`` for whatever it asks of its parent's client.
+
 ``upgrade`` makes a connected client one of these. The class keeps the name "Client": distributed
 derives the client's id from it.
 """
@@ -17,22 +19,24 @@ import inspect
 import json
 import logging
 import reprlib
+import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import dask
 import distributed
 from dask.typing import no_default
 from distributed.client import CommClosedError, SchedulerInfo, _current_client
 from distributed.core import Status, clean_exception
-from distributed.utils import format_dashboard_link, sync
+from distributed.utils import NoOpAwaitable, format_dashboard_link, sync
 from tornado.ioloop import IOLoop
 
 from client_replay import close_without_leader, locks, progress
 from client_replay.errors import OutcomeUnknown
 from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
 from client_replay.session import Session
+from ha_scheduler import forks
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.backend import why
@@ -62,7 +66,6 @@ class Client(distributed.Client):
     # Narrower than upstream's, whose __init__ sets them one by one.
     scheduler: SchedulerRPC
     scheduler_comm: Any
-    loop: IOLoop
     _stream_handlers: dict[str, Any]
     _ha: Session
     _calling: set[asyncio.Future[None]]
@@ -75,11 +78,13 @@ class Client(distributed.Client):
 
     def _make_own(self) -> None:
         """What we have beside upstream's attributes."""
+        self._owner = forks.Owner()
         self._ha = Session(self)
         self._calling = set()
         self._retrying = []
         self._entered = []
         _hide_from_computations()
+        forks.watch(self)
 
     def _setup_replay(self) -> None:
         """Rebind what upstream's ``__init__`` bound to its own methods; idempotent."""
@@ -99,6 +104,19 @@ class Client(distributed.Client):
                 "event": self._handle_event,
             }
         )
+
+    # ---- a fork of the program
+
+    @property
+    def loop(self) -> IOLoop:
+        """As upstream's. Raises ``ForkedChild``: the thread of the loop is not in a fork."""
+        self._owner.require(f"the client {self.id}")
+        return cast("IOLoop", super().loop)
+
+    def let_go(self) -> None:
+        """This is a fork of the program."""
+        forks.let_go_of_loop(self._loop_runner._loop)
+        self._refcount_lock = threading.RLock()  # a thread that is not here may have it
 
     # ---- connecting
 
@@ -288,6 +306,7 @@ class Client(distributed.Client):
     # ---- sending
 
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
+        self._owner.require(f"the client {self.id}")
         with self._ha.submitting(keys):
             return super()._graph_to_futures(expr, keys, *args, **kwargs)
 
@@ -370,6 +389,8 @@ class Client(distributed.Client):
 
     def close(self, timeout: Any = no_default) -> Any:
         """client.py:1927, which sets the status to "closing" first: then nothing is replayed."""
+        if not self._owner.is_here():
+            return NoOpAwaitable() if self._asynchronous else None
         if self.status not in ("running", "connecting"):
             return super().close(timeout)
         limit = min(GOODBYE_S_MAX, timeout) if timeout and timeout is not no_default else None
@@ -397,7 +418,7 @@ class Client(distributed.Client):
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        if not self._ends_inner_context():
+        if self._owner.is_here() and not self._ends_inner_context():
             await self._settle()
             await super().__aexit__(*exception)
 

@@ -4,6 +4,8 @@ Guarantee: when the process that called ``start`` ends, by any cause, the kernel
 and its own children with it: an engine dies with its daemon, a worker with its nanny. What the
 kernel cannot end in order (a frozen grandchild) is swept by ``kill`` and at interpreter exit.
 
+A forked child of that process is another one: to it this is no child (``ha_scheduler/forks.py``).
+
 Trap: the kernel sends that signal when the *thread* that started the child ends. ``start`` belongs
 on the thread of the cluster's event loop.
 """
@@ -23,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+from ha_scheduler.forks import Owner
 
 POLL_S = 0.02
 REAP_TIMEOUT_S = 10.0  # after SIGKILL
@@ -49,9 +53,15 @@ class ChildProcess:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
+        self._owner = Owner()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self._state()}>"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it, and not one that forked this."""
+        return self._owner.is_here()
 
     @property
     def pid(self) -> int | None:
@@ -61,6 +71,7 @@ class ChildProcess:
     @property
     def alive(self) -> bool:
         """Whether the process exists; a paused one does."""
+        self._owner.require(f"the process {self.name}")
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -71,6 +82,7 @@ class ChildProcess:
     @property
     def returncode(self) -> int | None:
         """Exit status of the last run; negative: the signal that ended it."""
+        self._owner.require(f"the process {self.name}")
         return self._process.poll() if self._process is not None else None
 
     def start(self) -> None:
@@ -93,6 +105,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """SIGKILL to the process and everything it started. Returns when it is gone."""
+        self._owner.require(f"the process {self.name}")
         if self not in _running or self._process is None:
             return
         family = self._children(recursive=True)
@@ -119,6 +132,7 @@ class ChildProcess:
 
     async def stop(self, timeout_s: float) -> None:
         """SIGTERM, and after ``timeout_s`` ``kill``."""
+        self._owner.require(f"the process {self.name}")
         if self not in _running or self._process is None:
             return
         if self.paused:
@@ -141,6 +155,8 @@ class ChildProcess:
             return ""
 
     def _state(self) -> str:
+        if not self._owner.is_here():
+            return "of the process that forked this one"
         if self.paused:
             return f"paused, pid {self.pid}"
         if self.alive:
@@ -186,5 +202,7 @@ def _signal_all(processes: list[psutil.Process], number: signal.Signals) -> None
 @atexit.register
 def _kill_all() -> None:
     for child in list(_running):
+        if not child.is_ours:
+            continue
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.kill()

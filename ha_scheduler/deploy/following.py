@@ -9,6 +9,8 @@ leader knows.
 Upstream's object asks one address, and its subscription ends with the first leader
 (cluster.py:226). A frozen or unreachable leader ends nothing, so the watch says when to leave it.
 
+A forked child of the program gets ``ForkedChild`` for whatever it asks, and ends nothing.
+
 Everything but the properties runs on the cluster's event loop.
 """
 
@@ -18,14 +20,16 @@ import asyncio
 import contextlib
 import functools
 import uuid
+import warnings
 from typing import Any
 
 from distributed.comm import CommClosedError, connect
 from distributed.core import ConnectionPool, Status
 from distributed.objects import SchedulerInfo
-from distributed.utils import format_dashboard_link
+from distributed.utils import NoOpAwaitable, format_dashboard_link
 
 from client_replay.rpc import SchedulerRPC
+from ha_scheduler import forks
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.directory import View
@@ -68,7 +72,6 @@ class FollowsLeader:
     """
 
     # Of the class that this is mixed into
-    loop: Any
     status: Status
     asynchronous: bool
     scheduler_info: dict[str, Any]
@@ -76,6 +79,41 @@ class FollowsLeader:
     _watch_worker_status_task: asyncio.Task[None] | None
 
     _connection: LeaderConnection | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._owner = forks.Owner()
+        super().__init__(*args, **kwargs)
+        forks.watch(self)
+
+    # -- a fork of the program
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it, and not one that forked this."""
+        return self._owner.is_here()
+
+    @property
+    def loop(self) -> Any:
+        """As upstream's. Raises ``ForkedChild``: the thread of the loop is not in a fork."""
+        self._owner.require(f"the cluster {self.name}")  # type: ignore[attr-defined]
+        return super().loop  # type: ignore[misc]
+
+    def let_go(self) -> None:
+        """This is a fork of the program."""
+        forks.let_go_of_loop(self._loop_runner._loop)  # type: ignore[attr-defined]
+
+    def close(self, timeout: float | None = None) -> Any:
+        """As upstream's; does nothing in a fork."""
+        if self.is_ours:
+            return super().close(timeout)  # type: ignore[misc]
+        return NoOpAwaitable() if self._loop_runner._asynchronous else None  # type: ignore[attr-defined]
+
+    async def __aexit__(self, *exception: Any) -> None:
+        await self.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if "_owner" in self.__dict__ and self.is_ours:  # else it was refused its arguments
+            super().__del__(_warn)  # type: ignore[misc]
 
     @functools.cached_property
     def _follower(self) -> Follower:

@@ -426,4 +426,5 @@ class LocalHACluster(FollowsLeader, Cluster):
 @atexit.register
 def _abandon_all() -> None:
     for cluster in list(_open):
-        cluster._abandon()
+        if cluster.is_ours:
+            cluster._abandon()

@@ -21,6 +21,7 @@ import distributed
 from distributed.comm import CommClosedError
 from distributed.core import Status
 
+from ha_scheduler import forks
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.worker.worker import Worker
@@ -73,6 +74,7 @@ class Nanny(distributed.Nanny):
         self.rpc.connect = self._registering(self.rpc.connect)  # type: ignore[method-assign]
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()
+        forks.watch(self)
         self.handlers["plugin_add"] = self.plugin_add
         self.handlers["plugin_remove"] = self.plugin_remove
         # The class goes to the worker process by name, so only one that has a name can go. A
@@ -92,6 +94,10 @@ class Nanny(distributed.Nanny):
         if arguments and not isinstance(arguments[0], str):  # those of each preload
             self.preload_argv = [*arguments, []]
         self.preload = [*names, PRELOAD]
+
+    def let_go(self) -> None:
+        """This is a fork of the nanny's process."""
+        forks.let_go_of_loop(self.io_loop)
 
     def _registering(self, connect: Callable[..., Any]) -> Callable[..., Any]:
         """``connect`` for the registration, the Nanny's first connection (nanny.py:341).

@@ -28,6 +28,7 @@ from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 
 from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
+from ha_scheduler import forks
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
@@ -59,6 +60,7 @@ class Worker(distributed.Worker):
         self._set_up_plugins: dict[str, str] = {}
         self._adding_plugin = weakref.WeakValueDictionary[str, asyncio.Lock]()
         locks.install()
+        forks.watch(self)
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers[tag_of(LeaderCalled)] = self._ha.leader_called
@@ -68,6 +70,12 @@ class Worker(distributed.Worker):
         self.stream_handlers["close"] = self.close
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
+
+    def let_go(self) -> None:
+        """This is a fork of the worker's process, as a task may make one."""
+        forks.let_go_of_loop(self.io_loop)
+        if self._workdir is not None:
+            self._workdir._finalizer.detach()  # removes the directory
 
     @property
     def link(self) -> SchedulerLink:
