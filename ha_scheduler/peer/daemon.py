@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import opening
+from ha_scheduler.peer import held_port, opening
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.joining import Asker, Joiner
@@ -68,6 +68,8 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.callback(store.close)
         roster = opening.call_roll(settings, known, store)
         stack.enter_context(_pid_file(settings))
+        if not roster.own.witness:
+            stack.enter_context(held_port.hold(settings.listen_host, settings.address.dask_port))
         daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module)
         return asyncio.run(daemon.main(sock))
 
