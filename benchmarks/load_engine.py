@@ -81,7 +81,9 @@ class LoadEngine(LoadNode):
                 self._committed(index, proposal, data)
             case engine.Ping(number):
                 self._send(engine.Pong(number))
-            case engine.EngineSettings(_, name, _, options):
+            case engine.EngineSettings(_, name, peers, options):
+                (own,) = (peer for peer in peers if peer.name == name)
+                self._address = f"tls://{own.host}:{own.dask_port}"
                 self._introduce(name, Path(options["directory"]))
             case engine.CaughtUp(index):
                 self._caught_up = True
@@ -109,7 +111,7 @@ class LoadEngine(LoadNode):
     def _activate(self, term: int) -> None:
         self._recorder = Recorder(self, term, itertools.count((term << 32) + 1))
         self._tell("activated", term=term)
-        self._send(engine.Serving(term, f"load://{self._name}:{term}"))
+        self._send(engine.Serving(term, self._address))
         self._put(MARK, f"term-{term}", b"", lambda: self._tell("first_commit", term=term))
 
     # -- the load

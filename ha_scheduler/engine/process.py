@@ -30,6 +30,7 @@ from ha_scheduler.protocol.engine import (
     EngineReady,
     EngineSettings,
     Mark,
+    Phase,
     Ping,
     Pong,
     Propose,
@@ -146,8 +147,8 @@ class EngineProcess:
         return Scheduler(cell=cell, lease=self._lease, **arguments)
 
     async def _activate(self, term: int) -> None:
-        def mark(phase: str, detail: dict[str, Any]) -> None:
-            self._channel.send(Mark(term, phase, time.monotonic(), detail))
+        def mark(phase: str, detail: dict[str, int]) -> None:
+            self._channel.send(Mark(term, Phase(phase), time.monotonic(), detail))
 
         await self._scheduler.activate(term, self._channel, mark)
         self._channel.send(Serving(term, self._scheduler.address))

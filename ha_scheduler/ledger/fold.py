@@ -100,16 +100,17 @@ def fold(tables: Tables, index: int, term: int, data: bytes) -> None:
         _APPLY[type(record)](tables, index, record, data)
 
 
-def check(data: bytes) -> None:
+def check(data: bytes) -> tuple[Record, tuple[Record, ...]]:
     """What is to enter the log: whatever passes can be applied, by every peer of this release.
 
+    Returns the record, and the changes of a ``Called`` as far as they are in it.
     Raises ``UnknownRecordError`` and ``MalformedRecordError``. The payload of a ``Called`` that
     travels in parts is not seen.
     """
     record = decode(data)
-    if isinstance(record, Called) and not record.blob_parts:
-        for change in calls.unpack_payload(record.payload)[0]:
-            decode(change)
+    if not isinstance(record, Called) or record.blob_parts:
+        return record, ()
+    return record, tuple(map(decode, calls.unpack_payload(record.payload)[0]))
 
 
 def graph_blob(record: GraphSubmitted) -> tuple[int, int] | None:

@@ -2,16 +2,21 @@
 
 Guarantee: ``EngineSettings`` is the first message of every engine's life, an engine that was not
 activated gets nothing into the log, and the lease of an engine that is gone is never extended. A
-message that no engine of this release sends ends the engine, not the daemon.
+message that no engine of this release sends, or that is not an engine's to send
+(``engine_rights.py``), ends the engine, not the daemon.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.peer.proposals import ProposalError, Proposals
 from ha_scheduler.peer.roster import Roster
@@ -26,6 +31,7 @@ from ha_scheduler.protocol.engine import (
     Serving,
     ToDaemon,
 )
+from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft.messages import Entry
 from ha_scheduler.storage.port import PeerStore
 
@@ -69,6 +75,8 @@ class EngineSide:
         self._feed: Feed | None = None
         self._feeding: asyncio.Task[None] | None = None
         self._proposals: Proposals | None = None
+        self._rights: EngineRights | None = None
+        self._resolving: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -90,6 +98,8 @@ class EngineSide:
     def activate(self, term: int, index: int, propose: Callable[[Sequence[bytes]], range]) -> None:
         """Activate it for ``term``, after the log up to ``index`` was sent to it."""
         assert self._feed is not None
+        assert self._rights is not None
+        self._rights.activated(term)
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
         self._feed.send_after(index, Activate(term))
 
@@ -118,23 +128,19 @@ class EngineSide:
 
     def on_accepted(self, engine: Engine) -> None:
         name, options = self._settings.name, dict(self._settings.engine_options)
-        identity = self._roster.founding.identity
-        engine.send(EngineSettings(identity, name, self._roster.current(), options))
+        identity, peers = self._roster.founding.identity, self._roster.current()
+        engine.send(EngineSettings(identity, name, peers, options))
+        self._rights = self._rights_of(next(peer for peer in peers if peer.name == name))
         self._feed = Feed(engine, self._store, self._tail, self._number_of)
         self._feeding = asyncio.create_task(self._feed.run())
         self._feeding.add_done_callback(self._feed_ended)
 
     def on_message(self, engine: Engine, message: ToDaemon) -> None:
-        match message:
-            case EngineReady(dashboard):
-                self.dashboard = dashboard
-                self._events.on_engine_ready()
-            case Propose(number, data):
-                self._propose(engine, number, data)
-            case Serving(term, address):
-                self._events.on_serving(term, address)
-            case Mark():
-                self._events.on_mark(message)
+        assert self._rights is not None
+        try:
+            self._obey(engine, self._rights, message)
+        except OverstepError as error:
+            engine.kill(f"it {error}")
 
     def on_exit(self, engine: Engine, why: str) -> None:
         logger.warning(
@@ -153,10 +159,24 @@ class EngineSide:
 
     # -- records in and out
 
+    def _obey(self, engine: Engine, rights: EngineRights, message: ToDaemon) -> None:
+        match message:
+            case EngineReady(dashboard):
+                rights.check_ready(message)
+                self.dashboard = dashboard
+                self._events.on_engine_ready()
+            case Propose(number, data):
+                self._propose(engine, number, data)
+            case Serving(term, address):
+                rights.check_serving(message)
+                self._events.on_serving(term, address)
+            case Mark():
+                if (mark := rights.check_mark(message, time.monotonic())) is not None:
+                    self._events.on_mark(mark)
+
     def _propose(self, engine: Engine, number: int, data: bytes) -> None:
         if self._proposals is None:
-            engine.kill("it proposed a record though it was not activated")
-            return
+            raise OverstepError("proposed a record though it was not activated")
         try:
             self._proposals.offer(number, data)
         except ProposalError as error:
@@ -173,6 +193,20 @@ class EngineSide:
         if engine is not None and engine.paused and self._proposals.relieved:
             engine.resume()
         return number
+
+    def _rights_of(self, own: PeerAddress) -> EngineRights:
+        rights = EngineRights("tls" if self._settings.tls is not None else "tcp", own)
+
+        async def resolve() -> None:  # a resolver may take seconds
+            with contextlib.suppress(OSError):
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(own.host, None, type=socket.SOCK_STREAM)
+                rights.resolved = {str(address[0]) for *_, address in found}
+
+        if self._resolving is not None:
+            self._resolving.cancel()
+        self._resolving = asyncio.create_task(resolve())
+        return rights
 
     def _feed_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -1,6 +1,7 @@
 """The active engine's proposals: in order, bounded, and recognised when they commit.
 
-Guarantee: records enter the log in the order of their proposal numbers, without a gap. A record
+Guarantee: records enter the log in the order of their proposal numbers, without a gap, and only
+those that an engine may write (``ledger/authorship.py``). A record
 that the core does not take now (a transfer is in progress, too much is uncommitted) stays at the
 head and holds back the rest.
 
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from ha_scheduler.ledger.authorship import NotItsRecordError, check_engine
 from ha_scheduler.ledger.fold import check
 from ha_scheduler.ledger.records import RECORD_BYTES_MAX, MalformedRecordError, UnknownRecordError
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
@@ -69,7 +71,9 @@ class Proposals:
         if not 0 < len(data) <= RECORD_BYTES_MAX:
             raise ProposalError(f"it proposed a record of {len(data)} bytes")
         try:
-            check(data)
+            check_engine(*check(data), self._term)
+        except NotItsRecordError as error:
+            raise ProposalError(f"it proposed what no engine may: {error}") from error
         except (UnknownRecordError, MalformedRecordError) as error:
             # In the log it would stop every peer of the cell, at each start again.
             raise ProposalError(f"it proposed what no peer can apply: {error}") from error

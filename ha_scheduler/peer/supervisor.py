@@ -24,8 +24,8 @@ from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.protocol import RELEASE, frames
-from ha_scheduler.protocol.codec import ProtocolError
-from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, ToDaemon, ToEngine
+from ha_scheduler.protocol.codec import ProtocolError, tag_of
+from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, Propose, ToDaemon, ToEngine
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
 from ha_scheduler.shared_lease import SharedLease
 
@@ -34,6 +34,7 @@ BACKOFF_MAX_S = 5.0
 HEALTHY_AFTER_S = 10.0  # an engine that lived this long resets the backoff
 PING_EVERY_S = 0.5
 REAP_POLL_S = 0.002
+UNANSWERED_MAX = 1024  # pings; beyond it the oldest no longer count
 CHANNEL_BUFFER_BYTES = 1024 * 1024  # written, and not yet read by the engine
 
 _REPLACED = "the package was replaced under a running peer; restart the peer"
@@ -70,7 +71,7 @@ class Engine(asyncio.Protocol):
         self._writable.set()
         self._ended = False
         self.paused = False
-        self._unanswered: deque[tuple[int, float]] = deque()
+        self._unanswered: deque[tuple[int, float]] = deque(maxlen=UNANSWERED_MAX)
 
     @property
     def lag_s(self) -> float:
@@ -157,6 +158,8 @@ class Engine(asyncio.Protocol):
             self._accept(accepted(value).release)
             return
         message = TO_DAEMON.decode(value)
+        if not isinstance(message, Propose) and len(value) > frames.ENGINE_WORDS_BYTES_MAX:
+            raise ProtocolError(f"{tag_of(type(message))}: {len(value)} bytes")
         if not isinstance(message, Pong):
             self._events.on_message(self, message)
             return

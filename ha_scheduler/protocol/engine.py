@@ -10,16 +10,33 @@ Start: the daemon introduces itself. Once accepted, it sends ``EngineSettings``,
 ``CaughtUp``. After that each record follows as it commits; this engine's own proposals come back
 without their bytes.
 
+Nothing that the engine says is believed because it says it (``peer/engine_rights.py``): it runs the
+code of users.
+
 The two also share the leader lease, in one page of memory (``shared_lease.py``). After its end an
 active engine writes to no stream of a worker or client, and answers no request.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
-from ha_scheduler.protocol.codec import Message, MessageSet, Number
+from msgspec import Meta
+
+from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number
 from ha_scheduler.protocol.peer import PeerAddress
+
+Url = Annotated[str, Meta(max_length=64, pattern=r"\A(http://:[0-9]{1,5})?\Z")]
+Counts = Annotated[dict[Annotated[str, Meta(max_length=32)], Number], Meta(max_length=8)]
+
+
+class Phase(StrEnum):
+    """The phases of a failover that an engine reaches."""
+
+    WORKERS_BACK = "workers_back"
+    CLIENTS_BACK = "clients_back"
+    FIRST_TASK = "first_task"
 
 
 class EngineSettings(Message, tag="engine-settings"):
@@ -61,9 +78,9 @@ class Ping(Message, tag="ping"):
 
 
 class EngineReady(Message, tag="engine-ready"):
-    """Engine: the replay up to ``CaughtUp`` is done; it may be activated."""
+    """Engine: the replay up to ``CaughtUp`` is done; it may be activated. Once."""
 
-    dashboard: str
+    dashboard: Url
 
 
 class Propose(Message, tag="propose"):
@@ -74,19 +91,19 @@ class Propose(Message, tag="propose"):
 
 
 class Serving(Message, tag="serving"):
-    """Engine: it serves at ``address`` as the leader of ``term``."""
+    """Engine: it serves at ``address`` as the leader of ``term``. Once."""
 
     term: Number
-    address: str
+    address: Name
 
 
 class Mark(Message, tag="mark"):
-    """Engine: a phase of the failover to ``term`` was reached (CLOCK_MONOTONIC seconds)."""
+    """Engine: a phase of the failover to ``term`` was reached (CLOCK_MONOTONIC seconds). Once."""
 
     term: Number
-    phase: str
+    phase: Phase
     at: float
-    detail: dict[str, Any]
+    detail: Counts
 
 
 class Pong(Message, tag="pong"):

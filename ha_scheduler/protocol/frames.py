@@ -21,7 +21,8 @@ INTRODUCTION_BYTES_MAX = 16 * 1024  # some names and a token, of a stranger
 REQUEST_BYTES_MAX = 64 * 1024  # of an operator
 WATCH_BYTES_MAX = 1024 * 1024  # a view names a handful of peers
 CONTROL_BYTES_MAX = 4 * 1024 * 1024  # an answer to an operator; a history is some kilobytes
-ENGINE_BYTES_MAX = 4 * 1024 * 1024  # a record is at most 768 KiB
+ENGINE_BYTES_MAX = 1024 * 1024  # a record is at most 768 KiB
+ENGINE_WORDS_BYTES_MAX = 4 * 1024  # of an engine's message that carries no record
 PEER_BYTES_MAX = 32 * 1024 * 1024  # the largest append that the core makes
 
 READ_BYTES = 256 * 1024  # taken from a connection in one go

@@ -183,7 +183,7 @@ def test_watchers_are_told_of_the_leader_and_of_each_change_and_hear_beats(tmp_p
             leader,
             cell.cell.identity,
         )
-        assert view["address"] == f"toy://{leader}:{view['term']}"
+        assert view["address"] == f"tls://127.0.0.1:{cell.cell.peer(leader).dask_port}"
         assert [p[0] for p in view["peers"]] == list(cell.names)
         while watch.receive()["op"] != "beat":
             pass

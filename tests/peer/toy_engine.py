@@ -30,7 +30,7 @@ class ToyEngine:
         self.proposal = 0
         self.proposed: dict[int, str] = {}
         self.term = 0
-        self.name = ""
+        self.name = self.address = ""
         self.options: dict[str, Any] = {}
         self.orders: socket.socket | None = None
 
@@ -70,7 +70,10 @@ class ToyEngine:
 
     def handle(self, message: engine.ToEngine) -> None:
         match message:
-            case engine.EngineSettings(_, name, _, options):
+            case engine.EngineSettings(_, name, peers, options):
+                (own,) = (peer for peer in peers if peer.name == name)
+                protocol = "tls" if options["tls"] else "tcp"
+                self.address = f"{protocol}://{own.host}:{own.dask_port}"
                 self.welcome(name, options)
             case engine.RecordCommitted(index, proposal, data):
                 text = describe(data) if data else self.proposed.pop(proposal)
@@ -82,8 +85,8 @@ class ToyEngine:
             case engine.Activate(term):
                 self.term = term
                 self.write_diary("activate", term=term, lease=self.lease.valid())
-                self.send(engine.Serving(term, f"toy://{self.name}:{term}"))
-                self.send(engine.Mark(term, "toy", time.monotonic(), {"n": 1}))
+                self.send(engine.Serving(term, self.address))
+                self.send(engine.Mark(term, engine.Phase.FIRST_TASK, time.monotonic(), {"n": 1}))
             case engine.Ping(number):
                 self.send(engine.Pong(number))
 
@@ -113,6 +116,11 @@ class ToyEngine:
                 time.sleep(order["seconds"])
             case "lease":
                 self.write_diary("lease", valid=self.lease.valid())
+            case "say":  # whatever it is
+                said = {k: self.term if v == "own term" else v for k, v in order["message"].items()}
+                if "data" in said:
+                    said["data"] = bytes.fromhex(said["data"])
+                self.out += frames.pack(said)
             case "exit":
                 os._exit(3)
 
