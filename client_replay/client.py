@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import json
 import logging
@@ -347,6 +348,8 @@ class Client(distributed.Client):
     async def _run_on_scheduler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Once, for nobody knows what it does; a performance report's only reads."""
         looks = getattr(function, "__qualname__", "") == REPORT_BEGINS
+        if not looks and not self._ha.plain:
+            _say_what_ends_with_the_leader()
         for _ in range(REPEATS_MAX if looks else 0):
             with contextlib.suppress(OutcomeUnknown):
                 return await super()._run_on_scheduler(function, *args, **kwargs)
@@ -477,6 +480,16 @@ def _hide_from_computations() -> None:
     hidden = dask.config.get(NOT_THE_USERS)
     if ours not in hidden:
         dask.config.set({NOT_THE_USERS: [*hidden, ours]})
+
+
+@functools.cache
+def _say_what_ends_with_the_leader() -> None:
+    """Once in a process."""
+    logger.warning(
+        "What a function leaves in the scheduler (run_on_scheduler) ends with its leader. What is "
+        "to be there under each leader is a SchedulerPlugin's to add (Client.register_plugin).",
+        extra={"action": "ends-with-the-leader"},
+    )
 
 
 def upgrade(client: Any) -> None:

@@ -52,7 +52,10 @@ class CheckedComm:
     def _checked(self, message: Any) -> dict[str, Any]:
         checked = request(message)
         if checked["op"] not in self._known and checked["op"] != _END:
-            raise UnknownMessage(f"there is no message {shown(checked['op'])} here")
+            raise UnknownMessage(
+                f"there is no message {shown(checked['op'])} here. One that a library added to a "
+                "leader ended with it; have a SchedulerPlugin add it to each"
+            )
         return checked
 
     def __getattr__(self, name: str) -> Any:

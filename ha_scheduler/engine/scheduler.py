@@ -15,12 +15,9 @@ configuration keys are derived from it (core.py:275, hazard 20).
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import itertools
 import logging
 import time
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -44,26 +41,21 @@ from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
-from ha_scheduler.engine.fencing import FencedComm, LeaseLike, fence_pool, hold
+from ha_scheduler.engine.fencing import fence_pool, hold
+from ha_scheduler.engine.requests import Requests, unknown_request
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
-from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS, Recovery
+from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
 from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
-from ha_scheduler.protocol.client import HA, FireAndForget, Heard, Hello, OpenCalls, Request, Resume
-from ha_scheduler.protocol.codec import from_op, tag_of, to_op
+from ha_scheduler.protocol.client import HA, FireAndForget, Heard, Hello, OpenCalls, Resume
+from ha_scheduler.protocol.codec import tag_of, to_op
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import RegisterWorker
 
 logger = logging.getLogger(__name__)
-
-#: Requests that are served while the recovery barrier is closed: they make it open, or wait for it
-#: themselves.
-UNGATED = frozenset(
-    {tag_of(RegisterWorker), *("register-worker", "register-client", "register_nanny", "identity")}
-)
 
 #: The calls that ``NumberedCalls`` is around: each is done once if its caller numbers it.
 CALLS = (
@@ -123,15 +115,17 @@ class Scheduler(
             self.handlers["amm_handler"] = self.amm_asked
         self.handlers[tag_of(RegisterWorker)] = self.ha_register_worker
         self.handlers[tag_of(OpenCalls)] = self.calls.open
-        for op, handler in list(self.handlers.items()):
-            if op in CALLS:
-                handler = self.calls.around(op, handler)
-            if op not in UNGATED:
-                self.handlers[op] = _gated(handler, self.recovery, self.lease)
+        for op in CALLS & set(self.handlers):
+            self.handlers[op] = self.calls.around(op, self.handlers[op])
+        # Also what is added from here on, by plugins and by libraries.
+        self.handlers = Requests(self.handlers, self.recovery, self.lease, self._unknown)
         self.stream_handlers[tag_of(Hello)] = self.ha_hello
         self.stream_handlers[tag_of(Resume)] = self.ha_resume
         self.stream_handlers[tag_of(Heard)] = self.ha_heard
         self.stream_handlers[tag_of(FireAndForget)] = self.ha_fire_and_forget
+
+    def _unknown(self, comm: Comm, **arguments: Any) -> dict[str, Any]:
+        return unknown_request(self._comms.get(comm))
 
     # Activation
 
@@ -262,24 +256,3 @@ def _extensions(chosen: dict[str, Any] | None) -> dict[str, Any]:
             chosen.pop("stealing", None)
     ours = {"spans": Spans, "shuffle": Shuffles, "memory_sampler": MemorySamplers}
     return chosen | ours | EXTENSIONS
-
-
-def _gated(handler: Callable[..., Any], recovery: Recovery, lease: LeaseLike) -> Callable[..., Any]:
-    """A request's handler, gated by the recovery barrier, and its answer by the lease.
-
-    Raises ``MalformedMessage``, which is told to the caller.
-    """
-
-    @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
-    async def wait_then_handle(*args: Comm, **kwargs: Any) -> Any:
-        from_op(Request, kwargs)
-        if not recovery.is_open:
-            await recovery.opened()
-        fenced = (FencedComm(comm, lease) for comm in args)  # of a handler that writes by itself
-        try:
-            result = handler(*fenced, **kwargs)
-            return await result if inspect.isawaitable(result) else result
-        finally:  # an error is an answer, too
-            await hold(lease)
-
-    return wait_then_handle
