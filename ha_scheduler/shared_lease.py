@@ -5,11 +5,15 @@ daemon extends the lease to a moment before the earliest possible election of an
 checks it before each write. Shared memory and not a message: an engine that was busy for seconds,
 or frozen, must see the truth before it has read its channel.
 
+The engine cannot write the page, whatever the code of users in it tries: once the daemon has mapped
+it, the kernel lets nobody map it for writing again, write to the file or change its size.
+
 Times are CLOCK_MONOTONIC seconds, which all processes of a host share.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -17,23 +21,32 @@ import time
 
 _DEADLINE = struct.Struct("@d")  # aligned 8 bytes: an atomic store
 
+# linux/fcntl.h; Linux 5.1
+_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
+_SEALS = _F_SEAL_SEAL | _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+
 
 class SharedLease:
-    """One deadline. The daemon creates it, the engine opens it by file descriptor."""
+    """One deadline. The daemon creates it; the engine opens it by file descriptor, to read."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+        self._page = mmap.mmap(fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
 
     @classmethod
     def create(cls) -> SharedLease:
-        """A new, expired lease; its ``fd`` is inheritable by ``pass_fds``."""
-        fd = os.memfd_create("dask-ha-lease")
+        """A new, expired lease that can be extended; its ``fd`` is inheritable by ``pass_fds``."""
+        fd = os.memfd_create("dask-ha-lease", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, mmap.PAGESIZE)
-        return cls(fd)
+        page = mmap.mmap(fd, mmap.PAGESIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)  # after our own mapping, and for ever
+        lease = cls(fd)
+        lease._page.close()
+        lease._page = page
+        return lease
 
     def extend(self, until: float) -> None:
-        """Set the end of the lease (CLOCK_MONOTONIC seconds)."""
+        """Set the end of the lease (CLOCK_MONOTONIC seconds). Raises ``TypeError`` in an engine."""
         _DEADLINE.pack_into(self._page, 0, until)
 
     def revoke(self) -> None:
