@@ -51,6 +51,9 @@ class Config:
     #: Step down at once when the newest contact to a quorum is an election timeout old. The check
     #: once per election timeout can take nearly twice as long.
     prompt_step_down: bool = True
+    #: How far a peer's term rises within an election timeout on the word of others, without a
+    #: majority of them (``terms.py``). Elections raise it by one or two.
+    max_term_jump: int = 64
     #: Bytes of entries in one append message. One entry always fits.
     max_append_bytes: int = 1 * MIB
     #: Unanswered appends to one follower.
@@ -87,6 +90,7 @@ class Config:
         for name in (
             "promotion_lag_ticks",
             "disk_patience_ticks",
+            "max_term_jump",
             "max_append_bytes",
             "max_inflight_messages",
             "max_inflight_bytes",

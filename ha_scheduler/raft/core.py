@@ -23,12 +23,13 @@ from __future__ import annotations
 import random
 
 from .config import HIGHEST_PRIORITY, UNELECTABLE_PATIENCE, Config
-from .errors import InvariantViolationError, MalformedMessageError
+from .errors import InvariantViolationError, LogCorruptionError, MalformedMessageError
 from .leader import Leader
 from .log import RaftLog
 from .membership import MembershipHistory
 from .messages import (
     FROM_LEADER,
+    MAX_TERM,
     NO_PEER,
     Membership,
     Message,
@@ -41,6 +42,7 @@ from .outbox import Outbox
 from .quorum import VoteResult, vote_result
 from .ready import ReadState
 from .storage import LogReader
+from .terms import PATIENCE, TermLimit
 
 RESPONSE_TO = {
     MessageKind.VOTE: MessageKind.VOTE_RESPONSE,
@@ -67,7 +69,10 @@ class Core:
             max_applying_bytes=config.max_applying_bytes,
         )
         self.term = hard_state.term
+        if self.term > MAX_TERM:
+            raise LogCorruptionError(f"the disk is of term {self.term}; the last one is {MAX_TERM}")
         self.vote = hard_state.vote
+        self.limit = TermLimit(config, self.term)
         self.history = self._load_history(membership)
         self.role = ServerState.FOLLOWER
         self.leader: PeerId = NO_PEER
@@ -100,7 +105,7 @@ class Core:
     @property
     def promotable(self) -> bool:
         """Whether this peer may campaign; also one that an *uncommitted* change removes (4.2.2)."""
-        if self.log.has_pending_snapshot:
+        if self.log.has_pending_snapshot or self.term >= MAX_TERM:
             return False
         committed = self.history.at(self.log.commit)
         return self.id in self.history.current.voters or self.id in committed.voters
@@ -112,6 +117,7 @@ class Core:
             self.term = term
             self.vote = NO_PEER
             self._leader_tick = 0
+            self.limit.taken(term)
         if role is not ServerState.FOLLOWER:
             self._promised = 0  # by timeout it has run out; campaigning otherwise renounces it
         self.role = role
@@ -175,6 +181,7 @@ class Core:
 
     def _become_leader(self) -> None:
         self._reset(self.term, ServerState.LEADER, self.id)
+        self.limit.forget()
         self.lead = Leader(
             self.config, self.term, self.log, self.history, self.outbox, self.read_states.append
         )
@@ -183,6 +190,7 @@ class Core:
     # -- time ------------------------------------------------------------------------------
 
     def tick(self) -> None:
+        self.limit.tick(self.term)
         if self.lead is not None:
             if not self.lead.tick():
                 self.become_follower(self.term, NO_PEER)
@@ -215,6 +223,9 @@ class Core:
     def step(self, message: Message) -> None:
         if message.to != self.id:
             raise MalformedMessageError(f"message for peer {message.to} reached {self.id}")
+        self.limit.hear(message, self.history.current)
+        if message.term <= self.term:
+            self.limit.believe(message.source)
         if message.term > self.term:
             if not self._enter_higher_term(message):
                 return
@@ -234,12 +245,24 @@ class Core:
         kind = message.kind
         if kind in RESPONSE_TO and self._bound and not message.force:
             return False  # 4.2.3: no vote while we hear a leader
+        if message.term > self.limit.limit(self.history.current):
+            self._doubt(message)
+            return False
         if kind is MessageKind.PRE_VOTE:
             return True  # a question about a term nobody is in yet
         if kind is MessageKind.PRE_VOTE_RESPONSE and not message.reject:
             return self.role is ServerState.PRE_CANDIDATE and message.term == self.term + 1
         self.become_follower(message.term, message.source if kind in FROM_LEADER else NO_PEER)
         return True
+
+    def _doubt(self, message: Message) -> None:
+        """A term far beyond ours: ask the voters, and in the end go towards it (``terms.py``)."""
+        if self.limit.doubt(message):
+            self._request_votes(MessageKind.PRE_VOTE, self.term + 1, force=False)
+        lost = self._without_leader >= PATIENCE * self.config.election_ticks
+        step = self.limit.limit(self.history.current)
+        if lost and step > self.term and self.limit.stays(message.source):
+            self.become_follower(step, NO_PEER)
 
     @property
     def _bound(self) -> bool:
@@ -280,6 +303,7 @@ class Core:
                 f"peers {self.leader} and {message.source} both claim to lead term {self.term}"
             )
         self.leader = message.source
+        self.limit.forget()
         self._elapsed = self._without_leader = 0
         self._promised = self.config.election_ticks
         self._leader_tick = max(self._leader_tick, message.tick)

@@ -14,8 +14,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MAX_INT = 2**63 - 1
+#: No term is higher. Ids of runs begin with the term, and 63 bits leave 31 for it; at an election
+#: each second that is 68 years.
+MAX_TERM = 2**31 - 1
 
 Number = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
 PeerId = Annotated[int, Meta(ge=1, le=MAX_INT)]
 
 NO_PEER: PeerId = 0  # no vote cast, no leader known
@@ -33,7 +37,7 @@ class EntryKind(IntEnum):
 class Entry(Struct, frozen=True, array_like=True, gc=False):
     """One slot of the replicated log. Index and term together identify it for ever."""
 
-    term: Number
+    term: Term
     index: Number
     kind: EntryKind
     data: bytes
@@ -69,7 +73,7 @@ class SnapshotMeta(Struct, frozen=True, array_like=True, gc=False):
     """The point of the log that a snapshot replaces, and the membership in force there."""
 
     index: Number
-    term: Number
+    term: Term
     membership: Membership
 
 
@@ -107,8 +111,8 @@ class Message(Struct, frozen=True, array_like=True, gc=False):
     kind: MessageKind
     to: PeerId
     source: PeerId
-    term: Number
-    log_term: Number = 0
+    term: Term
+    log_term: Term = 0
     index: Number = 0
     commit: Number = 0
     entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)] = ()

@@ -107,6 +107,11 @@ class RawNode:
         return self._core.lead.transferee if self._core.lead is not None else NO_PEER
 
     @property
+    def doubted(self) -> dict[PeerId, int]:
+        """Who claims a term that is too far beyond ours to be believed (``terms.py``)."""
+        return {peer: claim.term for peer, claim in self._core.limit.doubted.items()}
+
+    @property
     def electable(self) -> bool:
         """Whether this peer should lead. If not, it votes, declines a transfer, and stands after
         all other peers (`UNELECTABLE_PATIENCE`)."""

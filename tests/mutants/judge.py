@@ -39,6 +39,7 @@ CORE_LAYERS: dict[str, tuple[str, ...]] = {
         "tests/raft/test_parts.py",
         "tests/raft/test_elections.py",
         "tests/raft/test_disruption.py",
+        "tests/raft/test_terms.py",
         "tests/raft/test_replication.py",
         "tests/raft/test_flow_control.py",
         "tests/raft/test_membership.py",
@@ -92,6 +93,7 @@ def _copy(target: Path) -> None:
     for name in COPIED:
         shutil.copytree(ROOT / name, target / name)
     (target / "tests" / "__init__.py").touch()
+    shutil.copy(ROOT / "tests" / "deadlines.py", target / "tests")
     shutil.copy(ROOT / "pyproject.toml", target)
 
 

@@ -463,4 +463,46 @@ MUTANTS = (
         "if self.role is ServerState.CANDIDATE and self.term == term:",
         "if self.role is ServerState.CANDIDATE:",
     ),
+    Mutant(
+        "believe any term",
+        "terms.py",
+        "return min(known + self._config.max_term_jump, MAX_TERM)",
+        "return MAX_TERM",
+    ),
+    Mutant(
+        "the own term counts for a jump though one voter gave it",
+        "terms.py",
+        "self._own: self._terms[0]}",
+        "self._own: self._terms[-1]}",
+    ),
+    Mutant(
+        "jumps are not counted over an election timeout",
+        "terms.py",
+        "known = max(self._terms[0],",
+        "known = max(self._terms[-1],",
+    ),
+    Mutant(
+        "one voter confirms a term",
+        "terms.py",
+        "agreed_value(membership.voters, said)",
+        "max(said.values())",
+    ),
+    Mutant(
+        "nobody is asked about a term",
+        "core.py",
+        "if self.limit.doubt(message):",
+        "if self.limit.doubt(message) and False:",
+    ),
+    Mutant(
+        "a claim that stays is never gone towards",
+        "core.py",
+        "if lost and step > self.term and self.limit.stays(message.source):",
+        "if False:",
+    ),
+    Mutant(
+        "one stray message is gone towards",
+        "core.py",
+        "if lost and step > self.term and self.limit.stays(message.source):",
+        "if lost and step > self.term:",
+    ),
 )
