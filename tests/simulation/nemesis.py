@@ -18,7 +18,13 @@ import lmdb
 
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange
-from ha_scheduler.raft.messages import Membership
+from ha_scheduler.raft.messages import (
+    MAX_TERM,
+    Membership,
+    Message,
+    MessageKind,
+    SnapshotMeta,
+)
 
 from .network import shape
 from .peer import Process, SimPeer
@@ -26,6 +32,7 @@ from .world import World
 
 WORK = {"propose": "propose_every_s", "read": "read_every_s"}
 TABLES_EVERY_S = 3.0
+LIAR = 1  # the peer whose key is not its own alone
 
 
 class Nemesis:
@@ -82,6 +89,44 @@ class Nemesis:
             self._world.freeze(
                 peer.process, self._rng.expovariate(1.0) * self._world.options.pause_s
             )
+
+    def _stray(self) -> None:
+        """Who has the key of one peer, or was removed, says a term far beyond all.
+
+        Any message will do: none of them is believed. A peer without a membership would be right to
+        believe it, and one without pre-votes has no limit (``raft/terms.py``).
+        """
+        world, rng = self._world, self._rng
+        told = [p for p in world.running() if len(p.node.membership.voters) > 1 and p.id != LIAR]
+        if not world.options.pre_vote or not told:
+            return
+        process = rng.choice(told)
+        members = {v for m in world.checker.memberships_in_play() for v in m.voters}
+        members.update(process.node.membership.voters)
+        source = rng.choice([LIAR, *(p for p in world.peers if p not in members)])
+        least = max(p.node.term for p in world.running()) + 100
+        term = rng.choice((MAX_TERM, rng.randrange(least, least + 1000), least))
+        kind = rng.choice(tuple(MessageKind))
+        meta = None
+        if kind is MessageKind.SNAPSHOT:
+            meta = SnapshotMeta(10**6, term, process.node.membership)
+        reject, force = rng.random() < 0.5, rng.random() < 0.5
+        index, log_term = 10**6, term if kind is not MessageKind.APPEND else 0
+        world.trace.note("%d is told by %d of term %d: %s", process.id, source, term, kind.name)
+        process.run(
+            process.receive,
+            Message(
+                kind,
+                process.id,
+                source,
+                term,
+                index=index,
+                log_term=log_term,
+                reject=reject,
+                snapshot=meta,
+                force=force,
+            ),
+        )
 
     # -- network and clocks ------------------------------------------------------------------
 

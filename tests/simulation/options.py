@@ -64,6 +64,9 @@ SITES = (
 """Places in a peer where it may die or freeze at once, each active in a quarter of the worlds."""
 
 
+STRAY = 0.3
+"""The share of worlds in which a peer, or one that was removed, says terms that no one is in."""
+
 ABOUT = 0.15
 """The share of worlds about each theme: leases, logs, members, snapshots."""
 
@@ -192,7 +195,16 @@ def draw(seed: int, *, safety_s: float, control: Control | None = None) -> Optio
         return replace(options, every={**every, "blackout": 5.0})
     themes = (_about_leases, _about_logs, _about_members, _about_snapshots)
     theme = int(rng.random() / ABOUT)
-    return themes[theme](rng, options) if theme < len(themes) else options
+    options = themes[theme](rng, options) if theme < len(themes) else options
+    return _with_strays(options)
+
+
+def _with_strays(options: Options) -> Options:
+    """Drawn apart, so that a world without them is what its seed was before they existed."""
+    rng = random.Random(f"stray {options.seed}")
+    if rng.random() >= STRAY:
+        return options
+    return replace(options, every={**options.every, "stray": _log_uniform(rng, 0.2, 5.0)})
 
 
 def _about_leases(rng: random.Random, options: Options, beyond: float = 0.0) -> Options:
