@@ -54,6 +54,7 @@ from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
+DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
 ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Replica:
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
+        self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
         self, driver: Driver, links: Links, snapshots: SnapshotSender, incoming: SnapshotReceiver
@@ -278,8 +280,24 @@ class Replica:
         self.reconfiguration.tick()
         self.engine.pump()
         self.on_contact()
+        self._warn_of_terms(now)
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
+
+    def _warn_of_terms(self, now: float) -> None:
+        """A peer that is far ahead in its term is out of the cell until somebody looks."""
+        if now - self._warned_at < DOUBT_EVERY_S:
+            return
+        for peer, term in self.driver.node.doubted.items():
+            self._warned_at = now
+            logger.warning(
+                "peer %s says that the term is %d, where this peer is in term %d and no majority "
+                "is further; it is not believed. If it goes on, replace its disk (--replace)",
+                self._name(peer) or peer,
+                term,
+                self._state.term,
+                extra={"action": "term_doubted"},
+            )
 
     def readers(self) -> int:
         """The lowest index that all live peers and the own engine have read."""
