@@ -256,9 +256,25 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")
+    _print_rejections(answers)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
+
+
+def _print_rejections(answers: _Answers) -> None:
+    """The log is the same for all peers: whoever has applied most of it knows."""
+    known = [answer for answer in answers.values() if isinstance(answer, Status)]
+    newest = max(known, key=lambda answer: answer.applied, default=None)
+    if newest is None or not newest.rejected:
+        return
+    click.echo(
+        f"{newest.rejected} records of the log could not be applied, and every peer passed over "
+        f"them. No engine of this release writes such: report it, with the logs of all peers. "
+        f"The latest:"
+    )
+    for rejection in newest.rejections:
+        click.echo(f"  {rejection}")
 
 
 def _member_column(answers: _Answers) -> dict[str, str]:

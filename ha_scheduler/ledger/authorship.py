@@ -28,6 +28,7 @@ from ha_scheduler.ledger.records import (
     GraphSubmitted,
     PeerNamed,
     Record,
+    RecordRejected,
     Released,
     Restarted,
     Retried,
@@ -53,6 +54,7 @@ AUTHORS: dict[type[Record], Author] = {
     TermStarted: Author.DAEMON,
     PeerNamed: Author.DAEMON,
     SessionRestored: Author.REBUILD,
+    RecordRejected: Author.REBUILD,
     BlobPart: Author.ENGINE,
     GraphSubmitted: Author.ENGINE,
     GraphsRetired: Author.ENGINE,
@@ -77,9 +79,6 @@ AUTHORS: dict[type[Record], Author] = {
 }
 assert set(AUTHORS) == set(get_args(Record))  # a record without an author would be anybody's
 
-#: What a ``Called`` may change, beside what it was answered.
-EFFECTS = (ValueSet, ValueDeleted, Restarted)
-
 
 class NotItsRecordError(Exception):
     """Engine: a record of another author."""
@@ -93,9 +92,6 @@ def check_engine(record: Record, changes: tuple[Record, ...], term: int) -> None
     kind = type(record)
     if AUTHORS[kind] is not Author.ENGINE:
         raise NotItsRecordError(f"a {kind.__name__} is {AUTHORS[kind].value}'s to write")
-    for change in changes:
-        if not isinstance(change, EFFECTS):
-            raise NotItsRecordError(f"a {type(change).__name__} is no effect of a call")
     for part in (record, *changes):
         named = _term_of(part)
         if named not in (None, term):

@@ -3,6 +3,9 @@
 Guarantee: a blob's parts exist from their own records until the owner's row goes. A blob is loose
 until a record names it; loose blobs of a former term are dropped when the next one starts, since
 nobody is left to name them. Naming a blob costs nothing per part: only the loose mark goes.
+
+Parts come in order and without a gap, and one record names a whole blob, once. So no two rows own
+the same parts, and none owns parts that are not there.
 """
 
 from __future__ import annotations
@@ -13,11 +16,32 @@ from ha_scheduler.ledger.layout import blob_key, blob_part_key
 from ha_scheduler.ledger.records import BLOB_PART_BYTES, BlobPart
 from ha_scheduler.ledger.tables import BLOB_PARTS, LOOSE_BLOBS, Tables
 
+_COUNT_BYTES = 4
+
+Blob = tuple[int, int]  # term and number
+
+
+def is_next(tables: Tables, part: BlobPart) -> bool:
+    """Whether this is the first part of a blob that is not there, or the next of a loose one."""
+    blob = part.term, part.blob
+    if (count := loose_parts(tables, blob)) is not None:
+        return part.number == count
+    return part.number == 0 and not tables.has_any(BLOB_PARTS, blob_key(*blob))
+
+
+def loose_parts(tables: Tables, blob: Blob) -> int | None:
+    """How many parts a loose blob has; None if there is none such."""
+    row = tables.get(LOOSE_BLOBS, blob_key(*blob))
+    if row == b"":  # of a ledger of format 1
+        return sum(1 for _ in tables.keys(BLOB_PARTS, blob_key(*blob)))
+    return None if row is None else int.from_bytes(row, "big")
+
 
 def add_part(tables: Tables, part: BlobPart) -> None:
-    """Keep a part of a loose blob."""
+    """Keep a part of a loose blob, which ``is_next``."""
     tables.put(BLOB_PARTS, blob_part_key(part.term, part.blob, part.number), part.data)
-    tables.put(LOOSE_BLOBS, blob_key(part.term, part.blob), b"")
+    count = (part.number + 1).to_bytes(_COUNT_BYTES, "big")
+    tables.put(LOOSE_BLOBS, blob_key(part.term, part.blob), count)
 
 
 def put(tables: Tables, term: int, blob: int, payload: bytes) -> int:
@@ -29,13 +53,13 @@ def put(tables: Tables, term: int, blob: int, payload: bytes) -> int:
     return len(starts)
 
 
-def claim(tables: Tables, term: int, blob: int) -> None:
+def claim(tables: Tables, blob: Blob) -> None:
     """The record being applied owns the blob now."""
-    tables.delete(LOOSE_BLOBS, blob_key(term, blob))
+    tables.delete(LOOSE_BLOBS, blob_key(*blob))
 
 
-def discard(tables: Tables, term: int, blob: int) -> None:
-    tables.delete_prefix(BLOB_PARTS, blob_key(term, blob))
+def discard(tables: Tables, blob: Blob) -> None:
+    tables.delete_prefix(BLOB_PARTS, blob_key(*blob))
 
 
 def drop_loose_before(tables: Tables, term: int) -> None:
@@ -48,15 +72,15 @@ def drop_loose_before(tables: Tables, term: int) -> None:
         tables.delete(LOOSE_BLOBS, key)
 
 
-def parts(tables: Tables, term: int, blob: int) -> Iterator[BlobPart]:
+def parts(tables: Tables, blob: Blob) -> Iterator[BlobPart]:
     """The parts of a blob in order, read one at a time."""
-    prefix = blob_key(term, blob)
+    prefix = blob_key(*blob)
     for key in tables.keys(BLOB_PARTS, prefix):
         data = tables.get(BLOB_PARTS, key)
         if data is not None:
-            yield BlobPart(term, blob, int.from_bytes(key[len(prefix) :], "big"), data)
+            yield BlobPart(*blob, int.from_bytes(key[len(prefix) :], "big"), data)
 
 
-def loose(tables: Tables) -> Iterator[tuple[int, int]]:
+def loose(tables: Tables) -> Iterator[Blob]:
     for key in tables.keys(LOOSE_BLOBS):
         yield int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")

@@ -28,22 +28,29 @@ from msgspec.structs import replace
 from ha_scheduler.ledger import blobs, indexes
 from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
 from ha_scheduler.ledger.records import (
+    INLINE_BYTES_MAX,
     AnswerDropped,
     Called,
     CallsEnded,
     CallsOpened,
-    MalformedRecordError,
+    Reason,
     Record,
+    RejectedRecord,
+    Restarted,
+    UnknownRecordError,
+    ValueDeleted,
+    ValueSet,
     decode,
     encode,
 )
 from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
 
-INLINE_BYTES_MAX = 256 * 1024  # bytes of an answer that are kept in its row
 LIGHT_BYTES_MAX = 4 * 1024  # bytes; to drop a smaller answer would not free much
 HEAVY_BYTES_MAX = 256 * 1024 * 1024  # bytes of larger answers, in memory and ledger of each peer
 
 _PAYLOAD = msgspec.msgpack.Decoder(tuple[tuple[bytes, ...], bytes])
+
+Effect = ValueSet | ValueDeleted | Restarted  # what a call may change
 
 DROPPED = b""  # in place of an answer that is no longer kept; no answer is as short
 
@@ -138,16 +145,36 @@ class Calls:
 
 
 def pack_payload(changes: tuple[bytes, ...], answer: bytes) -> bytes:
-    """The payload of ``Called``: encoded ``ValueSet`` and ``ValueDeleted``, and the answer."""
+    """The payload of ``Called``: each ``Effect``, encoded, and the answer."""
     return pack((changes, answer))
 
 
 def unpack_payload(payload: bytes) -> tuple[tuple[bytes, ...], bytes]:
-    """The changes and the answer of ``pack_payload``. Raises ``MalformedRecordError``."""
+    """The changes and the answer of ``pack_payload``. Raises ``RejectedRecord``."""
     try:
         return _PAYLOAD.decode(payload)
-    except ValueError as error:
-        raise MalformedRecordError(f"Called: payload: {error}") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise RejectedRecord(Reason.PAYLOAD_UNUSABLE, f"Called: payload: {error}") from error
+
+
+def effects(payload: bytes) -> tuple[tuple[tuple[Effect, bytes], ...], bytes]:
+    """As ``unpack_payload``, each change decoded, and as it was encoded.
+
+    A kind that is not known here is none of a newer release: its ``FORMAT`` would be higher, and
+    nothing of its term applied.
+    """
+    changes, answer = unpack_payload(payload)
+    try:
+        decoded = [(decode(change), change) for change in changes]
+    except (UnknownRecordError, RejectedRecord) as error:
+        raise RejectedRecord(Reason.PAYLOAD_UNUSABLE, f"Called: change: {error}") from error
+    found = []
+    for change, data in decoded:
+        if not isinstance(change, Effect):
+            why = f"Called: {type(change).__name__} is no change of a call"
+            raise RejectedRecord(Reason.PAYLOAD_UNUSABLE, why)
+        found.append((change, data))
+    return tuple(found), answer
 
 
 # The fold's side
@@ -177,12 +204,11 @@ def _end_session(tables: Tables, session_key: bytes) -> None:
         tables.delete_prefix(CALLS, session_key)
 
 
-def load_payload(tables: Tables, record: Called) -> tuple[tuple[bytes, ...], bytes]:
-    """The changes and the answer, which may have travelled as parts."""
-    payload = record.payload
-    if record.blob_parts:
-        payload = b"".join(part.data for part in blobs.parts(tables, record.term, record.blob))
-    return unpack_payload(payload)
+def load_payload(tables: Tables, record: Called) -> bytes:
+    """The payload, which may have travelled as parts."""
+    if not record.blob_parts:
+        return record.payload
+    return b"".join(part.data for part in blobs.parts(tables, (record.term, record.blob)))
 
 
 def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
@@ -191,8 +217,8 @@ def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
     ``index``: of the record in the log, because answers are dropped by age.
     """
     if record.blob_parts:
-        blobs.claim(tables, record.term, record.blob)
-        blobs.discard(tables, record.term, record.blob)
+        blobs.claim(tables, (record.term, record.blob))
+        blobs.discard(tables, (record.term, record.blob))
     if tables.get(CALL_SESSIONS, name_key(record.session)) is None:
         return
     key = call_key(record.session, record.slot)
@@ -200,7 +226,7 @@ def keep(tables: Tables, index: int, record: Called, answer: bytes) -> None:
     if former is not None:
         _discard_blob(tables, former)
     payload = pack_payload((), answer)
-    if len(payload) > INLINE_BYTES_MAX:
+    if record.blob_parts and len(payload) > INLINE_BYTES_MAX:
         parts = blobs.put(tables, record.term, record.blob, payload)
         kept = replace(record, payload=b"", blob_parts=parts)
     else:
@@ -242,4 +268,4 @@ def _read(row: bytes) -> tuple[int, Called]:
 def _discard_blob(tables: Tables, row: bytes) -> None:
     _, record = _read(row)
     if record.blob_parts:
-        blobs.discard(tables, record.term, record.blob)
+        blobs.discard(tables, (record.term, record.blob))

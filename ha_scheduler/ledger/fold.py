@@ -3,6 +3,10 @@
 Guarantee: a pure function of the tables and the record: no clock, no randomness, no iteration order
 of a set. Peers that apply the same records in the same order have the same rows.
 
+It is total: whatever bytes have committed, applying them does not raise. A record that cannot be
+applied is judged before anything is written (``admission``), passed over by every peer alike, and
+written down (``rejections``). Only storage and memory may fail a fold, and end the process.
+
 Order: a record about a graph that is not there (retired, or void since ``Restarted``) changes
 nothing. It is legitimate: ``Forgotten`` may come late, and so may what a leader batched before
 ``Restarted``.
@@ -17,7 +21,7 @@ would fill the hole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from ha_scheduler.ledger import (
     blobs,
@@ -28,10 +32,12 @@ from ha_scheduler.ledger import (
     free_keys,
     indexes,
     peer_table,
+    rejections,
     retries,
     runs,
     sessions,
 )
+from ha_scheduler.ledger.admission import admit, graph_blob, term_blob
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
@@ -59,6 +65,8 @@ from ha_scheduler.ledger.records import (
     GraphSubmitted,
     PeerNamed,
     Record,
+    RecordRejected,
+    RejectedRecord,
     Released,
     Restarted,
     Retried,
@@ -90,37 +98,26 @@ NO_GRAPH = 0  # the graph of keys that belong to none, such as scattered ones
 _TERM_ROW = b"term"
 
 
-def fold(tables: Tables, index: int, term: int, data: bytes) -> None:
-    """Apply the entry committed at ``index``. Empty ``data`` is Raft's own no-op.
+def fold(tables: Tables, index: int, term: int, data: bytes) -> RecordRejected | None:
+    """Apply the entry committed at ``index`` in ``term``, or reject it: then return what is kept.
 
-    Raises ``UnknownRecordError`` and ``MalformedRecordError``, and leaves the tables unchanged.
+    Empty ``data`` is Raft's own no-op. Raises ``UnknownRecordError``, and leaves the tables
+    unchanged.
     """
-    if data:
-        record = decode(data)
+    if not data:
+        return None
+    try:
+        admitted = admit(tables, data)
+    except RejectedRecord as why:
+        return rejections.reject(tables, index, term, data, why)
+    for change, encoded in admitted.changes:
+        _APPLY[type(change)](tables, index, change, encoded)
+    record = admitted.record
+    if isinstance(record, Called):
+        calls.keep(tables, index, record, admitted.answer)
+    else:
         _APPLY[type(record)](tables, index, record, data)
-
-
-def check(data: bytes) -> tuple[Record, tuple[Record, ...]]:
-    """What is to enter the log: whatever passes can be applied, by every peer of this release.
-
-    Returns the record, and the changes of a ``Called`` as far as they are in it.
-    Raises ``UnknownRecordError`` and ``MalformedRecordError``. The payload of a ``Called`` that
-    travels in parts is not seen.
-    """
-    record = decode(data)
-    if not isinstance(record, Called) or record.blob_parts:
-        return record, ()
-    return record, tuple(map(decode, calls.unpack_payload(record.payload)[0]))
-
-
-def graph_blob(record: GraphSubmitted) -> tuple[int, int] | None:
-    """(term, blob) of a graph's payload that travelled as parts."""
-    return (record.graph >> 32, record.blob) if record.blob_parts else None
-
-
-def value_blob(record: ValueSet) -> tuple[int, int] | None:
-    """(term, blob) of a value that travelled as parts."""
-    return (record.term, record.blob) if record.blob_parts else None
+    return None
 
 
 def latest_term(tables: Tables) -> bytes | None:
@@ -134,9 +131,8 @@ def _term_started(tables: Tables, index: int, record: TermStarted, data: bytes) 
 
 
 def _graph_submitted(tables: Tables, index: int, record: GraphSubmitted, data: bytes) -> None:
-    owned = graph_blob(record)
-    if owned is not None:
-        blobs.claim(tables, *owned)
+    if (owned := graph_blob(record)) is not None:
+        blobs.claim(tables, owned)
     tables.put(GRAPHS, graph_key(record.graph), index_key(index))
     events.put(tables, index, data)
     desires.submitted(tables, record.graph, record.client)
@@ -168,9 +164,8 @@ def _drop_graph(tables: Tables, graph: int, row: bytes) -> None:
 def _drop_graph_payload(tables: Tables, row: bytes) -> None:
     record = events.get(tables, index_at_end(row))
     assert isinstance(record, GraphSubmitted)
-    owned = graph_blob(record)
-    if owned is not None:
-        blobs.discard(tables, *owned)
+    if (owned := graph_blob(record)) is not None:
+        blobs.discard(tables, owned)
 
 
 def _desires_changed(tables: Tables, index: int, record: Desired | Released, data: bytes) -> None:
@@ -249,35 +244,25 @@ def _session_restored(tables: Tables, index: int, record: SessionRestored, data:
 
 
 def _value_set(tables: Tables, index: int, record: ValueSet, data: bytes) -> None:
-    owned = value_blob(record)
-    _drop_value_blob(tables, record.space, record.name, keep=owned)
-    if owned is not None:
-        blobs.claim(tables, *owned)
+    _drop_term_blob(tables, record)
+    if (owned := term_blob(record)) is not None:
+        blobs.claim(tables, owned)
     tables.put(VALUES, value_key(record.space, record.name), data)
 
 
 def _value_deleted(tables: Tables, index: int, record: ValueDeleted, data: bytes) -> None:
-    _drop_value_blob(tables, record.space, record.name, keep=None)
+    _drop_term_blob(tables, record)
     tables.delete(VALUES, value_key(record.space, record.name))
 
 
-def _called(tables: Tables, index: int, record: Called, data: bytes) -> None:
-    changes, answer = calls.load_payload(tables, record)
-    for change in changes:
-        changed = decode(change)
-        _APPLY[type(changed)](tables, index, changed, change)
-    calls.keep(tables, index, record, answer)
-
-
-def _drop_value_blob(tables: Tables, space: str, name: bytes, keep: tuple[int, int] | None) -> None:
-    row = tables.get(VALUES, value_key(space, name))
+def _drop_term_blob(tables: Tables, changed: ValueSet | ValueDeleted) -> None:
+    row = tables.get(VALUES, value_key(changed.space, changed.name))
     if row is None:
         return
     former = decode(row)
     assert isinstance(former, ValueSet)
-    owned = value_blob(former)
-    if owned is not None and owned != keep:
-        blobs.discard(tables, *owned)
+    if (owned := term_blob(former)) is not None:
+        blobs.discard(tables, owned)
 
 
 def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> None:
@@ -296,7 +281,7 @@ def _is_known(tables: Tables, graph: int) -> bool:
     return graph == NO_GRAPH or tables.get(GRAPHS, graph_key(graph)) is not None
 
 
-_APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
+_APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
     TermStarted: _term_started,
     BlobPart: lambda tables, index, record, data: blobs.add_part(tables, record),
     GraphSubmitted: _graph_submitted,
@@ -316,7 +301,6 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     ValueDeleted: _value_deleted,
     Restarted: _restarted,
     PeerNamed: lambda tables, index, record, data: peer_table.put(tables, index, record, data),
-    Called: _called,
     CallsOpened: lambda tables, index, record, data: calls.open_session(
         tables, record.session, record.owner
     ),
@@ -327,5 +311,6 @@ _APPLY: dict[type[Record], Callable[[Tables, int, Any, bytes], None]] = {
     Answered: lambda tables, index, record, data: sessions.answer_of(
         tables, record.client, record.session, record.sequences
     ),
+    RecordRejected: lambda tables, index, record, data: rejections.put(tables, record),
 }
-assert len(_APPLY) == len(Record.__args__)  # a record without a rule would be a hole
+assert {*_APPLY, Called} == set(get_args(Record))  # a record without a rule would be a hole

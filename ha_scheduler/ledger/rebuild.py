@@ -3,10 +3,10 @@
 Guarantee: an engine or ledger that applies ``rebuild(tables)`` has the state of one that applied
 the whole log. Two ledgers with the same log have the same ``digest``.
 
-Order: peers and values first (graphs need plugins and files), then every event in log order (see
-``events``), a blob's parts right before the record that names it. Sessions and answers follow,
-since they overwrite what the replay of graphs and tombstones made of them. Loose blob parts are
-last: the record that names them is still to come.
+Order: peers, rejections and values first (graphs need plugins and files), then every event in log
+order (see ``events``), a blob's parts right before the record that names it. Sessions and answers
+follow, since they overwrite what the replay of graphs and tombstones made of them. Loose blob parts
+are last: the record that names them is still to come.
 
 A graph whose session has been dropped loses it here, or the replay would revive the session.
 """
@@ -21,8 +21,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ha_scheduler.ledger import blobs, calls, events, peer_table, runs, sessions
-from ha_scheduler.ledger.fold import graph_blob, latest_term, value_blob
+from ha_scheduler.ledger import blobs, calls, events, peer_table, rejections, runs, sessions
+from ha_scheduler.ledger.admission import graph_blob, term_blob
+from ha_scheduler.ledger.blobs import Blob
+from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import (
     Called,
     Desired,
@@ -47,6 +49,7 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
         yield latest
     for _, row in peer_table.scan(tables):
         yield row
+    yield from map(encode, rejections.scan(tables))
     yield from _values(tables)
     for index, group in groupby(events.scan(tables), key=itemgetter(0)):
         yield from _event(tables, index, (data for _, data in group))
@@ -54,8 +57,8 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
         yield encode(GraphsRetired((), upto))
     yield from _sessions(tables)
     yield from _calls(tables)
-    for term, blob in blobs.loose(tables):
-        yield from _parts(tables, (term, blob))
+    for blob in blobs.loose(tables):
+        yield from _parts(tables, blob)
 
 
 def digest(tables: Tables) -> bytes:
@@ -71,7 +74,7 @@ def _values(tables: Tables) -> Iterator[bytes]:
     for _, row in tables.scan(VALUES):
         value = decode(row)
         assert isinstance(value, ValueSet)
-        yield from _parts(tables, value_blob(value))
+        yield from _parts(tables, term_blob(value))
         yield row
 
 
@@ -82,8 +85,8 @@ def _sessions(tables: Tables) -> Iterator[bytes]:
 
 def _calls(tables: Tables) -> Iterator[bytes]:
     for record in calls.scan(tables):
-        if isinstance(record, Called) and record.blob_parts:
-            yield from _parts(tables, (record.term, record.blob))
+        if isinstance(record, Called):
+            yield from _parts(tables, term_blob(record))
         yield encode(record)
 
 
@@ -115,9 +118,9 @@ def _without_dropped_session(tables: Tables, record: GraphSubmitted) -> GraphSub
     return replace(record, session="", sequence=sessions.UNNUMBERED)
 
 
-def _parts(tables: Tables, blob: tuple[int, int] | None) -> Iterator[bytes]:
+def _parts(tables: Tables, blob: Blob | None) -> Iterator[bytes]:
     if blob is not None:
-        for part in blobs.parts(tables, *blob):
+        for part in blobs.parts(tables, blob):
             yield encode(part)
 
 

@@ -1,10 +1,11 @@
 """The records of the event stream: what must survive and no worker can tell.
 
 Guarantee: ``decode(encode(record)) == record`` for every record of this release, each field of the
-type and range of its annotation. What a newer release has written is refused as such
-(``UnknownRecordError``) rather than skipped or guessed, because a ledger with a hole is wrong for
-ever: a record or a field that this release does not know, or all that follows the ``TermStarted``
-of a leader whose ``FORMAT`` is higher.
+type, range and length of its annotation, so that no rule of the fold fails for what a field holds.
+What a newer release has written is refused as such (``UnknownRecordError``) rather than skipped or
+guessed, because a ledger with a hole is wrong for ever: a record or a field that this release does
+not know, or all that follows the ``TermStarted`` of a leader whose ``FORMAT`` is higher. Other
+bytes are no record of any release, and rejected (``RejectedRecord``): every peer skips them.
 
 Order: the leader's engine appends a record in the same event-loop step in which it changes its own
 state, so the order of the log is the order in which the leader changed. A follower that applies the
@@ -20,26 +21,65 @@ encodes them with ``encode_key`` and nobody else looks inside.
 
 from __future__ import annotations
 
+from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import Number, Part
+from ha_scheduler.protocol.codec import INT_MAX, Number, Part
 
 #: Raised by whatever changes records, the ledger's tables, the engine's replicated tables, or what
 #: the fold does.
 FORMAT = 2
 RECORD_BYTES_MAX = 768 * 1024  # bytes; below the 1 MiB at which LMDB's p99 and a peer link suffer
 BLOB_PART_BYTES = 512 * 1024  # bytes of payload in one BlobPart
+INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
+BLOB_PARTS_MAX = 64 * 1024  # 32 GiB of a graph or a value, which nobody here holds in memory
+CALL_PARTS_MAX = 512  # 256 MiB of a call's changes and answer, which are read as one
+TASK_KEY_BYTES_MAX = 256 * 1024  # bytes; what a record holds beside a key fits in the rest
+ROW_NAME_BYTES_MAX = 384 * 1024  # bytes; a value may be named for a task, and more
+NAME_CHARS_MAX = 4096  # of a client, a session, an owner or a space
+RANGES_MAX = 1024  # answered ranges of one session; about 10 KB of row
+
+Id = Annotated[int, Meta(ge=1, le=INT_MAX)]
+Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
+TaskKey = Annotated[bytes, Meta(max_length=TASK_KEY_BYTES_MAX)]
+RowName = Annotated[bytes, Meta(max_length=ROW_NAME_BYTES_MAX)]
+Inline = Annotated[bytes, Meta(max_length=RECORD_BYTES_MAX)]
+Parts = Annotated[int, Meta(ge=0, le=BLOB_PARTS_MAX)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class UnknownRecordError(Exception):
     """Storage or peer: a newer release has written this; upgrade this peer."""
 
 
-class MalformedRecordError(Exception):
-    """Storage or peer: bytes that no release wrote; replace this peer's data directory."""
+class Reason(StrEnum):
+    """Why a record cannot be applied. Part of the ledger: no text of a library is in it."""
+
+    MALFORMED = "malformed"  # it is no record of any release
+    TOO_LARGE = "too-large"
+    GRAPH_KNOWN = "graph-known"  # the ledger has its graph already
+    PART_MISPLACED = "part-misplaced"  # it is not the next part of a loose blob
+    BLOB_INCOMPLETE = "blob-incomplete"  # the blob it names has not these parts, or is owned
+    PAYLOAD_UNUSABLE = "payload-unusable"  # it has no changes and answer that a call may have
+
+
+class RejectedRecord(Exception):
+    """Engine: it wrote a record that no peer can apply; every peer skips it alike."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class MalformedRecordError(RejectedRecord):
+    """Engine: bytes that no release wrote."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.MALFORMED, detail)
 
 
 class _Record(Part, forbid_unknown_fields=True):
@@ -53,7 +93,7 @@ class TermStarted(_Record, tag=1):
     """
 
     term: Number
-    leader: str
+    leader: Name
     format: Annotated[int, Meta(ge=1, le=FORMAT)] = FORMAT
 
 
@@ -62,8 +102,8 @@ class BlobPart(_Record, tag=2):
 
     term: Number
     blob: Number
-    number: Annotated[int, Meta(ge=0, le=2**32 - 1)]
-    data: bytes
+    number: Annotated[int, Meta(ge=0, lt=BLOB_PARTS_MAX)]
+    data: Annotated[bytes, Meta(max_length=BLOB_PART_BYTES)]
 
 
 class GraphSubmitted(_Record, tag=3):
@@ -76,13 +116,13 @@ class GraphSubmitted(_Record, tag=3):
     parts of blob ``blob`` (of the same term as the graph id) hold them.
     """
 
-    graph: Number
-    client: str
-    session: str
+    graph: Id
+    client: Name
+    session: Name
     sequence: Number
-    payload: bytes
+    payload: Inline
     blob: Number
-    blob_parts: Number
+    blob_parts: Parts
 
 
 class GraphsRetired(_Record, tag=4):
@@ -99,8 +139,8 @@ class Desired(_Record, tag=5):
     """``client`` (or a pseudo-client) wants keys that belong to ``graph`` (0: to none)."""
 
     graph: Number
-    client: str
-    keys: tuple[bytes, ...]
+    client: Name
+    keys: tuple[TaskKey, ...]
 
 
 class Released(_Record, tag=6):
@@ -111,8 +151,8 @@ class Released(_Record, tag=6):
     """
 
     graph: Number
-    client: str
-    keys: tuple[bytes, ...]
+    client: Name
+    keys: tuple[TaskKey, ...]
     upto: Number = 0
 
 
@@ -123,7 +163,7 @@ class Forgotten(_Record, tag=7):
     """
 
     graph: Number
-    keys: tuple[bytes, ...]
+    keys: tuple[TaskKey, ...]
 
 
 class Erred(_Record, tag=8):
@@ -133,8 +173,8 @@ class Erred(_Record, tag=8):
     """
 
     graph: Number
-    key: bytes
-    payload: bytes
+    key: TaskKey
+    payload: Inline
 
 
 class Retried(_Record, tag=9):
@@ -144,27 +184,27 @@ class Retried(_Record, tag=9):
     """
 
     graph: Number
-    keys: tuple[bytes, ...]
+    keys: tuple[TaskKey, ...]
 
 
 class Scattered(_Record, tag=10):
     """Keys whose values were handed over, not computed: only their holders can bring them back."""
 
-    client: str
-    keys: tuple[bytes, ...]
+    client: Name
+    keys: tuple[TaskKey, ...]
 
 
 class ScatteredForgotten(_Record, tag=11):
     """Scattered keys that nobody wants or holds any more."""
 
-    keys: tuple[bytes, ...]
+    keys: tuple[TaskKey, ...]
 
 
 class ClientJoined(_Record, tag=14):
     """A client that a new leader must expect; ``session`` is empty for one without a journal."""
 
-    client: str
-    session: str
+    client: Name
+    session: Name
 
 
 class ClientLeft(_Record, tag=15):
@@ -173,14 +213,14 @@ class ClientLeft(_Record, tag=15):
     ``upto``: see ``runs``.
     """
 
-    client: str
+    client: Name
     upto: Number = 0
 
 
 class SessionAdvanced(_Record, tag=16):
     """The client holds no journal entry at or below ``floor`` any more; answers there may go."""
 
-    session: str
+    session: Name
     floor: Number
 
 
@@ -190,19 +230,19 @@ class ValueSet(_Record, tag=17):
     ``value`` is the engine's bytes. Larger values travel as a blob, like a graph's payload.
     """
 
-    space: str
-    name: bytes
-    value: bytes
+    space: Name
+    name: RowName
+    value: Inline
     blob: Number
-    blob_parts: Number
+    blob_parts: Parts
     term: Number
 
 
 class ValueDeleted(_Record, tag=18):
     """The named value is gone."""
 
-    space: str
-    name: bytes
+    space: Name
+    name: RowName
 
 
 class Restarted(_Record, tag=19):
@@ -216,9 +256,14 @@ class SessionRestored(_Record, tag=20):
     … (both inclusive, rising). It is what ``sessions.Answers`` takes.
     """
 
-    session: str
+    session: Name
     floor: Number
-    answered: tuple[Number, ...]
+    answered: Annotated[tuple[Number, ...], Meta(max_length=2 * RANGES_MAX)]
+
+    def __post_init__(self) -> None:
+        steps = [after - before for before, after in pairwise((self.floor, *self.answered))]
+        if len(steps) % 2 or min(steps[::2], default=2) < 2 or min(steps[1::2], default=0) < 0:
+            raise ValueError("`answered` has no ranges above the floor, first and last of each")
 
 
 class PeerNamed(_Record, tag=21):
@@ -233,12 +278,12 @@ class PeerNamed(_Record, tag=21):
 
     peer: Number
     disk: Number
-    name: str
-    host: str
-    peer_port: Number
-    dask_port: Number
+    name: Name
+    host: Name
+    peer_port: Port
+    dask_port: Port
     witness: bool
-    gone: str
+    gone: Name
 
 
 class Called(_Record, tag=22):
@@ -249,12 +294,12 @@ class Called(_Record, tag=22):
     travels as a blob of ``term``, like a graph's.
     """
 
-    session: str
+    session: Name
     slot: Number
     sequence: Number
-    payload: bytes
+    payload: Inline
     blob: Number
-    blob_parts: Number
+    blob_parts: Annotated[int, Meta(ge=0, le=CALL_PARTS_MAX)]
     term: Number
 
 
@@ -264,20 +309,20 @@ class CallsOpened(_Record, tag=23):
     ``owner``: the session of a client, or a worker's id. What it owns ends with a client's session.
     """
 
-    session: str
-    owner: str
+    session: Name
+    owner: Name
 
 
 class CallsEnded(_Record, tag=24):
     """The caller is gone, or was silent for longer than it would repeat a call."""
 
-    session: str
+    session: Name
 
 
 class AnswerDropped(_Record, tag=25):
     """The answer to the slot's latest call is no longer kept, only that it was answered."""
 
-    session: str
+    session: Name
     slot: Number
 
 
@@ -288,9 +333,25 @@ class Answered(_Record, tag=26):
     as in ``GraphSubmitted``.
     """
 
-    client: str
-    session: str
+    client: Name
+    session: Name
     sequences: tuple[Number, ...]
+
+
+class RecordRejected(_Record, tag=27):
+    """Only in a rebuild, never in the log: the record at ``index`` could not be applied.
+
+    ``count``: how many of the log could not, with this one. ``kind``: that of the record, or 0.
+    ``digest``: of its bytes.
+    """
+
+    count: Id
+    index: Number
+    term: Number
+    kind: Number
+    size: Number
+    digest: Annotated[bytes, Meta(max_length=16)]
+    reason: Name
 
 
 Record = (
@@ -318,11 +379,13 @@ Record = (
     | CallsEnded
     | AnswerDropped
     | Answered
+    | RecordRejected
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
 _DECODER = msgspec.msgpack.Decoder(Record)
 _PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
+_REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
 
 
 def encode(record: Record) -> bytes:
@@ -335,12 +398,42 @@ def is_peer_named(data: bytes) -> bool:
     return data[:2] == _PEER_NAMED
 
 
+def peer_named(data: bytes) -> PeerNamed | None:
+    """The record, if it is a ``PeerNamed`` that can be applied."""
+    if not is_peer_named(data):
+        return None
+    try:
+        record = decode(data)
+    except RejectedRecord:
+        return None
+    return record if isinstance(record, PeerNamed) else None
+
+
+def is_for_daemons(data: bytes) -> bool:
+    """Whether the record concerns no engine."""
+    return data[:2] in (_PEER_NAMED, _REJECTED)
+
+
+def kind_of(data: bytes) -> int:
+    """The kind of an encoded record, or 0 if this release has none such; not whether it is one."""
+    try:
+        kind = msgspec.msgpack.decode(data, type=list[msgspec.Raw])[0]
+        tag = msgspec.msgpack.decode(kind, type=int)
+    except (ValueError, OverflowError, RecursionError, IndexError):
+        return 0
+    return tag if tag in KINDS else 0
+
+
 def decode(data: bytes) -> Record:
     """The record of ``encode``.
 
-    Raises ``UnknownRecordError`` for what a newer release wrote, ``MalformedRecordError`` for bytes
-    that are no record.
+    Raises ``UnknownRecordError`` for what a newer release wrote, ``RejectedRecord`` for bytes that
+    are no record, or more than a record may have.
     """
+    if len(data) > RECORD_BYTES_MAX:
+        raise RejectedRecord(
+            Reason.TOO_LARGE, f"a record of {len(data)} bytes, where {RECORD_BYTES_MAX} are allowed"
+        )
     try:
         record: Record = _DECODER.decode(data)
     except (ValueError, OverflowError, RecursionError) as error:

@@ -28,6 +28,7 @@ from ha_scheduler.ledger import calls, indexes
 from ha_scheduler.ledger.calls import Calls
 from ha_scheduler.ledger.layout import name_key, pack, unpack
 from ha_scheduler.ledger.records import (
+    RANGES_MAX,
     Answered,
     ClientJoined,
     ClientLeft,
@@ -38,7 +39,6 @@ from ha_scheduler.ledger.records import (
 )
 from ha_scheduler.ledger.tables import CLIENTS, SESSIONS, Tables
 
-RANGES_MAX = 1024  # answered ranges above the floor of one session; about 10 KB of row
 UNNUMBERED = 0  # the sequence of a request whose client keeps no journal
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-META = "meta"  # b"term" → the latest TermStarted; b"runs" → (term, run id) of the last terms
+META = "meta"  # term → latest TermStarted; runs → last of each term; rejected → latest rejection
 EVENTS = "events"  # (index, part) → a record whose place among others matters, while it does
 GRAPHS = "graphs"  # graph → index of its event
 BLOB_PARTS = "blob_parts"  # (term, blob, number) → bytes
-LOOSE_BLOBS = "loose_blobs"  # (term, blob) → empty: no record has named this blob yet
+LOOSE_BLOBS = "loose_blobs"  # (term, blob) → number of parts: no record has named it yet
 DELTAS = "deltas"  # (graph, client, index) → empty: who changed desires of the graph, and where
 WANTS = "wants"  # (client, graph) → what the pair's events weigh
 FORGOTTEN = "forgotten"  # (graph, index) → empty
@@ -33,7 +33,7 @@ VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
 CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
-REJECTED = "rejected"  # index → what of the log could not be applied, and why
+REJECTED = "rejected"  # a ring → RecordRejected: what of the log could not be applied
 SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
 OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
 

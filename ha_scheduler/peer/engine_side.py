@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ha_scheduler.ledger.records import RecordRejected
+from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.peer.proposals import ProposalError, Proposals
@@ -114,6 +116,11 @@ class EngineSide:
     def kill(self, why: str) -> None:
         if self._engine is not None:
             self._engine.kill(why)
+
+    def rejected(self, row: RecordRejected) -> None:
+        """The fold rejected this record. Its author has acted on it, and the ledger does not."""
+        if self._proposals is not None and self._proposals.term == row.term:
+            self.kill(f"it proposed what cannot be applied, {describe(row)}")
 
     def pump(self) -> None:
         """The core may take proposals again."""

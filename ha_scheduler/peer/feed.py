@@ -1,8 +1,8 @@
 """The engine as a reader of the committed log.
 
 Guarantee: an engine gets the ledger at some applied index, then every later committed record once,
-in log order. Raft's own entries (no-ops, membership changes) and the peer table, which is the
-daemons' own, are left out.
+in log order. Raft's own entries (no-ops, membership changes), the peer table, which is the daemons'
+own, and what the fold has rejected are left out.
 
 Order: the ledger is read from one view of the store, so nothing is missing or doubled at the seam:
 ``CaughtUp`` carries the view's index and the next record is the first after it. Live records come
@@ -10,7 +10,8 @@ from a tail in memory; an engine behind the tail reads the log; one behind the l
 snapshot that replaced it) is started afresh.
 
 Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue. An engine
-that keeps up is sent a record in the step in which it commits.
+that keeps up is sent a record in the step in which it commits, if the fold cannot reject it, and
+else when it is applied here. Of its own records it is told at once: it has applied them itself.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ha_scheduler.ledger.admission import is_certain
 from ha_scheduler.ledger.rebuild import rebuild
-from ha_scheduler.ledger.records import is_peer_named
+from ha_scheduler.ledger.records import is_for_daemons
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.errors import CompactedError
@@ -55,10 +57,11 @@ class CommittedTail:
         self._trim()
         self._wake()
 
-    def durable(self, index: int) -> None:
-        """The store's log holds everything up to ``index``: the tail may forget it."""
+    def applied(self, index: int) -> None:
+        """The store has everything up to ``index``, and applied it: the tail may forget it."""
         self._durable = max(self._durable, index)
         self._trim()
+        self._wake()
 
     def restart(self, index: int) -> None:
         """A snapshot replaced the log up to ``index``."""
@@ -124,8 +127,9 @@ class Feed:
         self._after: deque[tuple[int, ToEngine]] = deque()
         self._unyielded_bytes = 0
         self._live = False
+        self._waits_for_fold = False
         self._more = asyncio.Event()  # entries that ``_on_more`` leaves to ``run``
-        self._idle = False  # all was sent, and the engine keeps up
+        self._idle = False  # all that may be was sent, and the engine keeps up
 
     def send_after(self, index: int, message: ToEngine) -> None:
         """Send ``message`` after the entries up to ``index``."""
@@ -139,14 +143,12 @@ class Feed:
             await self._replay()
             while self._engine.alive:
                 self._more.clear()
-                entries = self._tail.after(self.cursor)
-                if not entries:
+                if not self._knows_rejections():
+                    raise CompactedError("the ledger has forgotten what was rejected of its part")
+                if not self._send(self._tail.after(self.cursor)):
                     self._idle = True
                     await self._more.wait()
                     self._idle = False
-                    await self._engine.drain()
-                    continue
-                self._send(entries)
                 await self._engine.drain()
         except CompactedError as error:
             self._engine.kill(f"it is too far behind to be fed: {error}")
@@ -156,8 +158,10 @@ class Feed:
     def _on_more(self) -> None:
         """Without the loop turn that waking ``run`` takes: somebody waits for the commit."""
         takes_more = self._idle and self._engine.alive and self._engine.writable
-        if takes_more and self._tail.holds(self.cursor + 1):
+        if takes_more and self._knows_rejections() and self._tail.holds(self.cursor + 1):
             self._send(self._tail.after(self.cursor))
+            if self._waits_for_fold:
+                return
         if self.cursor != self._tail.last:
             self._idle = False
             self._more.set()
@@ -165,7 +169,7 @@ class Feed:
     async def _replay(self) -> None:
         with self._store.view() as view:
             for data in rebuild(view.tables):
-                if is_peer_named(data):
+                if is_for_daemons(data):
                     continue
                 self._engine.send(RecordCommitted(0, 0, data))
                 await self._breathe(len(data))
@@ -176,16 +180,29 @@ class Feed:
         self._engine.send(CaughtUp(self.cursor))
         self._send_due()
 
-    def _send(self, entries: Sequence[Entry]) -> None:
-        """The engine's part of these entries, in one write."""
+    def _send(self, entries: Sequence[Entry]) -> bool:
+        """The engine's part of these entries, in one write. Whether any was passed."""
         batch: list[ToEngine] = []
+        before, self._waits_for_fold = self.cursor, False
         for entry in entries:
-            if entry.kind is EntryKind.NORMAL and entry.data and not is_peer_named(entry.data):
+            if entry.kind is EntryKind.NORMAL and entry.data and not is_for_daemons(entry.data):
                 number = self._number_of(entry)
-                batch.append(RecordCommitted(entry.index, number, b"" if number else entry.data))
+                if not number and self._waits(entry):
+                    self._waits_for_fold = True
+                    break
+                if number or entry.index not in self._store.rejections():
+                    data = b"" if number else entry.data
+                    batch.append(RecordCommitted(entry.index, number, data))
             self.cursor = entry.index
             batch += self._due()
         self._engine.send(*batch)
+        return self.cursor > before
+
+    def _waits(self, entry: Entry) -> bool:
+        return entry.index > self._store.applied() and not is_certain(entry.data)
+
+    def _knows_rejections(self) -> bool:
+        return self._store.rejections().knows_all_after(self.cursor)
 
     def _send_due(self) -> None:
         self._engine.send(*self._due())

@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.authorship import NotItsRecordError, check_engine
-from ha_scheduler.ledger.fold import check
-from ha_scheduler.ledger.records import RECORD_BYTES_MAX, MalformedRecordError, UnknownRecordError
+from ha_scheduler.ledger.records import RECORD_BYTES_MAX, RejectedRecord, UnknownRecordError
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 
@@ -45,7 +45,7 @@ class Proposals:
     ) -> None:
         """``propose`` appends all or nothing; ``call_soon`` runs a function after other work."""
         self._propose = propose
-        self._term = term
+        self.term = term
         self._call_soon = call_soon
         self._scheduled = False
         self._next = 1
@@ -71,11 +71,10 @@ class Proposals:
         if not 0 < len(data) <= RECORD_BYTES_MAX:
             raise ProposalError(f"it proposed a record of {len(data)} bytes")
         try:
-            check_engine(*check(data), self._term)
+            check_engine(*check(data), self.term)
         except NotItsRecordError as error:
             raise ProposalError(f"it proposed what no engine may: {error}") from error
-        except (UnknownRecordError, MalformedRecordError) as error:
-            # In the log it would stop every peer of the cell, at each start again.
+        except (UnknownRecordError, RejectedRecord) as error:
             raise ProposalError(f"it proposed what no peer can apply: {error}") from error
         self._next += 1
         self.outstanding_bytes += len(data) + OVERHEAD_BYTES
@@ -90,7 +89,7 @@ class Proposals:
 
     def report(self, entry: Entry) -> int:
         """The proposal number of a committed entry, or 0. Once each."""
-        if entry.term != self._term:
+        if entry.term != self.term:
             return 0
         number, size = self._numbers.pop(entry.index, (0, 0))
         self.outstanding_bytes -= size

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ha_scheduler.ledger import peer_table, records
-from ha_scheduler.ledger.records import PeerNamed, is_peer_named
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.leadership import FRESH_S
 from ha_scheduler.peer.links import Links
@@ -115,10 +115,9 @@ class Reconfiguration:
     def on_committed(self, entries: Sequence[Entry]) -> None:
         """These have committed, in log order."""
         self._committed = entries[-1].index
-        named = [e for e in entries if e.kind is EntryKind.NORMAL and is_peer_named(e.data)]
-        for entry in named:
-            record = records.decode(entry.data)
-            assert isinstance(record, PeerNamed)
+        normal = (entry.data for entry in entries if entry.kind is EntryKind.NORMAL)
+        named = list(filter(None, map(records.peer_named, normal)))
+        for record in named:
             self.roster.learn(record)
         if named:
             self._set_links()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_side import EngineSide
@@ -55,6 +56,7 @@ from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
+REJECTIONS_SHOWN = 8  # in a status, or in the log of one step
 ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ class Replica:
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
         self._others: dict[int, Other] = {}
         self._applied = store.applied()
+        self._rejected = store.rejections().count
         self._state = SoftState(ServerState.FOLLOWER, 0, 0)
         self._detected: float | None = None
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
@@ -185,12 +188,28 @@ class Replica:
 
     def on_applied(self, index: int) -> None:
         self._applied = index
-        self._tail.durable(index)
+        self._tail.applied(index)
+        self._note_rejections()
+
+    def _note_rejections(self) -> None:
+        rejections = self._store.rejections()
+        if rejections.count == self._rejected:
+            return
+        for row in rejections.after(max(self._rejected, rejections.count - REJECTIONS_SHOWN)):
+            logger.error(
+                "every peer passes over what cannot be applied, %s; an engine of this release "
+                "writes no such record: report it, with the logs of all peers",
+                describe(row),
+                extra={"action": "record_rejected"},
+            )
+            self.engine.rejected(row)
+        self._rejected = rejections.count
 
     def on_snapshot_installed(self, meta: SnapshotMeta) -> None:
         self._applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
+        self._rejected = self._store.rejections().count
         self.reconfiguration.on_snapshot_installed(meta.index)
         self.engine.kill("a snapshot replaced the log it was reading")
 
@@ -354,6 +373,8 @@ class Replica:
             tick_gap_s_max=self.driver.tick_gap_s_max,
             leader_gap_s_max=self.driver.leader_gap_s_max,
             history_tail=self.history.tail(),
+            rejected=self._store.rejections().count,
+            rejections=tuple(map(describe, self._store.rejections().latest[-REJECTIONS_SHOWN:])),
         )
 
     def leader_name(self) -> str | None:

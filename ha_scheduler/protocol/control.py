@@ -77,7 +77,8 @@ class EngineStatus(msgspec.Struct, frozen=True):
 class Status(Message, tag="status-answer"):
     """The status of a peer. Gaps and ``lease_s`` are in seconds.
 
-    ``change``: the obstacle of the membership change in progress; empty: none.
+    ``change``: the obstacle of the membership change in progress; empty: none. ``rejected``: how
+    many records of the log could not be applied, with the latest of them in words.
     """
 
     cell: Text
@@ -101,6 +102,8 @@ class Status(Message, tag="status-answer"):
     tick_gap_s_max: float
     leader_gap_s_max: float
     history_tail: tuple[Failover, ...]
+    rejected: Number = 0
+    rejections: tuple[Text, ...] = ()
 
 
 class History(Message, tag="history-answer"):

@@ -1,7 +1,7 @@
 """Committed entries into the ledger.
 
 Guarantee: in log order, normal entries are folded, and membership changes go into the meta of a
-later snapshot.
+later snapshot. What cannot be applied is passed over (``ledger.fold``).
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ha_scheduler.ledger.fold import fold
+from ha_scheduler.ledger.records import RecordRejected
 from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import Entry, EntryKind, SnapshotMeta
 from ha_scheduler.storage.port import WriteBatch
 
 
-def fold_entries(tables: Tables, entries: Sequence[Entry]) -> None:
-    """Fold the normal entries."""
-    for entry in entries:
-        if entry.kind is EntryKind.NORMAL:
-            fold(tables, entry.index, entry.term, entry.data)
+def fold_entries(tables: Tables, entries: Sequence[Entry]) -> list[RecordRejected]:
+    """Fold the normal entries. Returns those that were rejected."""
+    found = (
+        fold(tables, entry.index, entry.term, entry.data)
+        for entry in entries
+        if entry.kind is EntryKind.NORMAL
+    )
+    return [rejected for rejected in found if rejected is not None]
 
 
 def applied_after(batch: WriteBatch, before: SnapshotMeta) -> SnapshotMeta:

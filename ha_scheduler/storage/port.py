@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.raft.config import ENTRY_BYTES_MAX
 from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta, entry_size
@@ -100,6 +101,9 @@ class PeerStore(LogReader, Protocol):
 
     def applied(self) -> int:
         """The applied index, as settled."""
+
+    def rejections(self) -> Rejections:
+        """What of the applied log could not be applied, as settled."""
 
     def space(self) -> Space:
         """How it stands now; a few reads of the directory."""

@@ -10,8 +10,10 @@ durable, both in the order of submission and on the loop's thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ha_scheduler.ledger.records import RecordRejected
+from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta
 from ha_scheduler.storage.log_view import LogView
 from ha_scheduler.storage.port import BatchGuard, WriteBatch
@@ -20,9 +22,11 @@ from ha_scheduler.storage.port import BatchGuard, WriteBatch
 class SettledReader:
     """``LogReader`` and ``applied``, for a store to inherit. ``begin`` comes first."""
 
-    def begin(self, view: LogView, first_index: int) -> None:
-        """``view``: the durable log at the start of this process."""
+    def begin(self, view: LogView, first_index: int, rejected: Iterable[RecordRejected]) -> None:
+        """``view``: the durable log at the start of this process; ``rejected``: of the ledger."""
         self._view = view
+        self._rejections = Rejections(rejected)
+        self._found: deque[tuple[int, Rejections | RecordRejected]] = deque()
         self._pending: deque[WriteBatch] = deque()
         self._guard = BatchGuard(view.last_index(), view.applied(), first_index - 1)
 
@@ -47,6 +51,15 @@ class SettledReader:
     def applied(self) -> int:
         return self._view.applied()
 
+    def rejections(self) -> Rejections:
+        return self._rejections
+
+    def found(self, number: int, *rejected: Rejections | RecordRejected) -> None:
+        """For the writer, on its thread, before batch ``number`` is durable: what its entries
+        brought, or all that the ledger of its snapshot has.
+        """
+        self._found.extend((number, each) for each in rejected)
+
     def admit(self, batch: WriteBatch) -> None:
         """Take in a batch before it is queued. Asserts that it continues those before it."""
         self._guard.check(batch)
@@ -55,3 +68,9 @@ class SettledReader:
     def settle(self, number: int) -> None:
         while self._pending and self._pending[0].number <= number:
             self._view.settle(self._pending.popleft())
+        while self._found and self._found[0][0] <= number:
+            _, found = self._found.popleft()
+            if isinstance(found, Rejections):
+                self._rejections = found
+            else:
+                self._rejections.add(found)

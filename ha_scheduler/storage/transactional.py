@@ -19,6 +19,8 @@ from typing import Any
 
 import lmdb
 
+from ha_scheduler.ledger import rejections
+from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
@@ -111,7 +113,8 @@ class TransactionalStore(SettledReader):
         last_crc = self._load_tail(txn, view, compacted, last)
         self._check_terms(view, hard_state)
         self._log = LogTable(log, compacted, last, last_crc)
-        self.begin(view, compacted.index + 1)
+        tables = LmdbTables(txn, self._dbs.slots[self._slot], self._path, writable=False)
+        self.begin(view, compacted.index + 1, rejections.scan(tables))
 
     def _load_tail(self, txn: Any, view: LogView, compacted: Compacted, last: int) -> int:
         """Verify the end of the log and keep it in memory. Returns the end of its chain."""
@@ -161,17 +164,19 @@ class TransactionalStore(SettledReader):
             self._slot = use_staged(txn, self._dbs, self._slot)
             self._log.restart(txn, batch.snapshot.meta)
             self._put_applied(txn, batch.snapshot.meta)
+            self.found(batch.number, Rejections(rejections.scan(self._tables(txn))))
         if batch.hard_state is not None:
             state = batch.hard_state
             put_fields(txn, self._dbs.peer, HARD_STATE, (state.term, state.vote, state.commit))
         self._log.append(txn, batch.entries)
         if batch.apply:
-            slot = self._dbs.slots[self._slot]
-            tables = LmdbTables(txn, slot, self._path, writable=True)
-            fold_entries(tables, batch.apply)
+            self.found(batch.number, *fold_entries(self._tables(txn), batch.apply))
             self._put_applied(txn, applied_after(batch, self._applied))
         if batch.compact_to is not None:
             self._log.compact(batch.compact_to)
+
+    def _tables(self, txn: Any) -> LmdbTables:
+        return LmdbTables(txn, self._dbs.slots[self._slot], self._path, writable=True)
 
     def _put_applied(self, txn: Any, meta: SnapshotMeta) -> None:
         members = meta.membership

@@ -149,8 +149,8 @@ STORE_MUTANTS = (
     _store(
         "the applied index is ahead of the fold",
         "transactional.py",
-        "fold_entries(tables, batch.apply)",
-        "fold_entries(tables, batch.apply[:-1])",
+        "fold_entries(self._tables(txn), batch.apply)",
+        "fold_entries(self._tables(txn), batch.apply[:-1])",
     ),
     _store(
         "the applied index stays behind the fold",

@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ha_scheduler.ledger.records import Desired, ValueSet, encode
+from ha_scheduler.ledger.rejections import REJECTED_MAX
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.messages import Entry, EntryKind
+from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
 
 
@@ -22,11 +25,13 @@ async def turns() -> None:
 class Taker:
     """The daemon's end of an engine, which takes what it is sent or, when told so, does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
         self.alive = True
         self.writable = True
         self.sent: list[ToEngine] = []
         self.taken = asyncio.Event()
+        self.killed = ""
 
     def send(self, *batch: ToEngine) -> None:
         self.sent += batch
@@ -36,7 +41,7 @@ class Taker:
             await self.taken.wait()
 
     def kill(self, why: str) -> None:
-        raise AssertionError(why)
+        self.alive, self.killed = False, why
 
     def indices(self) -> list[int]:
         return [message.index for message in self.sent if isinstance(message, RecordCommitted)]
@@ -46,7 +51,7 @@ class Taker:
 async def fed() -> AsyncIterator[tuple[Any, CommittedTail, Feed]]:
     """An engine that has caught up with an empty ledger."""
     store = MemoryStore(on_durable=lambda number, error: None)
-    engine: Any = Taker()
+    engine: Any = Taker(store)
     tail = CommittedTail(store, 0)
     feed = Feed(engine, store, tail, lambda entry: 0)
     task = asyncio.create_task(feed.run())
@@ -57,8 +62,20 @@ async def fed() -> AsyncIterator[tuple[Any, CommittedTail, Feed]]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def entries(*indices: int) -> list[Entry]:
-    return [Entry(1, index, EntryKind.NORMAL, b"record") for index in indices]
+CERTAIN = encode(Desired(0, "c", (b"k",)))  # whatever the ledger holds
+VALUE = encode(ValueSet("v", b"n", b"", 0, 0, 1))  # could be without its parts
+WITHOUT_PARTS = encode(ValueSet("v", b"n", b"", 7, 1, 1))
+
+
+def entries(*indices: int, data: bytes = CERTAIN) -> list[Entry]:
+    return [Entry(1, index, EntryKind.NORMAL, data) for index in indices]
+
+
+def applied(store: MemoryStore, tail: CommittedTail, number: int, *log: Entry) -> None:
+    """The store has applied these, and the daemon knows."""
+    store.submit(WriteBatch(number, entries=log, apply=log))
+    store.settle(number)
+    tail.applied(log[-1].index)
 
 
 async def test_an_engine_that_keeps_up_is_sent_a_commit_in_the_same_step() -> None:
@@ -92,3 +109,38 @@ async def test_an_engine_that_ended_is_sent_nothing_more() -> None:
         tail.append(entries(1))
         await turns()
         assert engine.indices() == []
+
+
+async def test_what_the_fold_might_reject_is_told_when_it_is_applied_and_holds_back_the_rest() -> (
+    None
+):
+    async with fed() as (engine, tail, feed):
+        tail.append([*entries(1), *entries(2, data=VALUE), *entries(3)])
+        await turns()
+        assert engine.indices() == [1]
+        log = [*entries(1), *entries(2, data=VALUE), *entries(3)]
+        applied(engine.store, tail, 1, *log)
+        assert engine.indices() == [1, 2, 3], "without a turn of the loop"
+        assert feed.cursor == 3
+
+
+async def test_an_engine_is_never_told_of_what_the_fold_rejected() -> None:
+    async with fed() as (engine, tail, feed):
+        log = [*entries(1, data=b"junk"), *entries(2, data=WITHOUT_PARTS), *entries(3)]
+        tail.append(log)
+        await turns()
+        assert engine.indices() == []
+        applied(engine.store, tail, 1, *log)
+        assert engine.indices() == [3]
+        assert feed.cursor == 3
+        assert engine.store.rejections().count == 2
+
+
+async def test_an_engine_that_reads_on_past_forgotten_rejections_is_started_afresh() -> None:
+    async with fed() as (engine, tail, _):
+        log = entries(*range(1, REJECTED_MAX + 3), data=b"junk")
+        tail.append(log)
+        applied(engine.store, tail, 1, *log)
+        await turns()
+        assert engine.indices() == []
+        assert engine.killed.startswith("it is too far behind to be fed")

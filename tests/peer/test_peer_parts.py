@@ -176,7 +176,7 @@ def test_a_gap_or_a_record_nobody_can_apply_is_refused(proposals: Proposals) -> 
 def test_too_much_outstanding_is_congestion_until_half_is_reported(
     core: Core, proposals: Proposals
 ) -> None:
-    big = records.encode(records.BlobPart(1, 1, 0, bytes(512 * 1024)))
+    big = records.encode(records.BlobPart(5, 1, 0, bytes(512 * 1024)))
     number = 0
     while not proposals.congested:
         number += 1
@@ -218,7 +218,7 @@ def test_what_left_the_tail_is_read_from_the_log_and_only_if_it_is_durable() -> 
     big = bytes(TAIL_BYTES_MAX // 2)
     tail.append([entry(5, big), entry(6, big), entry(7, big)])
     assert tail.after(4)[0].index == 5, "not durable yet, so it was kept"
-    tail.durable(6)
+    tail.applied(6)
     assert [e.index for e in tail.after(4)] == [5, 6]
     assert log.asked == [(5, 7)]
     with pytest.raises(CompactedError):

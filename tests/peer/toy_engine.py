@@ -112,6 +112,11 @@ class ToyEngine:
                     record = records.ValueSet("toy", text, value, 0, 0, 0)
                     self.send(engine.Propose(self.proposal, records.encode(record)))
                 self.write_diary("proposed", last=self.proposal)
+            case "raw":
+                for data in map(bytes.fromhex, order["records"]):
+                    self.proposal += 1
+                    self.proposed[self.proposal] = "raw"
+                    self.send(engine.Propose(self.proposal, data))
             case "sleep":
                 time.sleep(order["seconds"])
             case "lease":

@@ -17,6 +17,7 @@ from storage_helpers import Caller, entries, entry, state, value
 
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
+from ha_scheduler.ledger.records import ValueSet, encode
 from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.raft.errors import CompactedError, UnavailableError
 from ha_scheduler.raft.membership import encode_membership
@@ -127,6 +128,50 @@ def read(store: PeerStore) -> list[tuple[int, int, bytes]]:
 
 def log_of(*parts: tuple[Entry, ...]) -> list[tuple[int, int, bytes]]:
     return [(e.index, e.term, e.data) for part in parts for e in part]
+
+
+def test_committed_bytes_that_no_ledger_can_apply_end_nothing(case: Store) -> None:
+    without_parts = encode(ValueSet("space", b"n", b"", 7, 1, 1))
+    log = (
+        entry(1, data=b"junk"),
+        entry(2, data=value(b"before")),
+        entry(3, data=without_parts),
+        entry(4, data=value(b"after")),
+    )
+    case.caller.write(case.store, entries=log, apply=log)
+    for store in now_and_after_a_restart(case):
+        assert store.applied() == 4
+        assert [row.index for row in store.rejections().latest] == [1, 3]
+        with store.view() as view:
+            assert len(list(view.tables.scan(VALUES))) == 2
+
+
+def test_rejections_are_seen_when_settled_and_not_before(case: Store) -> None:
+    number = case.caller.submit(
+        case.store, entries=(entry(1, data=b"x"),), apply=(entry(1, data=b"x"),)
+    )
+    if isinstance(case.store, MemoryStore):
+        case.store.flush()
+    assert case.caller.wait(number) is None
+    assert case.store.rejections().count == 0
+    case.store.settle(number)
+    assert case.store.rejections().count == 1
+
+
+def test_the_rejections_of_a_snapshot_replace_those_of_before(make: Callable[..., Store]) -> None:
+    sender, receiver = make(), make()
+    theirs = (entry(1, data=b"one"), entry(2, data=b"two"))
+    sender.caller.write(sender.store, entries=theirs, apply=theirs)
+    own = (entry(1, data=b"own"),)
+    receiver.caller.write(receiver.store, entries=own, apply=own)
+    with sender.store.view() as view:
+        chunks, seen = list(dump(view.tables)), digest(view.tables)
+    meta = SnapshotMeta(2, 1, THREE)
+    receiver.caller.write(receiver.store, snapshot=SnapshotInstall(meta, chunks))
+    for store in now_and_after_a_restart(receiver):
+        assert store.rejections().latest == sender.store.rejections().latest
+        with store.view() as view:
+            assert digest(view.tables) == seen
 
 
 def test_a_new_store_is_empty_and_knows_its_membership(case: Store) -> None:

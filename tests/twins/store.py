@@ -14,7 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ha_scheduler.ledger import rejections
 from ha_scheduler.ledger.dump import load
+from ha_scheduler.ledger.records import RecordRejected
+from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, HardState, Membership, SnapshotMeta, entry_size
 from ha_scheduler.raft.storage import limit_size
@@ -37,22 +40,25 @@ class _Disk:
     entries: list[Entry] = field(default_factory=list)
     tables: MemoryTables = field(default_factory=MemoryTables)
 
-    def write(self, batch: WriteBatch) -> None:
+    def write(self, batch: WriteBatch) -> list[Rejections | RecordRejected]:
+        found: list[Rejections | RecordRejected] = []
         if batch.snapshot is not None:
             tables = MemoryTables()
             load(batch.snapshot.chunks, tables)
             self.tables, self.applied = tables, batch.snapshot.meta
             self.compacted = (self.applied.index, self.applied.term)
             self.entries = []
+            found.append(Rejections(rejections.scan(tables)))
         if batch.hard_state is not None:
             self.hard_state = batch.hard_state
         if batch.entries:
             self.entries[batch.entries[0].index - self.compacted[0] - 1 :] = batch.entries
         if batch.apply:
-            fold_entries(self.tables, batch.apply)
+            found += fold_entries(self.tables, batch.apply)
             self.applied = applied_after(batch, self.applied)
         if batch.compact_to is not None:
             self.compact(batch.compact_to)
+        return found
 
     def compact(self, to: int) -> None:
         gone = to - self.compacted[0]
@@ -98,7 +104,7 @@ class MemoryStore(SettledReader):
         view = LogView(disk.hard_state, disk.applied, disk.compacted, disk.read, recent_bytes_max)
         for entry in disk.entries:
             view.load(entry)
-        self.begin(view, disk.compacted[0] + 1)
+        self.begin(view, disk.compacted[0] + 1, rejections.scan(disk.tables))
 
     def space(self) -> Space:
         return Space(sum(map(entry_size, self._disk.entries)), 1 << 40)
@@ -142,6 +148,6 @@ class MemoryStore(SettledReader):
     def _try_write(self, batch: WriteBatch) -> None:
         if self._failure is None:
             try:
-                self._disk.write(batch)
+                self.found(batch.number, *self._disk.write(batch))
             except Exception as error:
                 self._failure = error

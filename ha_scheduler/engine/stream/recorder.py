@@ -21,6 +21,7 @@ from ha_scheduler.engine.stream.keys import Key, encode_key
 from ha_scheduler.ledger.rebuild import batches
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
+    INLINE_BYTES_MAX,
     RECORD_BYTES_MAX,
     Answered,
     BlobPart,
@@ -36,7 +37,6 @@ BATCH_SECONDS = 0.02  # how long desires and releases gather; far below a human'
 BATCH_KEYS_MAX = 5_000  # keys gathered before the batch is written early
 RECORD_KEYS_BYTES_MAX = RECORD_BYTES_MAX // 2  # bytes of keys in one Desired or Released record
 GRAPHS_PER_RETIREMENT_MAX = 20_000  # 9 bytes each
-INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
 
 OnCommit = Callable[[], None]
 Kind = type[Desired] | type[Released] | type[Forgotten]
