@@ -32,6 +32,7 @@ from ha_scheduler.ledger import (
     free_keys,
     indexes,
     peer_table,
+    quarantine,
     rejections,
     retries,
     runs,
@@ -56,9 +57,12 @@ from ha_scheduler.ledger.records import (
     Called,
     CallsEnded,
     CallsOpened,
+    CaseReleased,
+    CaseRestored,
     ClientJoined,
     ClientLeft,
     Desired,
+    EngineEnded,
     Erred,
     Forgotten,
     GraphsRetired,
@@ -312,5 +316,8 @@ _APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
         tables, record.client, record.session, record.sequences
     ),
     RecordRejected: lambda tables, index, record, data: rejections.put(tables, record),
+    EngineEnded: lambda tables, index, record, data: quarantine.engine_ended(tables, index, record),
+    CaseRestored: lambda tables, index, record, data: quarantine.restored(tables, index, record),
+    CaseReleased: lambda tables, index, record, data: quarantine.released(tables, record),
 }
 assert {*_APPLY, Called} == set(get_args(Record))  # a record without a rule would be a hole

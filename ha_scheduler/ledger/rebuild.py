@@ -3,10 +3,11 @@
 Guarantee: an engine or ledger that applies ``rebuild(tables)`` has the state of one that applied
 the whole log. Two ledgers with the same log have the same ``digest``.
 
-Order: peers, rejections and values first (graphs need plugins and files), then every event in log
-order (see ``events``), a blob's parts right before the record that names it. Sessions and answers
-follow, since they overwrite what the replay of graphs and tombstones made of them. Loose blob parts
-are last: the record that names them is still to come.
+Order: peers, rejections and the quarantine first (no engine reads what is set aside), then values
+(graphs need plugins and files), then every event in log order (see ``events``), a blob's parts
+right before the record that names it. Sessions and answers follow, since they overwrite what the
+replay of graphs and tombstones made of them. Loose blob parts are last: the record that names them
+is still to come.
 
 A graph whose session has been dropped loses it here, or the replay would revive the session.
 """
@@ -21,12 +22,22 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ha_scheduler.ledger import blobs, calls, events, peer_table, rejections, runs, sessions
+from ha_scheduler.ledger import (
+    blobs,
+    calls,
+    events,
+    peer_table,
+    quarantine,
+    rejections,
+    runs,
+    sessions,
+)
 from ha_scheduler.ledger.admission import graph_blob, term_blob
 from ha_scheduler.ledger.blobs import Blob
 from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import (
     Called,
+    CaseRestored,
     Desired,
     GraphsRetired,
     GraphSubmitted,
@@ -50,6 +61,8 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
     for _, row in peer_table.scan(tables):
         yield row
     yield from map(encode, rejections.scan(tables))
+    for case in quarantine.scan(tables):
+        yield encode(CaseRestored(case.exposure, case.deaths))
     yield from _values(tables)
     for index, group in groupby(events.scan(tables), key=itemgetter(0)):
         yield from _event(tables, index, (data for _, data in group))

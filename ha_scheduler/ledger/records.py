@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Meta
 
 from ha_scheduler.protocol.codec import INT_MAX, Number, Part
+from ha_scheduler.protocol.engine import CONTENT_BYTES, Content, Exposure
 
 #: Raised by whatever changes records, the ledger's tables, the engine's replicated tables, or what
 #: the fold does.
@@ -50,6 +51,8 @@ RowName = Annotated[bytes, Meta(max_length=ROW_NAME_BYTES_MAX)]
 Inline = Annotated[bytes, Meta(max_length=RECORD_BYTES_MAX)]
 Parts = Annotated[int, Meta(ge=0, le=BLOB_PARTS_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+OPEN_MAX = 8  # exposures of one ``EngineEnded``
+DEATHS_MAX = 4  # of one case: twice what it takes to set its content aside
 
 
 class UnknownRecordError(Exception):
@@ -113,7 +116,8 @@ class GraphSubmitted(_Record, tag=3):
     ``(session, sequence)``: the client's request, for exactly-once (thesis §6.3); sequence 0 means
     the client keeps no journal. The fold records the number and filters nothing: to ask before it
     acts is the leader's part. ``payload``: the engine's bytes, or empty when ``blob_parts`` > 0
-    parts of blob ``blob`` (of the same term as the graph id) hold them.
+    parts of blob ``blob`` (of the same term as the graph id) hold them. ``content``: the digest of
+    what the client sent, by which every engine tells whether it may read it (``quarantine``).
     """
 
     graph: Id
@@ -123,6 +127,7 @@ class GraphSubmitted(_Record, tag=3):
     payload: Inline
     blob: Number
     blob_parts: Parts
+    content: Annotated[bytes, Meta(max_length=CONTENT_BYTES)] = b""
 
 
 class GraphsRetired(_Record, tag=4):
@@ -354,6 +359,51 @@ class RecordRejected(_Record, tag=27):
     reason: Name
 
 
+class Death(Part):
+    """An engine ended while something was open: one entry of a case.
+
+    ``led``: as the leader of ``term``. ``at``: seconds since the epoch, by its daemon's clock.
+    ``alone``: nothing else was open.
+    """
+
+    id: Number
+    peer: Name
+    term: Number
+    led: bool
+    cause: Name
+    at: Number
+    alone: bool
+
+
+class EngineEnded(_Record, tag=28):
+    """An engine ended by itself while it read or ran these. Proposed by the leader's daemon.
+
+    ``id``: drawn by the daemon of that engine, which tells it until it has committed. Else as in
+    ``Death``.
+    """
+
+    id: Number
+    peer: Name
+    term: Number
+    led: bool
+    cause: Name
+    at: Number
+    open: Annotated[tuple[Exposure, ...], Meta(max_length=OPEN_MAX)]
+
+
+class CaseRestored(_Record, tag=29):
+    """Only in a rebuild, never in the log: a case of the quarantine (``quarantine.py``)."""
+
+    exposure: Exposure
+    deaths: Annotated[tuple[Death, ...], Meta(max_length=DEATHS_MAX)]
+
+
+class CaseReleased(_Record, tag=30):
+    """An operator lets this content be tried again, as if it had never ended an engine."""
+
+    content: Content
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -380,10 +430,14 @@ Record = (
     | AnswerDropped
     | Answered
     | RecordRejected
+    | EngineEnded
+    | CaseRestored
+    | CaseReleased
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
 _DECODER = msgspec.msgpack.Decoder(Record)
+_ENGINE_ENDED = msgspec.msgpack.encode(EngineEnded(1, "", 0, False, "", 0, ()))[:2]  # array, kind
 _PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
 _REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
 
@@ -422,6 +476,17 @@ def kind_of(data: bytes) -> int:
     except (ValueError, OverflowError, RecursionError, IndexError):
         return 0
     return tag if tag in KINDS else 0
+
+
+def engine_ended(data: bytes) -> EngineEnded | None:
+    """The record, if it is an ``EngineEnded`` that can be applied; cheap to ask of each record."""
+    if data[:2] != _ENGINE_ENDED:
+        return None
+    try:
+        record = decode(data)
+    except (UnknownRecordError, RejectedRecord):
+        return None
+    return record if isinstance(record, EngineEnded) else None
 
 
 def decode(data: bytes) -> Record:

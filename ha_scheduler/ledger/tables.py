@@ -36,11 +36,12 @@ CALLS = "calls"  # (session, slot) → (index, Called of its latest call without
 REJECTED = "rejected"  # a ring → RecordRejected: what of the log could not be applied
 SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
 OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
+QUARANTINE = "quarantine"  # content → (index, place in its record, CaseRestored)
 
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
-    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS,
+    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE,
 )  # fmt: skip
 DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
 DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)

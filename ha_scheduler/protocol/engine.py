@@ -14,7 +14,9 @@ Nothing that the engine says is believed because it says it (``peer/engine_right
 code of users.
 
 The two also share the leader lease, in one page of memory (``shared_lease.py``). After its end an
-active engine writes to no stream of a worker or client, and answers no request.
+active engine writes to no stream of a worker or client, and answers no request. In pages of the
+other direction (``shared_exposures.py``) the engine says what it is about to read or run of a
+client (``Exposure``): the daemon reads them when the engine has ended.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number
+from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number, Part
 from ha_scheduler.protocol.peer import PeerAddress
 
+CONTENT_BYTES = 16
+Content = Annotated[bytes, Meta(min_length=CONTENT_BYTES, max_length=CONTENT_BYTES)]  # a digest
 Url = Annotated[str, Meta(max_length=64, pattern=r"\A(http://:[0-9]{1,5})?\Z")]
 Counts = Annotated[dict[Annotated[str, Meta(max_length=32)], Number], Meta(max_length=8)]
 
@@ -110,6 +114,21 @@ class Pong(Message, tag="pong"):
     """Engine: its event loop is alive."""
 
     number: Number
+
+
+class Exposure(Part):
+    """Engine: it is about to read or run something that a client or worker has sent.
+
+    ``content``: the digest of its bytes, by which it is recognised whoever sends it. ``kind`` and
+    ``what`` are for people. ``(client, session, sequence)``: the request, as far as it has one.
+    """
+
+    content: Content
+    kind: Name
+    what: Name
+    client: Name = ""
+    session: Name = ""
+    sequence: Number = 0
 
 
 ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Ping

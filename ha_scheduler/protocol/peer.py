@@ -20,6 +20,8 @@ PeerId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 STREAM_NAME_BYTES = 16
 StreamName = Annotated[bytes, Meta(min_length=STREAM_NAME_BYTES, max_length=STREAM_NAME_BYTES)]
 
+EndedBytes = Annotated[bytes, Meta(max_length=32 * 1024)]  # of one record with what was open
+
 
 class PeerAddress(Part):
     """The addresses of one peer: ``host``, its peer port and its Dask port."""
@@ -89,7 +91,8 @@ class Gossip(Message, tag="gossip"):
 
     ``ready``: its engine could lead at once. ``applied``: its applied index. ``serving``: term,
     name and engine's address, from a serving leader alone. ``history``: the newest failovers.
-    ``disks``: the ids in the peer table, each with its disk.
+    ``disks``: the ids in the peer table, each with its disk. ``ended``: records of its engines'
+    ends (``EngineEnded``) that it has not seen in the log yet.
     """
 
     ready: bool
@@ -97,6 +100,7 @@ class Gossip(Message, tag="gossip"):
     serving: tuple[Number, Name, Text] | None
     history: tuple[Failover, ...]
     disks: tuple[tuple[Number, Number], ...]
+    ended: Annotated[tuple[EndedBytes, ...], Meta(max_length=16)] = ()
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, pack_payload, unpack_payload
 from ha_scheduler.ledger.sessions import Answers
+from ha_scheduler.protocol.engine import Exposure
 
 CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
 SESSIONS = ("", "s1", "s2")
@@ -23,6 +24,7 @@ IMPLIED = b"what the payload of the graph says its client wants"
 KEYS = (*tuple(f"key-{n}".encode() for n in range(5)), b"long" * 300)
 SPACES = ("plugins", "metadata")
 NAMES = (b"one", b"two")
+CONTENTS = (b"a" * 16, b"b" * 16, b"c" * 16)
 LONG_ANSWER = 100_000  # times the few bytes of a payload: more than is kept in a row
 
 
@@ -45,6 +47,7 @@ class Model:
     peers: dict[int, r.PeerNamed] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     call_owners: dict[str, str] = field(default_factory=dict)
+    cases: dict[bytes, dict[int, tuple[str, bool]]] = field(default_factory=dict)
 
     def apply(self, record: Any) -> None:
         getattr(self, "on_" + type(record).__name__)(record)
@@ -213,6 +216,20 @@ class Model:
         if rec.slot in slots:
             slots[rec.slot] = (slots[rec.slot][0], DROPPED)
 
+    def on_EngineEnded(self, rec: r.EngineEnded) -> None:
+        for exposure in rec.open:
+            deaths = self.cases.pop(exposure.content, {})
+            deaths.setdefault(rec.id, (rec.cause, len(rec.open) == 1))
+            kept = list(deaths)[-r.DEATHS_MAX :]
+            self.cases[exposure.content] = {death: deaths[death] for death in kept}
+
+    def on_CaseRestored(self, rec: r.CaseRestored) -> None:
+        deaths = {death.id: (death.cause, death.alone) for death in rec.deaths}
+        self.cases[rec.exposure.content] = deaths
+
+    def on_CaseReleased(self, rec: r.CaseReleased) -> None:
+        self.cases.pop(rec.content, None)
+
     def on_Restarted(self, rec: r.Restarted) -> None:
         for graph in list(self.graphs):
             self.drop_graph(graph)
@@ -238,6 +255,7 @@ class Model:
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
             "call owners": self.call_owners,
+            "cases": list(self.cases.items()),  # the oldest goes first: order matters
             "values": {
                 at: (v.value, v.blob, v.blob_parts, v.term) for at, v in self.values.items()
             },
@@ -380,6 +398,16 @@ class _Writer:
             r.AnswerDropped: lambda: (draw(_session), draw(st.integers(0, 2))),
             r.Answered: lambda: (draw(_client), draw(_session), (draw(_sequence),)),
             r.Restarted: lambda: (),
+            r.EngineEnded: lambda: (
+                draw(st.integers(1, 9)),
+                "a",
+                self.term,
+                True,
+                draw(st.sampled_from(("SIGSEGV", "exit status 7"))),
+                1,
+                tuple(map(_exposure, draw(st.sets(st.sampled_from(CONTENTS), min_size=1)))),
+            ),
+            r.CaseReleased: lambda: (draw(st.sampled_from(CONTENTS)),),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
                 draw(st.integers(1, 2)),
@@ -392,6 +420,10 @@ class _Writer:
             ),
         }
         return kind(*build[kind]())
+
+
+def _exposure(content: bytes) -> Exposure:
+    return Exposure(content, "graph", "of x")
 
 
 def void(_: object) -> None:
@@ -419,4 +451,7 @@ KINDS = (
     r.Answered,
     r.Restarted,
     r.PeerNamed,
+    r.EngineEnded,
+    r.EngineEnded,
+    r.CaseReleased,
 )

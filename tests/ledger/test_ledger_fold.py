@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from ledger_model import KINDS, NAMES, SPACES, histories, model_of, whole
+from ledger_model import CONTENTS, KINDS, NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
 from ha_scheduler.ledger import desires, peer_table, runs
@@ -148,6 +148,7 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     ends += [r.ClientLeft(rec.client) for rec in history if hasattr(rec, "client")]
     ends += [r.ValueDeleted(space, name) for space in SPACES for name in NAMES]
     ends += [r.CallsEnded(session) for session in CLIENT_SESSIONS]
+    ends += [r.CaseReleased(content) for content in CONTENTS]
     for index, record in enumerate(ends, start=10_000):
         fold(tables, index, 1, r.encode(record))
     left = {table for table, found in rows(tables).items() if found}

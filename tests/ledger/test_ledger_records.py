@@ -14,9 +14,11 @@ from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
+from ha_scheduler.protocol.engine import Exposure
 from tests.twins.tables import MemoryTables
 
 GRAPH = (1 << 32) + 1
+EXPOSURE = Exposure(b"c" * 16, "graph", "of x", "c", "s", 1)
 SAMPLES: list[Any] = [
     r.TermStarted(1, "a"),
     r.BlobPart(1, 1, 0, b"part"),
@@ -43,6 +45,9 @@ SAMPLES: list[Any] = [
     r.AnswerDropped("s", 0),
     r.Answered("c", "s", (1,)),
     r.RecordRejected(1, 3, 1, 2, 100, b"digest", "part-misplaced"),
+    r.EngineEnded(1, "a", 1, True, "SIGSEGV", 1, (EXPOSURE,)),
+    r.CaseRestored(EXPOSURE, (r.Death(1, "a", 1, True, "SIGSEGV", 1, True),)),
+    r.CaseReleased(EXPOSURE.content),
 ]
 NUMBERS = [0, 1, 5, -1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 1.5, float("nan"), True, None]
 STRINGS = ["", "x", "é" * 400, b"", b"k" * 1000, msgspec.msgpack.Ext(5, b"x")]
