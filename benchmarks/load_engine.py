@@ -139,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel-fd", type=int)
     parser.add_argument("--lease-fd", type=int)
+    parser.add_argument("--exposures-fd", type=int)
     arguments = parser.parse_args()
     channel = socket.socket(fileno=arguments.channel_fd)
     introduced(frames.receive(channel.recv, frames.INTRODUCTION_BYTES_MAX))

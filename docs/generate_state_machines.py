@@ -30,8 +30,9 @@ HEADER = """\
 `peer/leadership.py`: events in, effects out; `peer/replica.py` carries the effects out, and the
 module says what each means. An *heir* is another peer whose engine is ready. The term of a leader
 is *proposed* until its record TermStarted commits, then *open*, and *used* once an engine was
-activated in it. *Later* is at once if an engine has ended under a leader, and else when a new
-leader has waited long enough for one.
+activated in it. A leader *explains* the end of an engine that had something of a client open: what
+it died of is in the log before anybody else leads. *Later* is at once if an engine has ended under
+a leader, and else when a new leader has waited long enough for one.
 
 The diagram leaves out the term, the effects, and with which engine a peer hands over; the table has
 all.
@@ -42,7 +43,7 @@ RECOVERY = """\
 `engine/takeover/recovery.py`: when a new leader may begin to schedule.
 """
 NOW, LATER, LATEST = 100.0, 110.0, 120.0  # seconds; what a leader waits for takes less than 10
-ROLES = ("follows", "leads", "hands over")
+ROLES = ("follows", "leads", "explains", "hands over")
 TERMS = ("", "proposed", "open", "used")
 ENGINES = tuple(state.value for state in EngineState)
 
@@ -83,7 +84,8 @@ def _state(peer: Leadership) -> State:
     if not peer.leading:
         return State("follows", "", peer.engine.value)
     term = "used" if peer._used_term == peer.term else "open" if peer._open_index else "proposed"
-    return State("hands over" if peer._transfer_until else "leads", term, peer.engine.value)
+    role = "hands over" if peer._transfer_until else "explains" if peer._explained_by else "leads"
+    return State(role, term, peer.engine.value)
 
 
 Do = Callable[[Leadership], list[Effect]]
@@ -107,6 +109,9 @@ def _events(peer: Leadership) -> Iterator[tuple[str, Do]]:
         yield "later; an heir", lambda p: p.tick(LATER, _heir(LATER), False)
         yield "later; no heir", lambda p: p.tick(LATER, {}, False)
         yield "asked to hand over; an heir", lambda p: p.transfer_requested(NOW, _heir(NOW), None)
+    if peer._explained_by:
+        yield "it is explained; an heir", lambda p: p.exit_explained(NOW, _heir(NOW))
+        yield "it is explained; no heir", lambda p: p.exit_explained(NOW, {})
     if peer._transfer_until:
         yield "not in time; the lease is open", lambda p: p.tick(LATEST, {}, False)
         yield "not in time; the lease is closed", lambda p: p.tick(LATEST, {}, True)
@@ -114,6 +119,10 @@ def _events(peer: Leadership) -> Iterator[tuple[str, Do]]:
         if peer.leading and not peer._transfer_until:
             yield "the engine ends; an heir", lambda p: p.engine_exited(NOW, _heir(NOW))
             yield "the engine ends; no heir", lambda p: p.engine_exited(NOW, {})
+            yield (
+                "the engine ends with something open",
+                lambda p: p.engine_exited(NOW, _heir(NOW), explained=False),
+            )
         else:
             yield "the engine ends", lambda p: p.engine_exited(NOW, _heir(NOW))
     if peer.leading:

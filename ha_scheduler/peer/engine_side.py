@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ha_scheduler.ledger.records import RecordRejected
+from ha_scheduler.ledger.records import EngineEnded, RecordRejected
 from ha_scheduler.ledger.rejections import describe
+from ha_scheduler.peer import inquest
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.peer.feed import CommittedTail, Feed
+from ha_scheduler.peer.inquest import End, How
 from ha_scheduler.peer.proposals import ProposalError, Proposals
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
@@ -47,7 +50,9 @@ class EngineSideEvents(Protocol):
 
     def on_engine_ready(self) -> None: ...
 
-    def on_engine_exited(self) -> None: ...
+    def on_engine_exited(self, *, explained: bool) -> None: ...
+
+    def on_engine_explained(self, record: EngineEnded | None) -> None: ...
 
     def on_serving(self, term: int, address: str) -> None: ...
 
@@ -79,6 +84,7 @@ class EngineSide:
         self._proposals: Proposals | None = None
         self._rights: EngineRights | None = None
         self._resolving: asyncio.Task[None] | None = None
+        self._term = 0  # in which it was activated
 
     @property
     def pid(self) -> int:
@@ -102,6 +108,7 @@ class EngineSide:
         assert self._feed is not None
         assert self._rights is not None
         self._rights.activated(term)
+        self._term = term
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
         self._feed.send_after(index, Activate(term))
 
@@ -130,7 +137,7 @@ class EngineSide:
     # -- events of the supervisor (EngineEvents)
 
     def on_spawn(self, engine: Engine) -> None:
-        self._engine, self._proposals = engine, None
+        self._engine, self._proposals, self._term = engine, None, 0
         self._events.on_engine_started()
 
     def on_accepted(self, engine: Engine) -> None:
@@ -162,7 +169,29 @@ class EngineSide:
             self._proposals.close()
         self._engine = self._feed = self._feeding = self._proposals = None
         self.dashboard = ""
-        self._events.on_engine_exited()
+        blamed = engine.how is not How.BY_DAEMON and bool(engine.exposures.clocks())
+        self._events.on_engine_exited(explained=not blamed)
+
+    def on_gone(self, engine: Engine, end: End) -> None:
+        exposures = engine.exposures.read()
+        record = inquest.finding(
+            end,
+            exposures,
+            number=secrets.randbits(63),
+            peer=self._settings.name,
+            term=self._term,
+            led=self._term > 0,
+            at=int(time.time()),
+        )
+        if record is not None:
+            logger.error(
+                "engine %d ended of %s while it read or ran %s",
+                engine.pid,
+                record.cause,
+                "; ".join(f"{a.kind} {a.what} of {a.client or 'the cell'}" for a in record.open),
+                extra={"action": "engine_blames_client"},
+            )
+        self._events.on_engine_explained(record)
 
     # -- records in and out
 

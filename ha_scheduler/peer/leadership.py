@@ -9,6 +9,10 @@ is ready and has been sent everything up to it → ``ActivateEngine``.
 
 A leader without an engine hands over to a follower whose engine is ready. If there is none it keeps
 the term and waits for its own engine, or steps down to get a new term if this one was used.
+
+An engine that ended with something of a client open is *explained* first: what it died of is in the
+log before another leads, and so before another reads it. That takes milliseconds, and is waited for
+no longer than ``EXPLAIN_S``.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 
 READY_WAIT_S = 1.0  # a new leader's engine may still be replaying
 TRANSFER_PATIENCE_S = 1.0  # a transfer to a live follower takes two round trips
+EXPLAIN_S = 1.0  # a process of many GB is gone by then
 FRESH_S = 2.0  # the age limit of another peer's gossip
 
 
@@ -92,6 +97,7 @@ class Leadership:
         self._led_since = 0.0
         self._engineless = False  # the engine died while we led
         self._transfer_until = 0.0
+        self._explained_by = 0.0  # until then the end of an engine may be explained
 
     # -- events
 
@@ -103,7 +109,7 @@ class Leadership:
         if self.leading and self.engine is EngineState.ACTIVE:
             effects.append(KillEngine("it led, and leadership is lost"))
         self.leading, self.term = leading, term
-        self._transfer_until, self._engineless = 0.0, False
+        self._transfer_until, self._engineless, self._explained_by = 0.0, False, 0.0
         if leading:
             self._led_since, self._open_index = now, 0
             effects.append(OpenTerm(term))
@@ -117,7 +123,7 @@ class Leadership:
         return self._activate()
 
     def engine_started(self) -> list[Effect]:
-        self.engine = EngineState.STARTING
+        self.engine, self._explained_by = EngineState.STARTING, 0.0
         return []
 
     def engine_ready(self) -> list[Effect]:
@@ -126,13 +132,25 @@ class Leadership:
         self._engineless = False
         return self._activate()
 
-    def engine_exited(self, now: float, others: Mapping[int, Other]) -> list[Effect]:
-        """The engine ended: transfer leadership to a peer with an engine."""
+    def engine_exited(
+        self, now: float, others: Mapping[int, Other], *, explained: bool = True
+    ) -> list[Effect]:
+        """The engine ended: transfer leadership to a peer with an engine, once it is explained."""
         self.engine = EngineState.ABSENT
         if not self.leading:
             return []
         self._engineless = True
+        if not explained:
+            self._explained_by = now + EXPLAIN_S
+            return [RevokeLease()]
         return [RevokeLease(), *self._hand_over(now, others)]
+
+    def exit_explained(self, now: float, others: Mapping[int, Other]) -> list[Effect]:
+        """What the engine ended of is on its way into the log."""
+        if not self.leading or not self._explained_by:
+            return []
+        self._explained_by = 0.0
+        return self._hand_over(now, others) if self._engineless else []
 
     def tick(self, now: float, others: Mapping[int, Other], lease_closed: bool) -> list[Effect]:
         """One tick. ``lease_closed``: a transfer went so far that the lease cannot come back."""
@@ -142,6 +160,9 @@ class Leadership:
             return self._judge_transfer(now, lease_closed)
         if self.engine in (EngineState.READY, EngineState.ACTIVE):
             return self._activate() if self.engine is EngineState.READY else []
+        if now < self._explained_by:
+            return []
+        self._explained_by = 0.0
         if self._engineless or now - self._led_since > READY_WAIT_S:
             return self._hand_over(now, others)
         return []

@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ha_scheduler.ledger import records
-from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.ledger.records import EngineEnded, PeerNamed
 from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
 from ha_scheduler.peer.history import LeaderHistory
+from ha_scheduler.peer.inquest import Untold
 from ha_scheduler.peer.leadership import (
     FRESH_S,
     ActivateEngine,
@@ -84,6 +85,7 @@ class Replica:
         )
         self.leadership = Leadership()
         self.history = LeaderHistory()
+        self.untold = Untold()
         self.watchers = Watchers(self.watch_view)
         self.failed = asyncio.get_running_loop().create_future()
         self.driver: Driver  # set by ``connect``: the parts know each other both ways
@@ -178,6 +180,8 @@ class Replica:
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
         self.reconfiguration.on_committed(entries)
+        for record in _ends(entry.data for entry in entries):
+            self.untold.committed(record)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -227,11 +231,19 @@ class Replica:
         self._run(self.leadership.engine_ready())
         self._changed()
 
-    def on_engine_exited(self) -> None:
+    def on_engine_exited(self, *, explained: bool) -> None:
         if self.leading():
             self._serving = None
-        self._run(self.leadership.engine_exited(time.monotonic(), self._candidates()))
+        now, others = time.monotonic(), self._candidates()
+        self._run(self.leadership.engine_exited(now, others, explained=explained))
         self._changed()
+
+    def on_engine_explained(self, record: EngineEnded | None) -> None:
+        if record is not None:
+            self.untold.add(record)
+            self._propose_ends(self.untold.to_tell())
+            self._gossip()
+        self._run(self.leadership.exit_explained(time.monotonic(), self._candidates()))
 
     def on_mark(self, mark: Mark) -> None:
         self.history.mark(mark.term, mark.phase, mark.at, mark.detail)
@@ -256,6 +268,7 @@ class Replica:
         self._others[peer] = Other(news.ready, news.applied, time.monotonic())
         self.history.merge(news.history)
         self.reconfiguration.on_admitted(news.disks)
+        self._propose_ends(_ends(news.ended))
         if news.serving is not None:
             self._learn_serving(news.serving)
         elif peer == self._state.leader and self._is_serving():
@@ -300,6 +313,7 @@ class Replica:
         self.engine.pump()
         self.on_contact()
         self._warn_of_terms(now)
+        self._propose_ends(self.untold.to_tell())
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
 
@@ -496,8 +510,24 @@ class Replica:
                 serving=self._serving if self.leading() and self._is_serving() else None,
                 history=self.history.tail(),
                 disks=self.roster.admitted(),
+                ended=tuple(map(records.encode, self.untold.to_tell())),
             )
         )
 
+    def _propose_ends(self, told: Iterable[EngineEnded]) -> None:
+        """The log tells every later engine what others have died of."""
+        term = self._state.term
+        for record in self.untold.due(told, term) if self.leading() else ():
+            try:
+                self.driver.propose(records.encode(record))
+            except CallerError:
+                return  # a transfer is under way; whoever leads next hears of it by gossip
+            self.untold.proposed(record, term)
+
     def _name(self, peer: int) -> str | None:
         return self.roster.name(peer)
+
+
+def _ends(told: Iterable[bytes]) -> list[EngineEnded]:
+    decoded = map(records.engine_ended, told)
+    return [record for record in decoded if record is not None]

@@ -4,9 +4,9 @@ Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is ca
 for each ``on_spawn``, after the revocation of the lease and SIGKILL; the next engine is spawned
 after the process is gone.
 
-An engine ends with its channel or its process (pidfd), whichever is noticed first. The watchdog
-ends an engine whose event loop has not answered for ``watchdog_s``; it is generous, because a large
-graph may block a loop for long. The kernel ends the engine with the daemon (``launch.py``).
+An engine ends with its channel or its process (pidfd), whichever is noticed first; or the watchdog
+ends it (``watchdog.py``). ``on_gone`` follows ``on_exit`` when the process is gone, with what is
+known of its end. The kernel ends the engine with the daemon (``launch.py``).
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from collections import deque
 from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
+from ha_scheduler.peer.inquest import End, How
+from ha_scheduler.peer.oom import OomKills
+from ha_scheduler.peer.watchdog import EVERY_S, Watchdog
 from ha_scheduler.protocol import RELEASE, frames
 from ha_scheduler.protocol.codec import ProtocolError, tag_of
 from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, Propose, ToDaemon, ToEngine
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
+from ha_scheduler.shared_exposures import SharedExposures
 from ha_scheduler.shared_lease import SharedLease
 
 BACKOFF_FIRST_S = 0.05  # a takeover may wait for the first restart
 BACKOFF_MAX_S = 5.0
 HEALTHY_AFTER_S = 10.0  # an engine that lived this long resets the backoff
-PING_EVERY_S = 0.5
 REAP_POLL_S = 0.002
 UNANSWERED_MAX = 1024  # pings; beyond it the oldest no longer count
 CHANNEL_BUFFER_BYTES = 1024 * 1024  # written, and not yet read by the engine
@@ -53,12 +56,18 @@ class EngineEvents(Protocol):
 
     def on_exit(self, engine: Engine, why: str) -> None: ...
 
+    def on_gone(self, engine: Engine, end: End) -> None: ...
+
 
 class Engine(asyncio.Protocol):
     """One engine process and its channel."""
 
-    def __init__(self, events: EngineEvents, lease: SharedLease) -> None:
+    def __init__(
+        self, events: EngineEvents, lease: SharedLease, exposures: SharedExposures
+    ) -> None:
         self.lease = lease
+        self.exposures = exposures
+        self.how, self.why = How.BY_DAEMON, ""  # it ended, once it has
         self.spawned_at = time.monotonic()
         self.heard_at = self.spawned_at
         self.process: subprocess.Popen[bytes] | None = None
@@ -117,11 +126,12 @@ class Engine(asyncio.Protocol):
             self.paused = False
             self._transport.resume_reading()
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, how: How = How.BY_DAEMON) -> None:
         """End it now. Idempotent; ``on_exit`` has been called when this returns."""
         if self._ended:
             return
         self._ended = True
+        self.how, self.why = how, why
         self.lease.revoke()
         if self.process is not None:
             # The process may be frozen or hang in its exit: only SIGKILL ends both.
@@ -132,6 +142,11 @@ class Engine(asyncio.Protocol):
         self._writable.set()
         self._events.on_exit(self, why)
         self.gone.set()
+
+    def release(self) -> None:
+        """Give back what was shared with a process that is gone."""
+        self.lease.close()
+        self.exposures.release()
 
     # -- asyncio.Protocol
 
@@ -180,10 +195,11 @@ class Engine(asyncio.Protocol):
         self._events.on_accepted(self)
 
     def eof_received(self) -> None:
-        self.kill("its channel closed")
+        self.kill("its channel closed", How.BY_ITSELF)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.kill(f"its channel broke: {exc!r}" if exc else "its channel closed")
+        why = f"its channel broke: {exc!r}" if exc else "its channel closed"
+        self.kill(why, How.BY_ITSELF)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -202,6 +218,8 @@ class Supervisor:
         self._watchdog_s = watchdog_s
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._stopping = False
+        self._oom = OomKills()
+        self._oom_kills = 0  # at the last look
 
     async def run(self) -> None:
         """Spawn, watch, wait, repeat."""
@@ -222,6 +240,8 @@ class Supervisor:
                 watchdog.cancel()
                 await asyncio.shield(_reap(engine))
                 self.engine = None
+            self._events.on_gone(engine, self._end_of(engine))
+            engine.release()
             await self._back_off(engine.spawned_at)
 
     def stop(self) -> None:
@@ -233,13 +253,12 @@ class Supervisor:
     async def _spawn(self) -> Engine:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        lease = SharedLease.create()
-        engine = Engine(self._events, lease)
+        engine = Engine(self._events, SharedLease.create(), SharedExposures.create())
         try:
-            engine.process = self._start(theirs.fileno(), lease.fd)
+            engine.process = self._start(theirs.fileno(), engine.lease.fd, engine.exposures.fd)
         except OSError:
             ours.close()
-            lease.close()
+            engine.release()
             raise
         finally:
             theirs.close()
@@ -250,15 +269,16 @@ class Supervisor:
         self._events.on_spawn(engine)
         return engine
 
-    def _start(self, channel_fd: int, lease_fd: int) -> subprocess.Popen[bytes]:
+    def _start(self, channel_fd: int, lease_fd: int, exposures_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
                 self._module,
                 f"--channel-fd={channel_fd}",
                 f"--lease-fd={lease_fd}",
+                f"--exposures-fd={exposures_fd}",
             ],
-            pass_fds=(channel_fd, lease_fd),
+            pass_fds=(channel_fd, lease_fd, exposures_fd),
             stdin=subprocess.DEVNULL,
             # Replay of a graph must give every engine the same order (dask.order hashes).
             env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -268,7 +288,7 @@ class Supervisor:
         assert engine.process is not None
         loop = asyncio.get_running_loop()
         handle = os.pidfd_open(engine.process.pid)
-        loop.add_reader(handle, engine.kill, "its process ended")
+        loop.add_reader(handle, engine.kill, "its process ended", How.BY_ITSELF)
         try:
             await engine.gone.wait()
         finally:
@@ -276,18 +296,26 @@ class Supervisor:
             os.close(handle)
 
     async def _watch(self, engine: Engine) -> None:
-        number, silent_s, heard_at = 0, 0.0, engine.heard_at
+        number, heard_at, watchdog = 0, engine.heard_at, Watchdog(self._watchdog_s)
         while engine.alive:
             number += 1
             engine.ping(number)
-            await asyncio.sleep(PING_EVERY_S)
-            # Counted in our own wakings: a daemon that was frozen, or has paused the channel, must
-            # not blame its engine for the silence.
-            deaf = engine.paused or engine.heard_at != heard_at
-            silent_s = 0.0 if deaf else silent_s + PING_EVERY_S
+            self._oom_kills = self._oom.count()
+            await asyncio.sleep(EVERY_S)
+            heard = engine.paused or engine.heard_at != heard_at
             heard_at = engine.heard_at
-            if silent_s > self._watchdog_s:
-                engine.kill(f"its event loop made no progress for {silent_s:.1f} s")
+            if engine.alive and (why := watchdog.observe(heard, engine.exposures.clocks())):
+                engine.kill(why, How.HUNG)
+
+    def _end_of(self, engine: Engine) -> End:
+        assert engine.process is not None
+        return End(
+            how=engine.how,
+            status=engine.process.returncode,
+            why=engine.why,
+            own_signal=engine.exposures.own_signal(),
+            oom_kills=self._oom.count() - self._oom_kills,
+        )
 
     async def _back_off(self, spawned_at: float) -> None:
         if time.monotonic() - spawned_at > HEALTHY_AFTER_S:
@@ -297,7 +325,7 @@ class Supervisor:
 
 
 async def _reap(engine: Engine) -> None:
-    """Wait for the process's end after SIGKILL, and release the lease."""
+    """Wait for the process's end after SIGKILL."""
     assert engine.process is not None
     while engine.process.poll() is None:  # noqa: ASYNC110 - a zombie's end is not an event
         await asyncio.sleep(REAP_POLL_S)
@@ -307,4 +335,3 @@ async def _reap(engine: Engine) -> None:
         engine.process.returncode,
         extra={"action": "engine_gone"},
     )
-    engine.lease.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ha_scheduler.engine.process import Channel
+from ha_scheduler.peer.inquest import End
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol import RELEASE, VERSION, frames
 from ha_scheduler.protocol.engine import EngineReady, Ping, ToDaemon
@@ -25,6 +26,7 @@ from ha_scheduler.protocol.introduction import (
     introduce,
     introduced,
 )
+from ha_scheduler.shared_exposures import SharedExposures
 from ha_scheduler.shared_lease import SharedLease
 
 
@@ -46,6 +48,9 @@ class Daemon:
     def on_exit(self, engine: Engine, why: str) -> None:
         self.heard.put_nowait(why)
 
+    def on_gone(self, engine: Engine, end: End) -> None:
+        """No supervisor waits for it here."""
+
 
 Told = tuple[asyncio.Queue[Any], asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -54,16 +59,16 @@ def with_engine(told: Callable[[Told], Awaitable[None]]) -> None:
     """Run ``told`` as an engine that talks to the daemon's end."""
 
     async def run() -> None:
-        daemon, lease = Daemon(), SharedLease.create()
+        daemon = Daemon()
         ours, theirs = socket.socketpair()
-        engine = Engine(daemon, lease)
+        engine = Engine(daemon, SharedLease.create(), SharedExposures.create())
         await asyncio.get_running_loop().create_connection(lambda: engine, sock=ours)
         reader, writer = await asyncio.open_connection(sock=theirs)
         async with asyncio.timeout(10):
             await told((daemon.heard, reader, writer))
         engine.kill("over")
         writer.close()
-        lease.close()
+        engine.release()
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_scheduler.peer.leadership import (
+    EXPLAIN_S,
     READY_WAIT_S,
     TRANSFER_PATIENCE_S,
     ActivateEngine,
@@ -77,6 +78,25 @@ def test_an_engine_that_dies_while_leading_revokes_the_lease_and_hands_over(
 ) -> None:
     lead(ready)
     assert ready.engine_exited(100.5, READY_TWO) == [RevokeLease(), Transfer(2)]
+
+
+def test_what_an_engine_died_of_is_in_the_log_before_another_leads(ready: Leadership) -> None:
+    lead(ready)
+    assert ready.engine_exited(100.5, READY_TWO, explained=False) == [RevokeLease()]
+    assert ready.tick(100.6, READY_TWO, False) == [], "it is about to be known"
+    assert ready.exit_explained(100.7, READY_TWO) == [Transfer(2)]
+    assert ready.exit_explained(100.8, READY_TWO) == [], "once"
+
+
+def test_an_end_that_cannot_be_explained_in_time_holds_nobody_up(ready: Leadership) -> None:
+    lead(ready)
+    ready.engine_exited(100.5, READY_TWO, explained=False)
+    assert ready.tick(100.5 + EXPLAIN_S, READY_TWO, False) == [Transfer(2)]
+
+
+def test_a_follower_explains_without_an_effect(ready: Leadership) -> None:
+    assert ready.engine_exited(100.5, READY_TWO, explained=False) == []
+    assert ready.exit_explained(100.6, READY_TWO) == []
 
 
 def test_a_second_engine_of_one_term_needs_a_new_term(ready: Leadership) -> None:
