@@ -5,7 +5,8 @@
     HAError
     ├── OperatorError          wrong input or preparation; exit status 2
     ├── CertificateRefused     remote: the other end's certificate does not allow this
-    └── ControlError           remote: no answer of a peer, or an error
+    ├── ControlError           remote: no answer of a peer, or an error
+    └── SetAside               remote: what a client sent has ended scheduler processes
 
 ``ha_scheduler.storage`` has a tree of its own (``StorageError``), so that the layers below stay
 free of imports; at start ``ha_scheduler.cli`` treats its errors as the operator's.
@@ -41,3 +42,10 @@ class ControlError(HAError, ConnectionError):
     """
 
     exit_status = EXIT_FAILED
+
+
+class SetAside(HAError, RuntimeError):
+    """Remote: what a client sent has ended scheduler processes, and is not read or run again.
+
+    Of all futures of a graph, and of a call. The text says what it is and how they ended.
+    """

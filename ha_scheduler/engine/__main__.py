@@ -16,12 +16,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ha_scheduler.engine", description=__doc__)
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--lease-fd", type=int, required=True)
+    parser.add_argument("--exposures-fd", type=int, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s engine %(name)s - %(message)s"
     )
     logging.getLogger("distributed").setLevel(logging.INFO)
-    status = asyncio.run(process.run(arguments.channel_fd, arguments.lease_fd))
+    status = asyncio.run(
+        process.run(arguments.channel_fd, arguments.lease_fd, arguments.exposures_fd)
+    )
     sys.stderr.flush()
     os._exit(status)
 

@@ -6,17 +6,22 @@ upgrade that breaks it fails there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import distributed.scheduler as upstream
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import dumps
 
+from ha_scheduler.engine.exposures import TASKS_PER_S
 from ha_scheduler.engine.stream.graphs import current_request
+
+T = TypeVar("T")
 
 materialize_graph = upstream._materialize_graph
 cull = upstream._cull
+offload = upstream.offload
 rpc = upstream.rpc
 
 #: The pool over which ``restart_workers`` is to call nannies: a fenced one.
@@ -29,7 +34,24 @@ def _materialize_and_keep(expr: Any, validate: bool) -> Any:
     request = current_request.get()
     if request is not None and not isinstance(expr, LLGExpr):
         request.materialised = bytes(dumps((dsk, dict(annotations_by_type))))
+    if request is not None:
+        request.patience_s = len(dsk) / TASKS_PER_S
     return dsk, annotations_by_type
+
+
+async def _offload_exposed(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """``offload`` of a graph's steps, with its exposure open in the thread that takes them."""
+    request = current_request.get()
+    if request is None or request.exposures is None or request.exposure is None:
+        return await offload(func, *args, **kwargs)
+    exposures, exposure = request.exposures, request.exposure
+
+    def exposed() -> T:
+        with exposures.open(exposure, request.patience_s):
+            return func(*args, **kwargs)
+
+    async with exposures.turn(exposure):
+        return await offload(exposed)
 
 
 def _rpc(address: str, **kwargs: Any) -> Any:
@@ -39,8 +61,10 @@ def _rpc(address: str, **kwargs: Any) -> Any:
 
 
 def install() -> None:
-    """Have ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs, and
-    ``restart_workers`` (6556) call nannies over a pool instead of comms of its own.
+    """Have ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs and say what its
+    threads are exposed to, and ``restart_workers`` (6556) call nannies over a pool instead of comms
+    of its own.
     """
+    upstream.offload = _offload_exposed
     upstream._materialize_graph = _materialize_and_keep
     upstream.rpc = _rpc  # type: ignore[assignment,misc]  # only ever called

@@ -40,6 +40,7 @@ from ha_scheduler.protocol.engine import (
     ToEngine,
 )
 from ha_scheduler.protocol.introduction import Refused, RefusedError, accept, introduced
+from ha_scheduler.shared_exposures import SharedExposures
 from ha_scheduler.shared_lease import SharedLease
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,10 @@ class Channel:
 
 
 class EngineProcess:
-    def __init__(self, channel: Channel, lease: SharedLease) -> None:
+    def __init__(self, channel: Channel, lease: SharedLease, exposures: SharedExposures) -> None:
         self._channel = channel
         self._lease = lease
+        self._exposures = exposures
         self._scheduler: Any = None
         self._activation: asyncio.Task[None] | None = None
 
@@ -131,6 +133,7 @@ class EngineProcess:
                 raise TypeError(message)
 
     def _create(self, settings: EngineSettings) -> Any:
+        from ha_scheduler.engine.exposures import Exposures, note_own_signals
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.scheduler import Scheduler
 
@@ -144,7 +147,9 @@ class EngineProcess:
         (own,) = (peer for peer in settings.peers if peer.name == settings.name)
         arguments = scheduler_arguments(settings.options)
         arguments["contact_address"] = contact_address(protocol, own)
-        return Scheduler(cell=cell, lease=self._lease, **arguments)
+        note_own_signals(self._exposures)
+        exposures = Exposures(self._exposures)
+        return Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
 
     async def _activate(self, term: int) -> None:
         def mark(phase: str, detail: dict[str, int]) -> None:
@@ -176,11 +181,12 @@ def _dashboard(scheduler: Any) -> str:
     return f"http://:{server.port}" if getattr(server, "port", None) else ""
 
 
-async def run(channel_fd: int, lease_fd: int) -> int:
+async def run(channel_fd: int, lease_fd: int, exposures_fd: int) -> int:
     """The whole life of an engine. Returns the exit status."""
     try:
         channel = await Channel.open(channel_fd)
-        await EngineProcess(channel, SharedLease(lease_fd)).run()
+        lease, exposures = SharedLease(lease_fd), SharedExposures(exposures_fd)
+        await EngineProcess(channel, lease, exposures).run()
     except (ChannelLost, OSError, EOFError) as error:
         logger.critical(
             "The channel to the peer daemon ended (%s); this engine exits.",

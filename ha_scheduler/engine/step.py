@@ -16,6 +16,7 @@ class Step:
 
     desires_of: str = ""  # the client whose desires the record of a graph implies
     releases: bool = False  # a record implies them (``ClientLeft``, ``Restarted``)
+    set_aside: bool = False  # the record of a graph implies errors of its keys
     joining: bool = False  # workers become running that are to be given work together
 
 

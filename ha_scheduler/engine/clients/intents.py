@@ -17,24 +17,32 @@ from collections.abc import Collection
 from time import time
 from typing import Any
 
+from distributed.core import error_message
+from distributed.protocol import serialize
 from distributed.protocol.serialize import Serialized
 from distributed.scheduler import ClientState, Recs, TaskState
+from distributed.utils import nbytes, offload
 
 from ha_scheduler import failpoints
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.exposures import READ_BYTES_PER_S, LeavingRefused
 from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.graphs import (
     GraphRequest,
+    content_of,
     current_request,
     encode_graph,
+    encode_set_aside,
+    exposure_of,
     key_digest,
 )
 from ha_scheduler.engine.stream.keys import Key, encode_key
 from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
 from ha_scheduler.engine.stream.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.stream.task_errors import encode_error
+from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.records import (
     ClientLeft,
     Erred,
@@ -60,6 +68,9 @@ _DECISIONS = (
 )
 
 
+HASHED_BYTES_MAX = 1024 * 1024  # within an event-loop step; more in a thread
+
+
 class ClientGoneError(Exception):
     """Remote: the client left while its graph was on its way."""
 
@@ -77,21 +88,87 @@ class Intents(SchedulerBase):
     # Graphs
 
     async def update_graph(
-        self, client: str, expr_ser: Serialized, *args: Any, ha_sequence: int = 0, **kwargs: Any
+        self,
+        client: str,
+        expr_ser: Serialized,
+        keys: set[Key],
+        *args: Any,
+        ha_sequence: int = 0,
+        **kwargs: Any,
     ) -> None:
-        """Accept a graph, idempotent by (session, sequence); acknowledged after its commit."""
+        """Accept a graph, idempotent by (session, sequence); acknowledged after its commit.
+
+        One that is set aside is recorded as such, and its keys are errors.
+        """
         if self.was_answered(client, ha_sequence):
             return
         failpoints.reach("graph.arrived")
         session = self.session_of.get(client, "")
-        request = GraphRequest(session, ha_sequence, expr_ser.header, list(expr_ser.frames))
+        frames = list(expr_ser.frames)
+        exposure = exposure_of(await _content(frames, keys), keys, client, session, ha_sequence)
+        size = sum(map(nbytes, frames))
+        request = GraphRequest(
+            session, ha_sequence, expr_ser.header, frames, exposure=exposure,
+            exposures=self.exposures, patience_s=size / READ_BYTES_PER_S,
+        )  # fmt: skip
         current_request.set(request)
         try:
-            await super().update_graph(client, expr_ser, *args, **kwargs)
+            await self.exposures.step_by_step(
+                super().update_graph(client, expr_ser, keys, *args, **kwargs),
+                exposure,
+                lambda: request.patience_s,
+            )
+        except SetAside as error:
+            self._set_aside(request, client, keys, error)
+        except LeavingRefused as error:
+            self._report_error(client, keys, error)
         finally:
             current_request.set(None)
         if not request.recorded:
             self._acknowledge(client, ha_sequence)
+
+    def _report_error(self, client: str, keys: Collection[Key], error: Exception) -> None:
+        """As upstream does with what it cannot read (scheduler.py:5111)."""
+        told = error_message(error)
+        message = {"exception": told["exception"], "traceback": told["traceback"]}
+        for key in keys:
+            self.report({"op": "task-erred", "key": key, **message}, client=client)
+
+    def _set_aside(
+        self, request: GraphRequest, client: str, keys: Collection[Key], error: SetAside
+    ) -> None:
+        """Record that the graph was asked for and is not read; its keys are errors."""
+        logger.error("%s", error, extra={"action": "graph-set-aside"})
+        if client not in self.clients:
+            return
+        graph = 0
+        if self.recorder is not None:
+            graph = self.recorder.next_id()
+            self._append_graph(self.recorder, graph, client, request, encode_set_aside(keys))
+            request.recorded = True
+        self.make_set_aside(graph, client, keys, error)
+
+    def make_set_aside(
+        self, graph: int, client: str, keys: Collection[Key], error: SetAside
+    ) -> None:
+        """Make errors of a graph's keys, on the leader and on a follower that replays it.
+
+        Keys that are known are another graph's as well, and stay what they are.
+        """
+        told = error_message(error)
+        cause: dict[str, Any] = {
+            "exception": Serialized(*serialize(error)),
+            "traceback": None,
+            "exception_text": told["exception_text"],
+            "traceback_text": "",
+        }
+        with self.during(Step(desires_of=client, set_aside=True)):
+            for key in keys:
+                if key not in self.tasks:
+                    ts = self.new_task(key, None, "released")
+                    self._propagate_erred(ts, cause=key, **cause)
+            self.client_desires_keys(keys=keys, client=client)
+        self._own(graph, set(keys))
 
     def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
         """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
@@ -149,7 +226,6 @@ class Intents(SchedulerBase):
         decisions = {name: kwargs.get(name) for name in _DECISIONS}
         decisions |= {
             "client": client,
-            "keys": keys,
             "start": start,
             "generation": self.generation,
             "last_time": self._last_time,
@@ -160,7 +236,7 @@ class Intents(SchedulerBase):
             "found": self._found(dsk.keys() - self.tasks.keys()),
         }
         graph = recorder.next_id()
-        self._append_graph(recorder, graph, client, request, encode_graph(request, decisions))
+        self._append_graph(recorder, graph, client, request, encode_graph(request, keys, decisions))
         request.recorded = True
         return graph
 
@@ -176,7 +252,9 @@ class Intents(SchedulerBase):
         self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
     ) -> None:
         session, sequence = request.session, request.sequence
-        record = GraphSubmitted(graph, client, session, sequence, *recorder.inline(payload))
+        content = request.exposure.content if request.exposure is not None else b""
+        inlined = recorder.inline(payload)
+        record = GraphSubmitted(graph, client, session, sequence, *inlined, content)
         self.sessions.apply(record)
         recorder.append(record, on_commit=self._when_committed(client, session, sequence, "graph"))
 
@@ -318,13 +396,16 @@ class Intents(SchedulerBase):
     def _propagate_erred(self, ts: TaskState, *, cause: Key | None = None, **kwargs: Any) -> Any:
         """Record the error, of the blamed task only."""
         result = super()._propagate_erred(ts, cause=cause, **kwargs)
-        if self.recorder is not None and ts.exception_blame is ts:
+        recorded = self.step.set_aside  # with the graph
+        if self.recorder is not None and ts.exception_blame is ts and not recorded:
             payload = encode_error(ts)
             self.recorder.append(Erred(self.graphs.graph_of(ts.key), encode_key(ts.key), payload))
             self.retried.discard(ts.key)
         return result
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
+        """As upstream's; what was set aside is not run, and stays an error."""
+        keys = [key for key in keys if not self._is_set_aside(key)]
         retried = super().stimulus_retry(keys=keys, client=client)
         recorder = self.recorder
         if recorder is not None:
@@ -340,6 +421,11 @@ class Intents(SchedulerBase):
                 committed = self._retry_committed = asyncio.Event()
                 recorder.append(records[-1], on_commit=committed.set)
         return retried
+
+    def _is_set_aside(self, key: Key) -> bool:
+        ts = self.tasks.get(key)
+        blamed = ts.exception_blame if ts is not None else None
+        return blamed is not None and blamed.run_spec is None
 
     async def retry_asked(self, keys: Collection[Key], client: str | None = None) -> Any:
         """A client's request: errors are withdrawn, and that has committed."""
@@ -375,3 +461,9 @@ class Intents(SchedulerBase):
         if client in self._kept_for:
             self._kept_for[client].update(who_has)
         super().update_data(who_has=who_has, nbytes=nbytes, client=client)
+
+
+async def _content(frames: list[Any], keys: Collection[Key]) -> bytes:
+    if sum(map(nbytes, frames)) <= HASHED_BYTES_MAX:
+        return content_of(frames, keys)
+    return await offload(content_of, frames, keys)

@@ -18,14 +18,27 @@ otherwise, after the latest graph and all that is filed under it were retired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import struct
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
+from distributed.utils import nbytes
 
-from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.engine.exposures import Exposures, digest, shown
+from ha_scheduler.engine.stream.keys import Key, pack_keys, unpack_keys
+from ha_scheduler.protocol.engine import Exposure
+
+DRAWN_BYTES_MAX = 1024 * 1024  # of a graph that a user sends again by hand
+_TAIL_BYTES = 96
+_UUID_CHARS = 36
+_DRAWN = re.compile(rb"[0-9a-f]{32}")
+
+_LENGTH = struct.Struct(">I")  # of the keys, before them
 
 
 class ReplayDivergedError(Exception):
@@ -45,6 +58,9 @@ class GraphRequest:
     frames: list[Any] = field(default_factory=list)
     materialised: bytes | None = None
     recorded: bool = False
+    exposure: Exposure | None = None
+    exposures: Exposures | None = None
+    patience_s: float = 0.0  # for what is to be done next with so much
 
 
 #: The request that the running task handles; ``offload`` hands it to the materialising thread.
@@ -56,18 +72,63 @@ def key_digest(keys: Iterable[Key]) -> int:
     return sum(map(hash, keys)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-def encode_graph(request: GraphRequest, decisions: dict[str, Any]) -> bytes:
-    """The payload of ``GraphSubmitted``: the graph and the leader's decisions."""
+def encode_graph(request: GraphRequest, keys: Iterable[Key], decisions: dict[str, Any]) -> bytes:
+    """The payload of ``GraphSubmitted``: the keys it was asked for, the graph, the decisions."""
     if request.materialised is not None:
         form: tuple[Any, ...] = ("materialised", request.materialised)
     else:
         form = ("raw", request.header, [bytes(frame) for frame in request.frames])
-    return bytes(dumps((form, decisions)))
+    return _payload(keys, dumps((form, decisions)))
 
 
-def decode_graph(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    form, decisions = loads(payload)
+def encode_set_aside(keys: Iterable[Key]) -> bytes:
+    """The payload of a graph that is not read: nobody needs more of it."""
+    return _payload(keys, b"")
+
+
+def _payload(keys: Iterable[Key], body: bytes) -> bytes:
+    listed = pack_keys(keys)
+    return b"".join((_LENGTH.pack(len(listed)), listed, body))
+
+
+def keys_of(payload: bytes) -> tuple[list[Key], memoryview]:
+    """The keys of a payload, which are read without unpickling, and its pickled rest."""
+    (length,) = _LENGTH.unpack_from(payload)
+    start = _LENGTH.size + length
+    return unpack_keys(payload[_LENGTH.size : start]), memoryview(payload)[start:]
+
+
+def decode_graph(body: memoryview) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The graph and the decisions; unpickles what a client sent."""
+    form, decisions = loads(body)
     return form, decisions
+
+
+def content_of(frames: list[Any], keys: Collection[Key]) -> bytes:
+    """The digest of a graph as it was sent, the same when a user sends it again by hand.
+
+    So what a client draws at random for each submission is left out: the name of the expression,
+    which comes last (``LLGExpr``, client.py:2135), and the key of an impure call.
+    """
+    if len(frames) != 1 or nbytes(frames[0]) > DRAWN_BYTES_MAX:
+        return digest(frames)
+    (frame,) = map(bytes, frames)
+    start = max(0, len(frame) - _TAIL_BYTES)
+    frame = frame[:start] + _DRAWN.sub(b"", frame[start:])
+    for key in keys if len(keys) == 1 else ():
+        if isinstance(key, str) and len(key) > _UUID_CHARS:
+            frame = frame.replace(key.encode(errors="replace"), b"")
+    return digest([frame])
+
+
+def exposure_of(
+    content: bytes, keys: Iterable[Key], client: str, session: str, sequence: int
+) -> Exposure:
+    """What an engine is exposed to that reads this graph."""
+    listed = list(islice(keys, 2))
+    what = shown(listed[0]) if listed else "without keys"
+    what = f"of {what}" + (" and others" if listed[1:] else "")
+    return Exposure(content, "graph", what, shown(client), session, sequence)
 
 
 class GraphTable:

@@ -27,11 +27,19 @@ from msgspec.structs import replace
 
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
-from ha_scheduler.engine.stream.graphs import ReplayDivergedError, decode_graph, key_digest
+from ha_scheduler.engine.exposures import READ_BYTES_PER_S, TASKS_PER_S, Opened, digest
+from ha_scheduler.engine.stream.graphs import (
+    ReplayDivergedError,
+    decode_graph,
+    exposure_of,
+    key_digest,
+    keys_of,
+)
 from ha_scheduler.engine.stream.keys import Key, decode_key
 from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.task_errors import decode_error
+from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
@@ -64,6 +72,7 @@ class Replay:
                 record, payload=self._blob(record.term, record.blob, record.blob_parts)
             )
         self._scheduler.sessions.apply(record)
+        self._scheduler.exposures.cases.apply(record)
         match record:
             case records.TermStarted():
                 self._blobs.clear()
@@ -105,8 +114,9 @@ class Replay:
             case (
                 records.SessionAdvanced() | records.SessionRestored() | records.Answered()
                 | records.CallsOpened() | records.CallsEnded() | records.AnswerDropped()
+                | records.EngineEnded() | records.CaseRestored() | records.CaseReleased()
             ):  # fmt: skip
-                pass  # applied to the sessions already
+                pass  # applied to the sessions, or the quarantine, already
             case records.Called(payload=payload):
                 for change in unpack_payload(payload)[0]:
                     self._of_the_cluster(records.decode(change))
@@ -142,12 +152,27 @@ class Replay:
     # Graphs
 
     def _graph(self, record: records.GraphSubmitted) -> None:
-        scheduler = self._scheduler
         payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
+        keys, body = keys_of(payload)
+        content = record.content or digest([body])
+        who = (record.client, record.session, record.sequence)
+        exposure = exposure_of(content, keys, *who)
+        try:
+            with self._scheduler.exposures.open(exposure, len(body) / READ_BYTES_PER_S) as opened:
+                if not body:
+                    raise SetAside(f"{exposure.kind} {exposure.what} was set aside; send it again")
+                self._read_graph(record, keys, body, opened)
+        except SetAside as error:
+            self._set_aside(record, keys, error)
+
+    def _read_graph(
+        self, record: records.GraphSubmitted, keys: list[Key], body: memoryview, opened: Opened
+    ) -> None:
+        scheduler = self._scheduler
         try:
             with gc_pauses.paused():
-                form, decisions = decode_graph(payload)
-                dsk, by_type = self._materialise(form, decisions)
+                form, decisions = decode_graph(body)
+                dsk, by_type = self._materialise(form, set(keys))
         except Exception:
             # The leader could: a module that was uploaded to it alone, or another environment here.
             # Its keys are unknown to us, and their clients will be told so if we ever lead.
@@ -157,6 +182,7 @@ class Replay:
                 extra={"action": "graph-unreadable"},
             )
             return
+        opened.progress(len(dsk) / TASKS_PER_S)
         if key_digest(dsk) != decisions["digest"]:
             raise ReplayDivergedError(
                 f"this engine made other tasks of graph {record.graph:#x} than its leader did; "
@@ -170,14 +196,25 @@ class Replay:
         scheduler._last_time = decisions["last_time"]
         scheduler.extensions["spans"].use_default(decisions["span_id"])
         self._know_inputs(dsk)
-        self._make_tasks(record, dsk, by_type, decisions)
+        self._make_tasks(record, set(keys), dsk, by_type, decisions)
         scheduler.runs.found.update(decisions["found"])
-        self._unretired.add(record.graph)
         if len(dsk) >= gc_pauses.LARGE_TASKS:
             gc_pauses.spare_present()
+        self._keep_graph(record.graph)
+
+    def _keep_graph(self, graph: int) -> None:
+        scheduler = self._scheduler
+        self._unretired.add(graph)
         if self._rebuilding:
-            keys = list(scheduler.graphs.keys_of(record.graph))
+            keys = list(scheduler.graphs.keys_of(graph))
             scheduler.client_desires_keys(keys=keys, client=_KEEPER)
+
+    def _set_aside(self, record: records.GraphSubmitted, keys: list[Key], error: SetAside) -> None:
+        """Engines ended of this graph: its keys are errors, here as on every engine."""
+        logger.error("%s", error, extra={"action": "graph-set-aside"})
+        self._client(record.client)
+        self._scheduler.make_set_aside(record.graph, record.client, keys, error)
+        self._keep_graph(record.graph)
 
     def _forget_former(self, new: set[Key]) -> None:
         """The leader made these tasks anew, so it had forgotten their keys and all dependents."""
@@ -204,6 +241,7 @@ class Replay:
     def _make_tasks(
         self,
         record: records.GraphSubmitted,
+        keys: set[Key],
         dsk: dict[Key, Any],
         by_type: Any,
         decisions: dict[str, Any],
@@ -212,7 +250,7 @@ class Replay:
             self._scheduler.make_tasks(
                 record.graph,
                 dsk=dsk,
-                keys=set(decisions["keys"]),
+                keys=keys,
                 client=record.client,
                 annotations_by_type=by_type,
                 stimulus_id=_STIMULUS,
@@ -228,14 +266,14 @@ class Replay:
             )
 
     @staticmethod
-    def _materialise(form: tuple[Any, ...], decisions: dict[str, Any]) -> tuple[Any, Any]:
+    def _materialise(form: tuple[Any, ...], keys: set[Key]) -> tuple[Any, Any]:
         if form[0] == "materialised":
             dsk, by_type = loads(form[1])
             return dsk, by_type
         expr = deserialize(*form[1:])
         dsk, by_type = materialize_graph(expr=expr, validate=False)
         if isinstance(expr, LLGExpr):
-            dsk = cull(dsk, set(decisions["keys"]))
+            dsk = cull(dsk, keys)
         return dsk, by_type
 
     def _blob(self, term: int, blob: int, parts: int) -> bytes:

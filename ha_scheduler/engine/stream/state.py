@@ -7,7 +7,7 @@ here and defined there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from distributed.scheduler import TaskState
 from msgspec.structs import replace
 
 from ha_scheduler.engine import compat
+from ha_scheduler.engine.exposures import Exposures
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
 from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.graphs import GraphTable
@@ -23,6 +24,7 @@ from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.recorder import OnCommit, Recorder
 from ha_scheduler.engine.stream.runs import RunIds
 from ha_scheduler.engine.stream.tables import ReplicatedTables
+from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.sessions import Sessions
 from ha_scheduler.protocol.client import Welcome
@@ -36,12 +38,18 @@ class StreamScheduler(upstream.Scheduler):
     actors_created: dict[Key, str]  # of ``Actors``: where each actor is
 
     def __init__(
-        self, *, cell: Welcome | None = None, lease: LeaseLike | None = None, **kwargs: Any
+        self,
+        *,
+        cell: Welcome | None = None,
+        lease: LeaseLike | None = None,
+        exposures: Exposures | None = None,
+        **kwargs: Any,
     ) -> None:
         compat.install()
         self.term = 0
         self.cell = cell or Welcome(0, "", "")
         self.lease = lease or Unfenced()
+        self.exposures = exposures or Exposures()
         self.recorder: Recorder | None = None  # None: this engine follows
         self.graphs = GraphTable()
         self.sessions = Sessions()
@@ -76,6 +84,12 @@ class StreamScheduler(upstream.Scheduler):
 
     def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
+        raise NotImplementedError
+
+    def make_set_aside(
+        self, graph: int, client: str, keys: Collection[Key], error: SetAside
+    ) -> None:
+        """Make errors of the keys of a graph that is not read."""
         raise NotImplementedError
 
     def rebuilt(self) -> None:

@@ -1,0 +1,230 @@
+"""Exposures: this engine is about to read or run what somebody sent, which may end it.
+
+Guarantee: while foreign code may run (unpickling, materialising, a call) the daemon can tell what
+it is, however the engine ends (``shared_exposures.py``). What is set aside
+(``ledger/quarantine.py``) is not read again: ``open`` raises ``SetAside``. A suspect is tried
+alone: while it is open in one thread, nothing else is opened in another, so that the next death
+says whose fault it is.
+
+Order: an exposure is open while the foreign code itself runs, and not while it waits: a coroutine's
+for each of its steps (``step_by_step``), a graph's in the thread that materialises it. Nobody waits
+for a turn with an exposure open, so nobody waits for ever.
+
+An attempt to leave the process (``sys.exit``) is an error of whoever sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import types
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ha_scheduler.errors import SetAside
+from ha_scheduler.ledger.quarantine import Case, Cases
+from ha_scheduler.protocol.engine import CONTENT_BYTES, Exposure
+from ha_scheduler.shared_exposures import SharedExposures
+
+NAME_CHARS = 100  # of a key or a client, for people
+READ_BYTES_PER_S = 1_000_000  # at least; of a large graph more time is taken than of a small one
+TASKS_PER_S = 1_000  # likewise; an engine makes ten times as many
+
+T = TypeVar("T")
+
+
+class LeavingRefused(RuntimeError):
+    """Remote: code of a client raised ``SystemExit`` or ``KeyboardInterrupt`` in the scheduler."""
+
+
+def digest(parts: Iterable[Any]) -> bytes:
+    """By which a content is recognised, whoever sends it."""
+    total = blake2b(digest_size=CONTENT_BYTES)
+    for part in parts:
+        view = memoryview(part)
+        total.update(view.nbytes.to_bytes(8, "big"))
+        total.update(view)
+    return total.digest()
+
+
+def shown(value: Any) -> str:
+    """A remote name, shortened for people."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= NAME_CHARS else f"{text[: NAME_CHARS - 1]}…"
+
+
+class Opened:
+    """An exposure in its slot, as a context."""
+
+    __slots__ = ("_exposure", "_pages", "_patience_s", "_slot")
+
+    def __init__(self, pages: SharedExposures, exposure: Exposure, patience_s: float) -> None:
+        self._pages = pages
+        self._exposure = exposure
+        self._patience_s = patience_s
+
+    def __enter__(self) -> Opened:
+        self._slot = self._pages.open(self._exposure, self._patience_s)
+        return self
+
+    def progress(self, patience_s: float) -> None:
+        """It goes on, and may take so much longer than others until the next sign."""
+        self._pages.progress(self._slot, patience_s)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pages.close(self._slot)
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise LeavingRefused(
+                f"{self._exposure.kind} {self._exposure.what} raised {error!r} in the scheduler, "
+                "which goes on"
+            ) from error
+
+
+class Exposures:
+    """What this engine has open, and what it must not open."""
+
+    def __init__(self, pages: SharedExposures | None = None) -> None:
+        self.cases = Cases()
+        self._pages = pages or SharedExposures(-1)
+        self._turns = Turns()
+
+    def open(self, exposure: Exposure, patience_s: float = 0.0) -> Opened:
+        """A context for the foreign code. Raises ``SetAside``."""
+        self.check(exposure)
+        return Opened(self._pages, exposure, patience_s)
+
+    def check(self, exposure: Exposure) -> None:
+        """Raises ``SetAside``."""
+        case = self.cases.get(exposure.content)
+        if case is not None and case.set_aside:
+            raise set_aside(exposure, case)
+
+    @asynccontextmanager
+    async def turn(self, exposure: Exposure) -> AsyncIterator[None]:
+        """Wait until the exposure may be open, beside others or alone."""
+        alone = self._is_suspect(exposure)
+        await self._turns.take(alone)
+        try:
+            yield
+        finally:
+            self._turns.give_back(alone)
+
+    @types.coroutine
+    def step_by_step(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        exposure: Exposure,
+        patience_s: Callable[[], float] = lambda: 0.0,
+    ) -> Generator[Any, Any, T]:
+        """Await the coroutine, with the exposure open while its code runs. Raises ``SetAside``."""
+        error: BaseException | None = None
+        try:
+            while True:
+                alone = self._is_suspect(exposure)
+                yield from self._turns.take(alone).__await__()
+                try:
+                    with self.open(exposure, patience_s()):
+                        waits = coroutine.send(None) if error is None else coroutine.throw(error)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+                finally:
+                    self._turns.give_back(alone)
+                error = None
+                try:
+                    yield waits
+                except GeneratorExit:
+                    raise
+                except BaseException as raised:
+                    error = raised  # for the coroutine, as a cancellation is
+        finally:
+            coroutine.close()
+
+    def _is_suspect(self, exposure: Exposure) -> bool:
+        return self.cases.get(exposure.content) is not None
+
+
+class Turns:
+    """Many together, or one alone; in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._together = 0
+        self._alone = False
+        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
+
+    async def take(self, alone: bool) -> None:
+        """Wait for a turn."""
+        if not self._waiting and self._is_free(alone):
+            self._grant(alone)
+            return
+        mine = asyncio.get_running_loop().create_future()
+        self._waiting.append((mine, alone))
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self.give_back(alone)
+            else:
+                self._waiting.remove((mine, alone))
+                self._wake()
+            raise
+
+    def give_back(self, alone: bool) -> None:
+        if alone:
+            self._alone = False
+        else:
+            self._together -= 1
+        self._wake()
+
+    def _is_free(self, alone: bool) -> bool:
+        return not self._alone and not (alone and self._together)
+
+    def _grant(self, alone: bool) -> None:
+        if alone:
+            self._alone = True
+        else:
+            self._together += 1
+
+    def _wake(self) -> None:
+        while self._waiting and self._is_free(self._waiting[0][1]):
+            mine, alone = self._waiting.popleft()
+            if not mine.done():
+                self._grant(alone)
+                mine.set_result(None)
+
+
+def set_aside(exposure: Exposure, case: Case) -> SetAside:
+    """The error for whoever sent it."""
+    request = f"request {exposure.sequence} of " if exposure.sequence else ""
+    whose = f" ({request}{exposure.client})" if exposure.client else ""
+    return SetAside(
+        f"{exposure.kind} {exposure.what}{whose} was set aside: {len(case.deaths)} scheduler "
+        f"processes ended while they read or ran it, by {case.reason}. Nothing is done with it. "
+        "Mend what it holds and send it again, or have an operator let this one be tried again: "
+        f"dask-ha-scheduler quarantine release {exposure.content.hex()}"
+    )
+
+
+def note_own_signals(pages: SharedExposures) -> None:
+    """A SIGKILL tells nothing of its sender: say it when this process is its own.
+
+    For what a test or a program does in Python; an honest library faults instead.
+    """
+    kill = os.kill
+
+    def kill_and_tell(pid: int, number: int) -> None:
+        if pid in (0, os.getpid()):
+            pages.signals_itself(int(number))
+        kill(pid, number)
+
+    os.kill = kill_and_tell
