@@ -7,6 +7,9 @@ leading engine (``--what engine``) or the whole leading peer (``--what peer``) g
 again and again. Each time the cell first gets all its engines ready again. All processes share one
 clock, so the times of the new leader's history are compared with the time of the kill.
 
+``--held N`` has workers keep N finished results besides, and ``--tree N`` a tree of N tasks that
+are all done but the last: the leader has to hear of each before it may decide anything.
+
 It ends with what was executed more than once, which futures were lost, and which results are wrong:
 all must be 0, or the exit status is 1.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import sys
 import tempfile
 import time
@@ -30,6 +34,7 @@ from ha_scheduler.protocol.control import EngineStatus
 
 READY_TIMEOUT_S = 180.0  # a fresh engine replays a graph of 100,000 tasks in some 15 s
 SETTLED_POLLS = 5
+BATCH = 20_000  # tasks of a graph whose results are held
 ENGINE_READY = ("ready", "active")
 PHASES = ("detected", "elected", "serving", "workers_back", "clients_back", "first_task")
 
@@ -40,6 +45,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--what", choices=("engine", "peer"), default="engine")
     parser.add_argument("--seconds", type=float, default=0.05, help="what one task takes")
+    parser.add_argument("--held", type=int, default=0, help="finished results in memory")
+    parser.add_argument("--tree", type=int, default=0, help="tasks of a tree, done but the last")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
 
@@ -92,6 +99,7 @@ def measure(options: argparse.Namespace, directory: str) -> dict[str, Any]:
     with LocalHACluster(n_peers=3, n_workers=2) as cluster, cluster.get_client() as client:
         futures: list[Any] = []
         failovers = []
+        kept = [*hold(client, options.held), *grow(client, options.tree)]
         for number in range(options.kills):
             wait_until_ready(cluster)
             top_up(client, futures, options, directory)
@@ -99,7 +107,52 @@ def measure(options: argparse.Namespace, directory: str) -> dict[str, Any]:
             phases = kill_once(cluster, options.what)
             failovers.append(phases)
             print_phases(number, PHASES, phases, sum(future.done() for future in futures))
-        return {"failovers": failovers, **verdict(client, futures, directory)}
+        result = {"failovers": failovers, **verdict(client, futures, directory)}
+        result["lost"] += sum(future.status in ("cancelled", "lost", "error") for future in kept)
+        return result
+
+
+def hold(client: Any, count: int) -> list[Any]:
+    """Futures of ``count`` small results in the memory of workers."""
+    futures: list[Any] = []
+    for first in range(0, count, BATCH):
+        futures += client.map(operator.neg, range(first, min(count, first + BATCH)), pure=False)
+    wait(futures)
+    return futures
+
+
+def grow(client: Any, count: int) -> list[Any]:
+    """A binary tree of ``count`` tasks, of which all but the root are done; the root is its future.
+
+    The root keeps a worker for longer than any benchmark.
+    """
+    if not count:
+        return []
+    tree: dict[Any, Any] = {("leaf", i): (operator.neg, i) for i in range(count // 2)}
+    level = list(tree)
+    while len(level) > 1:
+        odd, level = level[len(level) & ~1 :], list(zip(level[::2], level[1::2], strict=False))
+        level = [_joined(tree, *pair) for pair in level] + odd
+    tree["root"] = (_sleep, level[0])
+    (root,) = client.get(tree, ["root"], sync=False)
+    while client.run_on_scheduler(_unfinished) > 1:
+        time.sleep(0.2)
+    return [root]
+
+
+def _joined(tree: dict[Any, Any], left: Any, right: Any) -> Any:
+    key = ("node", len(tree))
+    tree[key] = (operator.add, left, right)
+    return key
+
+
+def _sleep(_: Any) -> None:
+    time.sleep(86_400)
+
+
+def _unfinished(dask_scheduler: Any) -> int:
+    states = ("waiting", "processing", "queued", "no-worker")
+    return sum(ts.state in states for ts in dask_scheduler.tasks.values())
 
 
 def top_up(client: Any, futures: list[Any], options: argparse.Namespace, directory: str) -> None:
