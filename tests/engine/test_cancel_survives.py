@@ -287,11 +287,13 @@ async def test_a_task_that_was_told_to_run_anyway_is_not_cancelled() -> None:
         leader = await both.take_over()
         await committed(both.client)
         assert set(leader.tasks) == {"held", "wanted"}
-        await eventually(lambda: "unwanted" not in both.workers[0].state.tasks)
+        last = both.client.submit(work, 3, key="last")
+        await eventually(lambda: "last" in both.workers[0].state.tasks)  # and all told before
+        assert "unwanted" not in both.workers[0].state.tasks
         gate.set()
-        await eventually(lambda: runs[1] == 1)
-        await eventually(lambda: set(leader.tasks) == {"held"})
-        assert not runs[2]
+        assert await last == 3
+        await eventually(lambda: set(leader.tasks) == {"held", "last"})
+        assert (runs[1], runs[2]) == (1, 0)
 
 
 @every_start
