@@ -71,6 +71,10 @@ class FencedComm:
             await hold(self._lease)
         return await self._comm.write(msg, serializers=serializers, on_error=on_error)
 
+    def closed(self) -> bool:
+        """Asked for each message of a stream (batched.py:155)."""
+        return bool(self._comm.closed())
+
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """For ``isinstance``, which upstream asks (utils_test.py:1800)."""

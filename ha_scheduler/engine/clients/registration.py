@@ -198,8 +198,8 @@ class Clients(Cancellation):
     async def ha_resume(self, client: str, message: Resume) -> None:
         """A returning client states all that it wants, after what it resubmitted.
 
-        It is told of cancellations that it missed, of the state of every key that has one, and of
-        the keys that the cell does not know.
+        It is told of cancellations that it missed, of the keys that the cell does not know, and of
+        the state of every other key that has one, unless it is what the client believes.
         """
         self.drop_notices(client, message.heard)
         cancelled = self.tell_cancelled(client, set(message.keys))
@@ -247,7 +247,7 @@ class Clients(Cancellation):
     def _tell_state(self, client: str, key: Key, believed_finished: bool) -> None:
         ts = self.tasks.get(key)
         stream = self.client_comms.get(client)
-        if ts is None or stream is None:
+        if ts is None or stream is None or (believed_finished and ts.state == "memory"):
             return
         if ts.state in ("memory", "erred"):
             self.report_on_key(ts=ts, client=client)
