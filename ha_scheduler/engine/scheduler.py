@@ -181,6 +181,7 @@ class Scheduler(
         """Every report that comes in time has come: place everything, then work."""
         reported = [a for a in self._reports if a in self.workers]
         missing = sorted(self.recovery.awaited)
+        self.expect_silent()
         self.adopt_reports(reported, self._settle)
         assert self.recorder is not None
         self.replay.retire_unknown(self.recorder)
@@ -204,6 +205,7 @@ class Scheduler(
         self.replay.errors.clear()
         self.settle_actors(stimulus_id)
         self.settle_scattered(stimulus_id)
+        self.withhold()
         self.calls.restore()
         self.tables.settle()
 

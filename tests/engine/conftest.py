@@ -18,6 +18,8 @@ from ha_scheduler.engine.takeover import recovery
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
 from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.protocol.codec import tag_of
+from ha_scheduler.protocol.worker import LeaderCalled
 from ha_scheduler.worker.worker import Worker as HAWorker
 from tests.twins.tables import MemoryTables
 
@@ -253,6 +255,21 @@ def keep_away(worker: Any) -> asyncio.Event:
         return await register()
 
     worker._ha._register = late
+    return free
+
+
+def say_nothing(worker: Any) -> asyncio.Event:
+    """The worker is there and answers nobody until the event is set: a task holds its interpreter.
+
+    Its kernel goes on to take connections.
+    """
+    free = keep_away(worker)
+
+    async def answer_late(**message: Any) -> Any:
+        await free.wait()
+        return worker._ha.leader_called(**message)
+
+    worker.handlers[tag_of(LeaderCalled)] = answer_late
     return free
 
 

@@ -19,6 +19,7 @@ from tests.engine.conftest import (
     keep_away,
     pair,
     replay,
+    say_nothing,
     start_worker,
 )
 from tests.engine.counted import begin, gate, runs
@@ -132,18 +133,37 @@ async def test_an_actor_that_was_lost_stays_lost_under_a_third_leader() -> None:
         assert runs["made"] == 1
 
 
-async def test_an_actor_of_a_worker_that_comes_back_too_late_is_told_as_lost() -> None:
+@pytest.mark.parametrize("answers", [True, False])
+async def test_an_actor_waits_for_a_worker_that_is_there_and_reports_late(answers: bool) -> None:
     async with pair() as both:
         late, _ = both.workers
-        _, future = await make(both, workers=[late.address], allow_other_workers=True)
-        free = keep_away(late)
+        actor, future = await make(both, workers=[late.address], allow_other_workers=True)
+        with both.client.as_current():
+            assert await actor.increment() == 1
+        free = keep_away(late) if answers else say_nothing(late)
         await both.kill_leader()
         leader = await both.take_over(window_seconds=0.2)
+        assert leader.tasks[future.key].state != "erred"
+        free.set()
+        with both.client.as_current():
+            again = await future
+            assert await again.increment() == 2
+        assert runs["made"] == 1
+        leader.validate_state()
+
+
+async def test_an_actor_of_a_silent_worker_that_ends_is_told_as_lost_and_not_made_anew() -> None:
+    async with pair() as both:
+        silent, _ = both.workers
+        _, future = await make(both, workers=[silent.address], allow_other_workers=True)
+        say_nothing(silent)
+        await both.kill_leader()
+        leader = await both.take_over(window_seconds=0.2)
+        assert leader.tasks[future.key].state != "erred"
+        both.workers.remove(silent)
+        await silent.close()
         with pytest.raises(RuntimeError, match=LOST):
             await future
-        free.set()
-        await eventually(lambda: late.address in leader.workers)
-        await eventually(lambda: not late.state.actors)
         assert runs["made"] == 1
         leader.validate_state()
 

@@ -20,12 +20,14 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "_tell_unknown": ("ScatteredData", "Clients"),
     # A worker whose stream has just broken is not removed, so nothing of it counts as suspicious.
     "remove_worker": ("Workers", "Attempts"),
+    # Late reports are adopted, then actors that are in none are lost.
+    "spoke": ("Actors", "WithheldTasks"),
     # A failure that a new leader's takeover caused takes no retry.
     "stimulus_task_erred": ("InheritedTasks", "Attempts"),
     # ``ClientLeft`` is in the log before the notices that it makes void.
     "remove_client": ("Cancellation", "Intents"),
     # Each forgets what it knows of the key.
-    "_remove_key": ("Actors", "Intents", "Attempts", "Restrictions"),
+    "_remove_key": ("Actors", "Intents", "WithheldTasks", "Attempts", "Restrictions"),
     # Errors are withdrawn, and the records of lost actors.
     "stimulus_retry": ("Actors", "Intents"),
 }

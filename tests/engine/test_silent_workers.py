@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from distributed import Worker
+from distributed.core import Status
 
 from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.engine.workers.registration import WORKERS
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
-from tests.engine.conftest import Pair, eventually, keep_away, pair
-from tests.engine.counted import begin, holders, on_each_worker, runs, work
+from tests.engine.conftest import Pair, eventually, keep_away, pair, say_nothing
+from tests.engine.counted import begin, blocked, gate, holders, on_each_worker, runs, work
 
 TTL_SECONDS = 300.0
 
@@ -104,6 +105,106 @@ async def test_a_worker_that_reported_late_stays_expected() -> None:
         assert not left(both, late.address)
         joined = [r for r in both.log.records if isinstance(r, ValueSet) and r.space == WORKERS]
         assert decode_key(joined[-1].name) == late.address
+
+
+async def test_what_a_silent_worker_has_is_not_run_again_while_others_are_served() -> None:
+    async with pair() as both:
+        silent, other = both.workers
+        futures = await on_each_worker(both)
+        running = both.client.submit(
+            blocked, 1, workers=[silent.address], allow_other_workers=True, key="running"
+        )
+        await eventually(lambda: runs[1] == 1)
+        free = say_nothing(silent)
+        await both.kill_leader()
+        leader = await both.take_over(window_seconds=0.2)
+        needs = both.client.submit(work, futures[0], key="needs")
+        assert await both.client.submit(work, "new", workers=[other.address]) == "new"
+        assert await futures[1] == "on1"
+        leader.no_workers_timeout = 1e-9  # of a user who waits for no worker
+        leader._check_no_workers()
+        assert leader.tasks["running"].state == leader.tasks["on0"].state == "no-worker"
+        leader.validate_state()
+        gate.set()
+        free.set()
+        assert await both.client.gather([*futures, running, needs]) == ["on0", "on1", 1, "on0"]
+        assert runs == {"on0": 2, "on1": 1, 1: 1, "new": 1}  # "needs" is on0's second
+        assert not leader.withheld
+        leader.validate_state()
+
+
+async def test_what_was_queued_is_given_out_bit_by_bit_when_a_silent_worker_has_reported() -> None:
+    async with pair() as both:
+        silent, _ = both.workers
+        many = both.client.map(blocked, range(40), key="many")
+        await eventually(lambda: len(runs) == 2)
+        free = say_nothing(silent)
+        await both.kill_leader()
+        leader = await both.take_over(window_seconds=0.2)
+        assert len(leader.withheld) >= 30
+        leader.validate_state()
+        free.set()
+        await eventually(lambda: not leader.withheld and len(leader.workers) == 2)
+        assert len(leader.queued) >= 30
+        leader.validate_state()
+        gate.set()
+        assert await both.client.gather(many) == list(range(40))
+        assert set(runs.values()) == {1}
+
+
+async def test_a_silent_worker_that_ends_is_noticed_and_what_it_had_runs_elsewhere() -> None:
+    async with pair() as both:
+        silent, other = both.workers
+        futures = await on_each_worker(both)
+        say_nothing(silent)
+        await both.kill_leader()
+        leader = await both.take_over(window_seconds=0.2)
+        assert leader.tasks["on0"].state == "no-worker"
+        both.workers.remove(silent)
+        await silent.close()
+        assert await both.client.gather(futures) == ["on0", "on1"]
+        assert runs == {"on0": 2, "on1": 1}
+        assert holders(leader, "on0") == {other.address}
+        assert left(both, silent.address)
+
+
+async def test_what_a_silent_worker_had_runs_elsewhere_when_its_time_is_over() -> None:
+    async with pair() as both:
+        silent, other = both.workers
+        futures = await on_each_worker(both)
+        free = say_nothing(silent)
+        await both.kill_leader()
+        with_ttl(both, 0.5)
+        leader = await both.take_over(window_seconds=0.1)
+        assert await both.client.gather(futures) == ["on0", "on1"]
+        assert runs == {"on0": 2, "on1": 1}
+        free.set()
+        await eventually(lambda: silent.address in leader.workers)
+        assert holders(leader, "on0") >= {other.address}
+
+
+async def test_a_silent_worker_that_lost_its_connection_is_not_taken_for_gone() -> None:
+    async with pair() as both:
+        silent, _ = both.workers
+        futures = await on_each_worker(both)
+        free = say_nothing(silent)
+
+        async def identity_late(**arguments: Any) -> Any:
+            await free.wait()
+
+        silent.handlers["identity"] = identity_late
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patched:
+            patched.setattr(engine_workers, "CALL_SECONDS", 0.3)
+            patched.setattr(engine_workers, "RETURN_SECONDS", 0.0)
+            silent._ha.abandon("a test")
+            await eventually(lambda: both.leader.workers[silent.address].status == Status.paused)
+            await asyncio.sleep(1.0)  # it would be removed after 0.3
+            assert silent.address in both.leader.workers
+            free.set()
+            await eventually(lambda: both.leader.workers[silent.address].status == Status.running)
+        assert await both.client.gather(futures) == ["on0", "on1"]
+        assert set(runs.values()) == {1}
 
 
 async def test_what_prefers_a_missing_worker_runs_on_one_of_upstreams_kind_that_joins() -> None:

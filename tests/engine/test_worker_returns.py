@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from ha_scheduler.engine.takeover import orphans
+from ha_scheduler.engine.workers import probe, registration
+from ha_scheduler.engine.workers.probe import Reach
 from ha_scheduler.ledger.records import GraphSubmitted
 from ha_scheduler.worker.link import Phase
-from tests.engine.conftest import eventually, keep_away, pair, replay, start_worker
+from tests.engine.conftest import eventually, keep_away, pair, replay, say_nothing, start_worker
 from tests.engine.counted import begin, blocked, gate, holders, on_each_worker, runs, work
 
 
@@ -41,11 +43,20 @@ async def test_a_worker_that_comes_back_after_the_window_brings_its_results_and_
         leader.validate_state()
 
 
-async def test_what_would_rather_run_on_a_missing_worker_runs_elsewhere() -> None:
+async def test_what_would_rather_run_on_a_worker_of_which_nothing_comes_runs_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither it nor its host answers: that may be for ever, and its results can be made again."""
+
+    async def nothing(address: str, seconds: float) -> Reach:
+        return Reach.NOTHING
+
+    monkeypatch.setattr(probe, "reach", nothing)
+    monkeypatch.setattr(registration, "CALL_SECONDS", 0.3)
     async with pair() as both:
         futures = await on_each_worker(both)
         late, other = both.workers
-        free = keep_away(late)
+        free = say_nothing(late)
         await both.kill_leader()
         leader = await both.take_over(window_seconds=0.2)
         await eventually(lambda: runs["on0"] == 2)  # on the other worker

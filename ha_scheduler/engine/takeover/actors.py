@@ -2,9 +2,9 @@
 
 Guarantee: an actor that anybody was told of is never silently created anew. The record of its
 creation commits before clients and dependent tasks hear of it. A new leader finds the actor in its
-worker's report; if that worker is not back in time, the actor fails as upstream when its worker is
-lost ("Worker holding Actor was lost"). If the leader died during the creation, nobody was told: it
-is created once if its worker lives.
+worker's report; if that worker is gone, it fails as upstream has it then ("Worker holding Actor was
+lost"). If the leader died during the creation, nobody was told: it is created once if its worker
+lives.
 
 Order: the worker's word that the actor is there; the record; its commit; the transition to memory,
 by which everybody hears. The record goes when the actor is forgotten or its error is withdrawn.
@@ -18,14 +18,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
+from time import time
 from typing import Any
 
 from distributed.protocol.pickle import dumps
 
-from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import Table
 from ha_scheduler.engine.takeover.consequences import Consequences
+from ha_scheduler.engine.takeover.withheld import WithheldTasks
 
 ACTORS = "actor"  # key → the address of the worker
 
@@ -34,7 +35,7 @@ LOST = "Worker holding Actor was lost"  # upstream's words (scheduler.py:2560)
 logger = logging.getLogger(__name__)
 
 
-class Actors(SchedulerBase):
+class Actors(WithheldTasks):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.actors_created: dict[Key, str] = {}
@@ -65,13 +66,13 @@ class Actors(SchedulerBase):
             self._forget_actors([key])
 
     def settle_actors(self, stimulus_id: str) -> None:
-        """Reports are adopted: a recorded actor that is in none is lost."""
+        """Reports are adopted: a recorded actor that is in none, and in none to come, is lost."""
         step = Consequences(self, stimulus_id)
         for key, worker in list(self.actors_created.items()):
             ts = self.tasks.get(key)
             if ts is None or ts.state == "released":  # nobody needs it: all that did has failed
                 self._forget_actors([key])
-            elif not ts.who_has and ts.state != "erred":
+            elif not ts.who_has and ts.state != "erred" and worker not in self.silent:
                 logger.error(
                     "Actor %r was lost with its worker %s.",
                     key,
@@ -81,6 +82,13 @@ class Actors(SchedulerBase):
                 self.adoption.adopt_error(ts, _lost(), step)
         step.follow()
         step.send()
+
+    def spoke(self, workers: Iterable[str]) -> bool:
+        """As that of ``WithheldTasks``; actors of workers that were silent are there or lost."""
+        waited = super().spoke(workers)
+        if self.recovery.is_open and self.actors_created:
+            self.settle_actors(f"ha-actors-{time()}")
+        return waited
 
     def stimulus_retry(self, keys: Collection[Key], client: str | None = None) -> Any:
         """As upstream's; a retry creates a lost actor anew."""

@@ -190,14 +190,16 @@ class Adoption:
             pending = {dts for dts in ts.dependents if dts.state in (*_PENDING, "processing")}
             ts.waiters = pending
         ts.set_nbytes(held.nbytes)
+        told: Msgs = {}  # upstream replaces what else is in it for a client (scheduler.py:3478)
         self._scheduler._add_to_memory(
             ts,
             ws,
             step.recommendations,
-            step.client_msgs,
+            told,
             type=None,  # type: ignore[arg-type]  # clients take it for a type that is not known
             typename=held.typename,
         )
+        step.tell_clients(told)
 
     def _leave_pending(self, ts: TaskState) -> None:
         if ts.state == "queued":
@@ -325,8 +327,7 @@ class Adoption:
         causes = {name: value for name, value in error.items() if name != "erred_on"}
         recs, msgs, _ = self._scheduler._propagate_erred(ts, cause=ts.key, **causes)
         step.recommendations.update(recs)
-        for client, messages in msgs.items():
-            step.client_msgs.setdefault(client, []).extend(messages)
+        step.tell_clients(msgs)
 
     def adopt_recorded(self, errors: dict[Key, dict[str, Any]], stimulus_id: str) -> None:
         """The ledger's errors are the outcomes of tasks without a result."""

@@ -31,6 +31,10 @@ class Consequences:
         for worker, messages in worker_msgs.items():
             self.worker_msgs.setdefault(worker, []).extend(messages)
 
+    def tell_clients(self, client_msgs: Msgs) -> None:
+        for client, messages in client_msgs.items():
+            self.client_msgs.setdefault(client, []).extend(messages)
+
     def follow(self) -> None:
         recommendations, self.recommendations = self.recommendations, {}
         self.scheduler._transitions(

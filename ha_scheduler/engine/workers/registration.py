@@ -31,7 +31,8 @@ from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
 from ha_scheduler.engine.takeover.scattered import ScatteredData
-from ha_scheduler.engine.workers.probe import call, refuses
+from ha_scheduler.engine.takeover.withheld import WithheldTasks
+from ha_scheduler.engine.workers.probe import Reach, WorkerSilent, call, reach, until_gone
 from ha_scheduler.engine.workers.retirement import Retirement
 from ha_scheduler.protocol.client import HA
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
@@ -57,7 +58,7 @@ _SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
-class Workers(Retirement, ScatteredData, InheritedTasks):
+class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recorded_workers: dict[str, Any] = {}
@@ -69,6 +70,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         self.inherited_workers: list[str] = []  # those of an earlier leader
         self._reports: dict[str, tuple[Report, str]] = {}  # by address, with the status
         self._following: set[str] = set()  # addresses of registered workers that follow the leader
+        self._unreachable: set[str] = set()  # awaited ones whose host may be gone as well
         self._latest: dict[str, FencedComm] = {}  # by address: the registration under way, if any
 
     def _apply_worker(self, address: str, name: Any | Deleted) -> None:
@@ -195,7 +197,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
                 await self._connection_lost(worker, stream)
 
     async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
-        """Remove the worker, unless it lives and returns within ``RETURN_SECONDS``.
+        """Remove the worker, unless it lives and returns.
 
         Its results would be computed anew otherwise. It counts as paused meanwhile, and is sent
         nothing.
@@ -207,20 +209,24 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
             stream = BatchedSend(interval="5ms", loop=self.loop)
             self.stream_comms[worker] = stream
             self.handle_worker_status_change("paused", ws, f"ha-lost-{time()}")
-            if await self._lives(worker):
-                await asyncio.sleep(RETURN_SECONDS)
+            await self._until_it_is_gone(worker, stream)
         if self.stream_comms.get(worker) is stream:
             await self.remove_worker(worker, stimulus_id=f"handle-worker-cleanup-{time()}")
 
-    async def _lives(self, worker: str) -> bool:
-        """Whether something answers at the worker's address."""
-        if await refuses(worker, CALL_SECONDS):  # its process has ended
-            return False
+    async def _until_it_is_gone(self, worker: str, stream: BatchedSend) -> None:
+        """Wait for the return of a worker: ``RETURN_SECONDS`` for one that answers at its address,
+        ``worker-ttl`` for one that is there and silent (``check_worker_ttl``).
+        """
+        if await reach(worker, CALL_SECONDS) is Reach.REFUSED:
+            return
         try:
             await call(worker, self.rpc(worker).identity(), CALL_SECONDS)
-        except (OSError, TimeoutError):
-            return False
-        return True
+        except WorkerSilent:
+            await until_gone(worker, lambda: self.stream_comms.get(worker) is stream)
+        except OSError:
+            pass
+        else:
+            await asyncio.sleep(RETURN_SECONDS)
 
     async def _adopt(self, worker: str) -> None:
         self.recovery.settled(worker)
@@ -239,6 +245,7 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         shuffles.hear({address: report.shuffles for address, report in reports.items()})
         settle(stimulus_id)
         self.look_after_held(stimulus_id)
+        self.spoke(known)
         shuffles.end_strays()
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
@@ -265,7 +272,10 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         (``Shuffles.prepare``).
         """
         placeable = [
-            ts for ts in self.unrunnable if ts.loose_restrictions or self.valid_workers(ts) != set()
+            ts
+            for ts in self.unrunnable
+            if ts not in self.withheld
+            and (ts.loose_restrictions or self.valid_workers(ts) != set())
         ]
         placeable.sort(key=attrgetter("priority"), reverse=True)  # the last one is looked at first
         self.transitions(_placing(placeable), stimulus_id)
@@ -292,7 +302,8 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         for ts in self.unrunnable:
             if ts.loose_restrictions and not self.valid_workers(ts):
                 recommendations[ts.key] = "processing"
-        return _placing(self.tasks[key] for key in recommendations)
+        found = (self.tasks[key] for key in recommendations)
+        return _placing(ts for ts in found if ts not in self.withheld)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         known = address in self.workers
@@ -313,8 +324,8 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
     async def call_workers(self, expected: list[str], address: str) -> None:
         """Tell the workers of the ledger who leads, rather than wait for them.
 
-        One that refuses the connection is gone. One that does not answer is awaited until the
-        window is over: its network may be slow.
+        One that refuses the connection is gone. One that does not answer is awaited: until the
+        window is over if its host may be gone as well, and else until it is certainly gone.
         """
         await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
 
@@ -323,15 +334,31 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         presented = getattr(self.rpc(worker), message.pop("op"))(**message)
         try:
             await call(worker, presented, CALL_SECONDS)
+        except WorkerSilent as error:
+            logger.info("Worker %s.", error, extra={"action": "worker-silent"})
+            await self._watch_silent(worker)
         except TimeoutError:
             logger.info(
-                "Worker %s did not answer within %.1f s.",
+                "Nothing came from %s within %.1f s.",
                 worker,
                 CALL_SECONDS,
-                extra={"action": "worker-silent"},
+                extra={"action": "worker-unreachable"},
             )
+            self._unreachable.add(worker)
+            self._place_what_waited([worker])
         except OSError:
             self._forget_expected(worker)
+
+    async def _watch_silent(self, worker: str) -> None:
+        if await until_gone(worker, lambda: worker in self.recovery.awaited):
+            self._forget_expected(worker)
+
+    def _place_what_waited(self, workers: Iterable[str]) -> None:
+        """These workers are not waited for any more."""
+        if self.spoke(workers):
+            stimulus_id = f"ha-waited-{time()}"
+            self._place_unrunnable(stimulus_id)
+            self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
 
     def _forget_expected(self, worker: str) -> None:
         logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
@@ -347,8 +374,13 @@ class Workers(Retirement, ScatteredData, InheritedTasks):
         self.recovery.settled(worker)
         if self.recovery.is_open:
             self.look_after_held(f"ha-gone-{time()}")
+            self._place_what_waited([worker])
 
     # Silent workers
+
+    def expect_silent(self) -> None:
+        """The window is over: what the awaited workers may have is to wait for them."""
+        self.silent = set(self.recovery.awaited - self._unreachable)
 
     def expect_late(self, missing: Iterable[str]) -> None:
         """Expect workers that did not report in time for as long as a worker may be silent.
