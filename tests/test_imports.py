@@ -31,9 +31,11 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.storage": {"ha_scheduler.raft", "ha_scheduler.ledger"},
     "ha_scheduler.cell": {"ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.errors", "ha_scheduler.protocol"},
+    "ha_scheduler.confinement": set(),
     "ha_scheduler.peer": {
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
+        "ha_scheduler.confinement",
         "ha_scheduler.errors",
         "ha_scheduler.ledger",
         "ha_scheduler.protocol",
@@ -104,6 +106,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "ha_scheduler.ledger": _DASK | _UNPICKLING | _NETWORK | {"threading", "time", "os", "random"},
     "ha_scheduler.storage": _DASK | _UNPICKLING | _NETWORK,
     "ha_scheduler.cell": _DASK | _UNPICKLING | _NETWORK,
+    "ha_scheduler.confinement": _DASK | _UNPICKLING | _NETWORK | {"threading"},
     "ha_scheduler.peer": _DASK | _UNPICKLING,
     "ha_scheduler.security": _DASK | _UNPICKLING,
 }

@@ -86,6 +86,18 @@ _TIMING = Timing()
 )
 @click.option("--preload-argv", multiple=True, help="One argument for the preloaded modules.")
 @click.option("--idle-timeout", default=None, help="End after this much inactivity, like '1 hour'.")
+@click.option(
+    "--engine-user",
+    default=None,
+    metavar="NAME",
+    help="Run the Dask scheduler, and the code of users in it, as this user; takes root.",
+)
+@click.option(
+    "--engine-env",
+    multiple=True,
+    metavar="NAME",
+    help="An environment variable that the Dask scheduler is to have; most are kept from it.",
+)
 @path_option("--pid-file", "File that holds the process id while the daemon runs.")
 @click.option(
     "--log-level",
@@ -203,6 +215,8 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         timing=timing,
         engine_watchdog_s=values.pop("engine_watchdog"),
         priority=values.pop("priority"),
+        engine_user=values.pop("engine_user"),
+        engine_env=values.pop("engine_env"),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         admission=admission,
         witness=witness,

@@ -253,6 +253,10 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
         row.append(members.get(name, _UNKNOWN))
         table.add_row(name, address, *row, style=style)
     _print(table)
+    for name, answer in answers.items():
+        isolation = answer.engine.isolation if isinstance(answer, Status) else ""
+        if isolation not in ("", "full"):
+            click.echo(f"The engine of {name} is isolated {isolation}; see the log of its peer.")
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")

@@ -21,11 +21,13 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import held_port, opening
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.joining import Asker, Joiner
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security, check_peer
@@ -59,6 +61,7 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
     security = _security(settings)
+    plan = isolate(settings)  # it forks, so before any thread
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(_bind(settings))
         asker = Asker(settings.name, security)
@@ -70,7 +73,7 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.enter_context(_pid_file(settings))
         if not roster.own.witness:
             stack.enter_context(held_port.hold(settings.listen_host, settings.address.dask_port))
-        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module)
+        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module, plan)
         return asyncio.run(daemon.main(sock))
 
 
@@ -101,6 +104,7 @@ class _Daemon:
         store: LmdbStore,
         bridge: _Durability,
         engine_module: str,
+        plan: Plan,
     ) -> None:
         self._settings = settings
         self._security = security
@@ -109,6 +113,7 @@ class _Daemon:
         self._store = store
         self._bridge = bridge
         self._engine_module = engine_module
+        self._plan = plan
         self._stop = asyncio.Event()
         self._signals = 0
 
@@ -145,7 +150,7 @@ class _Daemon:
         contact = LeaderLease(own_id, max(lease_s, 0.0))
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
-        self._replica = Replica(settings, self._roster, store, contact)
+        self._replica = Replica(settings, self._roster, store, contact, self._plan.summary)
         reconfiguration, identity = self._replica.reconfiguration, self._roster.founding.identity
         dialer = Dialer(
             identity,
@@ -166,7 +171,11 @@ class _Daemon:
         self._replica.connect(self._driver, self._links, self._sender, self._receiver)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
-            self._engine_module, self._replica.engine, settings.engine_watchdog_s
+            self._engine_module,
+            self._replica.engine,
+            settings.engine_watchdog_s,
+            self._plan,
+            environment(settings, self._plan),
         )
         self._listener = Listener(
             identity,

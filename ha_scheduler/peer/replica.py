@@ -71,8 +71,15 @@ class Replica:
     """The events of the core, the engine and the other peers."""
 
     def __init__(
-        self, settings: PeerSettings, roster: Roster, store: PeerStore, contact: LeaderLease
+        self,
+        settings: PeerSettings,
+        roster: Roster,
+        store: PeerStore,
+        contact: LeaderLease,
+        isolation: str,
     ) -> None:
+        """``isolation``: how well the kernel keeps the engine apart, for the status."""
+        self._isolation = isolation
         self.settings = settings
         self.roster = roster
         self.reconfiguration = Reconfiguration(
@@ -380,6 +387,7 @@ class Replica:
                 engine.dashboard,
                 engine.fed or 0,
                 engine.lag_s,
+                "" if self._witness else self._isolation,
             ),
             members=tuple(self._member(peer, now) for peer in node.membership.peers),
             change=self.reconfiguration.waiting,

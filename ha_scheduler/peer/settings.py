@@ -102,6 +102,9 @@ class PeerSettings:
     the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
     peer votes and keeps no ledger.
 
+    ``engine_user``: the user that the engine runs as, if not the daemon's; ``engine_env``: what the
+    engine gets of the daemon's environment beside what ``isolation.py`` lists.
+
     ``engine_options`` goes to the engine as it is, with the keys of ``ENGINE_OPTIONS``; values are
     strings, numbers, booleans, None and lists of strings.
     """
@@ -116,6 +119,8 @@ class PeerSettings:
     engine_watchdog_s: float = ENGINE_WATCHDOG_S
     priority: int = PRIORITY_MAX  # the order of candidacy after the loss of a leader
     engine_options: dict[str, Any] = field(default_factory=dict)
+    engine_user: str | None = None
+    engine_env: tuple[str, ...] = ()
     pid_file: Path | None = None
     admission: Admission | None = None
     witness: bool = False

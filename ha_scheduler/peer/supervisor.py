@@ -2,7 +2,7 @@
 
 Guarantee: at most one engine of this daemon runs at any time. ``on_exit`` is called exactly once
 for each ``on_spawn``, after the revocation of the lease and SIGKILL; the next engine is spawned
-after the process is gone.
+after the process is gone. It is confined (``isolation.py``) before its own code runs.
 
 An engine ends with its channel or its process (pidfd), whichever is noticed first; or the watchdog
 ends it (``watchdog.py``). ``on_gone`` follows ``on_exit`` when the process is gone, with what is
@@ -20,10 +20,13 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
+from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.peer.inquest import End, How
+from ha_scheduler.peer.launch import CONFINED
 from ha_scheduler.peer.oom import OomKills
 from ha_scheduler.peer.watchdog import EVERY_S, Watchdog
 from ha_scheduler.protocol import RELEASE, frames
@@ -211,11 +214,21 @@ class Engine(asyncio.Protocol):
 class Supervisor:
     """Keeps one engine running until ``stop``."""
 
-    def __init__(self, module: str, events: EngineEvents, watchdog_s: float) -> None:
+    def __init__(
+        self,
+        module: str,
+        events: EngineEvents,
+        watchdog_s: float,
+        plan: Plan,
+        environment: Mapping[str, str],
+    ) -> None:
+        """``plan`` confines each engine; ``environment`` is all that it has of one."""
         self.engine: Engine | None = None
         self._module = module
         self._events = events
         self._watchdog_s = watchdog_s
+        self._plan = plan
+        self._environment = dict(environment)
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._stopping = False
         self._oom = OomKills()
@@ -273,6 +286,7 @@ class Supervisor:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
+                *(CONFINED, self._plan.to_text()),
                 self._module,
                 f"--channel-fd={channel_fd}",
                 f"--lease-fd={lease_fd}",
@@ -280,8 +294,7 @@ class Supervisor:
             ],
             pass_fds=(channel_fd, lease_fd, exposures_fd),
             stdin=subprocess.DEVNULL,
-            # Replay of a graph must give every engine the same order (dask.order hashes).
-            env={**os.environ, "PYTHONHASHSEED": "0"},
+            env=self._environment,
         )
 
     async def _wait_for_end(self, engine: Engine) -> None:

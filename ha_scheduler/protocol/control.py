@@ -65,13 +65,17 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
-    """The engine of a peer. ``fed``: index up to which the log was sent; ``lag_s``: replay lag."""
+    """The engine of a peer. ``fed``: index up to which the log was sent; ``lag_s``: replay lag.
+
+    ``isolation``: ``full``, or what the kernel cannot keep from it (``Plan.summary``).
+    """
 
     state: str
     pid: Number
     dashboard: str
     fed: Number
     lag_s: float
+    isolation: Name = ""
 
 
 class Status(Message, tag="status-answer"):
