@@ -14,7 +14,8 @@ Checked at every event, for what figure 3 of the paper and our store promise:
 * the lease: when a peer is elected no other peer's lease is valid on its own clock, even if that
   peer is frozen, and no other peer's count of ticks says so either;
 * disks: what a restart reads is what was written, and the ledger's rows are the same on all peers
-  that have applied the same.
+  that have applied the same;
+* authors: whatever an engine proposes, no record of a daemon's is applied that no daemon wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.dump import dump
+from ha_scheduler.ledger.records import RejectedRecord, TermStarted, decode
 from ha_scheduler.raft.errors import CompactedError, RaftError
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import (
@@ -298,6 +301,7 @@ class Checker:
                 raise SafetyViolationError(f"{process.id} applies {entry.index} out of order")
             if self.committed[entry.index][0] != entry:
                 raise SafetyViolationError(f"{process.id} would apply another {entry.index}")
+            self._check_author(process, entry)
             own = process.host.disk.shadow.holds(entry.index, entry.term)
             if not own and not self._options.apply_unpersisted:
                 raise SafetyViolationError(
@@ -305,6 +309,18 @@ class Checker:
                 )
             process.fed = entry.index
             self.applied += 1
+
+    def _check_author(self, process: Process, entry: Entry) -> None:
+        """Nothing of a daemon's was written by an engine: here no daemon names a peer."""
+        if entry.kind is not EntryKind.NORMAL or not entry.data:
+            return
+        try:
+            record = decode(entry.data)
+        except RejectedRecord:
+            return  # no engine gets it that far, but to apply it would do no harm
+        own = isinstance(record, TermStarted) and record.term == entry.term
+        if AUTHORS[type(record)] is not Author.ENGINE and not own:
+            raise SafetyViolationError(f"{process.id} applies what no daemon wrote: {record}")
 
     def tables(self, process: Process) -> list[bytes]:
         """The ledger of a peer, compared with those of the others. Raises ``CorruptLedger``."""

@@ -12,6 +12,7 @@ learner.
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Callable
 
 import lmdb
@@ -26,6 +27,7 @@ from ha_scheduler.raft.messages import (
     SnapshotMeta,
 )
 
+from .hostile import HostileEngine
 from .network import shape
 from .peer import Process, SimPeer
 from .world import World
@@ -41,6 +43,7 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
         self._rng = world.rng
+        self._hostile = HostileEngine(random.Random(f"engine {world.options.seed}"))
         world.on_lead = self.leads
         options = world.options
         self._every(options.propose_every_s, world.propose)
@@ -127,6 +130,12 @@ class Nemesis:
                 force=force,
             ),
         )
+
+    def _overstep(self) -> None:
+        """The engine of a leader proposes what it likes."""
+        leader = self._some_leader()
+        if leader is not None:
+            leader.run(self._hostile.propose, leader)
 
     # -- network and clocks ------------------------------------------------------------------
 

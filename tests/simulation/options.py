@@ -67,6 +67,9 @@ SITES = (
 STRAY = 0.3
 """The share of worlds in which a peer, or one that was removed, says terms that no one is in."""
 
+HOSTILE = 0.3
+"""The share of worlds in which code of users has taken over the engine of whoever leads."""
+
 ABOUT = 0.15
 """The share of worlds about each theme: leases, logs, members, snapshots."""
 
@@ -196,7 +199,7 @@ def draw(seed: int, *, safety_s: float, control: Control | None = None) -> Optio
     themes = (_about_leases, _about_logs, _about_members, _about_snapshots)
     theme = int(rng.random() / ABOUT)
     options = themes[theme](rng, options) if theme < len(themes) else options
-    return _with_strays(options)
+    return _with_hostile_engines(_with_strays(options))
 
 
 def _with_strays(options: Options) -> Options:
@@ -205,6 +208,14 @@ def _with_strays(options: Options) -> Options:
     if rng.random() >= STRAY:
         return options
     return replace(options, every={**options.every, "stray": _log_uniform(rng, 0.2, 5.0)})
+
+
+def _with_hostile_engines(options: Options) -> Options:
+    """Drawn apart, as the strays are."""
+    rng = random.Random(f"hostile {options.seed}")
+    if rng.random() >= HOSTILE:
+        return options
+    return replace(options, every={**options.every, "overstep": _log_uniform(rng, 0.1, 3.0)})
 
 
 def _about_leases(rng: random.Random, options: Options, beyond: float = 0.0) -> Options:
