@@ -7,11 +7,13 @@ fault flushes no buffer, and a graph of one task may cost no system call.
 Order: a slot's bytes are written before the clock that makes it count. The daemon reads exposures
 after the engine's end; before that only clocks, each an atomic store.
 
-The engine runs users' code, so a reader believes nothing here: what is no exposure is left out.
+The engine runs users' code, so a reader believes nothing here: what is no exposure is left out, and
+the kernel lets nobody change the size: a page that is gone would end the daemon that reads it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -26,6 +28,8 @@ from ha_scheduler.protocol.engine import Exposure
 SLOT_BYTES = 2048  # an ``Exposure`` at the longest
 SLOTS = 15  # open at once: one for each thread, and what runs within another
 PATIENCE_S_MAX = 24 * 3600.0  # that an engine may ask for
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 _BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 _CLOCKS = struct.Struct("@dd")  # the last progress (0.0: the slot is free), patience
@@ -50,8 +54,9 @@ class SharedExposures:
     @classmethod
     def create(cls) -> SharedExposures:
         """New, empty slots; their ``fd`` is inheritable by ``pass_fds``."""
-        fd = os.memfd_create("dask-ha-exposures")
+        fd = os.memfd_create("dask-ha-exposures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return cls(fd)
 
     # -- the engine's side

@@ -21,9 +21,8 @@ import time
 
 _DEADLINE = struct.Struct("@d")  # aligned 8 bytes: an atomic store
 
-# linux/fcntl.h; Linux 5.1
-_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW, _F_SEAL_FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
-_SEALS = _F_SEAL_SEAL | _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+_F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Linux 5.1
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
 
 
 class SharedLease:

@@ -1,4 +1,4 @@
-"""The lease is the daemon's to extend, and nobody else's."""
+"""What an engine can do with the memory that it shares with its daemon."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from ha_scheduler.shared_exposures import SharedExposures
 from ha_scheduler.shared_lease import SharedLease
 
 #: What code in an engine can try with the descriptor that it was given. Prints what was possible.
@@ -74,3 +77,19 @@ def test_an_engine_cannot_extend_its_lease_by_any_way_to_the_page() -> None:
         assert not SharedLease(lease.fd).valid()
     finally:
         lease.close()
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+def test_an_engine_cannot_take_away_a_page_that_its_daemon_reads(size: int) -> None:
+    """SIGBUS would end the daemon, and the next one, and the one after that."""
+    exposures = SharedExposures.create()
+    try:
+        code = f"import os, sys; os.ftruncate(int(sys.argv[1]), {size})"
+        command = [sys.executable, "-c", code, str(exposures.fd)]
+        ended = subprocess.run(
+            command, pass_fds=[exposures.fd], capture_output=True, text=True, timeout=60
+        )
+        assert "PermissionError" in ended.stderr
+        assert exposures.clocks() == []
+    finally:
+        exposures.release()
