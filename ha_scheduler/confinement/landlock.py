@@ -34,10 +34,13 @@ _ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
 #: What can be read and not changed.
 _SYSTEM = frozenset({"proc", "sys", "etc", "usr", "bin", "sbin", "boot", "lib", "lib32", "lib64"})
 #: What there is of devices: those that every program may expect, terminals, and accelerators.
-_DEVICES = (
-    *("null", "zero", "full", "random", "urandom", "shm", "mqueue", "tty", "ptmx", "pts"),
-    *("nvidia", "dri", "kfd", "infiniband"),
+_DEVICES = frozenset(
+    {
+        *("null", "zero", "full", "random", "urandom", "shm", "mqueue", "tty", "ptmx", "pts"),
+        *("dri", "kfd", "infiniband"),
+    }
 )
+_ACCELERATORS = "nvidia"  # nvidia0, nvidiactl, …
 
 
 def abi() -> int:
@@ -85,7 +88,9 @@ def _beside(hidden: set[str], directory: str = "/") -> Iterator[str]:
 
 
 def _devices() -> Iterator[str]:
-    return (entry.path for entry in os.scandir("/dev") if entry.name.startswith(_DEVICES))
+    for entry in os.scandir("/dev"):
+        if entry.name in _DEVICES or entry.name.startswith(_ACCELERATORS):
+            yield entry.path
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

@@ -247,6 +247,23 @@ def test_status_shows_what_the_leader_knows_of_members_and_of_a_change(
     assert "A change is under way: peer c catches up; it is 400 entries behind." in result.stdout
 
 
+def test_status_says_what_a_kernel_cannot_keep_an_engine_from(standin: StandInCell) -> None:
+    standin.lead("b", 4)
+    assert "isolated" not in standin.run("status").stdout
+    less = EngineStatus("hot", 1, "", 9, 0.0, isolation="without signals")
+    full = msgspec.structs.replace(less, isolation="full")
+    for name, engine in (("a", less), ("c", full)):
+        said = status(name, "follower", 4, "b", peers=standin.cell.peers)
+        answer = msgspec.structs.replace(said, engine=engine)
+        standin.peers[name].answer = lambda request, said=answer: said
+    lines = standin.run("status").stdout.splitlines()
+    assert [line for line in lines if "isolated" in line] == [
+        "The engine of a is isolated without signals; see the log of its peer."
+    ]
+    peers = json.loads(standin.run("status", "--format", "json").stdout)["peers"]
+    assert [p["engine"]["isolation"] for p in peers] == ["without signals", "", "full"]
+
+
 def test_an_old_list_leads_to_the_peers_of_today(standin: StandInCell) -> None:
     standin.peers["a"].answer = lambda request: standin.today()
     standin.peers["c"].answer = lambda request: msgspec.structs.replace(standin.today(), name="c")
