@@ -1,9 +1,10 @@
 """The Client whose futures outlive the scheduler: ``distributed.Client`` with another connection.
 
 Guarantee: once ``submit`` returns, the work is in the journal or committed by the cell, and the
-loss of a leader cancels nothing. A future changes its state only by word of a leader of the newest
-term. What outlives the client is committed before it closes, if a leader is there within
-``GOODBYE_S_MAX``, or while the client still reconnects.
+loss of a leader cancels nothing. What cannot be sent is refused by ``submit`` (``sendable.py``). A
+future changes its state only by word of a leader of the newest term. What outlives the client is
+committed before it closes, if a leader is there within ``GOODBYE_S_MAX``, or while the client still
+reconnects.
 
 A forked child of the program gets ``ForkedChild`` for whatever it asks of its parent's client.
 
@@ -34,16 +35,19 @@ from distributed.utils import NoOpAwaitable, format_dashboard_link, sync
 from tornado.ioloop import IOLoop
 
 from client_replay import close_without_leader, locks, progress
-from client_replay.errors import OutcomeUnknown
+from client_replay.errors import CannotBeSent, OutcomeUnknown
 from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
+from client_replay.sendable import prepare, sendable
 from client_replay.session import Session
 from ha_scheduler import forks
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.backend import why
+from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 from ha_scheduler.protocol.client import UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
 from ha_scheduler.protocol.codec import tag_of
+from ha_scheduler.protocol.keys import key_fault
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -157,6 +161,7 @@ class Client(distributed.Client):
         give_up_s = reconnect_timeout_s()
         deadline = time.monotonic() + give_up_s
         backoff = Backoff()
+        await self._ha.pause_between_streams()
         while self.status == "connecting" and not await self._reconnect_once(deadline):
             if time.monotonic() > deadline:
                 logger.error("No leader was found within %.0f s, closing client", give_up_s)
@@ -220,6 +225,9 @@ class Client(distributed.Client):
                 logger.error("The scheduler refuses what was said, closing client: %s", exception)
                 await self._close()
                 return False
+            if UNREADABLE in message:
+                logger.error("Could not read what the scheduler says: %r", message[UNREADABLE])
+                continue
             op = message.pop("op")
             if op in ("close", "stream-closed"):
                 return True
@@ -315,6 +323,9 @@ class Client(distributed.Client):
         if msg["op"] in CALLED and self.scheduler is not None and not self._ha.plain:
             self.loop.add_callback(self._call_instead, msg)
             return
+        if msg["op"] == "client-releases-keys":
+            msg["keys"] = sendable(msg["keys"])  # nobody has the others
+        msg = prepare(msg)
         with self._ha.in_order:
             # In the thread of the caller, so that it hears of a full journal.
             if self.status in ("running", "connecting", "newly-created"):
@@ -354,6 +365,12 @@ class Client(distributed.Client):
             with contextlib.suppress(OutcomeUnknown):
                 return await super()._run_on_scheduler(function, *args, **kwargs)
         return await super()._run_on_scheduler(function, *args, **kwargs)
+
+    async def _scatter(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if fault := key_fault(key):
+                raise CannotBeSent("scatter", f"the key {fault}")
+        return await super()._scatter(data, *args, **kwargs)
 
     async def _publish_dataset(self, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():

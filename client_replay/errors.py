@@ -5,6 +5,7 @@
     HAError (ha_scheduler.errors)
     ├── OutcomeUnknown     remote, also CommClosedError: the leader was lost during a request
     ├── AnswerLost         remote, also CommClosedError: a request was done, its answer is gone
+    ├── CannotBeSent       local, also ValueError: the request cannot be serialised
     ├── JournalFull        local: no commit for too long, or the graph is too large
     └── NoLeader           remote, also OSError: no leader within the time to reconnect
 """
@@ -45,6 +46,21 @@ class AnswerLost(HAError, CommClosedError):
             "such as an item of a queue, is lost. Keep large items elsewhere, and queue futures."
         )
         self.op = op
+
+
+class CannotBeSent(HAError, ValueError):
+    """The request cannot be serialised; nothing of it was sent, and what else was said goes on.
+
+    Such as a key with half of a surrogate pair (a file name that is no UTF-8), an integer of more
+    than 64 bits or more than 64 KiB; an annotation that cannot be pickled.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what!r} cannot be sent: {reason}")
+        self.what, self.reason = what, reason
+
+    def __reduce__(self) -> tuple[type[CannotBeSent], tuple[str, str]]:
+        return type(self), (self.what, self.reason)
 
 
 class JournalFull(HAError):

@@ -8,6 +8,8 @@ Guarantees, and the order that keeps them:
 - A request is sent at most once per stream, whether by ``submit`` or the reconnection, and never
   before one with a lower number.
 - A leader's word of a cancellation does not touch what was submitted after it.
+- What cannot be serialised all the same is left out and fails its futures; it is not tried again.
+- Streams that end as soon as they begin are begun ever more slowly.
 - A leader of an older term than the highest seen is not listened to (``comm/follower.py``).
 
 Everything but ``in_order``, ``keep`` and ``submitting`` runs on the client's event loop.
@@ -19,6 +21,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -28,11 +31,15 @@ import distributed
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
+from client_replay.errors import CannotBeSent
 from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
 from client_replay.rpc import SchedulerRPC
+from client_replay.sendable import sendable
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
+from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.protocol.client import (
     SEQUENCE,
     Committed,
@@ -48,6 +55,8 @@ from ha_scheduler.protocol.codec import from_op, tag_of, to_op
 
 logger = logging.getLogger("distributed.client.ha")
 
+STEADY_S = 5.0  # a stream that lives for so long is none that ends of what is said on it
+RESTLESS_MAX_S = 5.0  # between two streams that end at once
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
@@ -79,6 +88,8 @@ class Session:
         self._answered = False  # somebody ever answered ha-hello
         self._connection = 0
         self._unwelcomed = 0
+        self._began = 0.0  # the present stream, as ``time.monotonic``
+        self._restless = Backoff(max_s=RESTLESS_MAX_S)
         self._resumed_at = 0  # the last sequence that the last ha-resume knew
         self.in_order = threading.RLock()  # between a request's number and its way to the loop
         self._in_submission: Counter[Any] = Counter()
@@ -170,6 +181,8 @@ class Session:
         """Begin a new stream. Called from the loop first of all; no ``await``."""
         self._stream = stream
         self._connection += 1
+        self._began = time.monotonic()
+        stream.comm = OneByOneComm(stream.comm, self._dropped)
         if self.plain:
             self._submit_plainly(stream)
             return
@@ -187,10 +200,10 @@ class Session:
 
     def _resume(self, stream: Any, last: int) -> None:
         futures = list(self._client.futures.items())
-        wanted = tuple(key for key, state in futures if state.status != "cancelled")
-        finished = tuple(key for key, state in futures if state.status == "finished")
+        wanted = tuple(sendable(key for key, state in futures if state.status != "cancelled"))
+        finished = tuple(sendable(key for key, state in futures if state.status == "finished"))
         ours = cast("SchedulerRPC", self._client.scheduler)
-        scattering = tuple(ours.scattering)  # no future has them yet
+        scattering = tuple(sendable(ours.scattering))  # no future has them yet
         self._resumed_at = last
         stream.send(to_op(Resume(wanted, finished, tuple(self._notices), scattering)))
         stream.send(*map(self._subscription, self._subscribed()))
@@ -256,6 +269,24 @@ class Session:
         logger.info("Leaving the scheduler: %s", reason)
         if self._stream is not None:
             self._stream.abort()
+
+    def _dropped(self, message: dict[str, Any], error: Exception) -> None:
+        """The stream has left this out, and so would the next one."""
+        if SEQUENCE in message:
+            self.journal.committed([message[SEQUENCE]])
+            self._left.set()
+        reason = CannotBeSent(message["op"], f"{type(error).__name__}: {error}")
+        for key in message.get("keys", ()) if message["op"] == GRAPH else ():
+            state = self._client.futures.get(key)
+            if state is not None:
+                state.set_error(reason, None)
+
+    async def pause_between_streams(self) -> None:
+        """Before the next stream: longer each time that one has ended soon after it began."""
+        if time.monotonic() - self._began > STEADY_S:
+            self._restless.reset()
+        else:
+            await self._restless.pause(self.follower.news)
 
     def lost(self) -> None:
         if not self._answered and not self.follower.fence.term:

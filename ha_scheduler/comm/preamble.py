@@ -27,6 +27,7 @@ from distributed.comm.core import Comm, FatalCommClosedError
 from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
+from ha_scheduler.comm import decoding
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
 from ha_scheduler.protocol.introduction import (
@@ -68,7 +69,23 @@ def peer_introduction(comm: Comm) -> Introduction | Accepted | None:
     return said
 
 
-class TLS(tcp.TLS):
+class _Reading:
+    """Of a comm: distributed's handshake is read as what it is, and nothing else."""
+
+    async def read(self: Any, deserializers: Any = None) -> Any:
+        if self.remote_info:
+            return await super().read(deserializers)  # type: ignore[misc]
+        try:
+            return await decoding.read_handshake(self)
+        except (StreamClosedError, ssl.SSLError) as error:
+            self.abort()
+            tcp.convert_stream_closed_error(self, error)  # raises
+        except BaseException:
+            self.abort()
+            raise
+
+
+class TLS(_Reading, tcp.TLS):
     """As upstream's, with the introduction."""
 
     def _read_extra(self) -> None:
@@ -135,7 +152,7 @@ class TLSBackend(tcp.TLSBackend):
     _listener_class = TLSListener
 
 
-class TCP(tcp.TCP):
+class TCP(_Reading, tcp.TCP):
     """As upstream's, with the introduction as a field of distributed's handshake."""
 
     def handshake_info(self) -> dict[str, Any]:
@@ -174,6 +191,7 @@ class TCPBackend(tcp.TCPBackend):
 def register() -> None:
     """Replace the transports of this process."""
     backends.update(tcp=TCPBackend(), tls=TLSBackend())
+    tcp.from_frames = decoding.from_frames
 
 
 def _offering(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,15 @@ Guarantee: an unknown message of a client's stream, or one with a client's name 
 of another type or out of range, does not reach the ledger, nor does what came with it. Its client
 hears why and its stream ends; all others go on. The same holds for a registration. A refused call
 is answered with the error.
+
+What an honest client may say is refused alone, and its stream goes on: a message that cannot be
+unpickled here, or with a key that the cell cannot keep.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 from time import time
 from typing import Any
 
@@ -17,12 +20,17 @@ from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError
 from distributed.core import error_message
 
+from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.protocol.client import request
 from ha_scheduler.protocol.codec import ProtocolError, UnknownMessage, shown
+from ha_scheduler.protocol.keys import check_names
 
 logger = logging.getLogger(__name__)
 
 _END = "close-stream"  # core.py:888: no handler has it
+
+#: Told of a message that is refused alone, and why.
+Refused = Callable[[dict[str, Any], Exception], None]
 
 
 async def refuse(comm: Any, error: ProtocolError) -> None:
@@ -34,20 +42,24 @@ async def refuse(comm: Any, error: ProtocolError) -> None:
 class CheckedComm:
     """A client's comm, for ``Server.handle_stream`` to read. ``stream``: its way out."""
 
-    def __init__(self, comm: Any, stream: BatchedSend, known: Container[str]) -> None:
+    def __init__(
+        self, comm: Any, stream: BatchedSend, known: Container[str], refused: Refused
+    ) -> None:
         self._comm = comm
         self._stream = stream
         self._known = known
+        self._refused = refused
 
     async def read(self) -> list[dict[str, Any]]:
         """The next messages. Raises ``CommClosedError``, also when it has refused them."""
         messages = await self._comm.read()
         try:
-            return [self._checked(message) for message in _as_list(messages)]
+            checked = [self._checked(message) for message in _as_list(messages)]
         except ProtocolError as error:
             self._stream.send(_refusal(self._comm, error))
             await self._stream.close()
             raise CommClosedError(f"refused: {error}") from error
+        return [message for message in checked if self._can_be_handled(message)]
 
     def _checked(self, message: Any) -> dict[str, Any]:
         checked = request(message)
@@ -57,6 +69,25 @@ class CheckedComm:
                 "leader ended with it; have a SchedulerPlugin add it to each"
             )
         return checked
+
+    def _can_be_handled(self, message: dict[str, Any]) -> bool:
+        error = message.get(UNREADABLE)
+        if not isinstance(error, Exception):
+            try:
+                check_names(message)
+                return True
+            except ValueError as fault:
+                error = fault
+        logger.warning(
+            "Refused a message %s of %s: %s: %s.",
+            message["op"],
+            self._comm.peer_address,
+            type(error).__name__,
+            error,
+            extra={"action": "message-refused"},
+        )
+        self._refused(message, error)
+        return False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)

@@ -25,6 +25,7 @@ from ha_scheduler.engine.fencing import FencedComm, LeaseLike, hold
 from ha_scheduler.engine.takeover.recovery import Recovery
 from ha_scheduler.protocol.client import Request
 from ha_scheduler.protocol.codec import from_op, shown, tag_of
+from ha_scheduler.protocol.keys import check_names
 from ha_scheduler.protocol.worker import RegisterWorker
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,13 @@ def unknown_request(op: object) -> dict[str, Any]:
 def _gated(handler: Handler, recovery: Recovery, lease: LeaseLike) -> Handler:
     """``handler``, gated by the barrier and the lease.
 
-    Raises ``MalformedMessage``, which is told to the caller.
+    Raises ``MalformedMessage`` or ``ValueError``, which is told to the caller.
     """
 
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
     async def wait_then_handle(*args: Comm, **kwargs: Any) -> Any:
         from_op(Request, kwargs)
+        check_names(kwargs)
         if not recovery.is_open:
             await recovery.opened()
         await hold(lease)

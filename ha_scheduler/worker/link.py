@@ -32,13 +32,16 @@ import distributed
 from dask.utils import parse_timedelta
 from distributed.batched import BatchedSend
 from distributed.comm import CommClosedError, connect
-from distributed.core import iscoroutinefunction
+from distributed.core import error_message, iscoroutinefunction
 from distributed.metrics import time as wall_time
 from distributed.worker import WORKER_ANY_RUNNING
+from distributed.worker_state_machine import TaskErredMsg
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
+from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.follower import Follower
+from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import IntroductionRefused
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
@@ -197,6 +200,9 @@ class SchedulerLink:
                 op = message.pop("op")
                 if op == "close-stream":
                     return
+                if UNREADABLE in message:
+                    self._unreadable(op, message)
+                    continue
                 handler = handlers.get(op)
                 if handler is None:
                     logger.error("The scheduler asks for %r, which this worker does not know", op)
@@ -205,6 +211,30 @@ class SchedulerLink:
                 else:
                     handler(**message)
             await asyncio.sleep(0)
+
+    def _unreadable(self, op: str, message: dict[str, Any]) -> None:
+        """What the leader says cannot be unpickled here; a task then has failed."""
+        error = message[UNREADABLE]
+        logger.error("Could not read %r of the scheduler: %r", op, error)
+        if op == "compute-task":
+            failed = error_message(error)
+            erred = TaskErredMsg(
+                key=message["key"],
+                run_id=message["run_id"],
+                exception=failed["exception"],
+                traceback=failed["traceback"],
+                exception_text=failed["exception_text"],
+                traceback_text=failed["traceback_text"],
+                thread=None,
+                startstops=[],
+                stimulus_id=message["stimulus_id"],
+            )
+            self.send(erred.to_dict())
+
+    def _dropped(self, message: dict[str, Any], error: Exception) -> None:
+        """The stream has left this out. A report says what became of a task, an event is gone."""
+        if message["op"] != LOG_EVENT:
+            self.abandon(f"{message['op']} cannot be sent: {error}")
 
     def _drop(self) -> None:
         comm, self._comm = self._comm, None
@@ -308,7 +338,7 @@ class SchedulerLink:
         if accepted.view is not None:
             self.follower.welcomed(comm, accepted.view)
             worker.execution_state["scheduler"] = worker.scheduler.address
-        worker.batched_stream.start(comm)
+        worker.batched_stream.start(OneByOneComm(comm, self._dropped))
         self.phase = Phase.UP
         if not comm.closed():
             worker.batched_stream.send(*self._events)

@@ -51,8 +51,9 @@ from ha_scheduler.ledger.records import (
     Scattered,
     ScatteredForgotten,
 )
-from ha_scheduler.protocol.client import Committed, FireAndForget
+from ha_scheduler.protocol.client import SEQUENCE, Committed, FireAndForget
 from ha_scheduler.protocol.codec import to_op
+from ha_scheduler.protocol.keys import check_keys
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,12 @@ class Intents(SchedulerBase):
             self.client_desires_keys(keys=keys, client=client)
         self._own(graph, set(keys))
 
+    def refuse_request(self, client: str, message: dict[str, Any], error: Exception) -> None:
+        """A message of the stream cannot be handled: a graph's outcome is the error."""
+        if message["op"] == "update-graph":
+            self._report_error(client, message.get("keys", ()), error)
+        self._acknowledge(client, message.get(SEQUENCE, 0))
+
     def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
         """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
         self.pending_releases.give_way_to_graph(dsk, keys)
@@ -184,6 +191,8 @@ class Intents(SchedulerBase):
         if request is not None and request.session and client not in self.clients:
             # Nobody would ever release its keys.
             raise ClientGoneError(f"client {client} left before its graph was made")
+        if self.recorder is not None:
+            check_keys(keys | dsk.keys())  # intermediate ones came within a pickle
         if self.recorder is not None and request is not None:
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
             failpoints.reach("graph.appended")
@@ -434,9 +443,10 @@ class Intents(SchedulerBase):
             await self._retry_committed.wait()
         return retried
 
-    async def scatter(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream's, answered after the commit."""
-        result = await super().scatter(*args, **kwargs)
+    async def scatter(self, data: dict[Key, Any], *args: Any, **kwargs: Any) -> Any:
+        """As upstream's, answered after the commit. Raises ``ValueError`` for unfit keys."""
+        check_keys(data)
+        result = await super().scatter(data, *args, **kwargs)
         if self._scatter_committed is not None:
             await self._scatter_committed.wait()
         return result

@@ -11,6 +11,7 @@ Wire: ``protocol/client.py``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from time import time
 from typing import Any
@@ -20,6 +21,7 @@ from distributed.comm import CommClosedError
 from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
+from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.fencing import FencedComm
@@ -81,7 +83,8 @@ class Clients(Cancellation):
             raise CommClosedError(f"{client} has registered anew meanwhile")
         stream = self._open_stream(fenced, client, versions)
         try:
-            checked: Any = CheckedComm(comm, stream, self.stream_handlers)
+            refused = functools.partial(self.refuse_request, client)
+            checked: Any = CheckedComm(comm, stream, self.stream_handlers, refused)
             await self.handle_stream(comm=checked, extra={"client": client})
         finally:
             if self.client_comms.get(client) is stream:
@@ -104,7 +107,7 @@ class Clients(Cancellation):
             leaving.cancel()
         self._restore_or_add(client, versions)
         stream = BatchedSend(interval="2ms", loop=self.loop)
-        stream.start(comm)
+        stream.start(OneByOneComm(comm, lambda message, error: None))
         self.client_comms[client] = stream
         return stream
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from distributed.core import error_message
+from distributed.protocol import dumps as to_frames
+from distributed.protocol import loads as from_frames
 from distributed.protocol.pickle import dumps, loads
 
 from ha_scheduler.protocol.worker import ERROR_BYTES_MAX
@@ -20,6 +23,13 @@ _KNOWN = frozenset((*_FIELDS, "erred_on"))
 
 class ErrorTooLarge(RuntimeError):
     """The task failed with an exception too large to keep; only its text survived a failover."""
+
+
+def erred_fields(error: Exception) -> dict[str, Any]:
+    """The error of a task as its worker would report it, if it had come to one."""
+    told: dict[str, Any] = {**error_message(error)}
+    frames = to_frames({name: told[name] for name in _FIELDS})
+    return dict(from_frames(frames, deserialize=False))
 
 
 def encode_error(ts: Any) -> bytes:

@@ -11,6 +11,7 @@ because ``Scheduler.add_worker`` schedules onto a running worker at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
@@ -25,10 +26,12 @@ from distributed.core import Status
 from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interval
 from distributed.utils import log_errors
 
+from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import refuse
 from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
+from ha_scheduler.engine.stream.task_errors import erred_fields
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
 from ha_scheduler.engine.takeover.scattered import ScatteredData
 from ha_scheduler.engine.takeover.withheld import WithheldTasks
@@ -189,12 +192,24 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         self._record_join(worker)
         try:
             await self._adopt(worker)
-            stream.start(comm)
+            stream.start(OneByOneComm(comm, functools.partial(self._unsendable, worker)))
             await self.handle_stream(comm=comm, extra={"worker": worker})
         finally:
             if worker in self.stream_comms and self.stream_comms[worker] is stream:
                 stream.abort()
                 await self._connection_lost(worker, stream)
+
+    def _unsendable(self, worker: str, message: dict[str, Any], error: Exception) -> None:
+        """A worker cannot be told of a task, as no other could: the task has failed."""
+        if message["op"] == "compute-task":
+            reason = RuntimeError(f"The task cannot be sent: {type(error).__name__}: {error}")
+            self.handle_task_erred(
+                key=message["key"],
+                worker=worker,
+                run_id=message["run_id"],
+                stimulus_id=f"ha-unsendable-{time()}",
+                **erred_fields(reason),
+            )
 
     async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
         """Remove the worker, unless it lives and returns.
