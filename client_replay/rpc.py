@@ -19,9 +19,10 @@ import asyncio
 import contextlib
 import time
 import uuid
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import dask
 from dask.utils import parse_timedelta
@@ -32,7 +33,15 @@ from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.preamble import is_final
-from ha_scheduler.protocol.client import CALL, EXPIRED, HA, LOST, LockForgotten, OpenCalls
+from ha_scheduler.protocol.client import (
+    CALL,
+    EXPIRED,
+    HA,
+    LOST,
+    SESSION,
+    LockForgotten,
+    OpenCalls,
+)
 from ha_scheduler.protocol.codec import to_op
 
 RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
@@ -41,6 +50,20 @@ REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills 
 BACKOFF_S_MAX = 0.5
 
 SESSIONS_MAX = 3  # forgotten by the cell during one call, before it took any of them
+
+
+_sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()
+
+
+class Session(Protocol):
+    """Of a client of this process; ``id``: what proves that a call is the client's."""
+
+    id: str
+
+
+def own(client: str, session: Session) -> None:
+    """Calls of this process for ``client`` prove to be its own."""
+    _sessions[client] = session
 
 
 def _names(text: str) -> frozenset[str]:
@@ -120,6 +143,9 @@ class SchedulerRPC(PooledRPCCall):
                 default = getattr(self, name)
                 if default is not None and kwargs.get(name) is None:
                     kwargs[name] = default
+            session = _sessions.get(kwargs.get("client"))
+            if session is not None and await self.is_of_a_cell():
+                kwargs[SESSION] = session.id
             if op in NUMBERED and await self.is_of_a_cell():
                 return await self._call_once(op, kwargs)
             if op == "proxy" and kwargs["msg"]["op"] == "actor_execute":

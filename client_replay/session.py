@@ -31,6 +31,7 @@ import distributed
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
+from client_replay import rpc
 from client_replay.errors import CannotBeSent
 from client_replay.event_cursor import EventCursor
 from client_replay.journal import GRAPH, Journal
@@ -41,6 +42,7 @@ from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.protocol.client import (
+    FIRE_AND_FORGET,
     SEQUENCE,
     Committed,
     FireAndForget,
@@ -60,7 +62,6 @@ RESTLESS_MAX_S = 5.0  # between two streams that end at once
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
-FIRE_AND_FORGET = "fire-and-forget"  # upstream's pseudo-client
 CANCEL, DESIRE, LASTING_DESIRE = "cancel-keys", "client-desires-keys", tag_of(FireAndForget)
 
 FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (publish.py:54)
@@ -181,6 +182,7 @@ class Session:
         """Begin a new stream. Called from the loop first of all; no ``await``."""
         self._stream = stream
         self._connection += 1
+        rpc.own(self._client.id, self)
         self._began = time.monotonic()
         stream.comm = OneByOneComm(stream.comm, self._dropped)
         if self.plain:

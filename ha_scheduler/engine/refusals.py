@@ -5,6 +5,9 @@ of another type or out of range, does not reach the ledger, nor does what came w
 hears why and its stream ends; all others go on. The same holds for a registration. A refused call
 is answered with the error.
 
+A stream is of the client or worker that registered for it: a message in which its sender says to be
+another one, or that only the other kind sends, is refused as a malformed one.
+
 What an honest client may say is refused alone, and its stream goes on: a message that cannot be
 unpickled here, or with a key that the cell cannot keep.
 """
@@ -12,7 +15,7 @@ unpickled here, or with a key that the cell cannot keep.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from time import time
 from typing import Any
 
@@ -21,14 +24,33 @@ from distributed.comm import CommClosedError
 from distributed.core import error_message
 
 from ha_scheduler.comm.decoding import UNREADABLE
-from ha_scheduler.protocol.client import request
-from ha_scheduler.protocol.codec import ProtocolError, UnknownMessage, shown
+from ha_scheduler.protocol.client import FireAndForget, Heard, Hello, Resume, request
+from ha_scheduler.protocol.codec import (
+    MalformedMessage,
+    ProtocolError,
+    UnknownMessage,
+    shown,
+    tag_of,
+)
 from ha_scheduler.protocol.keys import check_names
+from ha_scheduler.protocol.worker import OF_BOTH, WORKERS_ALONE
 
 logger = logging.getLogger(__name__)
 
 _END = "close-stream"  # core.py:888: no handler has it
 
+#: Upstream's messages of clients, and ours, that no worker's stream may have.
+CLIENTS_ALONE = frozenset(
+    {
+        *("update-graph", "client-desires-keys", "update-data", "report-key"),
+        *("client-releases-keys", "heartbeat-client", "close-client", "cancel-keys"),
+        *("subscribe-topic", "unsubscribe-topic"),
+        *map(tag_of, (Hello, Resume, Heard, FireAndForget)),
+    }
+)
+
+#: Raises ``ProtocolError`` for a message that ends its stream.
+Check = Callable[[dict[str, Any]], None]
 #: Told of a message that is refused alone, and why.
 Refused = Callable[[dict[str, Any], Exception], None]
 
@@ -40,19 +62,30 @@ async def refuse(comm: Any, error: ProtocolError) -> None:
 
 
 class CheckedComm:
-    """A client's comm, for ``Server.handle_stream`` to read. ``stream``: its way out."""
+    """A client's comm, for ``Server.handle_stream`` to read."""
 
     def __init__(
-        self, comm: Any, stream: BatchedSend, known: Container[str], refused: Refused
+        self,
+        comm: Any,
+        stream: BatchedSend,
+        known: Container[str],
+        check: Check,
+        refused: Refused,
+        unread: Any = (),
     ) -> None:
+        """``stream``: its way out. ``check``: of each message, beside what is checked here.
+        ``unread``: what came of the stream before.
+        """
         self._comm = comm
         self._stream = stream
         self._known = known
+        self._check = check
         self._refused = refused
+        self._unread = unread
 
     async def read(self) -> list[dict[str, Any]]:
         """The next messages. Raises ``CommClosedError``, also when it has refused them."""
-        messages = await self._comm.read()
+        messages, self._unread = self._unread or await self._comm.read(), ()
         try:
             checked = [self._checked(message) for message in _as_list(messages)]
         except ProtocolError as error:
@@ -63,11 +96,13 @@ class CheckedComm:
 
     def _checked(self, message: Any) -> dict[str, Any]:
         checked = request(message)
-        if checked["op"] not in self._known and checked["op"] != _END:
+        op = checked["op"]
+        if (op not in self._known or op in WORKERS_ALONE) and op != _END:
             raise UnknownMessage(
-                f"there is no message {shown(checked['op'])} here. One that a library added to a "
+                f"there is no message {shown(op)} here. One that a library added to a "
                 "leader ended with it; have a SchedulerPlugin add it to each"
             )
+        self._check(checked)
         return checked
 
     def _can_be_handled(self, message: dict[str, Any]) -> bool:
@@ -91,6 +126,48 @@ class CheckedComm:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
+
+
+class CheckedWorkerComm:
+    """As ``CheckedComm``, of a worker that registered at ``address``."""
+
+    def __init__(self, comm: Any, address: str, known: Container[str]) -> None:
+        self._comm = comm
+        self._address = address
+        self._known = known
+
+    async def read(self) -> Any:
+        """The next messages. Raises ``CommClosedError``, also when it has refused them."""
+        messages = await self._comm.read()
+        try:
+            for message in _as_list(messages):
+                self._check(message)
+        except ProtocolError as error:
+            _refusal(self._comm, error)
+            self._comm.abort()
+            raise CommClosedError(f"refused: {error}") from error
+        return messages
+
+    def _check(self, message: Any) -> None:
+        if type(message) is not dict:
+            raise MalformedMessage("a message of a stream is a map with an op")
+        op = message.get("op")
+        of_workers = op in WORKERS_ALONE or op in OF_BOTH
+        if not of_workers and op != _END and (op in CLIENTS_ALONE or op not in self._known):
+            raise UnknownMessage(f"there is no message {shown(op)} of a worker")
+        require_sender(message, "worker", self._address)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+
+def require_sender(message: Mapping[str, Any], field: str, sender: str) -> None:
+    """Raise ``MalformedMessage`` if the message says to be of another one than its stream is."""
+    said = message.get(field, sender)
+    if said != sender:
+        raise MalformedMessage(
+            f"{message['op']}: this is the stream of {sender}, and the {field} in it {shown(said)}"
+        )
 
 
 def _refusal(comm: Any, error: ProtocolError) -> dict[str, Any]:

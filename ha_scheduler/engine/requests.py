@@ -42,6 +42,8 @@ UNGATED = frozenset(
 class Requests(dict[str, Handler]):
     """Handlers by operation. ``unknown``: of any other; it gets the comm, and not the operation.
 
+    ``check_caller``: who may ask for whom.
+
     One for all, because upstream keeps for ever what it has learned of a handler (core.py:122).
     """
 
@@ -51,16 +53,19 @@ class Requests(dict[str, Handler]):
         recovery: Recovery,
         lease: LeaseLike,
         unknown: Handler,
+        check_caller: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__()
+        self._check_caller = check_caller
         self._recovery = recovery
         self._lease = lease
         self._unknown = unknown
         self.update(handlers)
 
     def __setitem__(self, op: str, handler: Handler) -> None:
-        gated = handler if op in UNGATED else _gated(handler, self._recovery, self._lease)
-        super().__setitem__(op, gated)
+        if op not in UNGATED:
+            handler = _gated(handler, self._recovery, self._lease, self._check_caller)
+        super().__setitem__(op, handler)
 
     def update(self, *others: Any, **handlers: Handler) -> None:
         for op, handler in dict(*others, **handlers).items():
@@ -101,10 +106,16 @@ def unknown_request(op: object) -> dict[str, Any]:
     return dict(refusal)
 
 
-def _gated(handler: Handler, recovery: Recovery, lease: LeaseLike) -> Handler:
+def _gated(
+    handler: Handler,
+    recovery: Recovery,
+    lease: LeaseLike,
+    check_caller: Callable[[dict[str, Any]], None],
+) -> Handler:
     """``handler``, gated by the barrier and the lease.
 
-    Raises ``MalformedMessage`` or ``ValueError``, which is told to the caller.
+    Raises, to be told to the caller, ``MalformedMessage``, ``ValueError`` and what ``check_caller``
+    does.
     """
 
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
@@ -114,6 +125,7 @@ def _gated(handler: Handler, recovery: Recovery, lease: LeaseLike) -> Handler:
         if not recovery.is_open:
             await recovery.opened()
         await hold(lease)
+        check_caller(kwargs)
         fenced = (FencedComm(comm, lease) for comm in args)  # of a handler that writes by itself
         try:
             result = handler(*fenced, **kwargs)

@@ -118,7 +118,9 @@ class Scheduler(
         for op in CALLS & set(self.handlers):
             self.handlers[op] = self.calls.around(op, self.handlers[op])
         # Also what is added from here on, by plugins and by libraries.
-        self.handlers = Requests(self.handlers, self.recovery, self.lease, self._unknown)
+        self.handlers = Requests(
+            self.handlers, self.recovery, self.lease, self._unknown, self.check_caller
+        )
         self.stream_handlers[tag_of(Hello)] = self.ha_hello
         self.stream_handlers[tag_of(Resume)] = self.ha_resume
         self.stream_handlers[tag_of(Heard)] = self.ha_heard

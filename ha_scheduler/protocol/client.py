@@ -28,6 +28,12 @@ Key = Any  # of a Dask task, or the name of a coordination object; opaque
 SEQUENCE = "ha_sequence"
 #: Beside the arguments of a call: its ``CallId``.
 CALL = "ha_call"
+#: Beside the arguments of a call that names a client: the session of that client, which the client
+#: alone knows.
+SESSION = "ha_session"
+#: Whom Dask itself has for a client (queues.py, variable.py, publish.py): nobody registers as one.
+FIRE_AND_FORGET = "fire-and-forget"
+PSEUDO_CLIENTS = ("queue-", "variable-", "published-", FIRE_AND_FORGET)
 #: In ``cancelled-keys``: it excludes submissions after this request; and the number to acknowledge
 #: by ``Heard``, or 0.
 AFTER, NUMBER = "ha_after", "ha_number"
@@ -54,6 +60,7 @@ class Request(Message, tag="request"):
 
     client: Text | None = None
     ha_sequence: Number = 0
+    ha_session: Name | None = None
 
 
 class RegisterClient(Message, tag="register-client"):
@@ -146,6 +153,7 @@ class CallId(Message, tag="ha-call"):
     sequence: Number
 
 
+_OF_THE_SENDER = ("client", SEQUENCE)
 _STREAM: dict[str, type[Message]] = {
     tag_of(kind): kind for kind in (Hello, Resume, Heard, FireAndForget)
 }
@@ -161,5 +169,6 @@ def request(message: Any) -> dict[str, Any]:
     kind = _STREAM.get(message["op"])
     if kind is not None:
         return {"op": message["op"], "message": from_op(kind, message)}
-    from_op(Request, {name: message[name] for name in ("client", SEQUENCE) if name in message})
+    if any(name in message for name in _OF_THE_SENDER):
+        from_op(Request, {name: message[name] for name in _OF_THE_SENDER if name in message})
     return message

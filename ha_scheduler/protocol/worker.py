@@ -20,6 +20,16 @@ METADATA_BYTES_MAX = 256 * 1024  # of one task's; larger metadata ends with its 
 FETCHING = "fetching"  # the state of a computed task that will be reported as a transfer
 STALE = "stale-leader"  # the status of an answer
 
+#: Messages of a worker's stream that no client's may have.
+WORKERS_ALONE = frozenset(
+    {
+        *("task-finished", "task-erred", "release-worker-data", "add-keys", "long-running"),
+        *("reschedule", "worker-status-change", "request-refresh-who-has", "steal-response"),
+    }
+)
+#: Those that streams of both have.
+OF_BOTH = frozenset({"keep-alive", "log-event"})
+
 #: The id of a run of a task; -1 for scattered data, or data fetched from another worker.
 Run = Annotated[int, Meta(ge=-1, le=INT_MAX)]
 Error = Annotated[bytes, Meta(max_length=ERROR_BYTES_MAX)]

@@ -221,23 +221,23 @@ async def test_a_clients_registration_that_was_given_up_does_not_hold_up_the_nex
         leader.lease = lease = Switch()
         network.lose_ends()
         registrations = []
-        serve = leader._serve_client
+        welcome = leader._welcome
 
         async def noted(comm: Any, *args: Any) -> None:
             registrations.append(comm)
-            await serve(comm, *args)
+            await welcome(comm, *args)
 
-        leader._serve_client = noted
+        leader._welcome = noted
+        served = leader._served[client.id]
         client.scheduler_comm.abort()
         await eventually(lambda: len(registrations) == 1)
         await eventually(lambda: client._ha.follower._attempt is not None)
         client._ha.follower._attempt.cancel()
-        waiting = leader._served[client.id]
-        await eventually(lambda: leader._served[client.id] is not waiting)
+        await eventually(lambda: len(registrations) == 2)
         lease.on = True
         assert await client.submit(work, 2) == 2
         assert leader.client_comms[client.id].comm is not None
-        assert waiting.is_set()
+        assert leader._served[client.id] is not served
 
 
 async def test_a_worker_that_died_before_its_registration_was_answered_is_not_kept(

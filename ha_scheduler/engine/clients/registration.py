@@ -5,6 +5,11 @@ end of a connection never removes a newer registration (hazard 10). A returning 
 what was never acknowledged, then states all that it wants (``ha-resume``), and is told the state of
 each key.
 
+Who registers under the name of a client with a session is that client if its first message names
+the session, which no other knows. Nobody else ends its stream, speaks in its stead or takes its
+session. A client without one, which has nothing of this package, can be known by the certificate
+alone, and that all share: tokens are not built.
+
 Wire: ``protocol/client.py``.
 """
 
@@ -25,14 +30,25 @@ from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.fencing import FencedComm
-from ha_scheduler.engine.refusals import CheckedComm, refuse
+from ha_scheduler.engine.refusals import CheckedComm, refuse, require_sender
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
-from ha_scheduler.protocol.client import NOT_HA, UNKNOWN_KEYS, Hello, RegisterClient, Resume, Stale
-from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
+from ha_scheduler.protocol.client import (
+    FIRE_AND_FORGET,
+    NOT_HA,
+    PSEUDO_CLIENTS,
+    SESSION,
+    UNKNOWN_KEYS,
+    Hello,
+    RegisterClient,
+    Resume,
+    Stale,
+)
+from ha_scheduler.protocol.codec import MalformedMessage, from_op, shown, tag_of, to_op
 
 logger = logging.getLogger(__name__)
 
+PROOF_SECONDS = 10.0  # for the first message of a client that has a session
 CLIENT_GRACE_SECONDS = 60.0  # a client that is alive comes back within seconds
 REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others get a turn
 
@@ -48,20 +64,69 @@ class Clients(Cancellation):
         """Register a client, new or known to the ledger, and serve its stream."""
         try:
             from_op(RegisterClient, {"client": client})
+            if client.startswith(PSEUDO_CLIENTS):
+                raise MalformedMessage(f"register-client: {shown(client)} is a name of Dask's own")
+            await self.recovery.opened()
+            comm.name = "Scheduler->Client"
+            await self._welcome(comm, versions)
+            said = await self._proof(comm, client)
         except MalformedMessage as error:
             return await refuse(comm, error)
-        await self.recovery.opened()
-        comm.name = "Scheduler->Client"
         served = asyncio.Event()
         before, self._served[client] = self._served.get(client), served
         try:
             await self._end_former_stream(client, before)
-            await self._serve_client(comm, client, versions, served)
+            if self._served.get(client) is not served:  # its end may never be heard of here
+                raise CommClosedError(f"{client} has registered anew meanwhile")
+            await self._serve_client(comm, client, versions, said)
         finally:
             served.set()
             if self._served.get(client) is served:
                 del self._served[client]
                 self._client_lost(client)
+
+    async def _welcome(self, comm: Any, versions: dict[str, Any]) -> None:
+        # Alone in its message: a client takes the first message for the answer to its registration
+        # (client.py:1589), and one that the ledger knows may be sent more at once.
+        warning = self._warning(versions, plain=peer_introduction(comm) is None)
+        await FencedComm(comm, self.lease).write([{"op": "stream-start", **warning}])
+
+    async def _proof(self, comm: Any, client: str) -> Any:
+        """The first messages of one whose name has a session. Raises ``MalformedMessage``."""
+        if client not in self.session_of:
+            return ()
+        try:
+            async with asyncio.timeout(PROOF_SECONDS):
+                messages = await comm.read()
+        except TimeoutError:
+            messages = None
+        first = messages[0] if isinstance(messages, (tuple, list)) and messages else messages
+        if not isinstance(first, dict) or first.get("op") != tag_of(Hello):
+            raise MalformedMessage(f"register-client: {client} begins with {tag_of(Hello)}")
+        self._check_session(client, from_op(Hello, first))
+        return messages
+
+    def _check_session(self, client: str, message: Hello) -> None:
+        own = self.session_of.get(client)
+        if own not in (None, message.session):
+            raise MalformedMessage(f"ha-hello: {client} has another session")
+        if any(s == message.session and c != client for c, s in self.session_of.items()):
+            raise MalformedMessage(f"ha-hello: the session is not that of {client}")
+
+    def _check_message(self, client: str, message: dict[str, Any]) -> None:
+        """Raises ``MalformedMessage`` for one that is not of this client."""
+        op = message["op"]
+        if op == tag_of(Hello):
+            self._check_session(client, message["message"])
+        elif op != "client-desires-keys" or message.get("client") != FIRE_AND_FORGET:
+            require_sender(message, "client", client)
+
+    def check_caller(self, arguments: dict[str, Any]) -> None:
+        """Of a call, which has no stream. Raises ``PermissionError``, and takes the proof out."""
+        client, said = arguments.get("client"), arguments.pop(SESSION, None)
+        session = self.session_of.get(client) if client is not None else None
+        if session is not None and said != session:
+            raise PermissionError(f"only {client} itself may make this call for {client}")
 
     async def _end_former_stream(self, client: str, served: asyncio.Event | None) -> None:
         """Two streams of one client are never served side by side."""
@@ -72,19 +137,13 @@ class Clients(Cancellation):
             await served.wait()
 
     async def _serve_client(
-        self, comm: Any, client: str, versions: dict[str, Any], served: asyncio.Event
+        self, comm: Any, client: str, versions: dict[str, Any], said: Any
     ) -> None:
-        fenced = FencedComm(comm, self.lease)
-        # Alone in its message: a client takes the first message for the answer to its registration
-        # (client.py:1589), and one that the ledger knows may be sent more at once.
-        warning = self._warning(versions, plain=peer_introduction(comm) is None)
-        await fenced.write([{"op": "stream-start", **warning}])
-        if self._served.get(client) is not served:  # its end may never be heard of here
-            raise CommClosedError(f"{client} has registered anew meanwhile")
-        stream = self._open_stream(fenced, client, versions)
+        stream = self._open_stream(FencedComm(comm, self.lease), client, versions)
         try:
+            check = functools.partial(self._check_message, client)
             refused = functools.partial(self.refuse_request, client)
-            checked: Any = CheckedComm(comm, stream, self.stream_handlers, refused)
+            checked: Any = CheckedComm(comm, stream, self.stream_handlers, check, refused, said)
             await self.handle_stream(comm=checked, extra={"client": client})
         finally:
             if self.client_comms.get(client) is stream:

@@ -28,7 +28,7 @@ from distributed.utils import log_errors
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.engine.fencing import FencedComm
-from ha_scheduler.engine.refusals import refuse
+from ha_scheduler.engine.refusals import CheckedWorkerComm, refuse
 from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.task_errors import erred_fields
@@ -193,7 +193,8 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         try:
             await self._adopt(worker)
             stream.start(OneByOneComm(comm, functools.partial(self._unsendable, worker)))
-            await self.handle_stream(comm=comm, extra={"worker": worker})
+            checked: Any = CheckedWorkerComm(comm, worker, self.stream_handlers)
+            await self.handle_stream(comm=checked, extra={"worker": worker})
         finally:
             if worker in self.stream_comms and self.stream_comms[worker] is stream:
                 stream.abort()
