@@ -60,8 +60,8 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
 
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
-    security = _security(settings)
     plan = isolate(settings)  # it forks, so before any thread
+    security = _security(settings)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(_bind(settings))
         asker = Asker(settings.name, security)

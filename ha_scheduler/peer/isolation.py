@@ -47,9 +47,8 @@ logger = logging.getLogger(__name__)
 def isolate(settings: PeerSettings) -> Plan:
     """Close this daemon to others of its user, and decide what its engine is kept from.
 
-    Call it before any thread is started. Raises ``OperatorError``.
+    Call it before any thread is started: it forks. Raises ``OperatorError``.
     """
-    kernel.set_dumpable(False)
     user = _user(settings.engine_user) if settings.engine_user is not None else None
     _check_data_dir(settings)
     kinds = (Namespace.ROOT,) if user is not None else (Namespace.ROOT, Namespace.USER)
@@ -57,6 +56,7 @@ def isolate(settings: PeerSettings) -> Plan:
     plan = Plan(hidden, shown, _sockets(), _code(), mounts.available(*kinds), landlock.abi(), user)
     if user is not None:
         _check_readable(plan, user, settings.engine_tls)
+    kernel.set_dumpable(False)  # not before: who is not cannot try a namespace of a user
     if not settings.witness:
         _tell(plan)
     return plan
