@@ -146,7 +146,7 @@ def start_on_ledger(engine: Scheduler, records: list[Record]) -> None:
     """The engine learns what is left of these records in the ledger."""
     tables = MemoryTables()
     for index, record in enumerate(records, 1):
-        fold(tables, index, 1, encode(record))
+        assert fold(tables, index, 1, encode(record)) is None
     for data in rebuild_ledger(tables):
         engine.replay.apply(decode(data))
     engine.replay.caught_up()

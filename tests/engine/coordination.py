@@ -128,7 +128,7 @@ class Cell:
         self.leader.recorder.flush()
         tables = MemoryTables()
         for index, record in enumerate(self.log.records, 1):
-            fold(tables, index, 1, encode(record))
+            assert fold(tables, index, 1, encode(record)) is None
         values = [decode(row) for _, row in tables.scan(VALUES)]
         return [
             decode_key(each.name)

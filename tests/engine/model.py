@@ -369,7 +369,7 @@ def rebuild(records: list[Record]) -> Leader:
     """An engine that was started on the ledger to which the records fold."""
     tables = MemoryTables()
     for index, record in enumerate(records, 1):
-        fold(tables, index, 1, encode(record))
+        assert fold(tables, index, 1, encode(record)) is None
     engine = Leader()
     for data in rebuild_ledger(tables):
         engine.replay.apply(decode(data))

@@ -56,7 +56,7 @@ async def test_one_whose_end_did_not_commit_is_not_run_again() -> None:
 def graphs_of_the_ledger(records: list[Record]) -> int:
     tables = MemoryTables()
     for index, record in enumerate(records, 1):
-        fold(tables, index, 1, encode(record))
+        assert fold(tables, index, 1, encode(record)) is None
     return len(list(tables.scan(GRAPHS)))
 
 

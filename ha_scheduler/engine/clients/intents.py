@@ -38,7 +38,7 @@ from ha_scheduler.engine.stream.graphs import (
     exposure_of,
     key_digest,
 )
-from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.engine.stream.keys import Key, check_client, encode_key
 from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
 from ha_scheduler.engine.stream.recorder import OnCommit, Recorder, key_parts
 from ha_scheduler.engine.stream.task_errors import encode_error
@@ -53,7 +53,7 @@ from ha_scheduler.ledger.records import (
 )
 from ha_scheduler.protocol.client import SEQUENCE, Committed, FireAndForget
 from ha_scheduler.protocol.codec import to_op
-from ha_scheduler.protocol.keys import check_keys
+from ha_scheduler.protocol.keys import check_keys, key_fault
 
 logger = logging.getLogger(__name__)
 
@@ -330,12 +330,24 @@ class Intents(SchedulerBase):
 
     def client_desires_keys(self, keys: Collection[Key], client: str) -> None:
         """A client, or a pseudo-client, wants keys."""
+        if self.recorder is not None:
+            check_client(client)
+            keys = self._fit(keys, client)
         self.pending_releases.give_way(keys)
         if client == FIRE_AND_FORGET:
             keys = [key for key in keys if self._is_ahead(key)]
         if self.recorder is not None and client != self.step.desires_of:
             self._record_desires(self.recorder, keys, client)
         super().client_desires_keys(keys=keys, client=client)
+
+    def _fit(self, keys: Collection[Key], client: str) -> Collection[Key]:
+        """Without those that cannot be the key of a task; the client is told."""
+        faults = {key: fault for key in keys if key not in self.tasks and (fault := key_fault(key))}
+        for key, fault in faults.items():
+            told = error_message(ValueError(f"the key {fault}"))
+            about = {name: told[name] for name in ("exception", "traceback")}
+            self.report({"op": "task-erred", "key": key, **about}, client=client)
+        return [key for key in keys if key not in faults] if faults else keys
 
     def ha_fire_and_forget(self, client: str, message: FireAndForget) -> None:
         """A client with a journal wants keys computed, even after it is gone."""
@@ -462,6 +474,7 @@ class Intents(SchedulerBase):
     ) -> None:
         """Data was scattered: only its holders can bring it back."""
         if self.recorder is not None:
+            check_keys(who_has)
             committed = self._scatter_committed = asyncio.Event()
             *parts, last = key_parts(who_has) if who_has else [()]
             for part in parts:

@@ -27,10 +27,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
-from distributed.protocol.pickle import loads
+from distributed.protocol.pickle import dumps, loads
 
-from ha_scheduler.engine.stream.keys import decode_key
-from ha_scheduler.ledger.records import FORMAT, UnknownRecordError
+from ha_scheduler.engine.stream.keys import decode_key, encode_name
+from ha_scheduler.ledger.records import (
+    BLOB_PART_BYTES,
+    CALL_PARTS_MAX,
+    FORMAT,
+    UnknownRecordError,
+)
+from ha_scheduler.protocol.codec import shown
+
+VALUE_BYTES_MAX = CALL_PARTS_MAX * BLOB_PART_BYTES // 2  # the call that set it has an answer, too
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +55,11 @@ DELETED: Final = Deleted.DELETED  # in place of the value of a row that is gone
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A row to be recorded: its new value, or ``DELETED``."""
+    """A row to be recorded, encoded: its new value, or None if it is gone."""
 
     space: str
-    key: Any
-    value: Any
+    name: bytes
+    data: bytes | None
 
 
 @dataclass(eq=False, slots=True)
@@ -71,20 +79,25 @@ class Table(Generic[K, V]):
     void_on_restart: bool = False
 
     def set(self, key: K, value: V) -> Change:
-        """Change the row; the returned ``Change`` is recorded in the same event-loop step."""
+        """Change the row; the returned ``Change`` is recorded in the same event-loop step.
+
+        Raises ``ValueError``, or what pickle raises, before the row is changed.
+        """
+        change = Change(self.space, encode_name(key), _encode(key, value))
         self.rows[key] = value
-        return Change(self.space, key, value)
+        return change
 
     def delete(self, key: K) -> Change:
         """As ``set``, for a deletion."""
+        change = Change(self.space, encode_name(key), None)
         self.rows.pop(key, None)
-        return Change(self.space, key, DELETED)
+        return change
 
     def learn(self, key: K, value: V | Deleted) -> None:
         if value is DELETED:
-            self.delete(key)
+            self.rows.pop(key, None)
         else:
-            self.set(key, value)
+            self.rows[key] = value
         if self.apply is not None:
             self.apply(key, value)
 
@@ -129,6 +142,16 @@ class ReplicatedTables:
         """``Client.restart``: delete the rows that go with it, and return the changes to record."""
         gone = [table for table in self if table.void_on_restart]
         return [table.delete(key) for table in gone for key in list(table.rows)]
+
+
+def _encode(key: Any, value: Any) -> bytes:
+    data = bytes(dumps(value))
+    if len(data) > VALUE_BYTES_MAX:
+        raise ValueError(
+            f"the value of {shown(key)} has {len(data)} bytes where {VALUE_BYTES_MAX} are allowed; "
+            f"keep large data on workers, and a future of it here"
+        )
+    return data
 
 
 def _read(space: str, key: Any, value: bytes) -> Any:

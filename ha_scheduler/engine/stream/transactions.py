@@ -18,10 +18,9 @@ from typing import Any
 from distributed.protocol.pickle import dumps
 
 from ha_scheduler import failpoints
-from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import StreamScheduler
-from ha_scheduler.engine.stream.tables import DELETED, Change
+from ha_scheduler.engine.stream.tables import Change
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
 
@@ -125,8 +124,6 @@ class Transactions:
 
 
 def _record(recorder: Recorder, change: Change) -> ValueSet | ValueDeleted:
-    name = encode_key(change.key)
-    if change.value is DELETED:
-        return ValueDeleted(change.space, name)
-    inlined = recorder.inline(bytes(dumps(change.value)))
-    return ValueSet(change.space, name, *inlined, recorder.term)
+    if change.data is None:
+        return ValueDeleted(change.space, change.name)
+    return ValueSet(change.space, change.name, *recorder.inline(change.data), recorder.term)
