@@ -45,6 +45,14 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.shared_lease",
         "ha_scheduler.storage",
     },
+    "ha_scheduler.repair": {
+        "ha_scheduler.cell",
+        "ha_scheduler.errors",
+        "ha_scheduler.ledger",
+        "ha_scheduler.peer",
+        "ha_scheduler.raft",
+        "ha_scheduler.storage",
+    },
     "ha_scheduler.comm": {"ha_scheduler.backoff", "ha_scheduler.cell", "ha_scheduler.protocol"},
     "ha_scheduler.engine": {
         "ha_scheduler.comm",
@@ -73,8 +81,10 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.cli": {
         "ha_scheduler.cell",
         "ha_scheduler.errors",
+        "ha_scheduler.ledger",
         "ha_scheduler.peer",
         "ha_scheduler.protocol",
+        "ha_scheduler.repair",
         "ha_scheduler.security",
         "ha_scheduler.storage",
     },

@@ -30,6 +30,7 @@ from ha_scheduler.cli.options import (
     tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
+from ha_scheduler.cli.repair import repair
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence, fail
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
@@ -260,7 +261,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-for _command in (init, status, transfer, remove, history):
+for _command in (init, status, transfer, remove, history, repair):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def fold(tables: Tables, index: int, term: int, data: bytes) -> RecordRejected |
     try:
         admitted = admit(tables, data)
     except RejectedRecord as why:
-        return rejections.reject(tables, index, term, data, why)
+        return rejections.reject(tables, index, term, data, why.reason)
     for change, encoded in admitted.changes:
         _APPLY[type(change)](tables, index, change, encoded)
     record = admitted.record

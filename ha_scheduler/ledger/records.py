@@ -67,6 +67,7 @@ class Reason(StrEnum):
     GRAPH_KNOWN = "graph-known"  # the ledger has its graph already
     PART_MISPLACED = "part-misplaced"  # it is not the next part of a loose blob
     BLOB_INCOMPLETE = "blob-incomplete"  # the blob it names has not these parts, or is owned
+    DROPPED = "dropped"  # by an operator, on this peer
     PAYLOAD_UNUSABLE = "payload-unusable"  # it has no changes and answer that a call may have
 
 

@@ -16,7 +16,6 @@ from ha_scheduler.ledger.records import (
     RECORD_BYTES_MAX,
     Reason,
     RecordRejected,
-    RejectedRecord,
     decode,
     encode,
     kind_of,
@@ -34,18 +33,17 @@ _WHY: dict[str, str] = {
     Reason.GRAPH_KNOWN: "there is a graph of that number",
     Reason.PART_MISPLACED: "it is not the next part of its blob",
     Reason.BLOB_INCOMPLETE: "the parts that it names are not there, or belong to another record",
+    Reason.DROPPED: "an operator has dropped it, on this peer",
     Reason.PAYLOAD_UNUSABLE: "its payload is not one of a call",
 }
 
 
-def reject(
-    tables: Tables, index: int, term: int, data: bytes, why: RejectedRecord
-) -> RecordRejected:
+def reject(tables: Tables, index: int, term: int, data: bytes, why: Reason) -> RecordRejected:
     """Write down that the entry at ``index`` is not applied."""
     latest = tables.get(META, _ROW)
     count = 1 if latest is None else _decode(latest).count + 1
     digest = blake2b(data, digest_size=_DIGEST_BYTES).digest()
-    row = RecordRejected(count, index, term, kind_of(data), len(data), digest, why.reason)
+    row = RecordRejected(count, index, term, kind_of(data), len(data), digest, why)
     put(tables, row)
     return row
 

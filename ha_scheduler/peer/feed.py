@@ -199,7 +199,9 @@ class Feed:
         return self.cursor > before
 
     def _waits(self, entry: Entry) -> bool:
-        return entry.index > self._store.applied() and not is_certain(entry.data)
+        if entry.index <= self._store.applied():
+            return False
+        return not is_certain(entry.data) or self._store.is_dropped(entry)
 
     def _knows_rejections(self) -> bool:
         return self._store.rejections().knows_all_after(self.cursor)

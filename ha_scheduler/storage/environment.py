@@ -39,6 +39,7 @@ from ha_scheduler.storage.migrations import migrate
 from ha_scheduler.storage.schema import (
     APPLIED,
     DATABASES_MAX,
+    DROPPED,
     FORMAT_VERSION,
     HARD_STATE,
     IDENTITY,
@@ -124,6 +125,24 @@ def databases_of(
         raise write_failure(directory, error) from error
 
 
+def open_existing(directory: DataDirectory) -> tuple[Identity, Databases]:
+    """The environment that is there, of whatever peer; migrated if need be.
+
+    Raises ``StorageError``.
+    """
+    env = _open(directory, MAP_BYTES)
+    try:
+        found = None if _is_cut_short(env, directory) else _read_identity(env, directory)
+        if found is None:
+            raise CorruptData(directory.path, f"{DATA_FILE} (cut short, or without an identity)")
+        _, cell, peer, *rest = found
+        wanted = Identity(cell, peer, rest[0] if rest else 0)
+        return wanted, databases_of(env, directory, wanted, False, None)
+    except BaseException:
+        env.close()
+        raise
+
+
 def check_identity(path: Path, cell: str, peer: str) -> None:
     """Whether the data at ``path`` may be opened by ``peer`` of ``cell``; writes nothing.
 
@@ -153,6 +172,12 @@ def read_applied(txn: Any, dbs: Databases) -> SnapshotMeta:
     """The applied state of the ledger's tables."""
     index, term, voters, learners = _required(txn, dbs, APPLIED)
     return SnapshotMeta(index, term, Membership(voters, learners))
+
+
+def read_dropped(txn: Any, dbs: Databases) -> dict[int, int]:
+    """The index of each entry that an operator has dropped, with its term."""
+    found = get_fields(txn, dbs.peer, dbs.log_dbs.path, DROPPED)
+    return dict(found or ())
 
 
 def read_slot(txn: Any, dbs: Databases) -> int:
@@ -225,7 +250,7 @@ def _is_cut_short(env: Any, directory: DataDirectory) -> bool:
     return (directory.path / DATA_FILE).stat().st_size < _file_bytes(env)
 
 
-def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
+def _read_identity(env: Any, directory: DataDirectory) -> Any:
     """The identity's fields, the format first; None if new. Raises ``StorageError``."""
     try:
         with env.begin() as txn:
@@ -235,11 +260,17 @@ def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
         return None
     except lmdb.Error as error:
         raise CorruptData(directory.path, f"the identity ({error})") from error
+    if found is not None and found[0] > FORMAT_VERSION:
+        raise NewerFormat(directory.path, found[0], FORMAT_VERSION)
+    return found
+
+
+def _identity(env: Any, directory: DataDirectory, cell: str, peer: str) -> Any:
+    """As ``_read_identity``, of this peer of this cell."""
+    found = _read_identity(env, directory)
     if found is None:
         return None
-    version, found_cell, found_peer = found[:3]
-    if version > FORMAT_VERSION:
-        raise NewerFormat(directory.path, version, FORMAT_VERSION)
+    found_cell, found_peer = found[1:3]
     if (found_cell, found_peer) != (cell, peer):
         raise ForeignDataDirectory(
             directory.path,

@@ -105,6 +105,9 @@ class PeerStore(LogReader, Protocol):
     def rejections(self) -> Rejections:
         """What of the applied log could not be applied, as settled."""
 
+    def is_dropped(self, entry: Entry) -> bool:
+        """Whether an operator has dropped it: it will be rejected."""
+
     def space(self) -> Space:
         """How it stands now; a few reads of the directory."""
 

@@ -5,7 +5,8 @@ the log covers its own index and the crc of the row before it: the log is one ch
 row of another place or another history is noticed as well.
 
     log    index (8 bytes, big-endian) → crc | crc of the row before | term | kind | data
-    peer   name → crc | msgpack        (identity, hard state, applied, compacted, ledger)
+    peer   name → crc | msgpack        (identity, hard state, applied, compacted, ledger,
+           dropped, repairs)
     t.*    one database per ledger table: key → crc | value
     u.*    the same again: one of the two sets is the ledger, the other stages the next snapshot
 
@@ -38,6 +39,8 @@ IDENTITY = b"identity"  # (format version, cell, peer, peer id)
 HARD_STATE = b"hard_state"  # (term, vote, commit)
 APPLIED = b"applied"  # (index, term, voters, learners)
 LEDGER = b"ledger"  # (slot): which set of tables is the ledger
+DROPPED = b"dropped"  # (index, term) of each entry that an operator has dropped
+REPAIRS = b"repairs"  # (seconds since 1970, sentence) of each repair of this directory
 COMPACTED = b"compacted"  # (index, term, crc of the last compacted row)
 
 CRC_BYTES = 4  # bytes before each value

@@ -10,7 +10,7 @@ durable, both in the order of submission and on the loop's thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ha_scheduler.ledger.records import RecordRejected
 from ha_scheduler.ledger.rejections import Rejections
@@ -25,6 +25,7 @@ class SettledReader:
     def begin(self, view: LogView, first_index: int, rejected: Iterable[RecordRejected]) -> None:
         """``view``: the durable log at the start of this process; ``rejected``: of the ledger."""
         self._view = view
+        self._dropped: Mapping[int, int] = {}
         self._rejections = Rejections(rejected)
         self._found: deque[tuple[int, Rejections | RecordRejected]] = deque()
         self._pending: deque[WriteBatch] = deque()
@@ -53,6 +54,9 @@ class SettledReader:
 
     def rejections(self) -> Rejections:
         return self._rejections
+
+    def is_dropped(self, entry: Entry) -> bool:
+        return self._dropped.get(entry.index) == entry.term
 
     def found(self, number: int, *rejected: Rejections | RecordRejected) -> None:
         """For the writer, on its thread, before batch ``number`` is durable: what its entries

@@ -24,7 +24,13 @@ from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta
 from ha_scheduler.storage import log_table
 from ha_scheduler.storage.applying import applied_after, fold_entries
-from ha_scheduler.storage.environment import Databases, read_applied, read_hard_state, read_slot
+from ha_scheduler.storage.environment import (
+    Databases,
+    read_applied,
+    read_dropped,
+    read_hard_state,
+    read_slot,
+)
 from ha_scheduler.storage.errors import CorruptData, CorruptLedger
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.log_table import Compacted, LogTable
@@ -115,6 +121,7 @@ class TransactionalStore(SettledReader):
         self._log = LogTable(log, compacted, last, last_crc)
         tables = LmdbTables(txn, self._dbs.slots[self._slot], self._path, writable=False)
         self.begin(view, compacted.index + 1, rejections.scan(tables))
+        self._dropped = read_dropped(txn, self._dbs)
 
     def _load_tail(self, txn: Any, view: LogView, compacted: Compacted, last: int) -> int:
         """Verify the end of the log and keep it in memory. Returns the end of its chain."""
@@ -170,7 +177,8 @@ class TransactionalStore(SettledReader):
             put_fields(txn, self._dbs.peer, HARD_STATE, (state.term, state.vote, state.commit))
         self._log.append(txn, batch.entries)
         if batch.apply:
-            self.found(batch.number, *fold_entries(self._tables(txn), batch.apply))
+            rejected = fold_entries(self._tables(txn), batch.apply, self._dropped)
+            self.found(batch.number, *rejected)
             self._put_applied(txn, applied_after(batch, self._applied))
         if batch.compact_to is not None:
             self._log.compact(batch.compact_to)

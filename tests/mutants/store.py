@@ -149,8 +149,8 @@ STORE_MUTANTS = (
     _store(
         "the applied index is ahead of the fold",
         "transactional.py",
-        "fold_entries(self._tables(txn), batch.apply)",
-        "fold_entries(self._tables(txn), batch.apply[:-1])",
+        "fold_entries(self._tables(txn), batch.apply, ",
+        "fold_entries(self._tables(txn), batch.apply[:-1], ",
     ),
     _store(
         "the applied index stays behind the fold",
@@ -271,7 +271,7 @@ STORE_MUTANTS = (
     _store(
         "a newer format is opened",
         "environment.py",
-        "if version > FORMAT_VERSION:",
+        "if found is not None and found[0] > FORMAT_VERSION:",
         "if False:",
     ),
     _store(

@@ -1,0 +1,121 @@
+"""``repair``: what can be done about the data of a peer that does not run.
+
+Guarantee: a command that changes something says first what is lost, asks, and writes down that it
+was done, where ``repair show`` reads it. Nothing is changed while a daemon runs on the data.
+
+What reads the data is imported by the commands: the others need not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence
+from ha_scheduler.errors import OperatorError
+from ha_scheduler.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from ha_scheduler.repair.offline import Offline, State
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+LAST = 20  # entries shown
+
+
+@click.group(cls=OneSentenceGroup, context_settings=CONTEXT)
+def repair() -> None:
+    """Look at, and repair, the data of a peer that does not run."""
+
+
+def _data_option(command: _F) -> _F:
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="Data directory of the peer; its daemon must not run.",
+    )(command)
+
+
+_yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@contextmanager
+def _offline(data_dir: Path) -> Iterator[Offline]:
+    from ha_scheduler.repair.offline import opened
+
+    try:
+        with opened(data_dir) as offline:
+            yield offline
+    except StorageError as error:
+        raise OperatorError(as_sentence(error)) from error
+
+
+def _ask(what_is_lost: str, yes: bool) -> None:
+    click.echo(what_is_lost)
+    if not yes:
+        click.confirm("Do it?", abort=True)
+
+
+@repair.command()
+@_data_option
+@click.option("--last", type=click.IntRange(1, 10_000), default=LAST, help="Entries to show.")
+def show(data_dir: Path, last: int) -> None:
+    """Show the last records in words, what was rejected, and earlier repairs."""
+    from ha_scheduler.ledger import rejections
+    from ha_scheduler.repair.words import kind_and_detail
+
+    with _offline(data_dir) as offline, offline.dbs.env.begin() as txn:
+        state = offline.state(txn)
+        _show_state(offline, state)
+        first = max(state.compacted.index + 1, state.last_index - last + 1)
+        for index in range(first, state.last_index + 1):
+            entry = offline.entry(txn, index)
+            kind, detail = kind_and_detail(entry)
+            fate = _fate(state, index, entry.term)
+            click.echo(
+                f"{index:>10}  term {entry.term}  {kind}  {len(entry.data)} B  {detail}{fate}"
+            )
+        for row in rejections.scan(offline.tables(txn)):
+            click.echo(f"Rejected, {row.count} in all: {rejections.describe(row)}.")
+        for when, what in state.repairs:
+            click.echo(f"Repaired {datetime.fromtimestamp(when, UTC):%F %T} UTC: {what}.")
+
+
+@repair.command()
+@click.argument("index", type=click.IntRange(1))
+@_data_option
+@_yes_option
+def drop(index: int, data_dir: Path, yes: bool) -> None:
+    """Drop the record INDEX, which this peer has not applied.
+
+    For one at which the peer stops at each start, and that no release can apply.
+    """
+    from ha_scheduler.repair import drop as dropping
+
+    with _offline(data_dir) as offline:
+        with offline.dbs.env.begin() as txn:
+            found = dropping.look_at(offline, txn, index)
+        _ask(found.loses, yes)
+        dropping.drop(offline, found.entry)
+        click.echo(f"Entry {index} is dropped; start peer {offline.identity.peer}.")
+
+
+def _show_state(offline: Offline, state: State) -> None:
+    who, hard = offline.identity, state.hard_state
+    click.echo(
+        f"Peer {who.peer} of cell {who.cell}, disk {offline.dbs.peer_id}; term {hard.term}, log "
+        f"{state.compacted.index + 1} to {state.last_index}, commit {hard.commit} or later, "
+        f"applied {state.applied.index}."
+    )
+
+
+def _fate(state: State, index: int, term: int) -> str:
+    if state.dropped.get(index) == term:
+        return "  [dropped]"
+    return "" if index <= state.applied.index else "  [not applied]"

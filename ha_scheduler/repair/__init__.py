@@ -1,0 +1,1 @@
+"""Repairs of one peer's data while no daemon runs on it."""
