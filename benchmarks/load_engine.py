@@ -116,6 +116,9 @@ class LoadEngine(LoadNode):
 
     # -- the load
 
+    def confirm(self, on_confirmed: OnCommit) -> None:
+        raise NotImplementedError
+
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         """For the recorder."""
         self._send(engine.Propose(self._tracker.number(on_commit), data))

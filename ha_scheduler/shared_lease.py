@@ -8,7 +8,10 @@ or frozen, must see the truth before it has read its channel.
 The engine cannot write the page, whatever the code of users in it tries: once the daemon has mapped
 it, the kernel lets nobody map it for writing again, write to the file or change its size.
 
-Times are CLOCK_MONOTONIC seconds, which all processes of a host share.
+Times are CLOCK_BOOTTIME seconds, which all processes of a host share: it goes on while a machine is
+suspended, where CLOCK_MONOTONIC stands still, so a leader that was suspended finds its lease over.
+Where a hypervisor stops both, nothing in the machine can tell: ``docs/architecture.md`` says what
+holds then.
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ _DEADLINE = struct.Struct("@d")  # aligned 8 bytes: an atomic store
 
 _F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Linux 5.1
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+
+
+def now() -> float:
+    """CLOCK_BOOTTIME, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SharedLease:
@@ -45,7 +53,7 @@ class SharedLease:
         return lease
 
     def extend(self, until: float) -> None:
-        """Set the end of the lease (CLOCK_MONOTONIC seconds). Raises ``TypeError`` in an engine."""
+        """Set the end of the lease (CLOCK_BOOTTIME seconds). Raises ``TypeError`` in an engine."""
         _DEADLINE.pack_into(self._page, 0, until)
 
     def revoke(self) -> None:
@@ -54,7 +62,7 @@ class SharedLease:
     def valid(self) -> bool:
         """Whether the lease holds at this moment."""
         deadline: float = _DEADLINE.unpack_from(self._page, 0)[0]
-        return time.monotonic() < deadline
+        return now() < deadline
 
     def close(self) -> None:
         self._page.close()

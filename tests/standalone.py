@@ -23,6 +23,9 @@ _CELL = Welcome(0, "standalone", "standalone")
 class ImmediateLog:
     """What is proposed commits in the next loop step."""
 
+    def confirm(self, on_confirmed: OnCommit) -> None:
+        asyncio.get_running_loop().call_soon(on_confirmed)
+
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         if on_commit is not None:
             asyncio.get_running_loop().call_soon(on_commit)

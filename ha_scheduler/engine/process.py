@@ -18,6 +18,7 @@ import socket
 import time
 from typing import Any
 
+from ha_scheduler.engine.confirmations import OnConfirmed, Rounds
 from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
 from ha_scheduler.ledger.records import decode
@@ -27,6 +28,8 @@ from ha_scheduler.protocol.engine import (
     TO_ENGINE,
     Activate,
     CaughtUp,
+    Confirm,
+    Confirmed,
     EngineReady,
     EngineSettings,
     Mark,
@@ -61,6 +64,7 @@ class Channel:
         self._writer = writer
         self._decoder = frames.Decoder(frames.ENGINE_BYTES_MAX)
         self.commits = CommitTracker()
+        self.rounds = Rounds(lambda number: self.send(Confirm(number)))
 
     @classmethod
     async def open(cls, fd: int) -> Channel:
@@ -94,6 +98,10 @@ class Channel:
         """Append a record to the event stream; see ``recorder.Log``."""
         self.send(Propose(self.commits.number(on_commit), data))
 
+    def confirm(self, on_confirmed: OnConfirmed) -> None:
+        """See ``recorder.Log``."""
+        self.rounds.confirm(on_confirmed)
+
 
 class EngineProcess:
     def __init__(self, channel: Channel, lease: SharedLease, exposures: SharedExposures) -> None:
@@ -119,6 +127,8 @@ class EngineProcess:
                     self._channel.commits.committed(proposal)
                 else:
                     self._scheduler.replay.apply(decode(data))
+            case Confirmed(number):
+                self._channel.rounds.confirmed(number)
             case Ping(number):
                 self._channel.send(Pong(number))
             case EngineSettings():

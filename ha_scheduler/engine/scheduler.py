@@ -28,6 +28,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.engine import gc_pauses, http_gate
+from ha_scheduler.engine.confirmations import READS, confirmed, wait
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.metadata import Metadata
 from ha_scheduler.engine.coordination.restrictions import Restrictions
@@ -117,6 +118,8 @@ class Scheduler(
         self.handlers[tag_of(OpenCalls)] = self.calls.open
         for op in CALLS & set(self.handlers):
             self.handlers[op] = self.calls.around(op, self.handlers[op])
+        for op in READS & set(self.handlers):
+            self.handlers[op] = confirmed(self.handlers[op], self._confirm)
         # Also what is added from here on, by plugins and by libraries.
         self.handlers = Requests(
             self.handlers, self.recovery, self.lease, self._unknown, self.check_caller
@@ -125,6 +128,11 @@ class Scheduler(
         self.stream_handlers[tag_of(Resume)] = self.ha_resume
         self.stream_handlers[tag_of(Heard)] = self.ha_heard
         self.stream_handlers[tag_of(FireAndForget)] = self.ha_fire_and_forget
+
+    async def _confirm(self) -> None:
+        """A quorum says that this peer leads, after this is called."""
+        assert self.recorder is not None
+        await wait(self.recorder.confirm)
 
     def _unknown(self, comm: Comm, **arguments: Any) -> dict[str, Any]:
         return unknown_request(self._comms.get(comm))

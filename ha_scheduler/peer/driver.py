@@ -11,9 +11,10 @@ Guarantee, for each ``Ready`` in the order of its number (reasons in ``raft/read
 4. Committed entries are fed to the engine at once: a majority holds them, whatever the own disk
    still does. Only a write that others wait for goes first.
 
-Time: one tick each ``tick_s`` of CLOCK_MONOTONIC. A daemon that was frozen makes up for a few ticks
-only, to hear who leads before it stands for election. All due ticks are counted *before* a message
-is taken in; ``lease.py`` rests on that. A simulation injects the clock and ``call_soon``.
+Time: one tick each ``tick_s`` of the lease's clock (``shared_lease.py``). A daemon that was frozen
+makes up for a few ticks only, to hear who leads before it stands for election. All due ticks are
+counted *before* a message is taken in; ``lease.py`` rests on that. A simulation injects the clock
+and ``call_soon``.
 
 Any error of the store and any contradiction in the log is final: ``on_fatal`` ends the process.
 """
@@ -22,12 +23,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ha_scheduler import shared_lease
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.membership import MembershipChange
@@ -56,6 +57,9 @@ class DriverEvents(Protocol):
     def batch(self, ready: Ready) -> WriteBatch: ...
 
     def on_contact(self) -> None: ...
+
+    def on_read(self, context: bytes) -> None:
+        """A quorum has answered since ``read(context)``."""
 
     def on_committed(self, entries: tuple[Entry, ...]) -> None: ...
 
@@ -86,13 +90,13 @@ class Driver:
         tick_s: float,
         *,
         call_soon: Callable[[Callable[[], None]], object],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = shared_lease.now,
     ) -> None:
         self.node = node
         self.muted = False  # see reconfiguration.py: no message is taken in, and no time passes
         self.tick_gap_s_max = 0.0  # the longest delay of a tick
         self.leader_gap_s_max = 0.0  # the longest silence of one leader
-        self._leader_heard: tuple[int, float] = (0, 0.0)  # term, CLOCK_MONOTONIC
+        self._leader_heard: tuple[int, float] = (0, 0.0)  # term, when
         self._store = store
         self._events = events
         self._contact = contact
@@ -135,6 +139,11 @@ class Driver:
         self._schedule()
         return indices
 
+    def read(self, context: bytes) -> None:
+        """Have a quorum confirm that we lead; see ``read_index``. Raises ``CallerError``."""
+        self.node.read_index(context)
+        self._schedule()
+
     def propose_membership(self, change: MembershipChange) -> int:
         """Append a membership change. Returns its index. Raises ``CallerError``."""
         index = self.node.propose_membership(change)
@@ -168,7 +177,7 @@ class Driver:
             self._schedule()
 
     def certain_until(self) -> float:
-        """The end of our lease (CLOCK_MONOTONIC); 0.0: none."""
+        """The end of our lease, by its clock; 0.0: none."""
         if self._stopped or self.node.role is not ServerState.LEADER:
             return 0.0
         return self._contact.certain_until(self.node.membership.voters, self._clock())
@@ -233,6 +242,8 @@ class Driver:
             self._events.on_soft_state(ready.soft_state)
         self._send(ready.messages)
         self._events.on_sent()
+        for state in ready.read_states:
+            self._events.on_read(state.context)
         if ready.must_sync:
             self._write(ready)
         if ready.committed:

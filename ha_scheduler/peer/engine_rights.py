@@ -17,7 +17,7 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from ha_scheduler.protocol.engine import EngineReady, Mark, Phase, Serving
+from ha_scheduler.protocol.engine import Confirm, EngineReady, Mark, Phase, Serving
 from ha_scheduler.protocol.peer import PeerAddress
 
 
@@ -35,10 +35,23 @@ class EngineRights:
         self._ready = self._serving = False
         self._term: int | None = None
         self._phases: set[Phase] = set()
+        self._asking: int | None = None  # the ``Confirm`` that was not answered yet
 
     def activated(self, term: int) -> None:
         """The daemon has activated it, which it does once."""
         self._term = term
+
+    def check_confirm(self, message: Confirm) -> None:
+        """Raises ``OverstepError``."""
+        if self._term is None:
+            raise OverstepError("asked whether it leads though it was not activated")
+        if self._asking is not None:
+            raise OverstepError("asked whether it leads before the answer to an earlier question")
+        self._asking = message.number
+
+    def answered(self) -> None:
+        """Its ``Confirm`` is answered."""
+        self._asking = None
 
     def check_ready(self, message: EngineReady) -> None:
         """Raises ``OverstepError``."""

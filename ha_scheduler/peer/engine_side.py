@@ -29,6 +29,8 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import (
     Activate,
+    Confirm,
+    Confirmed,
     EngineReady,
     EngineSettings,
     Mark,
@@ -57,6 +59,9 @@ class EngineSideEvents(Protocol):
     def on_serving(self, term: int, address: str) -> None: ...
 
     def on_mark(self, mark: Mark) -> None: ...
+
+    def on_confirm(self, term: int, number: int) -> None:
+        """The engine of ``term`` asks whether this peer leads."""
 
     def on_fatal(self, error: BaseException) -> None: ...
 
@@ -113,12 +118,18 @@ class EngineSide:
         self._feed.send_after(index, Activate(term))
 
     def extend(self, until: float) -> None:
-        """Extend its lease (CLOCK_MONOTONIC); 0.0 revokes it."""
+        """Extend its lease (CLOCK_BOOTTIME); 0.0 revokes it."""
         if self._engine is not None and self._engine.alive:
             self._engine.lease.extend(until)
 
     def revoke(self) -> None:
         self.extend(0.0)
+
+    def confirm(self, term: int, number: int) -> None:
+        """A quorum has said that this peer leads in ``term``, since ``Confirm(number)`` came."""
+        if self._engine is not None and self._rights is not None and term == self._term:
+            self._rights.answered()
+            self._engine.send(Confirmed(number))
 
     def kill(self, why: str) -> None:
         if self._engine is not None:
@@ -206,6 +217,9 @@ class EngineSide:
             case Serving(term, address):
                 rights.check_serving(message)
                 self._events.on_serving(term, address)
+            case Confirm(number):
+                rights.check_confirm(message)
+                self._events.on_confirm(self._term, number)
             case Mark():
                 if (mark := rights.check_mark(message, time.monotonic())) is not None:
                     self._events.on_mark(mark)

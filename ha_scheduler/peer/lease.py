@@ -73,7 +73,7 @@ class LeaderLease:
         return True
 
     def certain_until(self, voters: Iterable[int], now: float) -> float:
-        """The end of the lease (CLOCK_MONOTONIC); 0.0 without certainty."""
+        """The end of the lease, by the clock of ``now``; 0.0 without certainty."""
         if self.closed:
             return 0.0
         newest = sorted(

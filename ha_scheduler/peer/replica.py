@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections.abc import Iterable, Sequence
 
+from ha_scheduler import shared_lease
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed
 from ha_scheduler.ledger.rejections import describe
@@ -59,6 +61,8 @@ GOSSIP_EVERY_S = 0.5  # and at once at each change
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
 REJECTIONS_SHOWN = 8  # in a status, or in the log of one step
 ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late
+
+_QUESTION = struct.Struct(">QQ")  # term, number of the ``Confirm``: a pair is used once
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +188,12 @@ class Replica:
         if self.leadership.engine is EngineState.ACTIVE:
             self.engine.extend(self.driver.certain_until())
 
+    def on_read(self, context: bytes) -> None:
+        """A quorum has answered the engine's question, asked under the term that it was led in."""
+        term, number = _QUESTION.unpack(context)
+        if self.leading() and self._state.term == term:
+            self.engine.confirm(term, number)
+
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
         self.reconfiguration.on_committed(entries)
@@ -254,6 +264,10 @@ class Replica:
 
     def on_mark(self, mark: Mark) -> None:
         self.history.mark(mark.term, mark.phase, mark.at, mark.detail)
+
+    def on_confirm(self, term: int, number: int) -> None:
+        if self.leading() and self._state.term == term:  # else this engine is about to end
+            self.driver.read(_QUESTION.pack(term, number))
 
     def on_serving(self, term: int, address: str) -> None:
         if not self.leadership.leading or term != self.leadership.term:
@@ -380,7 +394,7 @@ class Replica:
             applied=self._applied,
             first_index=node.first_index,
             last_index=node.last_index,
-            lease_s=max(0.0, self.driver.certain_until() - now),
+            lease_s=max(0.0, self.driver.certain_until() - shared_lease.now()),
             engine=EngineStatus(
                 self.leadership.engine.value,
                 engine.pid,

@@ -110,6 +110,18 @@ class Mark(Message, tag="mark"):
     detail: Counts
 
 
+class Confirm(Message, tag="confirm"):
+    """Engine, active only: does this peer lead, now? The next one after the answer to this one."""
+
+    number: Number
+
+
+class Confirmed(Message, tag="confirmed"):
+    """Daemon: a quorum has said so after ``Confirm(number)`` came."""
+
+    number: Number
+
+
 class Pong(Message, tag="pong"):
     """Engine: its event loop is alive."""
 
@@ -131,8 +143,8 @@ class Exposure(Part):
     sequence: Number = 0
 
 
-ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Ping
-ToDaemon = EngineReady | Propose | Serving | Mark | Pong
+ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Confirmed | Ping
+ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)
 TO_DAEMON: MessageSet[ToDaemon] = MessageSet(ToDaemon)

@@ -80,6 +80,9 @@ class KeptLog:
 
         return commit
 
+    def confirm(self, on_confirmed: OnCommit) -> None:
+        asyncio.get_running_loop().call_soon(on_confirmed)
+
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         self.records.append(decode(data))
         if self._stalls:

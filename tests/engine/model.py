@@ -92,6 +92,9 @@ class Log:
         self.committed = len(committed)
         self._waiting: deque[tuple[int, OnCommit]] = deque()
 
+    def confirm(self, on_confirmed: OnCommit) -> None:
+        asyncio.get_running_loop().call_soon(on_confirmed)
+
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None:
         self.records.append(decode(data))
         if on_commit is not None:

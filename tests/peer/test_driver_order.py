@@ -131,6 +131,8 @@ class Desk:
 
     def on_contact(self) -> None: ...
 
+    def on_read(self, context: bytes) -> None: ...
+
     def on_committed(self, entries: tuple[Entry, ...]) -> None:
         self.diary.append(f"committed {entries[-1].index}")
 

@@ -115,6 +115,8 @@ class Office:
 
     def on_contact(self) -> None: ...
 
+    def on_read(self, context: bytes) -> None: ...
+
     def on_committed(self, entries: tuple[Entry, ...]) -> None:
         self.reconfiguration.on_committed(entries)
 

@@ -259,6 +259,8 @@ class Process:
             must_sync=ready.must_sync,
         )
 
+    def on_read(self, context: bytes) -> None: ...
+
     def on_contact(self) -> None:
         self.lease_until = self.driver.certain_until()
         self._world.checker.lease_extended(self)

@@ -33,6 +33,9 @@ class FileLog:
             yield data[_LENGTH.size : end]
             data = data[end:]
 
+    def confirm(self, on_confirmed: Any) -> None:
+        asyncio.get_running_loop().call_soon(on_confirmed)
+
     def propose(self, data: bytes, on_commit: Any) -> None:
         os.write(self._fd, _LENGTH.pack(len(data)) + data)
         if on_commit is not None:

@@ -47,6 +47,9 @@ class Log(Protocol):
 
     def propose(self, data: bytes, on_commit: OnCommit | None) -> None: ...
 
+    def confirm(self, on_confirmed: Callable[[], None]) -> None:
+        """Call back when a quorum has confirmed, after this, that its writer leads."""
+
 
 class CommitTracker:
     """Callbacks of proposals in flight, in the order of their numbers (from 1, without gaps)."""
@@ -137,6 +140,10 @@ class Recorder:
         data = encode(record)
         assert len(data) <= RECORD_BYTES_MAX, (type(record), len(data))
         self._log.propose(data, on_commit)
+
+    def confirm(self, on_confirmed: Callable[[], None]) -> None:
+        """Call back when a quorum has confirmed, after this, that we lead."""
+        self._log.confirm(on_confirmed)
 
     def inline(self, payload: bytes) -> tuple[bytes, int, int]:
         """(payload, 0, 0), or (nothing, blob, parts) of a large one, written ahead."""
