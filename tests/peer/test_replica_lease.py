@@ -54,7 +54,7 @@ class Desk:
         settings = PeerSettings(CELL, "a", directory)
         roster = Roster(CELL, CELL, PeerNamed(A, 10, "a", "127.0.0.1", 8785, 8786, False, ""))
         contact = LeaderLease(A, lease_s=8.0)
-        self.replica = Replica(settings, roster, store, contact)
+        self.replica = Replica(settings, roster, store, contact, isolation="")
         config = Config(
             peer_id=A,
             election_ticks=10,
