@@ -5,8 +5,8 @@ Guarantee:
 - Until distributed's handshake is over, nothing of the other side is unpickled, imported or
   decompressed, and at most ``HANDSHAKE_BYTES_MAX`` of it are held. In either direction.
 - A message of a batch that cannot be unpickled here is marked ``UNREADABLE``, and the others of the
-  batch are as they were. Upstream's comm fails on the batch, and with it the stream. One message
-  alone (a call, an answer) raises as upstream's does.
+  batch are as they were. Upstream's comm fails on the batch, and with it the stream. So is a call
+  to a scheduler. Another message alone (an answer) raises as upstream's does.
 - Frames expand to at most ``EXPANDED_BYTES_MAX`` in one message, and are refused before they do.
 
 ``tcp.TCP.read`` takes ``from_frames`` from its module, where ``preamble.register`` puts this one.
@@ -141,8 +141,10 @@ def loads(frames: list[Any], deserialize: bool = True, deserializers: Any = None
     message = msgpack.loads(frames[0], object_hook=decode_default, use_list=False, **msgpack_opts)
     if not failed:
         return message
-    if not isinstance(message, tuple):
+    if not isinstance(message, tuple) and (deserialize or "op" not in message):
         raise failed[0].error
+    if not isinstance(message, tuple):
+        return _marked(message)  # a call to a scheduler, which answers it
     return [_marked(each) for each in message]
 
 

@@ -42,7 +42,7 @@ def _materialize_and_keep(expr: Any, validate: bool) -> Any:
 async def _offload_exposed(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """``offload`` of a graph's steps, with its exposure open in the thread that takes them."""
     request = current_request.get()
-    if request is None or request.exposures is None or request.exposure is None:
+    if request is None:
         return await offload(func, *args, **kwargs)
     exposures, exposure = request.exposures, request.exposure
 

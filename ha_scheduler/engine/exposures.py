@@ -8,7 +8,8 @@ says whose fault it is.
 
 Order: an exposure is open while the foreign code itself runs, and not while it waits: a coroutine's
 for each of its steps (``step_by_step``), a graph's in the thread that materialises it. Nobody waits
-for a turn with an exposure open, so nobody waits for ever.
+for a turn with an exposure open, so nobody waits for ever. What runs within an exposure is a part
+of it, but for what has an owner of its own (``apart``): a plugin that hears of a graph.
 
 An attempt to leave the process (``sys.exit``) is an error of whoever sent it.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import types
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
@@ -24,6 +26,9 @@ from contextlib import asynccontextmanager
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, TypeVar
+
+from distributed.protocol.pickle import loads
+from distributed.utils import nbytes
 
 from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.quarantine import Case, Cases
@@ -51,7 +56,7 @@ def digest(parts: Iterable[Any]) -> bytes:
     return total.digest()
 
 
-def shown(value: Any) -> str:
+def short_name(value: Any) -> str:
     """A remote name, shortened for people."""
     text = value if isinstance(value, str) else repr(value)
     text = text.encode(errors="replace").decode()
@@ -61,19 +66,37 @@ def shown(value: Any) -> str:
 class Opened:
     """An exposure in its slot, as a context."""
 
-    __slots__ = ("_exposure", "_pages", "_patience_s", "_slot")
-
-    def __init__(self, pages: SharedExposures, exposure: Exposure, patience_s: float) -> None:
+    def __init__(
+        self,
+        pages: SharedExposures,
+        threads: _Threads,
+        exposure: Exposure,
+        patience_s: float,
+        *,
+        apart: bool,
+        fatal: bool,
+    ) -> None:
         self._pages = pages
+        self._threads = threads
         self._exposure = exposure
         self._patience_s = patience_s
+        self._apart = apart
+        self._fatal = fatal
+        self._slot = 0
 
     def __enter__(self) -> Opened:
-        self._slot = self._pages.open(self._exposure, self._patience_s)
+        self._outer = outer = self._threads.innermost
+        if outer is not None and not self._apart:
+            return self  # a part of what runs it
+        if outer is not None:
+            outer._close()
+        self._open()
+        self._threads.innermost = self
         return self
 
     def progress(self, patience_s: float) -> None:
         """It goes on, and may take so much longer than others until the next sign."""
+        self._patience_s = patience_s
         self._pages.progress(self._slot, patience_s)
 
     def __exit__(
@@ -82,12 +105,31 @@ class Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._pages.close(self._slot)
+        if self._fatal and isinstance(error, Exception):
+            return  # this process is about to end of it
+        if self._threads.innermost is self:
+            self._close()
+            self._threads.innermost = outer = self._outer
+            if outer is not None:
+                outer._open()
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             raise LeavingRefused(
                 f"{self._exposure.kind} {self._exposure.what} raised {error!r} in the scheduler, "
                 "which goes on"
             ) from error
+
+    def _open(self) -> None:
+        self._slot = self._pages.open(self._exposure, self._patience_s)
+
+    def _close(self) -> None:
+        self._pages.close(self._slot)
+        self._slot = 0
+
+
+class _Threads(threading.local):
+    """What is open in each thread."""
+
+    innermost: Opened | None = None
 
 
 class Exposures:
@@ -96,12 +138,42 @@ class Exposures:
     def __init__(self, pages: SharedExposures | None = None) -> None:
         self.cases = Cases()
         self._pages = pages or SharedExposures(-1)
+        self._threads = _Threads()
         self._turns = Turns()
 
-    def open(self, exposure: Exposure, patience_s: float = 0.0) -> Opened:
-        """A context for the foreign code. Raises ``SetAside``."""
+    def open(
+        self,
+        exposure: Exposure,
+        patience_s: float = 0.0,
+        *,
+        apart: bool = False,
+        fatal: bool = False,
+    ) -> Opened:
+        """A context for the foreign code. Raises ``SetAside``.
+
+        Within another one it is a part of that, unless ``apart``: then that one is not open
+        meanwhile. ``fatal``: this process does not survive an error within, so that stays open.
+        """
         self.check(exposure)
-        return Opened(self._pages, exposure, patience_s)
+        return self.watch(exposure, patience_s, apart=apart, fatal=fatal)
+
+    def watch(
+        self,
+        exposure: Exposure,
+        patience_s: float = 0.0,
+        *,
+        apart: bool = False,
+        fatal: bool = False,
+    ) -> Opened:
+        """As ``open``, of what has been let in already."""
+        threads = self._threads
+        return Opened(self._pages, threads, exposure, patience_s, apart=apart, fatal=fatal)
+
+    def read(self, kind: str, what: Any, data: Any) -> Any:
+        """Unpickle. Raises ``SetAside``, and whatever that raises."""
+        exposure = Exposure(digest([data]), kind, short_name(what))
+        with self.open(exposure, nbytes(data) / READ_BYTES_PER_S):
+            return loads(data)
 
     def check(self, exposure: Exposure) -> None:
         """Raises ``SetAside``."""
@@ -112,12 +184,11 @@ class Exposures:
     @asynccontextmanager
     async def turn(self, exposure: Exposure) -> AsyncIterator[None]:
         """Wait until the exposure may be open, beside others or alone."""
-        alone = self._is_suspect(exposure)
-        await self._turns.take(alone)
+        await self._turns.take(alone=self._is_suspect(exposure))
         try:
             yield
         finally:
-            self._turns.give_back(alone)
+            self._turns.give_back()
 
     @types.coroutine
     def step_by_step(
@@ -125,21 +196,22 @@ class Exposures:
         coroutine: Coroutine[Any, Any, T],
         exposure: Exposure,
         patience_s: Callable[[], float] = lambda: 0.0,
+        *,
+        apart: bool = False,
     ) -> Generator[Any, Any, T]:
         """Await the coroutine, with the exposure open while its code runs. Raises ``SetAside``."""
         error: BaseException | None = None
         try:
             while True:
-                alone = self._is_suspect(exposure)
-                yield from self._turns.take(alone).__await__()
+                yield from self._turns.take(alone=self._is_suspect(exposure)).__await__()
                 try:
-                    with self.open(exposure, patience_s()):
+                    with self.open(exposure, patience_s(), apart=apart):
                         waits = coroutine.send(None) if error is None else coroutine.throw(error)
                 except StopIteration as done:
                     result: T = done.value
                     return result
                 finally:
-                    self._turns.give_back(alone)
+                    self._turns.give_back()
                 error = None
                 try:
                     yield waits
@@ -155,15 +227,34 @@ class Exposures:
 
 
 class Turns:
-    """Many together, or one alone; in the order in which they come."""
+    """Many together, or one alone; in the order in which they come.
+
+    A task has one turn, however often it takes it: what it waits for within a step may be a part of
+    what takes the step.
+    """
 
     def __init__(self) -> None:
-        self._together = 0
+        self._held: dict[asyncio.Task[Any] | None, int] = {}  # by whom, and how often
         self._alone = False
         self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
+        self._granted = 0
 
-    async def take(self, alone: bool) -> None:
-        """Wait for a turn."""
+    async def take(self, *, alone: bool) -> None:
+        """Wait for a turn, if this task has none."""
+        task = asyncio.current_task()
+        if task not in self._held:
+            await self._wait(alone)
+        self._held[task] = self._held.get(task, 0) + 1
+
+    def give_back(self) -> None:
+        """What this task has taken last; with the first, the turn is over."""
+        task = asyncio.current_task()
+        self._held[task] -= 1
+        if not self._held[task]:
+            del self._held[task]
+            self._end()
+
+    async def _wait(self, alone: bool) -> None:
         if not self._waiting and self._is_free(alone):
             self._grant(alone)
             return
@@ -171,29 +262,25 @@ class Turns:
         self._waiting.append((mine, alone))
         try:
             await mine
-        except asyncio.CancelledError:
+        except BaseException:
             if mine.done() and not mine.cancelled():
-                self.give_back(alone)
+                self._end()
             else:
                 self._waiting.remove((mine, alone))
                 self._wake()
             raise
 
-    def give_back(self, alone: bool) -> None:
-        if alone:
-            self._alone = False
-        else:
-            self._together -= 1
-        self._wake()
-
     def _is_free(self, alone: bool) -> bool:
-        return not self._alone and not (alone and self._together)
+        return not self._alone and not (alone and self._granted)
 
     def _grant(self, alone: bool) -> None:
-        if alone:
-            self._alone = True
-        else:
-            self._together += 1
+        self._granted += 1
+        self._alone = alone
+
+    def _end(self) -> None:
+        self._granted -= 1
+        self._alone = False  # whoever is alone is the only one
+        self._wake()
 
     def _wake(self) -> None:
         while self._waiting and self._is_free(self._waiting[0][1]):

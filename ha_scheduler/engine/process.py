@@ -21,7 +21,6 @@ from typing import Any
 from ha_scheduler.engine.confirmations import OnConfirmed, Rounds
 from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
-from ha_scheduler.ledger.records import decode
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import (
@@ -126,7 +125,7 @@ class EngineProcess:
                 if proposal:
                     self._channel.commits.committed(proposal)
                 else:
-                    self._scheduler.replay.apply(decode(data))
+                    self._scheduler.replay.read(data)
             case Confirmed(number):
                 self._channel.rounds.confirmed(number)
             case Ping(number):
@@ -143,6 +142,7 @@ class EngineProcess:
                 raise TypeError(message)
 
     def _create(self, settings: EngineSettings) -> Any:
+        from ha_scheduler.engine import message_parts
         from ha_scheduler.engine.exposures import Exposures, note_own_signals
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.scheduler import Scheduler
@@ -159,7 +159,9 @@ class EngineProcess:
         arguments["contact_address"] = contact_address(protocol, own)
         note_own_signals(self._exposures)
         exposures = Exposures(self._exposures)
-        return Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
+        scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
+        message_parts.install(scheduler)
+        return scheduler
 
     async def _activate(self, term: int) -> None:
         def mark(phase: str, detail: dict[str, int]) -> None:

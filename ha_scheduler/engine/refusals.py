@@ -55,7 +55,7 @@ Check = Callable[[dict[str, Any]], None]
 Refused = Callable[[dict[str, Any], Exception], None]
 
 
-async def refuse(comm: Any, error: ProtocolError) -> None:
+async def refuse(comm: Any, error: Exception) -> None:
     """Refuse a registration, and end its connection."""
     await comm.write(_refusal(comm, error))
     await comm.close()
@@ -170,7 +170,7 @@ def require_sender(message: Mapping[str, Any], field: str, sender: str) -> None:
         )
 
 
-def _refusal(comm: Any, error: ProtocolError) -> dict[str, Any]:
+def _refusal(comm: Any, error: Exception) -> dict[str, Any]:
     """In upstream's words, for a client (client.py:1771) and for a worker (worker.py:1140)."""
     refused = {"action": "message-refused"}
     logger.warning("Refused %s: %s.", comm.peer_address, error, extra=refused)

@@ -8,6 +8,9 @@ library or ``run_on_scheduler`` added to one leader no later one has.
 Order: the lease is looked at before a handler runs, because a handler of a library may act on what
 is outside of this process; and again before the answer leaves, because leadership may have ended
 meanwhile, and the answer be an old one.
+
+What a request brings may end this process: it is an exposure while its handler runs, and is refused
+once it is set aside (``engine/exposures.py``).
 """
 
 from __future__ import annotations
@@ -15,16 +18,21 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from distributed.comm import Comm
 from distributed.core import error_message
+from distributed.protocol.serialize import Serialized
 
+from ha_scheduler.comm.decoding import UNREADABLE
+from ha_scheduler.engine.exposures import Exposures, digest, short_name
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike, hold
 from ha_scheduler.engine.takeover.recovery import Recovery
-from ha_scheduler.protocol.client import Request
+from ha_scheduler.protocol.client import CALL, Request
 from ha_scheduler.protocol.codec import from_op, shown, tag_of
+from ha_scheduler.protocol.engine import Exposure
 from ha_scheduler.protocol.keys import check_names
 from ha_scheduler.protocol.worker import RegisterWorker
 
@@ -37,6 +45,13 @@ Handler = Callable[..., Any]
 UNGATED = frozenset(
     {tag_of(RegisterWorker), *("register-worker", "register-client", "register_nanny", "identity")}
 )
+
+
+_EXPOSED = "__exposed__"
+_OURS = frozenset({CALL, "client", "reply", "serializers"})  # another at each attempt, or no matter
+PARTS_DEPTH = 3  # of an argument that are looked at
+PARTS_MAX = 100  # items of each
+PART_BYTES = 64 * 1024  # of each
 
 
 class Requests(dict[str, Handler]):
@@ -54,9 +69,11 @@ class Requests(dict[str, Handler]):
         lease: LeaseLike,
         unknown: Handler,
         check_caller: Callable[[dict[str, Any]], None],
+        exposures: Exposures,
     ) -> None:
         super().__init__()
         self._check_caller = check_caller
+        self._exposures = exposures
         self._recovery = recovery
         self._lease = lease
         self._unknown = unknown
@@ -64,6 +81,7 @@ class Requests(dict[str, Handler]):
 
     def __setitem__(self, op: str, handler: Handler) -> None:
         if op not in UNGATED:
+            handler = exposed(op, handler, self._exposures)
             handler = _gated(handler, self._recovery, self._lease, self._check_caller)
         super().__setitem__(op, handler)
 
@@ -106,6 +124,50 @@ def unknown_request(op: object) -> dict[str, Any]:
     return dict(refusal)
 
 
+def exposed(op: str, handler: Handler, exposures: Exposures) -> Handler:
+    """``handler``, with its request open while its code runs. Once is enough."""
+    if getattr(handler, _EXPOSED, False):
+        return handler
+
+    @functools.wraps(handler)
+    async def handle(*args: Any, **kwargs: Any) -> Any:
+        async def call() -> Any:
+            result = handler(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+        return await exposures.step_by_step(call(), _exposure(op, kwargs))
+
+    setattr(handle, _EXPOSED, True)
+    return handle
+
+
+def _exposure(op: str, arguments: dict[str, Any]) -> Exposure:
+    content = digest([op.encode(), *_parts({k: v for k, v in arguments.items() if k not in _OURS})])
+    client = arguments.get("client")
+    return Exposure(content, "call", op, short_name(client) if isinstance(client, str) else "")
+
+
+def _parts(value: Any, depth: int = PARTS_DEPTH) -> Iterator[bytes]:
+    """What of an argument its handler may unpickle or run, and what tells it from another."""
+    match value:
+        case bytes() | bytearray() | memoryview():
+            yield bytes(memoryview(value)[:PART_BYTES])
+        case Serialized():
+            for frame in value.frames:
+                yield from _parts(frame)
+        case dict() if depth:
+            for name, item in islice(value.items(), PARTS_MAX):
+                yield from _parts(name, depth - 1)
+                yield from _parts(item, depth - 1)
+        case list() | tuple() | set() if depth:
+            for item in islice(value, PARTS_MAX):
+                yield from _parts(item, depth - 1)
+        case str() | int() | float() | None:
+            yield repr(value).encode(errors="replace")
+        case _:
+            yield type(value).__qualname__.encode(errors="replace")
+
+
 def _gated(
     handler: Handler,
     recovery: Recovery,
@@ -121,6 +183,8 @@ def _gated(
     @functools.wraps(handler)  # upstream looks at the signature (core.py, _expects_comm)
     async def wait_then_handle(*args: Comm, **kwargs: Any) -> Any:
         from_op(Request, kwargs)
+        if (unreadable := kwargs.pop(UNREADABLE, None)) is not None:
+            raise unreadable
         check_names(kwargs)
         if not recovery.is_open:
             await recovery.opened()

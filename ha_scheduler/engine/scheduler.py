@@ -43,7 +43,7 @@ from ha_scheduler.engine.extensions.statistics import Statistics
 from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
 from ha_scheduler.engine.fencing import fence_pool, hold
-from ha_scheduler.engine.requests import Requests, unknown_request
+from ha_scheduler.engine.requests import Requests, exposed, unknown_request
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
@@ -117,12 +117,18 @@ class Scheduler(
         self.handlers[tag_of(RegisterWorker)] = self.ha_register_worker
         self.handlers[tag_of(OpenCalls)] = self.calls.open
         for op in CALLS & set(self.handlers):
-            self.handlers[op] = self.calls.around(op, self.handlers[op])
+            handler = exposed(op, self.handlers[op], self.exposures)
+            self.handlers[op] = self.calls.around(op, handler)
         for op in READS & set(self.handlers):
             self.handlers[op] = confirmed(self.handlers[op], self._confirm)
         # Also what is added from here on, by plugins and by libraries.
         self.handlers = Requests(
-            self.handlers, self.recovery, self.lease, self._unknown, self.check_caller
+            self.handlers,
+            self.recovery,
+            self.lease,
+            self._unknown,
+            self.check_caller,
+            self.exposures,
         )
         self.stream_handlers[tag_of(Hello)] = self.ha_hello
         self.stream_handlers[tag_of(Resume)] = self.ha_resume

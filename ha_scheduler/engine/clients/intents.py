@@ -104,19 +104,13 @@ class Intents(SchedulerBase):
         if self.was_answered(client, ha_sequence):
             return
         failpoints.reach("graph.arrived")
-        session = self.session_of.get(client, "")
-        frames = list(expr_ser.frames)
-        exposure = exposure_of(await _content(frames, keys), keys, client, session, ha_sequence)
-        size = sum(map(nbytes, frames))
-        request = GraphRequest(
-            session, ha_sequence, expr_ser.header, frames, exposure=exposure,
-            exposures=self.exposures, patience_s=size / READ_BYTES_PER_S,
-        )  # fmt: skip
+        content = await _content(list(expr_ser.frames), keys)
+        request = self._request(client, ha_sequence, expr_ser, content, keys)
         current_request.set(request)
         try:
             await self.exposures.step_by_step(
                 super().update_graph(client, expr_ser, keys, *args, **kwargs),
-                exposure,
+                request.exposure,
                 lambda: request.patience_s,
             )
         except SetAside as error:
@@ -127,6 +121,17 @@ class Intents(SchedulerBase):
             current_request.set(None)
         if not request.recorded:
             self._acknowledge(client, ha_sequence)
+
+    def _request(
+        self, client: str, sequence: int, sent: Serialized, content: bytes, keys: Collection[Key]
+    ) -> GraphRequest:
+        session, frames = self.session_of.get(client, ""), list(sent.frames)
+        return GraphRequest(
+            session, sequence, sent.header, frames,
+            exposure=exposure_of(content, keys, client, session, sequence),
+            exposures=self.exposures,
+            patience_s=sum(map(nbytes, frames)) / READ_BYTES_PER_S,
+        )  # fmt: skip
 
     def _report_error(self, client: str, keys: Collection[Key], error: Exception) -> None:
         """As upstream does with what it cannot read (scheduler.py:5111)."""
@@ -139,6 +144,9 @@ class Intents(SchedulerBase):
         self, request: GraphRequest, client: str, keys: Collection[Key], error: SetAside
     ) -> None:
         """Record that the graph was asked for and is not read; its keys are errors."""
+        whole, who = f"{request.exposure.kind} {request.exposure.what}", request.exposure.client
+        if whole not in str(error):  # a part of its message was set aside
+            error = SetAside(f"{whole} (request {request.sequence} of {who}): {error}")
         logger.error("%s", error, extra={"action": "graph-set-aside"})
         if client not in self.clients:
             return
@@ -173,9 +181,17 @@ class Intents(SchedulerBase):
 
     def refuse_request(self, client: str, message: dict[str, Any], error: Exception) -> None:
         """A message of the stream cannot be handled: a graph's outcome is the error."""
-        if message["op"] == "update-graph":
-            self._report_error(client, message.get("keys", ()), error)
-        self._acknowledge(client, message.get(SEQUENCE, 0))
+        sequence, keys = message.get(SEQUENCE, 0), message.get("keys", ())
+        sent = message.get("expr_ser")
+        if isinstance(error, SetAside) and isinstance(sent, Serialized):
+            content = content_of(list(sent.frames), keys)
+            request = self._request(client, sequence, sent, content, keys)
+            self._set_aside(request, client, keys, error)
+            if request.recorded:
+                return
+        elif message["op"] == "update-graph":
+            self._report_error(client, keys, error)
+        self._acknowledge(client, sequence)
 
     def _find_lost_dependencies(self, dsk: dict[Key, Any], keys: set[Key]) -> Any:
         """As upstream's, which begins the event-loop step in which tasks are made (5061)."""
@@ -197,23 +213,34 @@ class Intents(SchedulerBase):
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
             failpoints.reach("graph.appended")
         try:
-            return self.make_tasks(graph, start=start, dsk=dsk, keys=keys, client=client, **kwargs)
+            content = request.exposure.content if request is not None else b""
+            return self.make_tasks(
+                graph, content, start=start, dsk=dsk, keys=keys, client=client, **kwargs
+            )
         except Exception:
             if self.recorder is not None and graph:
                 self.recorder.retired(graph)
             raise
 
-    def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
+    def make_tasks(
+        self,
+        graph: int,
+        content: bytes = b"",
+        *,
+        dsk: dict[Key, Any],
+        keys: set[Key],
+        **kwargs: Any,
+    ) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
         with gc_pauses.paused(), self.during(Step(desires_of=kwargs["client"])):
             result = super()._create_taskstate_from_graph(dsk=dsk, keys=keys, **kwargs)
         if graph:
-            self._own(graph, {*dsk, *keys})
+            self._own(graph, {*dsk, *keys}, content)
         return result
 
-    def _own(self, graph: int, keys: set[Key]) -> None:
+    def _own(self, graph: int, keys: set[Key], content: bytes = b"") -> None:
         known = {key for key in keys if key in self.tasks}
-        self.graphs.add(graph, known)
+        self.graphs.add(graph, known, content)
         if not known:
             self.graphs.drop(graph)
             if self.recorder is not None:
@@ -261,7 +288,7 @@ class Intents(SchedulerBase):
         self, recorder: Recorder, graph: int, client: str, request: GraphRequest, payload: bytes
     ) -> None:
         session, sequence = request.session, request.sequence
-        content = request.exposure.content if request.exposure is not None else b""
+        content = request.exposure.content
         inlined = recorder.inline(payload)
         record = GraphSubmitted(graph, client, session, sequence, *inlined, content)
         self.sessions.apply(record)

@@ -29,9 +29,11 @@ from distributed.versions import error_message, get_versions
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.engine.clients.cancellation import Cancellation
+from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import CheckedComm, refuse, require_sender
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
 from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
@@ -45,6 +47,7 @@ from ha_scheduler.protocol.client import (
     Stale,
 )
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, shown, tag_of, to_op
+from ha_scheduler.protocol.engine import Exposure
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +67,14 @@ class Clients(Cancellation):
         """Register a client, new or known to the ledger, and serve its stream."""
         try:
             from_op(RegisterClient, {"client": client})
+            self.exposures.check(_exposure(client))
             if client.startswith(PSEUDO_CLIENTS):
                 raise MalformedMessage(f"register-client: {shown(client)} is a name of Dask's own")
             await self.recovery.opened()
             comm.name = "Scheduler->Client"
             await self._welcome(comm, versions)
             said = await self._proof(comm, client)
-        except MalformedMessage as error:
+        except (MalformedMessage, SetAside) as error:
             return await refuse(comm, error)
         served = asyncio.Event()
         before, self._served[client] = self._served.get(client), served
@@ -240,6 +244,10 @@ class Clients(Cancellation):
 
     def ha_hello(self, client: str, message: Hello) -> None:
         """First message of a client with a journal."""
+        with self.exposures.open(_exposure(client)):
+            self._hello(client, message)
+
+    def _hello(self, client: str, message: Hello) -> None:
         stream = self.client_comms[client]
         if message.term > self.term:
             stream.send(to_op(Stale(self.term)))
@@ -263,6 +271,9 @@ class Clients(Cancellation):
         It is told of cancellations that it missed, of the keys that the cell does not know, and of
         the state of every other key that has one, unless it is what the client believes.
         """
+        await self.exposures.step_by_step(self._hear_wants(client, message), _exposure(client))
+
+    async def _hear_wants(self, client: str, message: Resume) -> None:
         self.drop_notices(client, message.heard)
         cancelled = self.tell_cancelled(client, set(message.keys))
         keys = [key for key in message.keys if key not in cancelled]
@@ -315,3 +326,9 @@ class Clients(Cancellation):
             self.report_on_key(ts=ts, client=client)
         elif believed_finished:
             stream.send({"op": "lost-data", "key": key})
+
+
+def _exposure(client: str) -> Exposure:
+    """What a client says of itself when it comes or comes back."""
+    content = digest([b"return", client.encode(errors="replace")])
+    return Exposure(content, "return of", short_name(client), short_name(client))

@@ -11,7 +11,8 @@ Order: a follower puts an uploaded file into place at once, because later graphs
 its module. Plugins start when a follower is about to lead, before it takes in workers: they see
 every event of their leader, also that workers return and that their results are in memory (so count
 by key). All together have ``START_SECONDS``; what takes longer (an installation) goes on while the
-cell works.
+cell works. What a plugin does, whenever it runs, is its own doing (``engine/exposures.py``): one
+that ends engines is set aside, and not started on the next leader.
 
 Plugins of ``--preload`` and of the scheduler's own extensions are not recorded: every engine has
 them.
@@ -20,9 +21,12 @@ them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import inspect
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,22 @@ from distributed.utils import import_file
 from tornado.ioloop import PeriodicCallback
 
 from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.stream.tables import DELETED, Change, Deleted, Table
 from ha_scheduler.engine.stream.transactions import take_call
+from ha_scheduler.protocol.engine import Exposure
 
 SCHEDULER_PLUGINS = "scheduler-plugin"  # name → pickled, as its client sent it
 PLUGIN_STATES = "scheduler-plugin-state"  # name of the plugin → pickled
 
 START_SECONDS = 1.0  # a takeover waits this long for all plugins together
 STATE_SECONDS = 5.0  # how old the state may be that a plugin gets back
+
+#: What upstream tells plugins of, beside their start.
+HOOKS = (
+    *("update_graph", "transition", "restart", "log_event", "valid_workers_downscaling"),
+    *("add_worker", "remove_worker", "add_client", "remove_client", "before_close", "close"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +77,20 @@ class SchedulerPlugins(SchedulerBase):
         changes: list[Change] = []
         # Before it is started: what it then holds on to may be no thing to pickle.
         pickled = dumps(plugin) if isinstance(plugin, SchedulerPlugin) else bytes(plugin)
+        exposure = _exposure(name or "without a name", pickled)
+        if not isinstance(plugin, SchedulerPlugin):
+            with self.exposures.open(exposure, apart=True):
+                plugin = loads(pickled)
+            assert isinstance(plugin, SchedulerPlugin)
         if name is None:
-            name = str(_get_plugin_name(loads(pickled)))
+            name = str(_get_plugin_name(plugin))
         if not (idempotent and name in self.plugins):
-            await super().register_scheduler_plugin(plugin, name=name, idempotent=idempotent)
+            self._expose_hooks(plugin, exposure)
+            await self.exposures.step_by_step(
+                super().register_scheduler_plugin(plugin, name=name, idempotent=idempotent),
+                exposure,
+                apart=True,
+            )
             # A state is that of a plugin which had this name before.
             changes = [self._plugins.set(name, pickled), *self._without_state(name)]
         self.transactions.answer(call, *changes, answer=None)
@@ -110,7 +132,8 @@ class SchedulerPlugins(SchedulerBase):
             path.write_bytes(plugin.data)
             if plugin.load:
                 try:
-                    import_file(str(path))
+                    with self.exposures.open(self._exposure_of(name), apart=True):
+                        import_file(str(path))
                 except Exception:
                     logger.exception(
                         "The uploaded file %s cannot be imported here.",
@@ -132,13 +155,10 @@ class SchedulerPlugins(SchedulerBase):
         plugin = self._unpickled(name)
         if plugin is None:
             return
+        exposure = self._exposure_of(name)
         try:
-            if name in self.recorded_states and hasattr(plugin, "ha_restore"):
-                plugin.ha_restore(loads(self.recorded_states[name]))
-            if not isinstance(plugin, SchedulerUploadFile) and hasattr(plugin, "start"):
-                result = plugin.start(self)
-                if inspect.isawaitable(result):
-                    await result
+            await self.exposures.step_by_step(self._restore(name, plugin), exposure, apart=True)
+            self._expose_hooks(plugin, exposure)
             self.plugins[name] = plugin
         except Exception:
             logger.exception(
@@ -147,9 +167,42 @@ class SchedulerPlugins(SchedulerBase):
                 extra={"action": "plugin-start-failed"},
             )
 
+    async def _restore(self, name: str, plugin: Any) -> None:
+        if name in self.recorded_states and hasattr(plugin, "ha_restore"):
+            plugin.ha_restore(loads(self.recorded_states[name]))
+        if not isinstance(plugin, SchedulerUploadFile) and hasattr(plugin, "start"):
+            result = plugin.start(self)
+            if inspect.isawaitable(result):
+                await result
+
+    def _exposure_of(self, name: str) -> Exposure:
+        return _exposure(name, self.recorded_plugins[name])
+
+    def _expose_hooks(self, plugin: Any, exposure: Exposure) -> None:
+        """What it does when it is told of something is its own doing, whatever it is told of."""
+        for name in HOOKS:
+            own = getattr(type(plugin), name, None)
+            if own is not getattr(SchedulerPlugin, name, None):
+                with contextlib.suppress(AttributeError, TypeError):  # it takes no attributes
+                    setattr(plugin, name, self._exposed_hook(getattr(plugin, name), exposure))
+
+    def _exposed_hook(self, hook: Callable[..., Any], exposure: Exposure) -> Callable[..., Any]:
+        exposures = self.exposures
+
+        @functools.wraps(hook)
+        def exposed(*args: Any, **kwargs: Any) -> Any:
+            with exposures.watch(exposure, apart=True):
+                result = hook(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                return exposures.step_by_step(result, exposure, apart=True)
+            return result
+
+        return exposed
+
     def _unpickled(self, name: str) -> Any:
         try:
-            return loads(self.recorded_plugins[name])
+            with self.exposures.open(self._exposure_of(name), apart=True):
+                return loads(self.recorded_plugins[name])
         except Exception:
             logger.exception(
                 "Scheduler plugin %r cannot be read here; install its module on all peers.",
@@ -157,3 +210,7 @@ class SchedulerPlugins(SchedulerBase):
                 extra={"action": "plugin-unreadable"},
             )
             return None
+
+
+def _exposure(name: str, pickled: bytes) -> Exposure:
+    return Exposure(digest([pickled]), "scheduler plugin", short_name(name))

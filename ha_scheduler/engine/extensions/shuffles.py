@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from time import time
 from typing import Any
 
-from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.pickle import dumps
 from distributed.scheduler import Msgs
 from distributed.shuffle._core import SchedulerShuffleState, ShuffleId, barrier_key, id_from_key
 from distributed.shuffle._exceptions import P2PConsistencyError
@@ -179,9 +179,8 @@ class Shuffles(ShuffleSchedulerPlugin):
         told = {shuffle_id for runs in self._heard.values() for shuffle_id, _, _ in runs}
         known = list(dict.fromkeys((*self.recorded, *self.members, *sorted(told))))
         for shuffle_id in known:
-            if shuffle_id in self.recorded and self._is_awaited(shuffle_id):
-                self._revive(shuffle_id)
-            else:
+            awaited = shuffle_id in self.recorded and self._is_awaited(shuffle_id)
+            if not (awaited and self._revive(shuffle_id)):
                 self._forget(shuffle_id)
         for shuffle_id in known:
             if shuffle_id in self.active_shuffles:
@@ -194,13 +193,25 @@ class Shuffles(ShuffleSchedulerPlugin):
         barrier = self.scheduler.tasks.get(barrier_key(shuffle_id))
         return barrier is not None and barrier.state in _GOING_ON
 
-    def _revive(self, shuffle_id: ShuffleId) -> None:
+    def _revive(self, shuffle_id: ShuffleId) -> bool:
+        """Whether it goes on; it begins anew if what was recorded of it cannot be read here."""
+        recorded = self.recorded[shuffle_id]
+        try:
+            run_spec = self.scheduler.exposures.read("shuffle", shuffle_id, recorded)
+        except Exception:
+            logger.warning(
+                "Shuffle %s cannot be read here, and begins anew.",
+                shuffle_id,
+                exc_info=True,
+                extra={"action": "shuffle-unreadable"},
+            )
+            return False
         state: SchedulerShuffleState[Any] = SchedulerShuffleState(
-            run_spec=loads(self.recorded[shuffle_id]),
-            participating_workers=set(self.members[shuffle_id]),
+            run_spec=run_spec, participating_workers=set(self.members[shuffle_id])
         )
         self.active_shuffles[shuffle_id] = state
         self._shuffles[shuffle_id].add(state)
+        return True
 
     def _is_whole(self, shuffle_id: ShuffleId) -> bool:
         """Whether each process that takes part is here and has not ended the run."""

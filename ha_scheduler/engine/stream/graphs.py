@@ -22,14 +22,14 @@ import re
 import struct
 from collections.abc import Collection, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from distributed.protocol.pickle import dumps, loads
 from distributed.utils import nbytes
 
-from ha_scheduler.engine.exposures import Exposures, digest, shown
+from ha_scheduler.engine.exposures import Exposures, digest, short_name
 from ha_scheduler.engine.stream.keys import Key, pack_keys, unpack_keys
 from ha_scheduler.protocol.engine import Exposure
 
@@ -52,15 +52,15 @@ class ReplayDivergedError(Exception):
 class GraphRequest:
     """One ``update-graph`` on its way through the leader."""
 
-    session: str = ""
-    sequence: int = 0
-    header: dict[str, Any] = field(default_factory=dict)
-    frames: list[Any] = field(default_factory=list)
+    session: str
+    sequence: int
+    header: dict[str, Any]
+    frames: list[Any]
+    exposure: Exposure
+    exposures: Exposures
+    patience_s: float  # for what is to be done next with so much
     materialised: bytes | None = None
     recorded: bool = False
-    exposure: Exposure | None = None
-    exposures: Exposures | None = None
-    patience_s: float = 0.0  # for what is to be done next with so much
 
 
 #: The request that the running task handles; ``offload`` hands it to the materialising thread.
@@ -126,9 +126,9 @@ def exposure_of(
 ) -> Exposure:
     """What an engine is exposed to that reads this graph."""
     listed = list(islice(keys, 2))
-    what = shown(listed[0]) if listed else "without keys"
+    what = short_name(listed[0]) if listed else "without keys"
     what = f"of {what}" + (" and others" if listed[1:] else "")
-    return Exposure(content, "graph", what, shown(client), session, sequence)
+    return Exposure(content, "graph", what, short_name(client), session, sequence)
 
 
 class GraphTable:
@@ -138,11 +138,14 @@ class GraphTable:
         self._latest: dict[Key, int] = {}
         self._older: dict[Key, list[int]] = {}
         self._live: dict[int, set[Key]] = {}
+        self.contents: dict[int, bytes] = {}  # of graphs with known keys: what was sent
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def add(self, graph: int, keys: set[Key]) -> None:
+    def add(self, graph: int, keys: set[Key], content: bytes = b"") -> None:
+        if content:
+            self.contents[graph] = content
         latest = self._latest
         for key in keys & latest.keys():
             self._older.setdefault(key, []).append(latest[key])
@@ -184,10 +187,12 @@ class GraphTable:
         if live:
             return False
         del self._live[graph]
+        self.contents.pop(graph, None)
         return True
 
     def drop(self, graph: int) -> None:
         """Forget a retired graph with all its keys."""
+        self.contents.pop(graph, None)
         for key in self._live.pop(graph, ()):
             if self._latest.get(key) == graph:
                 del self._latest[key]

@@ -43,6 +43,7 @@ from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
+from ha_scheduler.protocol.engine import Exposure
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,25 @@ class Replay:
         self._rebuilding = True
         self._unretired: set[int] = set()  # graphs of the ledger
         self.errors: dict[Key, dict[str, Any]] = {}
+
+    def read(self, data: bytes) -> None:
+        """Apply the record, unless engines ended of it: then every engine passes over it.
+
+        Raises what ends this engine. An error that is not due to this host is told as the record's.
+        """
+        record = records.decode(data)
+        exposure = Exposure(digest([data]), "record", type(record).__name__)
+        of_this_host: Exception | None = None
+        try:
+            with self._scheduler.exposures.open(exposure, fatal=True):
+                try:
+                    self.apply(record)
+                except (ReplayDivergedError, records.UnknownRecordError) as error:
+                    of_this_host = error
+        except SetAside as error:
+            logger.error("%s", error, extra={"action": "record-set-aside"})
+        if of_this_host is not None:
+            raise of_this_host
 
     def apply(self, record: Record) -> None:
         """Apply one committed record. Raises ``ReplayDivergedError``."""
@@ -158,7 +178,8 @@ class Replay:
         who = (record.client, record.session, record.sequence)
         exposure = exposure_of(content, keys, *who)
         try:
-            with self._scheduler.exposures.open(exposure, len(body) / READ_BYTES_PER_S) as opened:
+            patience_s = len(body) / READ_BYTES_PER_S
+            with self._scheduler.exposures.open(exposure, patience_s, apart=True) as opened:
                 if not body:
                     raise SetAside(f"{exposure.kind} {exposure.what} was set aside; send it again")
                 self._read_graph(record, keys, body, opened)
@@ -249,6 +270,7 @@ class Replay:
         try:
             self._scheduler.make_tasks(
                 record.graph,
+                record.content,
                 dsk=dsk,
                 keys=keys,
                 client=record.client,

@@ -16,7 +16,7 @@ from distributed.scheduler import TaskState
 from msgspec.structs import replace
 
 from ha_scheduler.engine import compat
-from ha_scheduler.engine.exposures import Exposures
+from ha_scheduler.engine.exposures import Exposures, short_name
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
 from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.graphs import GraphTable
@@ -28,6 +28,7 @@ from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.sessions import Sessions
 from ha_scheduler.protocol.client import Welcome
+from ha_scheduler.protocol.engine import Exposure
 
 OnMark = Callable[[str, dict[str, Any]], None]
 
@@ -56,7 +57,7 @@ class StreamScheduler(upstream.Scheduler):
         self.session_of: dict[str, str] = {}  # by client
         self.scattered: set[Key] = set()
         self.retried: set[Key] = set()  # whose errors were withdrawn, and that have none since
-        self.tables = ReplicatedTables()
+        self.tables = ReplicatedTables(self.exposures)
         self.runs = RunIds(self.graphs)
         self.step = OTHER
         self.mark: OnMark = lambda phase, detail: None  # notes a phase of the takeover
@@ -82,7 +83,15 @@ class StreamScheduler(upstream.Scheduler):
 
     # Asked of parts
 
-    def make_tasks(self, graph: int, *, dsk: dict[Key, Any], keys: set[Key], **kwargs: Any) -> Any:
+    def make_tasks(
+        self,
+        graph: int,
+        content: bytes = b"",
+        *,
+        dsk: dict[Key, Any],
+        keys: set[Key],
+        **kwargs: Any,
+    ) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
         raise NotImplementedError
 
@@ -91,6 +100,12 @@ class StreamScheduler(upstream.Scheduler):
     ) -> None:
         """Make errors of the keys of a graph that is not read."""
         raise NotImplementedError
+
+    def exposure_of_task(self, key: Key) -> Exposure | None:
+        """The exposure of the graph that made the task; None if that is not known."""
+        graph = self.graphs.maker_of(key)
+        content = self.graphs.contents.get(graph)
+        return Exposure(content, "graph", f"of {short_name(key)}") if content else None
 
     def rebuilt(self) -> None:
         """Every task of the ledger is known."""

@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
-from distributed.protocol.pickle import dumps, loads
+from distributed.protocol.pickle import dumps
 
+from ha_scheduler.engine.exposures import Exposures
 from ha_scheduler.engine.stream.keys import decode_key, encode_name
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
@@ -106,7 +107,8 @@ T = TypeVar("T", bound=Table[Any, Any])
 
 
 class ReplicatedTables:
-    def __init__(self) -> None:
+    def __init__(self, exposures: Exposures) -> None:
+        self._exposures = exposures
         self._tables: dict[str, Table[Any, Any]] = {}
 
     def __iter__(self) -> Iterator[Table[Any, Any]]:
@@ -126,7 +128,20 @@ class ReplicatedTables:
                 f"(format {FORMAT}); upgrade this peer"
             )
         key = decode_key(name)
-        table.learn(key, DELETED if value is None else _read(space, key, value))
+        table.learn(key, DELETED if value is None else self._read(space, key, value))
+
+    def _read(self, space: str, key: Any, value: bytes) -> Any:
+        try:
+            return self._exposures.read(f"value in {space}", key, value)
+        except Exception:  # the next engine would end of it as well
+            logger.exception(
+                "The value of %r in %s cannot be read here, and is lost if this peer leads; "
+                "install on all peers what its client uses.",
+                key,
+                space,
+                extra={"action": "value-unreadable"},
+            )
+            return DELETED
 
     def lead(self) -> None:
         for table in self:
@@ -152,17 +167,3 @@ def _encode(key: Any, value: Any) -> bytes:
             f"keep large data on workers, and a future of it here"
         )
     return data
-
-
-def _read(space: str, key: Any, value: bytes) -> Any:
-    try:
-        return loads(value)
-    except Exception:  # the next engine would end of it as well
-        logger.exception(
-            "The value of %r in %s cannot be read here, and is lost if this peer leads; install on "
-            "all peers what its client uses.",
-            key,
-            space,
-            extra={"action": "value-unreadable"},
-        )
-        return DELETED

@@ -23,16 +23,23 @@ from typing import Any
 
 from distributed.diagnostics.progress import GroupTiming
 from distributed.diagnostics.task_stream import TaskStreamPlugin
-from distributed.protocol.pickle import loads
 from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerState
 
+from ha_scheduler.engine.exposures import Opened
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.task_errors import decode_error
 from ha_scheduler.engine.takeover.consequences import Consequences
 from ha_scheduler.engine.takeover.orphans import Orphans
 from ha_scheduler.engine.takeover.reported_actors import ReportedActors
-from ha_scheduler.engine.takeover.reports import Claim, Held, claims, date, without
+from ha_scheduler.engine.takeover.reports import (
+    Claim,
+    Held,
+    claims,
+    date,
+    exposure_of_report,
+    without,
+)
 from ha_scheduler.engine.takeover.shuffle_errors import is_no_outcome
 from ha_scheduler.protocol.worker import FETCHING, Report
 
@@ -54,27 +61,36 @@ class Adoption:
     def adopt(self, reports: dict[str, Report], stimulus_id: str) -> dict[str, Report]:
         """Adopt the reports of registered workers; returns them without former tasks."""
         step = Consequences(self._scheduler, stimulus_id)
-        reports = {
-            address: self._actors.not_told_of(self._without_former(address, report, step))
-            for address, report in reports.items()
-        }
         for address, report in reports.items():
-            self._reconcile(address, report, step)
-            self._claim(address, report)
-            self._adopt_metadata(report)
+            with self._reading(address):
+                former = self._without_former(address, report, step)
+                reports[address] = self._actors.not_told_of(former)
         for address, report in reports.items():
-            for key, nbytes, typename, run in self._actors.without_handles(address, report):
-                held = Held(nbytes, typename, date(report, key, run))
-                self._adopt_result(key, address, held, key in report.actors, step)
+            with self._reading(address):
+                self._reconcile(address, report, step)
+                self._claim(address, report)
+                self._adopt_metadata(report)
+        for address, report in reports.items():
+            with self._reading(address):
+                for key, nbytes, typename, run in self._actors.without_handles(address, report):
+                    held = Held(nbytes, typename, date(report, key, run))
+                    self._adopt_result(key, address, held, key in report.actors, step)
         for key, address in self._actors.adopt_handles():
             step.free(address, key)
         self._settle(step)
         for address, report in reports.items():
-            for key, claim in claims(address, report):
-                self._adopt_running(key, claim, step)
+            with self._reading(address):
+                for key, claim in claims(address, report):
+                    self._adopt_running(key, claim, step)
         self._adopt_errors(reports, step)
         step.send()
         return reports
+
+    def _reading(self, address: str) -> Opened:
+        """Whose report it is that this engine may end of."""
+        worker = self._scheduler.workers[address]
+        exposure = exposure_of_report(worker.server_id, address)
+        return self._scheduler.exposures.watch(exposure, fatal=True)
 
     def _without_former(self, address: str, report: Report, step: Consequences) -> Report:
         """The report without released tasks, which its worker is told to free.
@@ -127,7 +143,8 @@ class Adoption:
             ts = self._scheduler.tasks.get(key)
             if ts is not None:
                 try:
-                    ts.metadata = {**loads(data), **(ts.metadata or {})}
+                    read = self._scheduler.exposures.read("metadata of", key, data)
+                    ts.metadata = {**read, **(ts.metadata or {})}
                 except Exception:
                     logger.warning(
                         "The metadata of %r cannot be read here; install on all peers what its "

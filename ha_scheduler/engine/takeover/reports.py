@@ -11,13 +11,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ha_scheduler.engine.exposures import digest
 from ha_scheduler.engine.stream.keys import Key
+from ha_scheduler.protocol.engine import Exposure
 from ha_scheduler.protocol.worker import Report
 
 
 def date(report: Report, key: Key, run: int) -> int:
     """The run of a result; for one without, an id above that of its task's graph."""
     return run if run >= 0 else report.fetched.get(key, report.heard)
+
+
+def exposure_of_report(worker_id: str, address: str) -> Exposure:
+    """A new leader is exposed to what a process says of itself, in whichever words."""
+    return Exposure(digest([b"report", worker_id.encode()]), "report of worker", address[:256])
 
 
 def without(report: Report, keys: set[Key]) -> Report:

@@ -33,10 +33,12 @@ from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.task_errors import erred_fields
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
+from ha_scheduler.engine.takeover.reports import exposure_of_report
 from ha_scheduler.engine.takeover.scattered import ScatteredData
 from ha_scheduler.engine.takeover.withheld import WithheldTasks
 from ha_scheduler.engine.workers.probe import Reach, WorkerSilent, call, reach, until_gone
 from ha_scheduler.engine.workers.retirement import Retirement
+from ha_scheduler.errors import SetAside
 from ha_scheduler.protocol.client import HA
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
 from ha_scheduler.protocol.worker import (
@@ -58,6 +60,8 @@ RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again 
 
 # What upstream removes a worker with when it sends to a stream that has closed (6278, 6320)
 _SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
+# For a worker whose report ends leaders: its nanny starts another one
+_BEGIN_ANEW = {"op": "close", "nanny": False, "reason": "ha-report-set-aside"}
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
@@ -103,6 +107,11 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
         if farewell := self.farewell(fields["server_id"]):
             return await self._send_away(fenced, address, farewell)
+        try:
+            self.exposures.check(exposure_of_report(fields["server_id"], address))
+        except SetAside as error:
+            logger.error("%s", error, extra={"action": "report-set-aside"})
+            return await self._send_away(fenced, address, _BEGIN_ANEW)
         self._latest[address] = fenced
         known = self.workers.get(address)
         if known is not None and known.server_id == fields["server_id"]:
