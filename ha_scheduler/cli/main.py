@@ -30,6 +30,7 @@ from ha_scheduler.cli.options import (
     tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
+from ha_scheduler.cli.quarantine import quarantine
 from ha_scheduler.cli.repair import repair
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence, fail
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
@@ -261,7 +262,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-for _command in (init, status, transfer, remove, history, repair):
+for _command in (init, status, transfer, remove, history, repair, quarantine):
     main.add_command(_command)
 
 if __name__ == "__main__":

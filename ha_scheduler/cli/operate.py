@@ -23,7 +23,7 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
+from ha_scheduler.peer.history import CAUSE, ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.control import RemoveRequest, Status, Taken, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import Failover
 
@@ -40,7 +40,7 @@ _UNKNOWN = "-"
 _PIPE_COLUMNS = 200  # for files and grep, which have no window
 
 
-def _cell_options(command: _F) -> _F:
+def cell_options(command: _F) -> _F:
     for option in (
         click.option(
             "--timeout",
@@ -56,7 +56,7 @@ def _cell_options(command: _F) -> _F:
     return command
 
 
-_format_option = click.option(
+format_option = click.option(
     "--format",
     "output",
     type=click.Choice(["table", "json"]),
@@ -66,12 +66,12 @@ _format_option = click.option(
 
 
 @click.command()
-@_cell_options
-@_format_option
+@cell_options
+@format_option
 def status(output: str, **values: Any) -> int:
     """Show what each peer says of itself."""
-    client = _client(values)
-    answers = _statuses(client)
+    client = client_of(values)
+    answers = statuses(client)
     if output == "json":
         click.echo(json.dumps(_status_json(client, answers), indent=2))
     else:
@@ -80,12 +80,12 @@ def status(output: str, **values: Any) -> int:
 
 
 @click.command()
-@_cell_options
-@_format_option
+@cell_options
+@format_option
 def history(output: str, **values: Any) -> int:
     """Show the changes of leader with their phases (seconds after the loss was detected)."""
-    client = _client(values)
-    _statuses(client)
+    client = client_of(values)
+    statuses(client)
     answers = client.of_all(client.history)
     known = LeaderHistory()
     for answer in answers.values():
@@ -101,20 +101,20 @@ def history(output: str, **values: Any) -> int:
 
 
 @click.command()
-@_cell_options
+@cell_options
 @click.option(
     "--to", default=None, metavar="NAME", help="The peer that shall lead.  [default: any]"
 )
 def transfer(to: str | None, **values: Any) -> int:
     """Let another peer lead, without a failure. Waits until it does."""
-    client = _client(values)
-    answers = _statuses(client)
+    client = client_of(values)
+    answers = statuses(client)
     if to is not None and to not in client.cell.names:
         raise OperatorError(
             f"--to {to} is not one of the peers ({', '.join(client.cell.names)}); "
             f"use one of these names."
         )
-    leader = _leader_or_fail(answers, "Leadership was not transferred")
+    leader = leader_or_fail(answers, "Leadership was not transferred")
     if to == leader:
         click.echo(f"{to} leads already.")
         return 0
@@ -129,7 +129,7 @@ def transfer(to: str | None, **values: Any) -> int:
 
 
 @click.command()
-@_cell_options
+@cell_options
 @click.argument("name")
 def remove(name: str, **values: Any) -> int:
     """Remove the peer NAME from the cell. Waits until it is done.
@@ -137,9 +137,9 @@ def remove(name: str, **values: Any) -> int:
     A leader hands over first. The disk of a removed peer never acts again; add the peer anew with
     an empty one and --join.
     """
-    client = _client(values)
-    answers = _statuses(client)
-    leader = _leader_or_fail(answers, f"Peer {name} was not removed")
+    client = client_of(values)
+    answers = statuses(client)
+    leader = leader_or_fail(answers, f"Peer {name} was not removed")
     client.request(leader, RemoveRequest(name), Taken)
     deadline = time.monotonic() + REMOVE_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -161,7 +161,7 @@ def _members(answer: Status) -> set[str]:
     return {member.name for member in answer.members}
 
 
-def _statuses(client: ControlClient) -> dict[str, Status | ControlError]:
+def statuses(client: ControlClient) -> dict[str, Status | ControlError]:
     """The status of each peer; ``client`` knows today's peers from then on."""
     answers = client.of_all(client.status)
     known = [answer for answer in answers.values() if isinstance(answer, Status)]
@@ -172,7 +172,7 @@ def _statuses(client: ControlClient) -> dict[str, Status | ControlError]:
     return client.of_all(client.status)
 
 
-def _leader_or_fail(answers: _Answers, failure: str) -> str:
+def leader_or_fail(answers: _Answers, failure: str) -> str:
     leader = _leader(answers)
     if leader is not None:
         return leader
@@ -182,7 +182,7 @@ def _leader_or_fail(answers: _Answers, failure: str) -> str:
     raise ControlError(f"{failure}: {reason}.")
 
 
-def _client(values: dict[str, Any]) -> ControlClient:
+def client_of(values: dict[str, Any]) -> ControlClient:
     cell = the_cell(values["peers"])
     data_dir: Path | None = values["data_dir"]
     files = choose_control_files(the_tls(values, data_dir), cell)
@@ -218,7 +218,7 @@ def _fields(answer: Status) -> dict[str, Any]:
     return {name: value for name, value in to_builtins(answer).items() if name != "op"}
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table()
@@ -227,7 +227,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     from rich.console import Console
 
     console = Console()
@@ -238,7 +238,7 @@ def _print(table: Table) -> None:
 
 def _print_status(client: ControlClient, answers: _Answers) -> None:
     columns = ("peer", "address", "role", "term", "leader", "commit/applied", "engine", "member")
-    table = _table(*columns)
+    table = new_table(*columns)
     members = _member_column(answers)
     for name, answer in answers.items():
         peer = client.cell.peer(name)
@@ -252,7 +252,7 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
         row += [f"{answer.commit}/{answer.applied}", answer.engine.state]
         row.append(members.get(name, _UNKNOWN))
         table.add_row(name, address, *row, style=style)
-    _print(table)
+    print_table(table)
     for name, answer in answers.items():
         isolation = answer.engine.isolation if isinstance(answer, Status) else ""
         if isolation not in ("", "full"):
@@ -261,6 +261,7 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")
     _print_rejections(answers)
+    _print_set_aside(answers)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
@@ -281,6 +282,19 @@ def _print_rejections(answers: _Answers) -> None:
         click.echo(f"  {rejection}")
 
 
+def _print_set_aside(answers: _Answers) -> None:
+    known = [answer for answer in answers.values() if isinstance(answer, Status)]
+    newest = max(known, key=lambda answer: answer.applied, default=None)
+    if newest is None or not newest.set_aside:
+        return
+    click.echo(
+        "Schedulers ended of what clients sent, which is not read any more; see "
+        "`dask-ha-scheduler quarantine list`. The latest:"
+    )
+    for sentence in newest.set_aside:
+        click.echo(f"  {sentence}")
+
+
 def _member_column(answers: _Answers) -> dict[str, str]:
     """Each peer's role and lag according to the leader."""
     leading = answers.get(_leader(answers) or "")
@@ -298,10 +312,12 @@ def _print_history(entries: Sequence[Failover]) -> None:
     if not entries:
         click.echo("No change of leader is known.")
         return
-    table = _table("term", "when (UTC)", "leader", "phases (s)")
+    table = new_table("term", "when (UTC)", "leader", "phases (s)")
     for entry in entries:
         when = datetime.fromtimestamp(entry.started, UTC)
         ordered = sorted(entry.phases.items(), key=lambda phase: phase[1])
         phases = "\n".join(f"{after:8.3f}  {phase}" for phase, after in ordered)
+        if (cause := entry.details.get(CAUSE)) is not None:
+            phases += f"\n{cause['peer']}: {cause['ended']}; {', '.join(cause['of'])}"
         table.add_row(str(entry.term), f"{when:%F %T}", entry.leader, phases)
-    _print(table)
+    print_table(table)

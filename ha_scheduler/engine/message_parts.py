@@ -48,5 +48,6 @@ class ExposedPickle:
 
 def install(scheduler: StreamScheduler) -> None:
     """For the one scheduler of this process, for ever (protocol/core.py:73)."""
-    decoding.pickle = ExposedPickle(core.pickle, scheduler)  # type: ignore[attr-defined]
-    core.pickle = ExposedPickle(core.pickle, scheduler)  # type: ignore[assignment]
+    exposed: Any = ExposedPickle(core.pickle, scheduler)
+    core.pickle = exposed
+    vars(decoding)["pickle"] = exposed

@@ -4,8 +4,8 @@ Guarantee: each request gets exactly one answer, its own or ``Declined``. ``Tran
 another peer leads. A membership change is answered when the leader has begun it: its end is in the
 status.
 
-Any certificate of the cell allows the status and a transfer. A membership change takes a peer's
-certificate, and a join as peer c that of peer c.
+Any certificate of the cell allows the status and a transfer. A membership change, and to release
+something from the quarantine, takes a peer's certificate, and a join as peer c that of peer c.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.peer.history import ENTRIES_MAX
+from ha_scheduler.peer.inquest import quarantined
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.roster import named
 from ha_scheduler.protocol import frames
@@ -29,6 +30,9 @@ from ha_scheduler.protocol.control import (
     History,
     HistoryRequest,
     JoinRequest,
+    Quarantine,
+    QuarantineRequest,
+    ReleaseRequest,
     RemoveRequest,
     Request,
     StatusRequest,
@@ -72,6 +76,10 @@ class Control:
                 return await self._transfer(to)
             case CellRequest():
                 return FoundingList(replica.roster.founding.text)
+            case QuarantineRequest():
+                return Quarantine(tuple(map(quarantined, replica.cases())))
+            case ReleaseRequest(content):
+                return self._change(shown, None, lambda: replica.release(content))
             case JoinRequest(disk, replacing):
                 join = replica.reconfiguration.join
                 return self._change(shown, disk.name, lambda: join(named(disk), replacing))
@@ -97,7 +105,7 @@ class Control:
     def _change(
         self, shown: ssl.SSLObject | None, name: str | None, begin: Callable[[], Declined | None]
     ) -> Taken | Declined:
-        """A membership change by who shows the certificate of peer ``name`` (None: of any)."""
+        """A change of the cell by who shows the certificate of peer ``name`` (None: of any)."""
         if reason := _not_peer(shown, name):
             return Declined(reason)
         if not self._replica.leading():

@@ -17,6 +17,7 @@ from ha_scheduler.protocol.peer import Failover
 
 ENTRIES_MAX = 100  # changes of leader remembered
 PHASES_MAX = 32  # of one entry; the engine names them
+CAUSE = "cause"  # in the details: what the former leader's engine ended of
 TAIL = 3  # entries in gossip and status
 
 
@@ -47,13 +48,20 @@ class LeaderHistory:
         if detail:
             entry.details[phase] = detail
 
+    def caused_by(self, cause: dict[str, Any], term: int) -> None:
+        """Why the leader of ``term`` lost its engine: of the entry of ours that followed it."""
+        own = [later for later in self._zero if later > term and later in self._entries]
+        entry = self._entries[min(own)] if own else None
+        if entry is not None:
+            entry.details.setdefault(CAUSE, cause)
+
     def merge(self, entries: Iterable[Failover]) -> None:
         """Entries of another peer; our own win, a longer one of the same term replaces."""
         for entry in entries:
             known = self._entries.get(entry.term)
             if entry.term in self._zero:
                 continue
-            if known is None or len(entry.phases) >= len(known.phases):
+            if known is None or _size(entry) >= _size(known):
                 self._entries[entry.term] = entry
         self._trim()
 
@@ -65,3 +73,7 @@ class LeaderHistory:
         for term in sorted(self._entries)[:-ENTRIES_MAX]:
             del self._entries[term]
             self._zero.pop(term, None)
+
+
+def _size(entry: Failover) -> int:
+    return len(entry.phases) + len(entry.details)

@@ -15,8 +15,11 @@ import enum
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.records import OPEN_MAX, EngineEnded
+from ha_scheduler.protocol.control import CaseDeath, QuarantinedCase
 from ha_scheduler.protocol.engine import Exposure
 
 UNTOLD_MAX = 16  # ends that the cell has not in its log yet, of one peer
@@ -117,6 +120,31 @@ class Untold:
         self._proposed[record.id] = term
         while len(self._proposed) > PROPOSED_MAX:
             self._proposed.pop(next(iter(self._proposed)))
+
+
+def quarantined(case: Case) -> QuarantinedCase:
+    """A case, for an operator."""
+    it = case.exposure
+    deaths = tuple(CaseDeath(d.peer, d.term, d.led, d.cause, d.at, d.alone) for d in case.deaths)
+    return QuarantinedCase(
+        it.content, it.kind, it.what, it.client, it.session, it.sequence, case.set_aside, deaths
+    )
+
+
+def blamed(record: EngineEnded) -> dict[str, Any]:
+    """What a leader's engine ended of, for the history."""
+    return {
+        "peer": record.peer,
+        "ended": record.cause,
+        "of": [f"{it.kind} {it.what} of {it.client or 'the cell'}" for it in record.open],
+    }
+
+
+def in_words(case: Case) -> str:
+    """A case in a sentence, for the status."""
+    it = case.exposure
+    whose = f" of {it.client}" if it.client else ""
+    return f"{it.kind} {it.what}{whose}: {case.reason} [{it.content.hex()}]"
 
 
 def _name(number: int) -> str:

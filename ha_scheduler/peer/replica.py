@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ha_scheduler import shared_lease
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import quarantine, records
+from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed
 from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer.compaction import Compaction
@@ -25,7 +26,7 @@ from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
 from ha_scheduler.peer.history import LeaderHistory
-from ha_scheduler.peer.inquest import Untold
+from ha_scheduler.peer.inquest import Untold, blamed, in_words
 from ha_scheduler.peer.leadership import (
     FRESH_S,
     ActivateEngine,
@@ -47,7 +48,7 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
-from ha_scheduler.protocol.control import EngineStatus, Member, Status
+from ha_scheduler.protocol.control import Declined, EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.watch import WatchView
@@ -57,6 +58,7 @@ from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
+CASES_SHOWN = 5  # of the quarantine, in the status
 GOSSIP_EVERY_S = 0.5  # and at once at each change
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
 REJECTIONS_SHOWN = 8  # in a status, or in the log of one step
@@ -117,6 +119,7 @@ class Replica:
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
+        self._ended: EngineEnded | None = None  # the last leader's, with something open
         self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
@@ -140,6 +143,7 @@ class Replica:
             name = self.settings.name
             self.history.begin(state.term, name, self._detected or now, now)
             self._detected = None
+            self._note_cause()
         self._run(self.leadership.role_changed(now, leading, state.term))
         if (before.leader, before.term) != (state.leader, state.term):
             logger.info(
@@ -198,7 +202,7 @@ class Replica:
         self._tail.append(entries)
         self.reconfiguration.on_committed(entries)
         for record in _ends(entry.data for entry in entries):
-            self.untold.committed(record)
+            self._learn_end(record)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -206,6 +210,17 @@ class Replica:
                 if entries[index - entries[0].index].term == term:
                     self._run(self.leadership.term_opened(term, index))
         self.engine.pump()
+
+    def _learn_end(self, record: EngineEnded) -> None:
+        self.untold.committed(record)
+        if record.led:
+            self._ended = record
+            self._note_cause()
+
+    def _note_cause(self) -> None:
+        """In the history of the failover that followed, which may be about to begin."""
+        if self._ended is not None:
+            self.history.caused_by(blamed(self._ended), self._ended.term)
 
     def on_applied(self, index: int) -> None:
         self._applied = index
@@ -411,7 +426,27 @@ class Replica:
             history_tail=self.history.tail(),
             rejected=self._store.rejections().count,
             rejections=tuple(map(describe, self._store.rejections().latest[-REJECTIONS_SHOWN:])),
+            set_aside=tuple(map(in_words, self._set_aside()[-CASES_SHOWN:])),
         )
+
+    def cases(self) -> list[Case]:
+        """The quarantine, as far as this peer has applied the log."""
+        with self._store.view() as view:
+            return list(quarantine.scan(view.tables))
+
+    def release(self, content: bytes) -> Declined | None:
+        """Let a content be tried again; a refusal, or None once that is proposed."""
+        if content not in {case.exposure.content for case in self.cases()}:
+            return Declined(f"there is no {content.hex()} in the quarantine")
+        try:
+            self.driver.propose(records.encode(records.CaseReleased(content)))
+        except CallerError as error:
+            return Declined(f"{error}; ask again in a moment", passing=True)
+        logger.warning("%s is released", content.hex(), extra={"action": "content_released"})
+        return None
+
+    def _set_aside(self) -> list[Case]:
+        return [case for case in self.cases() if case.set_aside]
 
     def leader_name(self) -> str | None:
         return self._name(self._state.leader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number, Text
+from ha_scheduler.protocol.engine import Content
 from ha_scheduler.protocol.peer import Disk, Failover, PeerAddress, PeerId
 
 
@@ -43,6 +44,43 @@ class RemoveRequest(Message, tag="remove"):
     """Remove ``peer``; ``Taken`` when the leader has begun it."""
 
     peer: Name
+
+
+class QuarantineRequest(Message, tag="quarantine"):
+    """``Quarantine``, please."""
+
+
+class ReleaseRequest(Message, tag="release"):
+    """Let ``content`` be read and run again; ``Taken`` when the leader has begun it."""
+
+    content: Content
+
+
+class CaseDeath(msgspec.Struct, frozen=True):
+    """An engine that ended, as the leader of ``term`` (``led``) or beside it.
+
+    ``at``: seconds since the epoch. ``alone``: nothing else was open.
+    """
+
+    peer: Name
+    term: Number
+    led: bool
+    cause: Text
+    at: Number
+    alone: bool
+
+
+class QuarantinedCase(msgspec.Struct, frozen=True):
+    """What engines ended of. ``content``: its digest. Else as in ``Exposure``."""
+
+    content: Content
+    kind: Name
+    what: Name
+    client: Name
+    session: Name
+    sequence: Number
+    set_aside: bool
+    deaths: tuple[CaseDeath, ...]
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -82,7 +120,8 @@ class Status(Message, tag="status-answer"):
     """The status of a peer. Gaps and ``lease_s`` are in seconds.
 
     ``change``: the obstacle of the membership change in progress; empty: none. ``rejected``: how
-    many records of the log could not be applied, with the latest of them in words.
+    many records of the log could not be applied, with the latest of them in words. ``set_aside``:
+    the latest contents that are not read any more, in words.
     """
 
     cell: Text
@@ -108,12 +147,19 @@ class Status(Message, tag="status-answer"):
     history_tail: tuple[Failover, ...]
     rejected: Number = 0
     rejections: tuple[Text, ...] = ()
+    set_aside: tuple[Text, ...] = ()
 
 
 class History(Message, tag="history-answer"):
     """The failovers that a peer remembers, oldest first."""
 
     entries: tuple[Failover, ...]
+
+
+class Quarantine(Message, tag="quarantine-answer"):
+    """What engines ended of, in the order of the latest ends."""
+
+    cases: tuple[QuarantinedCase, ...]
 
 
 class Transferred(Message, tag="transferred"):
@@ -142,9 +188,16 @@ class Declined(Message, tag="declined"):
 
 
 Request = (
-    StatusRequest | HistoryRequest | TransferRequest | CellRequest | JoinRequest | RemoveRequest
+    StatusRequest
+    | HistoryRequest
+    | TransferRequest
+    | CellRequest
+    | JoinRequest
+    | RemoveRequest
+    | QuarantineRequest
+    | ReleaseRequest
 )
-Answer = Status | History | Transferred | FoundingList | Taken | Declined
+Answer = Status | History | Transferred | FoundingList | Taken | Declined | Quarantine
 
 REQUESTS: MessageSet[Request] = MessageSet(Request)
 ANSWERS: MessageSet[Answer] = MessageSet(Answer)
