@@ -43,11 +43,15 @@ def refuse_new_privileges() -> None:
     checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
-def drop_capabilities() -> None:
-    """All of them, now and for whatever is started from here."""
+def bound_capabilities() -> None:
+    """Whatever is started from here has none, where this process may say so."""
     for capability in range(_CAPABILITIES):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
-            break  # the last one was dropped, or it has no right to: then it has none to drop
+            break  # the last one was dropped, or it has no right to: then it has none to give
+
+
+def drop_capabilities() -> None:
+    """All of them, now and for ever."""
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     none = (ctypes.c_uint32 * 6)()

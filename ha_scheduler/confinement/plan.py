@@ -86,6 +86,7 @@ class Plan:
             owner = (user.uid, user.gid) if user is not None else (-1, -1)
             mounts.hide(self.namespace, (*hidden, *self.sockets), shown, self.fixed, owner)
             hidden = shown = ()
+        kernel.bound_capabilities()
         if user is not None:
             become(user)
         kernel.refuse_new_privileges()

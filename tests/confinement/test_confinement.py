@@ -129,6 +129,7 @@ def test_another_user_reaches_nothing_where_the_kernel_has_no_landlock(base: Pat
     assert answer["forbidden"] == []
     assert set(answer["uses"]) == set(attempts.uses(base)) - {"beside"}
     assert answer["status"]["Uid"] == str(NOBODY)
+    assert answer["status"]["CapBnd"] == "0" * 16
 
 
 @pytest.mark.parametrize(
