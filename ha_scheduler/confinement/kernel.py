@@ -33,14 +33,19 @@ def syscall(what: str, number: int, *arguments: object) -> int:
     return checked(_libc.syscall(number, *arguments), what)
 
 
+def prctl(what: str, option: int, *arguments: object) -> None:
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    checked(_libc.prctl(option, *padded), what)
+
+
 def set_dumpable(dumpable: bool) -> None:
     """Whether processes of the same user may look into this one: memory, files, environment."""
-    checked(_libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "PR_SET_DUMPABLE")
+    prctl("PR_SET_DUMPABLE", _PR_SET_DUMPABLE, int(dumpable))
 
 
 def refuse_new_privileges() -> None:
     """No program that is started from here gains a privilege, as by a setuid bit."""
-    checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+    prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, 1)
 
 
 def bound_capabilities() -> None:

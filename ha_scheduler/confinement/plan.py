@@ -14,7 +14,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from ha_scheduler.confinement import kernel, landlock, mounts
+from ha_scheduler.confinement import kernel, landlock, mounts, seccomp
 from ha_scheduler.confinement.mounts import Namespace
 
 
@@ -54,6 +54,8 @@ class Plan:
             lacking.append("files")
         if self.landlock < landlock.SIGNALS_ABI:
             lacking.append("signals")
+        if not seccomp.available():
+            lacking.append("limits")
         return tuple(lacking)
 
     @property
@@ -92,6 +94,8 @@ class Plan:
         kernel.refuse_new_privileges()
         if self.landlock:
             landlock.restrict(self.landlock, hidden, shown)
+        if seccomp.available():
+            seccomp.restrict()
         kernel.drop_capabilities()
         kernel.set_dumpable(True)  # a change of user takes it away, and with it /proc/self
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ PTRACE_ATTACH = 16
 HARMLESS = (
     *("key", "key of another peer", "key of the authority", "ledger", "a signal"),
     *("ledger by a relative path", "ledger by /proc/self/cwd", "a signal by a descriptor"),
+    *("a limit", "a priority", "a policy"),
 )
 
 
@@ -81,6 +83,13 @@ def attempts(base: Path, daemon: int, secret_fd: int) -> dict[str, Callable[[], 
         "a trace of the daemon": lambda: checked(libc.ptrace(PTRACE_ATTACH, daemon, 0, 0)),
         "a signal": lambda: os.kill(daemon, 0),
         "a signal by a descriptor": lambda: signal.pidfd_send_signal(os.pidfd_open(daemon), 0),
+        "a limit": lambda: resource.prlimit(daemon, resource.RLIMIT_CPU, (10**6, 10**6)),
+        "a limit by a thread": lambda: resource.prlimit(
+            int(os.listdir(proc / "task")[-1]), resource.RLIMIT_NOFILE, (1000, 1000)
+        ),
+        "a priority": lambda: os.setpriority(os.PRIO_PROCESS, daemon, 1),
+        "a priority of all": lambda: os.setpriority(os.PRIO_USER, os.getuid(), 1),
+        "a policy": lambda: os.sched_setscheduler(daemon, os.SCHED_IDLE, os.sched_param(0)),
         "a setting of the kernel": lambda: open("/proc/sys/kernel/core_pattern", "r+"),
         "a mount": lambda: kernel.mount("tmpfs", str(base / "data"), "tmpfs", 0),
         "no mount": lambda: checked(libc.umount2(os.fsencode(base / "data"), 2)),
@@ -104,6 +113,10 @@ def uses(base: Path) -> dict[str, Callable[[], Any]]:
         (work / "made" / "file").rename(work / "made-file")
         return (work / "made-file").read_text()
 
+    def own_limits() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(os.getpid(), resource.RLIMIT_CORE, (0, 0))
+
     def new_beside_the_data() -> str:
         (base / "new").write_text("x")
         return (base / "new").read_text()
@@ -118,6 +131,11 @@ def uses(base: Path) -> dict[str, Callable[[], Any]]:
         "a port": lambda: socket.create_server(("127.0.0.1", 0)),
         "its own state": Path("/proc/self/status").read_text,
         "a child and a signal to it": lambda: os.kill(_sleeping(), signal.SIGKILL),
+        "its own limits": own_limits,
+        "its own priority": lambda: os.nice(1),
+        "the limits of others, to read": lambda: resource.prlimit(
+            os.getppid(), resource.RLIMIT_NOFILE
+        ),
         "names": lambda: os.listdir("/"),
         "beside": new_beside_the_data,
         "temporary files": lambda: tempfile.TemporaryDirectory(dir="/tmp").cleanup(),

@@ -283,7 +283,7 @@ def test_a_leader_without_successor_restarts_its_engine_and_takes_a_new_term(
         leader = cell.settled()
         for name in cell.names:
             if name != leader:
-                (tmp_path / f"{name}.never-ready").touch()
+                (cell.toys / f"{name}.never-ready").touch()
                 os.kill(cell.engine_pid(name), signal.SIGKILL)
                 within(5, partial(cell.diary_length, name, "caught_up", 2))
         time.sleep(0.3)

@@ -92,6 +92,10 @@ class ToyCell:
 
     def __init__(self, base: Path, *, names: str = "abc", tls: bool = True, **given: Any) -> None:
         self.base, self.tls, self.given = base, tls, given
+        #: Diaries and orders. Beside the data and not above it: a kernel without namespaces lets an
+        #: engine make nothing there.
+        self.toys = base / "toys"
+        self.toys.mkdir(exist_ok=True)
         self.names = tuple(names)
         ports = free_ports("127.0.0.1", 2 * len(names))
         self.ports = dict(zip(self.names, ports, strict=False))
@@ -236,10 +240,10 @@ class ToyCell:
 
     def order(self, name: str, **order: Any) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(json.dumps(order).encode(), str(self.base / f"{name}.orders"))
+            sock.sendto(json.dumps(order).encode(), str(self.toys / f"{name}.orders"))
 
     def diary(self, name: str, event: str = "") -> list[dict[str, Any]]:
-        path = self.base / f"{name}.diary"
+        path = self.toys / f"{name}.diary"
         if not path.exists():
             return []
         lines = path.read_bytes().rpartition(b"\n")[0].splitlines()

@@ -46,7 +46,7 @@ def main() -> int:
         tls=peer_files(base / "certs", name) if given["tls"] else None,
         timing=Timing(**given.get("timing", {})),
         engine_watchdog_s=given.get("watchdog_s", 30.0),
-        engine_options={"toy_dir": str(base), "tls": given["tls"]},
+        engine_options={"toy_dir": str(base / "toys"), "tls": given["tls"]},
         pid_file=base / f"{name}.pid",
         admission=Admission(given["entry"]) if "entry" in given else None,
         witness=given.get("witness", False),
