@@ -21,6 +21,7 @@ from ha_scheduler.ledger.records import (
     kind_of,
 )
 from ha_scheduler.ledger.tables import META, REJECTED, Tables
+from ha_scheduler.protocol.codec import INT_MAX
 
 REJECTED_MAX = 256  # of some 100 bytes each
 _DIGEST_BYTES = 8
@@ -41,7 +42,7 @@ _WHY: dict[str, str] = {
 def reject(tables: Tables, index: int, term: int, data: bytes, why: Reason) -> RecordRejected:
     """Write down that the entry at ``index`` is not applied."""
     latest = tables.get(META, _ROW)
-    count = 1 if latest is None else _decode(latest).count + 1
+    count = 1 if latest is None else min(_decode(latest).count + 1, INT_MAX)
     digest = blake2b(data, digest_size=_DIGEST_BYTES).digest()
     row = RecordRejected(count, index, term, kind_of(data), len(data), digest, why)
     put(tables, row)

@@ -186,6 +186,16 @@ def test_of_many_rejections_the_latest_are_kept_and_all_are_counted() -> None:
     assert not in_memory.knows_all_after(kept[0].index - 1)
 
 
+def test_a_count_that_a_log_has_forged_does_not_run_over() -> None:
+    tables = MemoryTables()
+    last = 2**63 - 1
+    fold(tables, 1, 1, r.encode(r.RecordRejected(last, 1, 1, 1, 1, b"", "forged")))
+    for index in (2, 3):
+        rejected = fold(tables, index, 1, b"junk")
+        assert rejected is not None
+        assert rejected.count == last
+
+
 def test_loose_parts_of_a_ledger_of_format_1_are_counted_from_their_rows() -> None:
     tables = lived()
     for key in tables.keys("loose_blobs"):
