@@ -135,7 +135,8 @@ class EngineProcess:
             case CaughtUp():
                 self._scheduler.replay.caught_up()
                 self._channel.send(EngineReady(_dashboard(self._scheduler)))
-            case Activate(term):
+            case Activate(term, cell_id, predecessor):
+                self._scheduler.name_cell(cell_id, predecessor)
                 self._activation = asyncio.create_task(self._activate(term))
                 self._activation.add_done_callback(_end_on_failure)
             case _:

@@ -27,10 +27,12 @@ from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.protocol.client import FireAndForget, Heard, Hello, Resume, request
 from ha_scheduler.protocol.codec import (
     MalformedMessage,
+    Message,
     ProtocolError,
     UnknownMessage,
     shown,
     tag_of,
+    to_op,
 )
 from ha_scheduler.protocol.keys import check_names
 from ha_scheduler.protocol.worker import OF_BOTH, WORKERS_ALONE
@@ -61,6 +63,14 @@ async def refuse(comm: Any, error: Exception) -> None:
     await comm.close()
 
 
+class TurnedAway(Exception):
+    """A client is not to be served here; ``farewell`` is what it hears of that."""
+
+    def __init__(self, why: str, farewell: Message) -> None:
+        super().__init__(why)
+        self.farewell = farewell
+
+
 class CheckedComm:
     """A client's comm, for ``Server.handle_stream`` to read."""
 
@@ -88,6 +98,10 @@ class CheckedComm:
         messages, self._unread = self._unread or await self._comm.read(), ()
         try:
             checked = [self._checked(message) for message in _as_list(messages)]
+        except TurnedAway as away:
+            self._stream.send(to_op(away.farewell))
+            await self._stream.close()
+            raise CommClosedError(str(away)) from away
         except ProtocolError as error:
             self._stream.send(_refusal(self._comm, error))
             await self._stream.close()

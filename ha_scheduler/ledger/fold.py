@@ -26,6 +26,7 @@ from typing import Any, get_args
 from ha_scheduler.ledger import (
     blobs,
     calls,
+    cell_identity,
     client_tombstones,
     desires,
     events,
@@ -59,6 +60,7 @@ from ha_scheduler.ledger.records import (
     CallsOpened,
     CaseReleased,
     CaseRestored,
+    CellFounded,
     ClientJoined,
     ClientLeft,
     Desired,
@@ -305,6 +307,7 @@ _APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
     ValueDeleted: _value_deleted,
     Restarted: _restarted,
     PeerNamed: lambda tables, index, record, data: peer_table.put(tables, index, record, data),
+    CellFounded: lambda tables, index, record, data: cell_identity.put(tables, index, data),
     CallsOpened: lambda tables, index, record, data: calls.open_session(
         tables, record.session, record.owner
     ),

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from ha_scheduler.ledger import (
     blobs,
     calls,
+    cell_identity,
     events,
     peer_table,
     quarantine,
@@ -58,6 +59,8 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
     """Encoded records. ``tables`` must not change meanwhile: hold a read view."""
     if (latest := latest_term(tables)) is not None:
         yield latest
+    if (identity := cell_identity.row(tables)) is not None:
+        yield identity
     for _, row in peer_table.scan(tables):
         yield row
     yield from map(encode, rejections.scan(tables))

@@ -53,6 +53,8 @@ Parts = Annotated[int, Meta(ge=0, le=BLOB_PARTS_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 OPEN_MAX = 8  # exposures of one ``EngineEnded``
 DEATHS_MAX = 4  # of one case: twice what it takes to set its content aside
+CellId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # 128 bits
+OtherCell = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")]  # or none
 
 
 class UnknownRecordError(Exception):
@@ -405,6 +407,18 @@ class CaseReleased(_Record, tag=30):
     content: Content
 
 
+class CellFounded(_Record, tag=31):
+    """Which cell this is. For the daemons; no engine is told. The first of a ledger counts.
+
+    ``cell``: an id drawn at random by its first leader, or by who founded it from a ledger; then
+    ``predecessor`` is the id of the cell whose ledger that was, else empty. ``founder``: the peer.
+    """
+
+    cell: CellId
+    predecessor: OtherCell
+    founder: Name
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -434,12 +448,14 @@ Record = (
     | EngineEnded
     | CaseRestored
     | CaseReleased
+    | CellFounded
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
 _DECODER = msgspec.msgpack.Decoder(Record)
 _ENGINE_ENDED = msgspec.msgpack.encode(EngineEnded(1, "", 0, False, "", 0, ()))[:2]  # array, kind
 _PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
+_CELL_FOUNDED = msgspec.msgpack.encode(CellFounded("0" * 32, "", ""))[:2]
 _REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
 
 
@@ -455,18 +471,31 @@ def is_peer_named(data: bytes) -> bool:
 
 def peer_named(data: bytes) -> PeerNamed | None:
     """The record, if it is a ``PeerNamed`` that can be applied."""
-    if not is_peer_named(data):
-        return None
+    record = _applicable(data) if data[:2] == _PEER_NAMED else None
+    return record if isinstance(record, PeerNamed) else None
+
+
+def cell_founded(data: bytes) -> CellFounded | None:
+    """The record, if it is a ``CellFounded`` that can be applied."""
+    record = _applicable(data) if data[:2] == _CELL_FOUNDED else None
+    return record if isinstance(record, CellFounded) else None
+
+
+def _applicable(data: bytes) -> Record | None:
     try:
-        record = decode(data)
+        return decode(data)
     except RejectedRecord:
         return None
-    return record if isinstance(record, PeerNamed) else None
 
 
 def is_for_daemons(data: bytes) -> bool:
     """Whether the record concerns no engine."""
-    return data[:2] in (_PEER_NAMED, _REJECTED)
+    return data[:2] in (_PEER_NAMED, _REJECTED, _CELL_FOUNDED)
+
+
+def is_of_members(data: bytes) -> bool:
+    """Whether the record says which cell this is, or who belongs to it: a witness keeps these."""
+    return data[:2] in (_PEER_NAMED, _CELL_FOUNDED)
 
 
 def kind_of(data: bytes) -> int:

@@ -33,6 +33,7 @@ VALUES = "values"  # (space, name) → ValueSet as it was logged
 PEERS = "peers"  # Raft id → (index, PeerNamed as it was logged)
 CALL_SESSIONS = "call_sessions"  # session → (session, owner): answers of its calls are kept
 CALLS = "calls"  # (session, slot) → (index, Called of its latest call without its changes)
+CELL = "cell"  # b"cell" → (index, CellFounded as it was logged)
 REJECTED = "rejected"  # a ring → RecordRejected: what of the log could not be applied
 SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
 OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
@@ -41,7 +42,7 @@ QUARANTINE = "quarantine"  # content → (index, place in its record, CaseRestor
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
-    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE,
+    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE, CELL,
 )  # fmt: skip
 DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
 DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)

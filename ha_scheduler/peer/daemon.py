@@ -158,6 +158,7 @@ class _Daemon:
             timing.promise_ms,
             self._security,
             lambda: reconfiguration.fresh,
+            lambda: self._roster.cell_id,
         )
         call_soon = asyncio.get_running_loop().call_soon
         self._driver = Driver(
@@ -220,6 +221,8 @@ class _Daemon:
                 f"peer {caller.name} for {hello.promise_ms} ms; give all peers the same --tick-ms "
                 "and --election-ticks"
             )
+        if reason := self._roster.stranger(caller, hello.cell_id):
+            raise RefusedError(reason)
         members = self._driver.node.membership.peers
         reason = self._roster.gone(caller.peer, caller.disk, members)
         if reason:

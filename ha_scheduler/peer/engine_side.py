@@ -115,7 +115,8 @@ class EngineSide:
         self._rights.activated(term)
         self._term = term
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
-        self._feed.send_after(index, Activate(term))
+        cell = self._roster.cell_id, self._roster.predecessor
+        self._feed.send_after(index, Activate(term, *cell))
 
     def extend(self, until: float) -> None:
         """Extend its lease (CLOCK_BOOTTIME); 0.0 revokes it."""

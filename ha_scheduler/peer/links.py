@@ -106,12 +106,14 @@ class Dialer:
         promise_ms: int,
         security: Security,
         fresh: Callable[[], bool],
+        cell_id: Callable[[], str],
     ) -> None:
         """``promise_ms``: of ``Timing``. ``fresh``: whether our log is empty."""
         self._cell = cell
         self._own = own
         self._promise_ms = promise_ms
         self._fresh = fresh
+        self._cell_id = cell_id
         self._security = security
 
     async def dial(
@@ -125,7 +127,8 @@ class Dialer:
             reader, writer = await self._security.connect(to)
             try:
                 own = disk_of(self._own)
-                hello = PeerHello(to.name, peer, purpose, self._fresh(), self._promise_ms, own)
+                fresh, promise_ms, cell_id = self._fresh(), self._promise_ms, self._cell_id()
+                hello = PeerHello(to.name, peer, purpose, fresh, promise_ms, own, cell_id)
                 introduction = introduce(Kind.PEER, self._cell, own.name)
                 writer.write(frames.pack(introduction) + frames.pack(hello))
                 for _ in (introduction, hello):
@@ -146,9 +149,10 @@ class LinkEvents(Protocol):
 
     def on_unreachable(self, peer: int) -> None: ...
 
-    def on_connected(self) -> None: ...
+    def on_connected(self, peer: int) -> None: ...
 
-    def on_gone(self, reason: str) -> None: ...
+    def on_gone(self, peer: int, reason: str) -> None:
+        """``peer`` refuses this disk as one that has left the cell."""
 
     def admits(self, caller: PeerNamed) -> bool:
         """Whether the caller may still act as a peer of the cell."""
@@ -232,7 +236,7 @@ class PeerStream:
                         extra={"action": "peer_refused_us"},
                     )
                 if error.gone:
-                    self._events.on_gone(str(error))
+                    self._events.on_gone(self._peer, str(error))
             else:
                 backoff.reset()
                 refused = ""
@@ -242,7 +246,7 @@ class PeerStream:
 
     async def _use(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connected, self._writer = True, writer
-        self._events.on_connected()
+        self._events.on_connected(self._peer)
         end = asyncio.ensure_future(reader.read(1))  # nothing is ever sent back on a stream
         sender = asyncio.ensure_future(self._send(writer))
         try:

@@ -206,6 +206,8 @@ class Changes:
         ``replacing``: as the new disk of an existing peer; None: unsaid, as by one let in before.
         """
         known, former = seen.disk(disk.peer), seen.current(disk.name)
+        if known is not None and known.name != disk.name:
+            return Declined(f"disk {disk.peer} is that of peer {known.name}, not of {disk.name}")
         if known is not None and known.gone:
             return Declined(gone_reason(known))
         if known is not None and known.peer in seen.recorded:

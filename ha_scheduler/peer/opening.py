@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.ledger import peer_table
 from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import UnknownRecordError, decode
 from ha_scheduler.ledger.tables import Tables
@@ -90,7 +89,7 @@ def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Rost
     roster = Roster(known.cell, settings.cell, own)
     with store.view() as view:
         check_format(settings.data_dir, view.tables)
-        roster.restart(peer_table.peers(view.tables))
+        roster.restart(view.tables)
     if store.peer_id in store.initial_state()[1].peers:
         _check_list(settings, roster)
     return roster

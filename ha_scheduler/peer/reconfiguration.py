@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ha_scheduler.ledger import peer_table, records
+from ha_scheduler.ledger import records
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.leadership import FRESH_S
@@ -115,11 +115,14 @@ class Reconfiguration:
     def on_committed(self, entries: Sequence[Entry]) -> None:
         """These have committed, in log order."""
         self._committed = entries[-1].index
-        normal = (entry.data for entry in entries if entry.kind is EntryKind.NORMAL)
+        normal = [entry.data for entry in entries if entry.kind is EntryKind.NORMAL]
+        founded = list(filter(None, map(records.cell_founded, normal)))
+        for identity in founded:
+            self.roster.found(identity)
         named = list(filter(None, map(records.peer_named, normal)))
         for record in named:
             self.roster.learn(record)
-        if named:
+        if named or founded:
             self._set_links()
             self._on_change()
 
@@ -131,7 +134,7 @@ class Reconfiguration:
 
     def _load(self) -> None:
         with self._store.view() as view:
-            self.roster.restart(peer_table.peers(view.tables))
+            self.roster.restart(view.tables)
 
     def _set_links(self) -> None:
         self._membership = self.driver.node.membership

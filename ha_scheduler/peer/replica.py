@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ha_scheduler import shared_lease
-from ha_scheduler.ledger import quarantine, records
+from ha_scheduler.ledger import cell_identity, quarantine, records
 from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed
 from ha_scheduler.ledger.rejections import describe
@@ -54,6 +54,7 @@ from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, ServerState, SnapshotMeta
+from ha_scheduler.raft.quorum import majority
 from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
@@ -120,6 +121,7 @@ class Replica:
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
         self._ended: EngineEnded | None = None  # the last leader's, with something open
+        self._say_we_are_gone: set[int] = set()  # peers that refuse this disk
         self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
@@ -302,11 +304,11 @@ class Replica:
     def on_gossip(self, peer: int, news: Gossip) -> None:
         """Another peer's report of itself."""
         self._others[peer] = Other(news.ready, news.applied, time.monotonic())
-        self.history.merge(news.history)
+        self.history.merge(entry for entry in news.history if entry.term <= self._state.term)
         self.reconfiguration.on_admitted(news.disks)
         self._propose_ends(_ends(news.ended))
         if news.serving is not None:
-            self._learn_serving(news.serving)
+            self._learn_serving(peer, news.serving)
         elif peer == self._state.leader and self._is_serving():
             self._serving = None  # its engine is gone; it leads on and waits for another
             self.watchers.changed()
@@ -319,20 +321,26 @@ class Replica:
     def on_unreachable(self, peer: int) -> None:
         self.driver.report_unreachable(peer)
 
-    def on_connected(self) -> None:
+    def on_connected(self, peer: int) -> None:
         """A stream came up: repeat what it missed."""
+        self._say_we_are_gone.discard(peer)
         self._gossip()
 
-    def on_gone(self, reason: str) -> None:
-        """Another peer refuses this disk as gone."""
-        self.on_fatal(LeftTheCellError(reason))
+    def on_gone(self, peer: int, reason: str) -> None:
+        """Another peer refuses this disk as gone: so it is when most of the others do."""
+        self._say_we_are_gone.add(peer)
+        others = set(self.driver.node.membership.voters) - {self.roster.own.peer}
+        if len(self._say_we_are_gone & others) >= majority(len(others)) or not others:
+            self.on_fatal(LeftTheCellError(reason))
 
     def admits(self, caller: PeerNamed) -> bool:
         members = self.driver.node.membership.peers
         return not self.roster.gone(caller.peer, caller.disk, members)
 
-    def _learn_serving(self, serving: tuple[int, str, str]) -> None:
-        if serving != self._serving and serving[0] >= (self._serving or serving)[0]:
+    def _learn_serving(self, peer: int, serving: tuple[int, str, str]) -> None:
+        """Of the leader of our term alone; gossip is repeated, should we not know it yet."""
+        leads = peer == self._state.leader and serving[0] == self._state.term
+        if leads and serving[1] == self._name(peer) and serving != self._serving:
             self._serving = serving
             self.watchers.changed()
 
@@ -390,6 +398,8 @@ class Replica:
             leader=self._name(self._state.leader),
             address=self._serving[2] if self._serving and self._is_serving() else "",
             peers=self.roster.current(),
+            cell_id=self.roster.cell_id,
+            predecessor=self.roster.predecessor,
         )
 
     def status(self) -> Status:
@@ -427,6 +437,8 @@ class Replica:
             rejected=self._store.rejections().count,
             rejections=tuple(map(describe, self._store.rejections().latest[-REJECTIONS_SHOWN:])),
             set_aside=tuple(map(in_words, self._set_aside()[-CASES_SHOWN:])),
+            cell_id=view.cell_id,
+            predecessor=view.predecessor,
         )
 
     def cases(self) -> list[Case]:
@@ -502,6 +514,7 @@ class Replica:
     def _do(self, effect: Effect) -> None:
         match effect:
             case OpenTerm(term):
+                self._found_cell()
                 record = records.TermStarted(term, self.settings.name)
                 self._open_at = (term, self.driver.propose(records.encode(record)))
             case ActivateEngine(term, index):
@@ -518,6 +531,11 @@ class Replica:
                 self.driver.step_down()
             case _:
                 raise TypeError(effect)
+
+    def _found_cell(self) -> None:
+        """The first leader draws the identity of the cell, before it opens its term."""
+        if self.roster.identity is None:
+            self.driver.propose(records.encode(cell_identity.draw(self.settings.name)))
 
     def _activate(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())

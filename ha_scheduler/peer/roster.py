@@ -1,9 +1,9 @@
-"""The roster: members and addresses, from the founding list and the peer table over it.
+"""The roster: the identity, members and addresses of the cell, as its ledger has them.
 
-Guarantee: every answer follows from committed records, so peers with the same applied index agree.
-A disk that is gone, or another disk under a known id, is refused with a remedy for its operator. An
-unknown id is admitted with the certificate of its peer: it may be a leader that this peer has not
-heard of yet.
+Guarantee: every answer follows from the founding list and the committed records over it, so peers
+with the same applied index agree. A disk of another cell, one that is gone, another disk or another
+peer under a known id is refused with a remedy for its operator. An unknown id is admitted with the
+certificate of its peer: it may be a leader that this peer has not heard of yet.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec.structs import asdict
 
 from ha_scheduler.cell.peers import Cell
-from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.ledger.tables import DUMPED_TABLES
+from ha_scheduler.ledger import cell_identity, peer_table
+from ha_scheduler.ledger.records import CellFounded, PeerNamed
+from ha_scheduler.ledger.tables import DUMPED_TABLES, Tables
 from ha_scheduler.peer import witness
 from ha_scheduler.peer.membership import gone_reason
 from ha_scheduler.protocol.peer import Disk, PeerAddress
@@ -37,15 +38,21 @@ class Roster:
             identifier = founding.peer_id(peer.name)
             self._founders[identifier] = described(identifier, UNKNOWN_DISK, address)
         self._rows: dict[int, PeerNamed] = {}  # the newest last
+        self.identity: CellFounded | None = None  # None: no leader has drawn one yet
+
+    def found(self, record: CellFounded) -> None:
+        """Apply a committed record: the first counts."""
+        self.identity = self.identity or record
 
     def learn(self, record: PeerNamed) -> None:
         """Apply a committed record."""
         self._rows.pop(record.peer, None)
         self._rows[record.peer] = record
 
-    def restart(self, rows: Iterable[PeerNamed]) -> None:
+    def restart(self, tables: Tables) -> None:
         """A snapshot replaced the ledger."""
-        self._rows = {record.peer: record for record in rows}
+        self._rows = {record.peer: record for record in peer_table.peers(tables)}
+        self.identity = cell_identity.load(tables)
 
     # -- questions
 
@@ -62,6 +69,29 @@ class Roster:
     def disk(self, peer: int) -> PeerNamed | None:
         """The disk with this id, if known."""
         return self._rows.get(peer) or self._founders.get(peer)
+
+    @property
+    def cell_id(self) -> str:
+        """The random id of this cell; empty until it is known."""
+        return self.identity.cell if self.identity is not None else ""
+
+    @property
+    def predecessor(self) -> str:
+        """The id of the cell from whose ledger this one was founded, if any."""
+        return self.identity.predecessor if self.identity is not None else ""
+
+    def stranger(self, caller: PeerNamed, cell_id: str) -> str:
+        """Why the caller is none of this cell, or not who it says; empty: no reason is known."""
+        if cell_id and self.cell_id and cell_id != self.cell_id:
+            return (
+                f"peer {self.own.name} is of the cell {self.cell_id} and peer {caller.name} of the "
+                f"cell {cell_id}: their data was founded apart, on the same hosts. Delete the data "
+                f"of the one that is wrong, and start it with --replace"
+            )
+        known = self.disk(caller.peer)
+        if known is not None and known.name != caller.name:
+            return f"disk {caller.peer} is that of peer {known.name}, not of peer {caller.name}"
+        return ""
 
     def name(self, peer: int) -> str | None:
         disk = self.disk(peer)

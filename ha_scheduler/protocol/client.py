@@ -12,11 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 from ha_scheduler.protocol.codec import (
+    CellId,
     MalformedMessage,
     Message,
     Name,
     Number,
     Port,
+    Term,
     Text,
     from_op,
     tag_of,
@@ -70,11 +72,15 @@ class RegisterClient(Message, tag="register-client"):
 
 
 class Hello(Message, tag="ha-hello"):
-    """The client's first message. ``floor``: sequences up to it are over."""
+    """The client's first message. ``floor``: sequences up to it are over.
+
+    ``cell_id``: of which cell it is, and the term.
+    """
 
     session: Name
-    term: Number  # the highest that the client has seen
+    term: Term  # the highest that the client has seen
     floor: Number
+    cell_id: CellId = ""
 
 
 class Resume(Message, tag="ha-resume"):
@@ -104,19 +110,24 @@ class FireAndForget(Message, tag="ha-fire-and-forget"):
 
 
 class Welcome(Message, tag="ha-welcome"):
-    """The leader and the addresses of the cell. Without addresses: a standalone engine."""
+    """The leader and the addresses of the cell. Without addresses: a standalone engine.
 
-    term: Number
+    ``predecessor``: the id of the cell from whose ledger this one was founded, or empty.
+    """
+
+    term: Term
     cell: Name
     leader: Name
     watch: tuple[tuple[Name, Name, Port], ...] = ()  # the peers: name, host, peer port
     addresses: tuple[Text, ...] = ()  # of engines, as Dask writes them
+    cell_id: CellId = ""
+    predecessor: CellId = ""
 
 
 class Stale(Message, tag="ha-stale"):
     """The engine's term is over."""
 
-    term: Number
+    term: Term
 
 
 class Committed(Message, tag="ha-committed"):

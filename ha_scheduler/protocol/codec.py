@@ -17,10 +17,13 @@ import msgspec
 from msgspec import Meta
 
 INT_MAX = 2**63 - 1
+TERM_MAX = 2**31 - 1  # as ``raft.messages.MAX_TERM``: nobody is in a later one
 SHOWN_CHARS = 80  # of a remote value in an error
 
-Number = Annotated[int, Meta(ge=0, le=INT_MAX)]  # an index, a term, a count
+Number = Annotated[int, Meta(ge=0, le=INT_MAX)]  # an index, a count
+Term = Annotated[int, Meta(ge=0, le=TERM_MAX)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+CellId = Annotated[str, Meta(max_length=64)]  # empty: the cell has none yet, or the sender
 Name = Annotated[str, Meta(max_length=256)]  # of a peer, a feature, a release
 Text = Annotated[str, Meta(max_length=4096)]  # a sentence, or a list of peers
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number, Text
+from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Term, Text
 from ha_scheduler.protocol.engine import Content
 from ha_scheduler.protocol.peer import Disk, Failover, PeerAddress, PeerId
 
@@ -122,13 +122,15 @@ class Status(Message, tag="status-answer"):
     ``change``: the obstacle of the membership change in progress; empty: none. ``rejected``: how
     many records of the log could not be applied, with the latest of them in words. ``set_aside``:
     the latest contents that are not read any more, in words.
+    many records of the log could not be applied, with the latest of them in words. ``predecessor``
+    as in ``Welcome``.
     """
 
     cell: Text
     name: Name
     role: str
     witness: bool
-    term: Number
+    term: Term
     leader: Name | None
     serving: bool
     address: Text
@@ -148,6 +150,8 @@ class Status(Message, tag="status-answer"):
     rejected: Number = 0
     rejections: tuple[Text, ...] = ()
     set_aside: tuple[Text, ...] = ()
+    cell_id: CellId = ""
+    predecessor: CellId = ""
 
 
 class History(Message, tag="history-answer"):
@@ -166,7 +170,7 @@ class Transferred(Message, tag="transferred"):
     """Another peer leads."""
 
     leader: Name
-    term: Number
+    term: Term
 
 
 class FoundingList(Message, tag="founding"):

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number, Part
+from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Part, Term
 from ha_scheduler.protocol.peer import PeerAddress
 
 CONTENT_BYTES = 16
@@ -70,9 +70,14 @@ class CaughtUp(Message, tag="caught-up"):
 
 
 class Activate(Message, tag="activate"):
-    """Daemon: this peer leads in ``term``, and all records of earlier terms were sent. Once."""
+    """Daemon: this peer leads in ``term``, and all records of earlier terms were sent. Once.
 
-    term: Number
+    ``cell_id``, ``predecessor``: as in ``Welcome``.
+    """
+
+    term: Term
+    cell_id: CellId = ""
+    predecessor: CellId = ""
 
 
 class Ping(Message, tag="ping"):
@@ -97,14 +102,14 @@ class Propose(Message, tag="propose"):
 class Serving(Message, tag="serving"):
     """Engine: it serves at ``address`` as the leader of ``term``. Once."""
 
-    term: Number
+    term: Term
     address: Name
 
 
 class Mark(Message, tag="mark"):
     """Engine: a phase of the failover to ``term`` was reached (CLOCK_MONOTONIC seconds). Once."""
 
-    term: Number
+    term: Term
     phase: Phase
     at: float
     detail: Counts

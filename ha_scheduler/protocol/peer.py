@@ -13,7 +13,17 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import Message, MessageSet, Name, Number, Part, Port, Text
+from ha_scheduler.protocol.codec import (
+    CellId,
+    Message,
+    MessageSet,
+    Name,
+    Number,
+    Part,
+    Port,
+    Term,
+    Text,
+)
 from ha_scheduler.protocol.introduction import Refused
 
 PeerId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -56,7 +66,7 @@ class PeerHello(Message, tag="peer-hello"):
     """From disk ``own`` to the disk ``to_id`` of peer ``to``.
 
     ``fresh``: its log is empty. ``promise_ms``: time without a vote after each message of a leader,
-    equal on all peers.
+    equal on all peers. ``cell_id``: of the cell whose ledger it has.
     """
 
     to: Name
@@ -65,6 +75,7 @@ class PeerHello(Message, tag="peer-hello"):
     fresh: bool
     promise_ms: Number
     own: Disk
+    cell_id: CellId = ""
 
 
 class RaftMessage(Message, tag="raft"):
@@ -79,7 +90,7 @@ class Failover(msgspec.Struct, frozen=True):
     ``started`` is wall clock, in seconds since the epoch.
     """
 
-    term: Number
+    term: Term
     leader: Name
     started: float
     phases: dict[str, float]
@@ -97,7 +108,7 @@ class Gossip(Message, tag="gossip"):
 
     ready: bool
     applied: Number
-    serving: tuple[Number, Name, Text] | None
+    serving: tuple[Term, Name, Text] | None
     history: tuple[Failover, ...]
     disks: tuple[tuple[Number, Number], ...]
     ended: Annotated[tuple[EndedBytes, ...], Meta(max_length=16)] = ()

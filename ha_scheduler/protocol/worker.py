@@ -2,8 +2,8 @@
 
 A worker joins by ``RegisterWorker``: upstream's registration with ``Joining`` in it. The engine
 answers as upstream's, with a ``Welcome`` (``protocol/client.py``); or ``STALE``, with its term, to
-a worker that has seen a later one. A new leader calls the workers of its ledger by
-``LeaderCalled``.
+a worker that has seen a later one; or ``OTHER_CELL``, with a ``Welcome``. A new leader calls the
+workers of its ledger by ``LeaderCalled``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from ha_scheduler.protocol.client import Key
-from ha_scheduler.protocol.codec import INT_MAX, Message, Name, Number, Part, Text
+from ha_scheduler.protocol.codec import INT_MAX, CellId, Message, Name, Number, Part, Term, Text
 
 ERROR_BYTES_MAX = 256 * 1024  # of a task's error; a larger one is not kept
 METADATA_BYTES_MAX = 256 * 1024  # of one task's; larger metadata ends with its leader
 FETCHING = "fetching"  # the state of a computed task that will be reported as a transfer
 STALE = "stale-leader"  # the status of an answer
+OTHER_CELL = "other-cell"  # likewise: what the worker holds is of a cell that this one is not
 
 #: Messages of a worker's stream that no client's may have.
 WORKERS_ALONE = frozenset(
@@ -52,9 +53,10 @@ class Report(Part):
 class Joining(Part):
     """The additions to upstream's registration of a worker."""
 
-    term: Number  # the highest that the worker has seen
+    term: Term  # the highest that the worker has seen
     report: Report
     plugins: dict[str, str]  # name → digest, of plugins that are set up
+    cell_id: CellId = ""  # of which cell the worker is, and the term
 
 
 class RegisterPlainWorker(Message, tag="register-worker"):
@@ -77,9 +79,10 @@ class RegisterWorker(Message, tag="ha-register-worker"):
 class LeaderCalled(Message, tag="ha-leader"):
     """Call of the engine to a worker: it leads now, at this address."""
 
-    term: Number
+    term: Term
     address: Text
     leader: Name
+    cell_id: CellId = ""
 
 
 class RunNamed(Message, tag="ha-runs"):

@@ -45,6 +45,7 @@ class Model:
     answers: dict[str, tuple[int, set[int]]] = field(default_factory=dict)
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
     peers: dict[int, r.PeerNamed] = field(default_factory=dict)
+    cell: r.CellFounded | None = None
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     call_owners: dict[str, str] = field(default_factory=dict)
     cases: dict[bytes, dict[int, tuple[str, bool]]] = field(default_factory=dict)
@@ -188,6 +189,9 @@ class Model:
         self.peers.pop(rec.peer, None)
         self.peers[rec.peer] = rec
 
+    def on_CellFounded(self, rec: r.CellFounded) -> None:
+        self.cell = self.cell or rec
+
     def on_Called(self, rec: r.Called) -> None:
         payload = rec.payload
         if rec.blob_parts:
@@ -252,6 +256,7 @@ class Model:
             "scattered": self.scattered,
             "clients": self.clients,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
+            "cell": self.cell,
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
             "call owners": self.call_owners,
@@ -408,6 +413,7 @@ class _Writer:
                 tuple(map(_exposure, draw(st.sets(st.sampled_from(CONTENTS), min_size=1)))),
             ),
             r.CaseReleased: lambda: (draw(st.sampled_from(CONTENTS)),),
+            r.CellFounded: lambda: (draw(st.sampled_from("ab")) * 32, "", "a"),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
                 draw(st.integers(1, 2)),
@@ -454,4 +460,5 @@ KINDS = (
     r.EngineEnded,
     r.EngineEnded,
     r.CaseReleased,
+    r.CellFounded,
 )

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from ledger_model import CONTENTS, KINDS, NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
-from ha_scheduler.ledger import desires, peer_table, runs
+from ha_scheduler.ledger import cell_identity, desires, peer_table, runs
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.calls import DROPPED, INLINE_BYTES_MAX, Calls, pack_payload
@@ -24,6 +24,7 @@ from ha_scheduler.ledger.sessions import Sessions, load_answers
 from ha_scheduler.ledger.tables import (
     BLOB_PARTS,
     CALLS,
+    CELL,
     EVENTS,
     PEERS,
     SESSIONS,
@@ -153,7 +154,7 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
         fold(tables, index, 1, r.encode(record))
     left = {table for table, found in rows(tables).items() if found}
     # Peers stay for ever, as do sessions that no ClientJoined ever named.
-    assert left <= {"meta", SESSIONS, PEERS}
+    assert left <= {"meta", SESSIONS, PEERS, CELL}
 
 
 def peer_named(peer: int, name: str = "c", gone: str = "") -> r.PeerNamed:
@@ -390,3 +391,20 @@ def test_a_rebuild_says_up_to_which_run_each_of_the_last_leaders_had_let_go() ->
         fold(tables, index, 1, r.encode(r.GraphsRetired((GRAPH,), upto - 2)))
     told = [r.decode(data) for data in rebuild(tables)]
     assert told == [r.GraphsRetired((), upto) for upto in ids[-runs.TERMS_MAX :]]
+
+
+def test_the_first_identity_of_a_cell_is_its_identity_for_ever() -> None:
+    first, second = cell_identity.draw("a"), cell_identity.draw("b")
+    assert first.cell != second.cell
+    tables = folded([first, second])
+    assert cell_identity.load(tables) == first
+
+
+def test_a_cell_founded_from_a_ledger_is_another_one_and_names_its_predecessor() -> None:
+    first = cell_identity.draw("a")
+    tables = folded([first, peer_named(7)])
+    successor = cell_identity.found_anew(tables, 9, "b")
+    assert successor.predecessor == first.cell != successor.cell
+    assert cell_identity.load(tables) == successor
+    again = folded(map(r.decode, rebuild(tables)))
+    assert cell_identity.load(again) == successor

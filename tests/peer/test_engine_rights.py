@@ -119,9 +119,9 @@ OWN = {"term": "own term"}
 GONE = PeerNamed(1, 2, "b", "10.0.0.2", 8785, 8786, False, "was removed by a client")
 OVERSTEPS: dict[str, dict[str, Any]] = {
     "said twice that it serves": {"op": "serving", "address": "tls://203.0.113.66:666", **OWN},
-    "spoke of term 4611686018427387904": {
+    "spoke of term 1073741824": {
         "op": "mark",
-        "term": 2**62,
+        "term": 2**30,
         "phase": "first_task",
         "at": 1.0,
         "detail": {},

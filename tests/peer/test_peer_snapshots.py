@@ -158,7 +158,7 @@ async def send(port: int, tables: MemoryTables, only: Sequence[str] = DUMPED_TAB
     sender = SnapshotSender(
         Ledger(tables),  # type: ignore[arg-type]
         {2: PeerAddress("b", "127.0.0.1", port, 0)}.get,
-        Dialer("cell", own, 600, Security(None, None), lambda: False),
+        Dialer("cell", own, 600, Security(None, None), lambda: False, str),
         lambda peer, ok: reports.put_nowait(ok),
         lambda peer: only,
     )
@@ -360,7 +360,7 @@ async def test_a_core_that_asks_again_when_it_is_told_of_a_failure_is_told_again
     sender = SnapshotSender(
         Ledger(ledger()),  # type: ignore[arg-type]
         lambda peer: address,
-        Dialer("cell", own, 600, Security(None, None), lambda: False),
+        Dialer("cell", own, 600, Security(None, None), lambda: False, str),
         report,
     )
     sender.send(asked)

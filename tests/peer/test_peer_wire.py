@@ -36,9 +36,9 @@ class NoEvents:
 
     def on_unreachable(self, peer: int) -> None: ...
 
-    def on_connected(self) -> None: ...
+    def on_connected(self, peer: int) -> None: ...
 
-    def on_gone(self, reason: str) -> None: ...
+    def on_gone(self, peer: int, reason: str) -> None: ...
 
     def admits(self, caller: PeerNamed) -> bool:
         return True
@@ -51,7 +51,7 @@ def stream() -> PeerStream:
 
 def stream_to_b(purpose: Purpose) -> PeerStream:
     own = PeerNamed(1, 1, "a", "127.0.0.1", 3, 4, False, "")
-    dialer = Dialer("cell", own, 600, Security(None, None), lambda: False)
+    dialer = Dialer("cell", own, 600, Security(None, None), lambda: False, str)
     return PeerStream(2, PeerAddress("b", "127.0.0.1", 1, 2), purpose, dialer, NoEvents())
 
 

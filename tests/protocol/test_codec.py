@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from ha_scheduler.protocol.codec import (
     INT_MAX,
+    TERM_MAX,
     MalformedMessage,
     Message,
     MessageSet,
@@ -24,6 +25,7 @@ from ha_scheduler.protocol.codec import (
     from_op,
     to_op,
 )
+from ha_scheduler.raft.messages import MAX_TERM
 
 
 class Colour(enum.StrEnum):
@@ -272,3 +274,7 @@ def test_a_field_of_garbage_raises_nothing_but_protocol_errors(
             decode()
         except ProtocolError:
             pass
+
+
+def test_no_message_speaks_of_a_term_that_the_core_does_not_know() -> None:
+    assert TERM_MAX == MAX_TERM

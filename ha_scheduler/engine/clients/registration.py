@@ -31,7 +31,7 @@ from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.fencing import FencedComm
-from ha_scheduler.engine.refusals import CheckedComm, refuse, require_sender
+from ha_scheduler.engine.refusals import CheckedComm, TurnedAway, refuse, require_sender
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
@@ -118,9 +118,12 @@ class Clients(Cancellation):
             raise MalformedMessage(f"ha-hello: the session is not that of {client}")
 
     def _check_message(self, client: str, message: dict[str, Any]) -> None:
-        """Raises ``MalformedMessage`` for one that is not of this client."""
+        """Raises ``MalformedMessage`` for one that is not of this client, and ``TurnedAway`` for
+        one of another cell: what it wants was asked of that."""
         op = message["op"]
         if op == tag_of(Hello):
+            if self._is_foreign(message["message"].cell_id):
+                raise TurnedAway(f"{client} is of another cell", self.welcome())
             self._check_session(client, message["message"])
         elif op != "client-desires-keys" or message.get("client") != FIRE_AND_FORGET:
             require_sender(message, "client", client)
@@ -249,7 +252,7 @@ class Clients(Cancellation):
 
     def _hello(self, client: str, message: Hello) -> None:
         stream = self.client_comms[client]
-        if message.term > self.term:
+        if self._is_behind(message.term, message.cell_id):
             stream.send(to_op(Stale(self.term)))
             return
         if self.session_of.get(client) != message.session:

@@ -77,6 +77,20 @@ class StreamScheduler(upstream.Scheduler):
         if self.recorder is not None:
             self.recorder.append(record, on_commit)
 
+    def _is_behind(self, term: int, cell_id: str) -> bool:
+        """Whether a worker or client has seen a later leader, of this cell: terms of another one
+        say nothing here."""
+        return term > self.term and cell_id in ("", self.cell.cell_id)
+
+    def _is_foreign(self, cell_id: str) -> bool:
+        """Whether what somebody of that cell holds is unknown here."""
+        known = ("", self.cell.cell_id, self.cell.predecessor)
+        return bool(self.cell.cell_id) and cell_id not in known
+
+    def name_cell(self, cell_id: str, predecessor: str) -> None:
+        """Which cell it is; known when this engine is to lead."""
+        self.cell = replace(self.cell, cell_id=cell_id, predecessor=predecessor)
+
     def welcome(self) -> Welcome:
         """What a worker or client learns of the cell when it registers."""
         return replace(self.cell, term=self.term)

@@ -42,6 +42,7 @@ from ha_scheduler.errors import SetAside
 from ha_scheduler.protocol.client import HA
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
 from ha_scheduler.protocol.worker import (
+    OTHER_CELL,
     STALE,
     LeaderCalled,
     RegisterPlainWorker,
@@ -100,8 +101,19 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
             joining = from_op(RegisterWorker, {**fields, "address": address, "ha": ha}).ha
         except MalformedMessage as error:
             return await refuse(comm, error)
-        if joining.term > self.term:
+        if self._is_behind(joining.term, joining.cell_id):
             await comm.write({"status": STALE, "term": self.term, "time": time()})
+            return None
+        if self._is_foreign(joining.cell_id):
+            logger.warning(
+                "Worker %s is of the cell %s, and begins anew in this one, %s.",
+                address,
+                joining.cell_id,
+                self.cell.cell_id,
+                extra={"action": "other-cell"},
+            )
+            answer = {"status": OTHER_CELL, "time": time(), HA: to_op(self.welcome())}
+            await comm.write(answer)
             return None
         report, plugins = joining.report, joining.plugins
         fenced = FencedComm(comm, self.lease, lambda reply: self._amend(reply, plugins))
@@ -355,7 +367,7 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
 
     async def _call_worker(self, worker: str, address: str) -> None:
-        message = to_op(LeaderCalled(self.term, address, self.welcome().leader))
+        message = to_op(LeaderCalled(self.term, address, self.cell.leader, self.cell.cell_id))
         presented = getattr(self.rpc(worker), message.pop("op"))(**message)
         try:
             await call(worker, presented, CALL_SECONDS)
