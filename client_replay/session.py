@@ -39,8 +39,9 @@ from client_replay.rpc import SchedulerRPC
 from client_replay.sendable import sendable
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
-from ha_scheduler.comm.follower import Follower
+from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
+from ha_scheduler.comm.roles import NotALeader, check_leader
 from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
     SEQUENCE,
@@ -62,6 +63,7 @@ RESTLESS_MAX_S = 5.0  # between two streams that end at once
 UNWELCOMED_MAX = 2  # streams that end on ha-hello: then it is an unmodified scheduler
 FLUSHES_MAX = 10_000  # calls of publish_dataset and unpublish_dataset under way at once
 HEARD_MAX = 10_000  # cancellations of which the leader may not know yet that they were heard of
+CELL_LOST = "cell-lost"  # the reason for cancelled keys
 CANCEL, DESIRE, LASTING_DESIRE = "cancel-keys", "client-desires-keys", tag_of(FireAndForget)
 
 FLUSH = "publish_flush_batched_send"  # the stream has caught up with a call (publish.py:54)
@@ -191,7 +193,8 @@ class Session:
         self.follower.connected(self._client.scheduler, stream.comm)
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
-        stream.send(to_op(Hello(self.id, self.follower.fence.term, self.journal.floor)))
+        seen = self.follower.fence.term, self.journal.floor, self.follower.cell_id
+        stream.send(to_op(Hello(self.id, *seen)))
         last = self.journal.last  # another thread may append while we go on
         for entry in self.journal.pending():
             entry.sent_in = self._connection
@@ -229,12 +232,48 @@ class Session:
 
     # ---- what the leader says
 
-    def welcomed(self, **fields: Any) -> None:
+    async def welcomed(self, **fields: Any) -> None:
         self._answered = True
-        view = View.from_welcome(from_op(Welcome, fields))
+        stream, view = self._stream, View.from_welcome(from_op(Welcome, fields))
+        try:
+            check_leader(stream.comm)
+        except NotALeader as error:
+            self._leave(str(error))
+            return
+        meeting = await self.follower.meet(view)
+        if stream is not self._stream:
+            return
+        if meeting is Meeting.DOUBTFUL:
+            self._leave(f"no peer says that {view.leader} leads our cell, {self.follower.cell_id}")
+        elif meeting is Meeting.ANOTHER:
+            self._lose_cell(view)
+        else:
+            self._follow(view)
+
+    def _follow(self, view: View) -> None:
         watch = not isinstance(self._client._start_arg, PooledRPCCall)  # else the worker does
         if not self.follower.welcomed(self._stream.comm, view, watch=watch):
             self._leave_stale(view.term)
+
+    def _lose_cell(self, view: View) -> None:
+        """The cell is not there any more: what was submitted to it has an outcome, and no result.
+
+        The client goes on with the cell that is there.
+        """
+        lost = (
+            f"The cell {self.follower.cell_id} of this client is not there any more: {view.leader} "
+            f"leads the cell {view.cell_id} on the same hosts, which was founded anew and knows "
+            f"nothing of what was submitted before. Submit it again."
+        )
+        keys = list(self._client.futures)
+        logger.warning("%s %d futures are lost.", lost, len(keys), extra={"action": "cell-lost"})
+        self.forget()
+        self._notices.clear()
+        self._flushes.clear()
+        self.topics = EventCursor()
+        self._client._handle_cancelled_keys(keys, CELL_LOST, lost)
+        self.follower.forget_cell()
+        self._leave("it is that of another cell")
 
     def refused(self, **fields: Any) -> None:
         self._answered = True

@@ -53,7 +53,13 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.raft",
         "ha_scheduler.storage",
     },
-    "ha_scheduler.comm": {"ha_scheduler.backoff", "ha_scheduler.cell", "ha_scheduler.protocol"},
+    "ha_scheduler.comm": {
+        "ha_scheduler.backoff",
+        "ha_scheduler.cell",
+        "ha_scheduler.errors",
+        "ha_scheduler.protocol",
+        "ha_scheduler.security",
+    },
     "ha_scheduler.engine": {
         "ha_scheduler.comm",
         "ha_scheduler.errors",

@@ -11,6 +11,9 @@ unasked.
 A candidate that refuses is soon tried again: distributed's ``connect`` would pause for seconds
 after a few refusals (comm/core.py:357), and a follower may come to lead at any moment.
 
+Under TLS the certificate must be that of an engine or a peer: who has taken a dead peer's port with
+another one is a candidate that refuses.
+
 Listening on ``ha://`` means the transport beneath, on one address: a worker that is given only
 ``ha://a,b,c`` derives its own protocol from it, without another option.
 """
@@ -33,6 +36,7 @@ from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import Directory, directory_of
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
+from ha_scheduler.comm.roles import check_leader
 
 logger = logging.getLogger("distributed.ha.comm")
 
@@ -84,6 +88,7 @@ class HAConnector(Connector):
                 # It hung up between TCP and TLS (tornado, iostream.py:1307).
                 raise ConnectionAbortedError(f"{endpoint} hung up before TLS began") from error
             try:
+                check_leader(comm)
                 if scheme == "tcp":
                     await _alive(comm)
             except BaseException:

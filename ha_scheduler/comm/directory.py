@@ -3,7 +3,12 @@
 Guarantee: the term of a cell only grows, and a view of an older term is ignored. A process has one
 ``Directory`` per set of addresses, which directs all its connection attempts.
 
-A new cell on the same ports has another name, and replaces everything, the term included.
+Only a daemon raises the term. What an engine says of itself counts when a daemon has said so too,
+since an engine runs the code of users; until then it tells addresses, and no more. An engine that
+names no peers stands alone: there is nobody to ask.
+
+Cells are told apart by their ids. What is said of another cell than the one in use, on the same
+addresses, is kept apart, until somebody enters that one (``enter``).
 
 Thread-safe. Subscribers are called in the thread of ``observe``, outside the lock.
 """
@@ -17,6 +22,8 @@ from dataclasses import dataclass
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse_endpoint
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.watch import WatchView
+
+CELLS_MAX = 4  # founded one after the other on the same addresses, whose terms are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,9 @@ class View:
     leader_address: Endpoint | None
     peers: tuple[Peer, ...] = ()
     addresses: tuple[Endpoint, ...] = ()
+    cell_id: str = ""
+    predecessor: str = ""
+    by_daemon: bool = True  # not by an engine
 
     @classmethod
     def from_watch(cls, said: WatchView) -> View:
@@ -51,6 +61,8 @@ class View:
             leader_address=parse_endpoint(said.address) if said.address else None,
             peers=peers,
             addresses=tuple(Endpoint(p.host, p.dask_port) for p in peers if p.dask_port),
+            cell_id=said.cell_id,
+            predecessor=said.predecessor,
         )
 
     @classmethod
@@ -58,7 +70,17 @@ class View:
         """The view of a leader."""
         peers = tuple(Peer(name, host, port) for name, host, port in welcome.watch)
         addresses = tuple(map(parse_endpoint, welcome.addresses))
-        return cls(welcome.cell, welcome.term, welcome.leader, None, peers, addresses)
+        return cls(
+            welcome.cell,
+            welcome.term,
+            welcome.leader,
+            None,
+            peers,
+            addresses,
+            welcome.cell_id,
+            welcome.predecessor,
+            by_daemon=False,
+        )
 
 
 class Directory:
@@ -70,6 +92,8 @@ class Directory:
         self.view: View | None = None  # the newest
         self.peers: tuple[Peer, ...] = ()  # for the watch
         self.leader_hint: Endpoint | None = None  # the last known address of the leader
+        self.cell_id = ""  # in use
+        self._confirmed: dict[str, int] = {}  # cell id → the highest term that a daemon said
         self._learnt: tuple[Endpoint, ...] = ()
         self._subscribers: list[Callable[[View], None]] = []
 
@@ -95,9 +119,31 @@ class Directory:
         with self._lock:
             self._learnt = tuple(dict.fromkeys(self._learnt + tuple(endpoints)))
 
+    def believes(self, view: View) -> bool:
+        """Whether a daemon has said so, or there is none to ask."""
+        if view.by_daemon or not (self.peers or view.peers):
+            return True
+        return self._confirmed.get(view.cell_id, -1) >= view.term
+
+    def enter(self, cell_id: str) -> None:
+        """Use this cell from now on; what is known of another one is forgotten."""
+        with self._lock:
+            if cell_id and self.cell_id and cell_id != self.cell_id:
+                self.view, self.leader_hint = None, None
+                self.peers = self._learnt = ()
+            self.cell_id = cell_id or self.cell_id
+
     def observe(self, view: View) -> bool:
         """Take in ``view``. Returns whether it was new; subscribers get only new ones."""
         with self._lock:
+            if view.by_daemon:
+                self._confirm(view)
+            if view.cell_id and self.cell_id and view.cell_id != self.cell_id:
+                return False
+            if view.by_daemon:
+                self.cell_id = self.cell_id or view.cell_id
+            if not self.believes(view):
+                return self._merge(view)
             if not self._is_new(view):
                 return False
             known = self.view
@@ -113,11 +159,17 @@ class Directory:
             subscriber(view)
         return True
 
+    def _confirm(self, view: View) -> None:
+        self._confirmed[view.cell_id] = max(view.term, self._confirmed.pop(view.cell_id, 0))
+        while len(self._confirmed) > CELLS_MAX:
+            del self._confirmed[next(iter(self._confirmed))]
+
     def _is_new(self, view: View) -> bool:
         known = self.view
         if known is None:
             return True
-        if view.cell and known.cell and view.cell != known.cell:
+        same = view.cell_id and view.cell_id == known.cell_id
+        if not same and view.cell and known.cell and view.cell != known.cell:
             self.leader_hint, self.peers, self._learnt = None, (), ()
             return True
         return view.term >= known.term and view != known

@@ -4,6 +4,11 @@ Guarantees, and the order that keeps them:
 
 - A leader of an older term than the highest seen (the fence) is never followed. The fence rises
   before anything is left, so that later connections know it.
+- Only what a daemon has said raises the fence. A leader that no daemon has confirmed yet is
+  followed, since most often it is the first to tell; and left after ``UNCONFIRMED_S`` if the
+  watched daemon knows nothing of it. Where no daemon can be reached, its word has to do.
+- Terms are compared within one cell, by its id. Of another cell on the same addresses the fence
+  begins anew, once a daemon says that it is there and none that the former one is (``meet``).
 - A connection is left for a newer leader, and never while it is with the newest: neither after that
   leader has said its term, nor before, if it is at the address of the newest view. A leader that
   has taken us in and loses us takes us for dead.
@@ -25,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from tornado.ioloop import IOLoop
@@ -33,9 +39,11 @@ from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.pool import drop_pooled
-from ha_scheduler.comm.watch import Watch
+from ha_scheduler.comm.watch import Watch, ask
 
 STUCK_S = 0.5  # an older attempt is with the former leader
+UNCONFIRMED_S = 5.0  # a daemon that is there knows the leader of its cell sooner
+ASK_EVERY_S = 0.25
 
 T = TypeVar("T")
 
@@ -59,11 +67,16 @@ class Fence:
         """The connection is made; its welcome has not come yet."""
         self._peer, self._welcomed = peer_address, False
 
-    def welcomed(self, term: int) -> bool:
-        """The leader of the connection has ``term``. Returns whether it may be followed."""
+    def welcomed(self, term: int, *, believed: bool = True) -> bool:
+        """The leader of the connection has ``term``. Returns whether it may be followed.
+
+        ``believed``: a daemon says so too.
+        """
         if term < self.term:
             return False
-        self.term = self.joined = term
+        self.joined = term
+        if believed:
+            self.term = term
         self._welcomed = True
         return True
 
@@ -93,12 +106,22 @@ class Fence:
         return f"{told.leader} leads term {told.term}"
 
 
+class Meeting(Enum):
+    """Of which cell a leader is."""
+
+    OURS = auto()
+    SUCCESSOR = auto()  # founded from the ledger of ours: what we hold is known there
+    ANOTHER = auto()  # and ours is not there any more
+    DOUBTFUL = auto()  # no daemon says so, or one of ours is there
+
+
 class Follower:
     """Calls ``leave`` with a reason when the connection is no longer with the newest leader."""
 
     def __init__(self, leave: Callable[[str], None]) -> None:
         self.fence = Fence()
         self.directory: Directory | None = None  # None until it is known
+        self.cell_id = ""  # of the cell whose leaders have taken us in
         self.news = asyncio.Event()  # ends a backoff
         self._leave = leave
         self._scheduler: Any = None
@@ -152,7 +175,10 @@ class Follower:
         A plain address becomes that of a cell, itself included (a VIP), unless the leader names no
         address: then the engine stands alone.
         """
-        if not self.fence.welcomed(view.term):
+        if view.cell_id and view.cell_id != self.cell_id:
+            self._change_cell(view.cell_id, comm)
+        believed = self._believes(view)
+        if not self.fence.welcomed(view.term, believed=believed):
             return False
         if self._stopped:  # it may have been closed before it was welcomed
             return True
@@ -161,26 +187,94 @@ class Follower:
             listed = (*view.addresses, addresses.parse_endpoint(scheduler.addr))
             scheduler.addr = addresses.unparse(dict.fromkeys(listed))
         directory = self._enter()
+        directory.enter(view.cell_id)
         directory.connected(endpoint)
         directory.observe(dataclasses.replace(view, leader_address=endpoint))
         if watch:
             if self._watch is None:
                 self._watch = Watch(directory, scheduler.pool.connection_args.get("ssl_context"))
             self._watch.start()
+        if not believed:
+            loop = asyncio.get_running_loop()
+            loop.call_later(UNCONFIRMED_S, self._leave_unconfirmed, comm, view)
         return True
 
+    def _change_cell(self, cell_id: str, comm: Any) -> None:
+        if self.cell_id:
+            self.fence = Fence()
+            self.fence.connected(comm.peer_address)
+        self.cell_id = cell_id
+
+    def _believes(self, view: View) -> bool:
+        if self.directory is None:
+            return view.by_daemon or not view.peers
+        return self.directory.believes(view)
+
+    def _leave_unconfirmed(self, comm: Any, view: View) -> None:
+        heard = self._watch is not None and self._watch.watched is not None
+        doubted = self.fence.joined == view.term > self.fence.term
+        if heard and doubted and not self._stopped and not comm.closed():
+            self._leave(f"no peer of the cell says that {view.leader} leads term {view.term}")
+
+    @property
+    def _ssl_context(self) -> Any:
+        return self._scheduler.pool.connection_args.get("ssl_context")
+
+    async def meet(self, view: View) -> Meeting:
+        """Of which cell the leader is that has sent this welcome."""
+        if not (view.cell_id and self.cell_id) or view.cell_id == self.cell_id:
+            return Meeting.OURS
+        directory = self._enter() if addresses.is_ha(self._scheduler.addr) else self.directory
+        known = directory.peers if directory is not None else ()
+        peers = {(peer.name, peer.host, peer.peer_port): peer for peer in (*known, *view.peers)}
+        said = await ask(directory or Directory(()), peers.values(), self._ssl_context)
+        there = {answer.cell_id: answer for answer in said}
+        if self.cell_id in there or view.cell_id not in there:
+            return Meeting.DOUBTFUL
+        successor = there[view.cell_id].predecessor == self.cell_id
+        return Meeting.SUCCESSOR if successor else Meeting.ANOTHER
+
     def called(self, term: int, leader: str, address: str) -> None:
-        """A leader has called this process."""
+        """A leader has called this process, and a daemon says that it leads."""
         known = self.directory.view if self.directory else None
         endpoint = addresses.parse_endpoint(address)
-        view = View(known.cell if known else "", term, leader, endpoint)
+        view = View(known.cell if known else "", term, leader, endpoint, cell_id=self.cell_id)
         if self.directory is not None:
             self.directory.observe(view)
         self.hear(view)
 
+    def look_at(self, address: str) -> None:
+        """A leader of another cell has called: it may be the successor of ours."""
+        if self.directory is not None:
+            self.directory.learn([addresses.parse_endpoint(address)])
+        self.news.set()
+
+    def forget_cell(self) -> None:
+        """Our cell is not there any more, and nothing of it is left here."""
+        self.cell_id, self.fence = "", Fence()
+
+    async def confirms(self, term: int) -> bool:
+        """Whether a daemon of our cell says that the term is ``term`` or later.
+
+        At once, if one has: mostly the watch tells of a leader before that calls. Otherwise all are
+        asked, for ``UNCONFIRMED_S``. Without TLS an engine that names no peers is believed.
+        """
+        directory = self.directory
+        if directory is None or not directory.peers:
+            return self._scheduler is not None and self._ssl_context is None
+        claim = View("", term, None, None, cell_id=self.cell_id, by_daemon=False)
+        deadline = asyncio.get_running_loop().time() + UNCONFIRMED_S
+        while not directory.believes(claim):
+            if self._stopped or asyncio.get_running_loop().time() > deadline:
+                return False
+            await ask(directory, directory.peers, self._ssl_context)
+            if not directory.believes(claim):
+                await asyncio.sleep(ASK_EVERY_S)
+        return True
+
     def hear(self, view: View) -> None:
         """A view: drop connections to former leaders."""
-        if self._stopped:
+        if self._stopped or (view.cell_id and self.cell_id and view.cell_id != self.cell_id):
             return
         if self.fence.hear(view):
             if self._scheduler is not None:

@@ -4,6 +4,8 @@ Guarantee: the silent death of the leader is known within two seconds of its suc
 of the watched peer within ``SILENCE_S``: the watched peer is one that does *not* lead (if there is
 one) and sends something every 500 ms, and silence makes the watch go on to the next peer.
 
+Only the peer of the name is listened to, by its certificate: what it says raises terms.
+
 The watch never ends by itself. It reports every view to its ``Directory``.
 """
 
@@ -14,11 +16,12 @@ import contextlib
 import logging
 import random
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.address import HAAddressError
 from ha_scheduler.comm.directory import Directory, Peer, View
+from ha_scheduler.comm.roles import check_watched
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
@@ -104,18 +107,49 @@ class Watch:
     def _others(self, peer: Peer) -> bool:
         return any(other.name != peer.name for other in self._directory.peers)
 
-    async def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat, None]:
-        async with asyncio.timeout(CONNECT_S):
-            reader, writer = await asyncio.open_connection(
-                peer.host, peer.peer_port, ssl=self._ssl_context
-            )
-        try:
-            view = self._directory.view
+    def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat, None]:
+        view = self._directory.view
+        return messages_of(peer, self._ssl_context, view.cell if view else "")
+
+
+async def messages_of(
+    peer: Peer, ssl_context: ssl.SSLContext | None, cell: str = ""
+) -> AsyncGenerator[WatchView | WatchBeat, None]:
+    """What ``peer`` tells a watcher; first a view.
+
+    Raises ``OSError``, ``EOFError``, ``TimeoutError``, ``RefusedError`` and ``ProtocolError``.
+    """
+    async with asyncio.timeout(CONNECT_S):
+        reader, writer = await asyncio.open_connection(peer.host, peer.peer_port, ssl=ssl_context)
+    try:
+        check_watched(writer.get_extra_info("ssl_object"), peer.name)
+        async with asyncio.timeout(SILENCE_S):
+            await call(reader, writer, introduce(Kind.WATCH, cell))
+        while True:
             async with asyncio.timeout(SILENCE_S):
-                await call(reader, writer, introduce(Kind.WATCH, view.cell if view else ""))
-            while True:
-                async with asyncio.timeout(SILENCE_S):
-                    body = await frames.read(reader.readexactly, frames.WATCH_BYTES_MAX)
-                yield WATCH.decode(body)
-        finally:
-            writer.transport.abort()
+                body = await frames.read(reader.readexactly, frames.WATCH_BYTES_MAX)
+            yield WATCH.decode(body)
+    finally:
+        writer.transport.abort()
+
+
+async def ask(
+    directory: Directory, peers: Iterable[Peer], ssl_context: ssl.SSLContext | None
+) -> list[View]:
+    """The views of all daemons that answer now, which ``directory`` takes in."""
+    views = await asyncio.gather(*(_view_of(peer, ssl_context) for peer in peers))
+    said = [view for view in views if view is not None]
+    for view in said:
+        directory.observe(view)
+    return said
+
+
+async def _view_of(peer: Peer, ssl_context: ssl.SSLContext | None) -> View | None:
+    try:
+        async with contextlib.aclosing(messages_of(peer, ssl_context)) as messages:
+            async for message in messages:
+                if isinstance(message, WatchView):
+                    return View.from_watch(message)
+    except (OSError, EOFError, TimeoutError, RefusedError, ProtocolError, HAAddressError) as error:
+        logger.debug("Peer %s did not say who leads: %s", peer.name, error)
+    return None

@@ -44,7 +44,12 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
 
 def role_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Role:
     """The role (OU) of the other end of an established link. Raises ``CertificateRefused``."""
-    text = _subject_field(ssl_object, "organizationalUnitName")
+    return role_in(ssl_object.getpeercert())
+
+
+def role_in(certificate: Any) -> Role:
+    """The role (OU) in what ``getpeercert`` gave. Raises ``CertificateRefused``."""
+    text = _subject_field(certificate, "organizationalUnitName")
     try:
         return Role(text)
     except ValueError:
@@ -56,7 +61,7 @@ def role_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Role:
 
 def name_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> str:
     """The name (CN) of the other end of an established link. Raises ``CertificateRefused``."""
-    return _subject_field(ssl_object, "commonName")
+    return _subject_field(ssl_object.getpeercert(), "commonName")
 
 
 def check_files(
@@ -110,8 +115,7 @@ def _context(files: TlsFiles, protocol: ssl._SSLMethod) -> ssl.SSLContext:
     return context
 
 
-def _subject_field(ssl_object: ssl.SSLObject | ssl.SSLSocket, field: str) -> str:
-    certificate: Any = ssl_object.getpeercert()
+def _subject_field(certificate: Any, field: str) -> str:
     values = [
         value
         for relative_name in (certificate or {}).get("subject", ())

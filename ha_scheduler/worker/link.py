@@ -9,6 +9,9 @@ Guarantees, and the order that keeps them:
   died are lost: no report has them.
 - A leader of an older term than the highest seen is not obeyed (``comm/follower.py``): its stream
   is aborted, and the rest of a batch already read is ignored.
+- Who calls the worker as its leader shows the certificate of an engine, and is followed when a
+  daemon says that it leads.
+- What the worker holds is told to its cell, and to the successor of that, and to no other.
 - The loss of a leader never ends the worker. A "close" from the leader does, or
   ``ha-scheduler.worker.rejoin-timeout`` without one that takes it.
 
@@ -35,18 +38,25 @@ from distributed.comm import CommClosedError, connect
 from distributed.core import error_message, iscoroutinefunction
 from distributed.metrics import time as wall_time
 from distributed.worker import WORKER_ANY_RUNNING
-from distributed.worker_state_machine import TaskErredMsg
+from distributed.worker_state_machine import FreeKeysEvent, TaskErredMsg
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.decoding import UNREADABLE
-from ha_scheduler.comm.follower import Follower
+from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import IntroductionRefused
+from ha_scheduler.comm.roles import check_leader
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
-from ha_scheduler.worker.registration import PlainScheduler, Registered, RegistrationRefused
+from ha_scheduler.worker.registration import (
+    AnotherCell,
+    PlainScheduler,
+    Registered,
+    RegistrationRefused,
+    StaleLeader,
+)
 from ha_scheduler.worker.report import report_of, shuffle_runs
 from ha_scheduler.worker.runs import RunTracker
 
@@ -80,6 +90,9 @@ class Linked(Protocol):
     def registered(self) -> None:
         """A leader took the worker in."""
 
+    def forget_cell(self) -> None:
+        """What is remembered of the cell's tasks is void."""
+
     async def add_missing_plugins(self, plugins: Mapping[str, bytes]) -> None:
         """Set up those that the worker does not have."""
 
@@ -98,6 +111,7 @@ class SchedulerLink:
         self._rejoining: asyncio.Task[None] | None = None
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
+        self._calls: set[asyncio.Task[None]] = set()  # of leaders that no daemon has confirmed yet
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
 
     # ---- what the worker asks for
@@ -113,6 +127,8 @@ class SchedulerLink:
             except (RegistrationRefused, IntroductionRefused) as refused:
                 logger.error("Unable to connect to scheduler: %s", refused)
                 raise ValueError(f"Unexpected response from register: {refused}") from refused
+            except AnotherCell as other:
+                await self._meet(other)
             except (OSError, TimeoutError) as error:
                 logger.info("Waiting to connect to: %26s", self._worker.scheduler.address)
                 logger.debug("because %s", why(error))
@@ -154,6 +170,8 @@ class SchedulerLink:
             task = None
         if task is not None:
             task.cancel()
+        for call in self._calls:
+            call.cancel()
         await self.follower.stop()
         if task is not None:
             with contextlib.suppress(asyncio.CancelledError):
@@ -161,13 +179,33 @@ class SchedulerLink:
 
     # ---- what comes from the cell
 
-    def leader_called(self, **fields: Any) -> dict[str, Any]:
-        message, seen = from_op(LeaderCalled, fields), self.follower.fence.term
-        if message.term < seen:
-            return {"status": STALE, "term": seen}
+    def leader_called(self, comm: Any, **fields: Any) -> dict[str, Any]:
+        """A leader presents itself. Raises ``NotALeader`` for who cannot be one."""
+        check_leader(comm)
+        message, follower = from_op(LeaderCalled, fields), self.follower
+        if message.cell_id and follower.cell_id and message.cell_id != follower.cell_id:
+            follower.look_at(message.address)  # it may be the successor of our cell
+            return {"status": "OK"}
+        if message.term < follower.fence.term:
+            return {"status": STALE, "term": follower.fence.term}
         if not self.plain:
-            self.follower.called(message.term, message.leader, message.address)
+            call = asyncio.ensure_future(self._believe(message))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
         return {"status": "OK"}
+
+    async def _believe(self, message: LeaderCalled) -> None:
+        """Follow the caller, if a daemon says that it leads."""
+        if await self.follower.confirms(message.term):
+            if message.term >= self.follower.fence.term:
+                self.follower.called(message.term, message.leader, message.address)
+            return
+        logger.warning(
+            "%s calls itself the leader of term %d, and no peer of the cell says so: not followed",
+            message.address,
+            message.term,
+            extra={"action": "leader-unconfirmed"},
+        )
 
     # ---- the stream
 
@@ -258,6 +296,9 @@ class SchedulerLink:
                 await self.follower.attempt(self._join_once())
                 if self.phase is Phase.UP:
                     return  # else it was left again while its plugins were installed
+            except AnotherCell as other:
+                self._complain(other)
+                await self._meet(other)
             except Exception as error:
                 self._complain(error)
             if time.monotonic() > deadline:
@@ -274,6 +315,34 @@ class SchedulerLink:
             self._complained = time.monotonic()
             scheduler = self._worker.scheduler
             logger.info("Looking for the leader of %s: %s", scheduler.address, why(error))
+
+    async def _meet(self, other: AnotherCell) -> None:
+        """Begin anew in another cell, if that is there and the worker's own is not.
+
+        A nanny starts a fresh process. Without one the worker lets go of all that it holds, and
+        joins when its running tasks are over: a task of that name may be another one there.
+        """
+        if await self.follower.meet(other.view) is not Meeting.ANOTHER:
+            return
+        worker, held = self._worker, list(self._worker.state.tasks)
+        logger.warning(
+            "The cell %s of this worker is not there any more: %s leads the cell %s on the same "
+            "hosts, which was founded anew and knows nothing of the %d tasks here. %s",
+            self.follower.cell_id,
+            other.view.leader,
+            other.view.cell_id,
+            len(held),
+            "The worker restarts." if worker.nanny else "The worker lets go of them.",
+            extra={"action": "cell-replaced"},
+        )
+        if worker.nanny:
+            await worker.close(nanny=False, executor_wait=False, reason="worker-of-another-cell")
+            return
+        worker.handle_stimulus(FreeKeysEvent(keys=held, stimulus_id=f"other-cell-{wall_time()}"))
+        if not worker.state.tasks:
+            self._own.forget_cell()
+            self._events.clear()
+            self.follower.forget_cell()
 
     async def _join_once(self) -> None:
         """Join, with no ``await`` between: a registration is never left unnoticed."""
@@ -297,7 +366,12 @@ class SchedulerLink:
             await self._introduce(comm, metrics, extra)
             async with asyncio.timeout(REPLY_S_MAX):
                 reply = await comm.read(deserializers=["msgpack"])
-            accepted = registration.understand(reply, self.follower.fence.term)
+            follower = self.follower
+            accepted = registration.understand(reply, follower.fence.term, follower.cell_id)
+            if accepted.view is not None:
+                check_leader(comm)
+                if await follower.meet(accepted.view) not in (Meeting.OURS, Meeting.SUCCESSOR):
+                    raise StaleLeader(f"no peer says that {accepted.view.leader} leads our cell")
             if comm is not self._comm:
                 raise CommClosedError("another leader came meanwhile")
         except BaseException:
@@ -321,6 +395,7 @@ class SchedulerLink:
             message = registration.message(
                 message,
                 term=self.follower.fence.term,
+                cell_id=self.follower.cell_id,
                 report=report_of(
                     worker.state,
                     shuffles=shuffle_runs(worker),

@@ -1,8 +1,8 @@
 """A worker's registration with a leader, and the leader's answer.
 
-Guarantee: only a leader whose term is at least the highest one seen is accepted. Any other answer
-is one of three exceptions: look for the leader again, retry later, or (first registration only)
-give up.
+Guarantee: only a leader of the worker's cell, or of its successor, whose term is at least the
+highest one seen is accepted. Any other answer is an exception: look for the leader again, retry
+later, begin anew in another cell, or (first registration only) give up.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ from distributed.versions import get_versions
 from ha_scheduler.comm.directory import View
 from ha_scheduler.protocol.client import HA, Welcome
 from ha_scheduler.protocol.codec import from_op, to_op
-from ha_scheduler.protocol.worker import STALE, Joining, RegisterWorker, Report
+from ha_scheduler.protocol.worker import OTHER_CELL, STALE, Joining, RegisterWorker, Report
 
 
 class StaleLeader(OSError):
     """Remote: it leads no longer, perhaps without knowing."""
+
+
+class AnotherCell(OSError):
+    """Remote: it leads another cell than the worker's, and takes nothing of what that holds."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(f"{view.leader} leads another cell, {view.cell_id}")
+        self.view = view
 
 
 class RegistrationRefused(Exception):
@@ -66,7 +74,12 @@ def upstream_message(worker: Any, metrics: Mapping[str, Any], extra: Any) -> dic
 
 
 def message(
-    upstream: Mapping[str, Any], *, term: int, report: Report, plugins: Mapping[str, str]
+    upstream: Mapping[str, Any],
+    *,
+    term: int,
+    report: Report,
+    plugins: Mapping[str, str],
+    cell_id: str,
 ) -> dict[str, Any]:
     """The registration of a worker that follows leaders.
 
@@ -74,25 +87,29 @@ def message(
     then answers None at once (core.py:829), and nothing otherwise.
     """
     address, server_id, nanny = (upstream[name] for name in ("address", "server_id", "nanny"))
-    joining = Joining(term, report, dict(plugins))
+    joining = Joining(term, report, dict(plugins), cell_id)
     ours = to_op(RegisterWorker(address, server_id, nanny, joining))
     return {**upstream, **ours, "reply": term == 0}
 
 
-def understand(reply: Any, term_seen: int) -> Registered:
-    """Read the answer.
+def understand(reply: Any, term_seen: int, cell_id: str = "") -> Registered:
+    """Read the answer. ``term_seen``: of the cell ``cell_id``.
 
-    Raises ``StaleLeader``, ``RegistrationRefused``, ``PlainScheduler`` or ``MalformedMessage``.
+    Raises ``StaleLeader``, ``AnotherCell``, ``RegistrationRefused``, ``PlainScheduler`` or
+    ``MalformedMessage``.
     """
     if reply is None:
         raise PlainScheduler("the scheduler does not know ha-register-worker")
     status = reply.get("status")
     if status == STALE:
         raise StaleLeader(f"it is of term {reply.get('term')}, and {term_seen} has been seen")
+    welcome = from_op(Welcome, reply[HA]) if HA in reply else None
+    if status == OTHER_CELL and welcome is not None:
+        raise AnotherCell(View.from_welcome(welcome))
     if status != "OK":
         raise RegistrationRefused(str(reply.get("message", reply)))
-    welcome = from_op(Welcome, reply[HA]) if HA in reply else None
-    if welcome is not None and welcome.term < term_seen:
+    ours = welcome is not None and welcome.cell_id in ("", cell_id)
+    if welcome is not None and (ours or not cell_id) and welcome.term < term_seen:
         raise StaleLeader(f"it is of term {welcome.term}, and {term_seen} has been seen")
     return Registered(
         time=reply["time"],

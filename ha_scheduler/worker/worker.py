@@ -232,6 +232,9 @@ class Worker(distributed.Worker):
         if self.status not in WORKER_ANY_RUNNING:
             self.status = Status.running
 
+    def forget_cell(self) -> None:
+        self.runs = RunTracker()
+
     async def add_missing_plugins(self, plugins: Mapping[str, bytes]) -> None:
         """Install the missing ones. Adding one again would tear it down first (worker.py:1771)."""
         missing = {

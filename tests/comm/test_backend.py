@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -18,10 +19,12 @@ from distributed.comm.registry import get_backend
 from tornado.iostream import IOStream
 
 from ha_scheduler.comm.address import Endpoint, HAAddressError
-from ha_scheduler.comm.backend import HABackend, TLSNotConfigured
+from ha_scheduler.comm.backend import HABackend, TLSNotConfigured, why
 from ha_scheduler.comm.directory import directory_of, forget_directories
+from ha_scheduler.security.authority import client_files, engine_files
 from ha_scheduler.worker.nanny import Nanny
 from ha_scheduler.worker.worker import Worker
+from tests.certificates import issue, security_of
 from tests.worker.cell import free_ports
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -132,20 +135,43 @@ async def test_nobody_leads_is_a_timeout_that_names_everybody() -> None:
     assert str(two) in said
 
 
-async def test_tls_is_used_when_it_is_configured() -> None:
-    security = Security.temporary()
-    async with answering("tls", **security.get_listen_args("scheduler")) as (port, _):
+async def test_tls_is_used_when_it_is_configured(tmp_path: Path) -> None:
+    files = issue(tmp_path, "a")
+    served = security_of(engine_files(files, "a")).get_listen_args("scheduler")
+    async with answering("tls", **served) as (port, _):
         (refusing,) = free_ports(1)
-        comm, _ = await reach(refusing, port, **security.get_connection_args("client"))
+        client = security_of(client_files(files)).get_connection_args("client")
+        comm, _ = await reach(refusing, port, **client)
         assert comm.peer_address == f"tls://127.0.0.1:{port}"
         comm.abort()
 
 
+async def test_who_shows_a_clients_certificate_on_the_port_of_a_peer_is_no_leader(
+    tmp_path: Path,
+) -> None:
+    files = issue(tmp_path, "a")
+    client = security_of(client_files(files))
+    engine = security_of(engine_files(files, "a"))
+    async with (
+        answering("tls", **client.get_listen_args("scheduler")) as (impostor, _),
+        answering("tls", **engine.get_listen_args("scheduler")) as (port, _),
+    ):
+        for _ in range(3):
+            comm, _ = await reach(impostor, port, **client.get_connection_args("client"))
+            assert comm.peer_address == f"tls://127.0.0.1:{port}"
+            comm.abort()
+        with pytest.raises(OSError) as caught:
+            await connect(
+                f"ha://127.0.0.1:{impostor}", timeout=1, **client.get_connection_args("client")
+            )
+        assert "has the certificate of a client" in why(caught.value)
+
+
 async def test_a_peer_that_hangs_up_before_tls_began_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """tornado's iostream.py:1307 calls a stream that was closed meanwhile "not idle"."""
-    security = Security.temporary()
+    security = security_of(engine_files(issue(tmp_path, "a"), "a"))
     start_tls, hung_up = IOStream.start_tls, []
 
     def hang_up_first(stream: IOStream, server_side: bool, *args: Any, **kwargs: Any) -> Any:

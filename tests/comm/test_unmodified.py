@@ -17,6 +17,8 @@ from distributed import Security
 
 from client_replay import Client
 from ha_scheduler.deploy.ports import free_ports
+from ha_scheduler.security.authority import engine_files
+from tests.certificates import issue
 from tests.deadlines import SCALE
 
 pytestmark = pytest.mark.system
@@ -53,13 +55,10 @@ class Files:
     """Certificates on disk, and processes that use them."""
 
     def __init__(self, directory: Path) -> None:
-        temporary = Security.temporary()
         self.directory = directory
-        self.paths = {}
-        for name in ("ca_file", "client_cert", "client_key"):
-            self.paths[name] = directory / f"{name}.pem"
-            self.paths[name].write_text(getattr(temporary, f"tls_{name}"))
-        ca, cert, key = self.paths.values()
+        files = engine_files(issue(directory, "a"), "a")
+        ca, cert, key = files.ca_file, files.cert_file, files.key_file
+        self.paths = {"ca_file": ca, "client_cert": cert, "client_key": key}
         self.options = (f"--tls-ca-file={ca}", f"--tls-cert={cert}", f"--tls-key={key}")
         self.processes: list[subprocess.Popen[bytes]] = []
 

@@ -6,16 +6,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Security
 
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import Directory, Peer, View
 from ha_scheduler.comm.watch import SILENCE_S, Watch
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, Refused
+from ha_scheduler.security.authority import client_files, engine_files, peer_files
+from ha_scheduler.security.tls import client_context, server_context
+from tests.certificates import issue
 from tests.comm.watch_peer import WatchPeer, view_of
 from tests.deadlines import SCALE
 
@@ -30,18 +35,22 @@ async def until(condition: Callable[[], object], within_s: float = 3.0) -> float
 
 @asynccontextmanager
 async def watching(
-    count: int = 3, leader: str = "p0", security: Security | None = None
+    count: int = 3,
+    leader: str = "p0",
+    shown: Callable[[str], TlsFiles] | None = None,
+    watcher: TlsFiles | None = None,
 ) -> AsyncIterator[tuple[list[WatchPeer], Directory, Watch]]:
-    context = security and security.get_listen_args("scheduler")["ssl_context"]
-    peers = [await WatchPeer(f"p{i}", context).start() for i in range(count)]
+    """``shown``: the files of each peer, by name; without, there is no TLS."""
+    names = [f"p{i}" for i in range(count)]
+    contexts = {name: server_context(shown(name)) if shown else None for name in names}
+    peers = [await WatchPeer(name, contexts[name]).start() for name in names]
     for peer in peers:
         peer.push(view_of(peers, leader, 1, [11, 12, 13][:count]))
     cell = Directory([Endpoint("127.0.0.1", 11)])
     cell.observe(
         View("test", 1, leader, Endpoint("127.0.0.1", 11), tuple(Peer(*p.peer) for p in peers))
     )
-    client = security and security.get_connection_args("client")["ssl_context"]
-    watch = Watch(cell, client)
+    watch = Watch(cell, client_context(watcher) if watcher else None)
     watch.start()
     try:
         yield peers, cell, watch
@@ -111,11 +120,34 @@ async def test_a_lone_peer_is_watched_although_it_leads_and_waited_for_when_it_i
         await until(lambda: watch.watched)
 
 
-async def test_over_tls_with_the_files_of_the_security() -> None:
-    security = Security.temporary()
-    async with watching(security=security) as (_, cell, watch):
+async def test_over_tls_a_peer_is_watched_that_shows_its_certificate(tmp_path: Path) -> None:
+    files = issue(tmp_path, "p0", "p1", "p2")
+    shown = partial(peer_files, files)
+    async with watching(shown=shown, watcher=client_files(files)) as (_, cell, watch):
         await until(lambda: watch.watched)
         assert cell.peers[0].dask_port == 11
+
+
+@pytest.mark.parametrize("whose", ["client", "engine", "another peer"])
+async def test_nobody_else_is_watched_whatever_it_says(
+    tmp_path: Path, whose: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = issue(tmp_path, "p0", "p1", "p2")
+    impostors = {
+        "client": client_files(files),
+        "engine": engine_files(files, "p1"),
+        "another peer": peer_files(files, "p2"),
+    }
+
+    def shown(name: str) -> TlsFiles:
+        return impostors[whose] if name == "p1" else peer_files(files, name)
+
+    async with watching(2, shown=shown, watcher=client_files(files)) as (peers, cell, _):
+        peers[1].push(view_of(peers, "p1", 2**31 - 1, [11, 12]))
+        await until(lambda: "p1 does not let us watch: the certificate there" in caplog.text)
+        await until(lambda: cell.peers[0].dask_port == 11)
+        assert cell.term == 1
+        assert peers[1].callers == [], "not a byte was said to it"
 
 
 NONSENSE = [{"op": "view", "term": "x"}, {"op": "tale"}, [], b"x" * (1 << 20)]

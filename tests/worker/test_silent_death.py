@@ -15,6 +15,9 @@ import pytest
 from distributed import Security
 
 from client_replay import Client
+from ha_scheduler.security.authority import peer_files
+from ha_scheduler.security.tls import server_context
+from tests.certificates import issue, security_of
 from tests.comm.watch_peer import WatchPeer, view_of
 from tests.worker.cell import Cell, cell, eventually
 
@@ -43,22 +46,17 @@ async def _end_tasks() -> None:
 @pytest.fixture
 def secured(tmp_path: Path) -> tuple[Security, dict[str, str]]:
     """Certificates in files, as operators have them."""
-    temporary = Security.temporary()
-    ca, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-    ca.write_text(temporary.tls_ca_file)
-    key.write_text(temporary.tls_client_key)
-    names = {f"tls_{r}_cert": str(ca) for r in ("client", "worker", "scheduler")}
-    keys = {f"tls_{r}_key": str(key) for r in ("client", "worker", "scheduler")}
-    security = Security(tls_ca_file=str(ca), require_encryption=True, **names, **keys)
-    return security, {"tls-ca-file": str(ca), "tls-cert": str(ca), "tls-key": str(key)}
+    files = peer_files(issue(tmp_path, "peer0", "peer1", "peer2"), "peer0")
+    ca, cert, key = map(str, (files.ca_file, files.cert_file, files.key_file))
+    return security_of(files), {"tls-ca-file": ca, "tls-cert": cert, "tls-key": key}
 
 
 @pytest.fixture
 def watched(
     tmp_path: Path, loop: asyncio.AbstractEventLoop, secured: tuple[Security, dict[str, str]]
 ) -> Iterator[tuple[Cell, list[WatchPeer]]]:
-    context = secured[0].get_listen_args("scheduler")["ssl_context"]
-    peers = [WatchPeer(f"peer{i}", context) for i in range(3)]
+    names = [f"peer{i}" for i in range(3)]
+    peers = [WatchPeer(name, server_context(peer_files(tmp_path, name))) for name in names]
     for peer in peers:
         asyncio.run_coroutine_threadsafe(peer.start(), loop).result()
     with cell(tmp_path, peers=3) as made:
