@@ -19,10 +19,11 @@ from pathlib import Path
 
 from ..raft.mutants import MUTANTS as CORE_MUTANTS
 from ..raft.mutants import Mutant
+from .peer import PEER_MUTANTS
 from .store import STORE_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*CORE_MUTANTS, *STORE_MUTANTS)
+MUTANTS = (*CORE_MUTANTS, *STORE_MUTANTS, *PEER_MUTANTS)
 LAYER_TIMEOUT_S = 900  # of one layer; some bugs make a world endless
 TEST_TIMEOUT_S = 120  # of one test
 PATIENCE = "5"  # times longer deadlines: a slow machine must not pass for a test that notices
@@ -54,12 +55,33 @@ STORE_LAYERS: dict[str, tuple[str, ...]] = {
     "tests": ("tests/storage", "tests/peer/test_driver_order.py"),
     "simulation": SIMULATION,
 }
-LAYERS = ("plays", "tests", "simulation")
-"""In the order of what they cost: seconds, seconds, most of a minute."""
+PEER_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "peer": {
+        "tests": (
+            "tests/peer/test_peer_parts.py",
+            "tests/peer/test_replica_lease.py",
+            "tests/peer/test_feed.py",
+        ),
+        "cells": ("tests/peer/test_peer_leadership.py",),
+    },
+    "ledger": {"tests": ("tests/ledger",)},
+    "engine": {
+        "tests": (
+            "tests/engine/test_confirmations.py",
+            "tests/engine/test_requests.py",
+            "tests/engine/test_calls_to_workers.py",
+            "tests/engine/test_silent_workers.py",
+        ),
+    },
+}
+LAYERS = ("plays", "tests", "cells", "simulation")
+"""In the order of what they cost: seconds, seconds, and most of a minute each of the others."""
 
 COPIED = (
     "ha_scheduler",
+    "client_replay",
     *("tests/raft", "tests/storage", "tests/peer", "tests/simulation", "tests/twins"),
+    *("tests/ledger", "tests/engine", "tests/worker"),
 )
 
 
@@ -70,6 +92,8 @@ def source(mutant: Mutant) -> Path:
 
 def layers(mutant: Mutant) -> dict[str, tuple[str, ...]]:
     """The layers that could notice, and their files."""
+    if mutant in PEER_MUTANTS:
+        return PEER_LAYERS[mutant.package.partition("/")[0]]
     return CORE_LAYERS if mutant in CORE_MUTANTS else STORE_LAYERS
 
 
@@ -77,7 +101,8 @@ def failing_without_mutant() -> str:
     """The first test that fails of the project as it stands: then no verdict means anything."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         _copy(Path(folder))
-        files = (file for group in (CORE_LAYERS, STORE_LAYERS) for file in chain(*group.values()))
+        groups = (CORE_LAYERS, STORE_LAYERS, *PEER_LAYERS.values())
+        files = dict.fromkeys(file for group in groups for file in chain(*group.values()))
         return _first_failure(Path(folder), tuple(files))
 
 
@@ -93,7 +118,8 @@ def _copy(target: Path) -> None:
     for name in COPIED:
         shutil.copytree(ROOT / name, target / name)
     (target / "tests" / "__init__.py").touch()
-    shutil.copy(ROOT / "tests" / "deadlines.py", target / "tests")
+    for module in ("deadlines.py", "standalone.py", "conftest.py"):
+        shutil.copy(ROOT / "tests" / module, target / "tests")
     shutil.copy(ROOT / "pyproject.toml", target)
 
 

@@ -53,6 +53,14 @@ def test_the_lease_counts_from_the_sending_of_what_a_quorum_answered(contact: Le
     assert contact.certain_until(VOTERS, 12.0) == 10.6
 
 
+def test_the_lease_counts_from_the_first_message_of_a_tick(contact: LeaderLease) -> None:
+    """An answer echoes the tick, and says nothing of which of its messages it answers."""
+    beat(contact, 1, 10.0)
+    beat(contact, 1, 10.04)
+    contact.answered(message(MessageKind.HEARTBEAT_RESPONSE, tick=1))
+    assert contact.certain_until(VOTERS, 12.0) == 10.5
+
+
 def test_of_five_voters_the_third_newest_contact_counts(contact: LeaderLease) -> None:
     for tick, now in ((1, 10.0), (2, 11.0)):
         beat(contact, tick, now)
