@@ -41,6 +41,7 @@ from ha_scheduler.protocol.introduction import (
     accepted,
     introduce,
     introduced,
+    of_either,
 )
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -155,8 +156,11 @@ class TLSBackend(tcp.TLSBackend):
 class TCP(_Reading, tcp.TCP):
     """As upstream's, with the introduction as a field of distributed's handshake."""
 
+    introduction: Introduction | None = None  # a caller's, where it is not just any client's
+
     def handshake_info(self) -> dict[str, Any]:
-        return {**super().handshake_info(), INTRODUCTION: msgspec.msgpack.encode(accept())}
+        said = msgspec.msgpack.encode(self.introduction or accept())
+        return {**super().handshake_info(), INTRODUCTION: said}
 
     def handshake_configuration(  # type: ignore[override]  # static there, called on the comm
         self, local: dict[str, Any], remote: dict[str, Any]
@@ -167,7 +171,7 @@ class TCP(_Reading, tcp.TCP):
             try:
                 if not isinstance(said, bytes):
                     raise MalformedMessage(f"not an introduction: {shown(said)}")
-                self._extra[INTRODUCTION] = accepted(said)
+                self._extra[INTRODUCTION] = of_either(said)
             except (RefusedError, ProtocolError) as error:
                 self.abort()
                 raise IntroductionRefused(f"{self.peer_address}: {error}") from error
@@ -181,6 +185,11 @@ class TCPListener(tcp.TCPListener):
 
 class TCPConnector(tcp.TCPConnector):
     comm_class = TCP
+
+    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> TCP:
+        comm: TCP = await super().connect(address, deserialize, **connection_args)
+        comm.introduction = connection_args.get(INTRODUCTION)
+        return comm
 
 
 class TCPBackend(tcp.TCPBackend):

@@ -1,8 +1,14 @@
 """The fence: a comm whose writes wait for the leader's lease.
 
-Guarantee: not a byte of a message leaves after another leader may have been elected. An engine that
-was frozen finds its lease over before it writes; its daemon then ends it, and nothing of it is ever
-sent. Nothing is dropped: if the lease is renewed (the daemon was late), the write goes on.
+Guarantee: no message is begun, which is to say given to be serialised and written, after another
+leader may have been elected. An engine that was frozen finds its lease over before it writes; its
+daemon then ends it, and what it had not begun is never sent. Nothing is dropped: if the lease is
+renewed (the daemon was late), the write goes on.
+
+One that was begun under the lease may arrive at any time later: of a large one most is in our own
+buffers or those of two kernels when the lease ends. For an answer that is as well: it was true when
+it was begun, and its caller was still waiting. An order is refused on its arrival by a worker that
+has seen a later leader (``worker/orders.py``).
 
 This holds for answers and streams, and (``fence_pool``) for the engine's own calls to workers and
 nannies: those that delete data (``free_keys``), run functions, or kill a worker.

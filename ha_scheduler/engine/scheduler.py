@@ -159,6 +159,8 @@ class Scheduler(
         """Before the port is bound."""
         gc_pauses.spare_present()
         self.term = term
+        # Workers refuse what an engine orders that another has succeeded (``worker/orders.py``).
+        self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE, term=term)
         self.mark = on_mark
         TaskState._run_id_iterator = ids = itertools.count((term << 32) + 1)
         self._last_time = min(self._last_time, time.time())

@@ -50,6 +50,8 @@ class Introduction(Message, tag="introduction"):
 
     ``kind``: a ``Kind``, or one of a later release. ``cell``: empty for a newcomer; ``name``: empty
     for a caller without one. ``token``: credentials beside the certificate, unused so far.
+    ``term``: that in which an engine leads, and gives orders; 0 for any other caller. An old one is
+    a reason to refuse; a new one is believed of nobody because of this.
     """
 
     version: Number
@@ -59,6 +61,7 @@ class Introduction(Message, tag="introduction"):
     cell: Text = ""
     name: Name = ""
     token: Token | None = None
+    term: Number = 0
 
 
 class Accepted(Message, tag="accepted"):
@@ -87,11 +90,14 @@ class RefusedError(Exception):
 
 _INTRODUCTIONS: MessageSet[Introduction] = MessageSet(Introduction)
 _ANSWERS: MessageSet[Accepted | Refused] = MessageSet(Accepted | Refused)
+_EITHER: MessageSet[Introduction | Accepted | Refused] = MessageSet(
+    Introduction | Accepted | Refused
+)
 
 
-def introduce(kind: Kind, cell: str = "", name: str = "") -> Introduction:
+def introduce(kind: Kind, cell: str = "", name: str = "", term: int = 0) -> Introduction:
     """The introduction of this process."""
-    return Introduction(VERSION, RELEASE, FEATURES, kind, cell, name)
+    return Introduction(VERSION, RELEASE, FEATURES, kind, cell, name, term=term)
 
 
 def accept() -> Accepted:
@@ -120,6 +126,20 @@ def accepted(body: bytes) -> Accepted:
         raise RefusedError(answer.reason, gone=answer.gone)
     _compare(VERSION, answer.version)
     return answer
+
+
+def of_either(body: bytes) -> Introduction | Accepted:
+    """What the other side says where both speak at once: the one introduces itself, the other
+    accepts. Raises as ``accepted``.
+    """
+    said = _EITHER.decode(body)
+    if isinstance(said, Refused):
+        raise RefusedError(said.reason, gone=said.gone)
+    if isinstance(said, Introduction):
+        _compare(said.version, VERSION)
+    else:
+        _compare(VERSION, said.version)
+    return said
 
 
 async def call(

@@ -16,11 +16,12 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import dask
 import distributed
 from dask.utils import parse_timedelta
+from distributed.comm import Comm
 from distributed.core import Status
 from distributed.metrics import time
 from distributed.utils import in_async_call
@@ -34,6 +35,7 @@ from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
 from ha_scheduler.worker.link import Phase, SchedulerLink
+from ha_scheduler.worker.orders import PresentLeaders
 from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
@@ -147,6 +149,11 @@ class Worker(distributed.Worker):
         self.periodic_callbacks["heartbeat"].callback_time = response["heartbeat-interval"] * 1000
         self.bandwidth_workers.clear()
         self.bandwidth_types.clear()
+
+    async def _handle_comm(self, comm: Any) -> None:
+        link = self._ha
+        seen = (lambda: 0) if link is None else (lambda: link.follower.fence.term)
+        await super()._handle_comm(cast("Comm", PresentLeaders(comm, seen)))
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         if self._ha is not None:

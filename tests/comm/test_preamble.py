@@ -156,7 +156,7 @@ def test_each_side_knows_version_and_features_of_the_other(scheme: str) -> None:
             ((caller,), called) = callers, peer_introduction(comm)
             for side in (caller, called):
                 assert (side.version, side.release, side.features) == (VERSION, RELEASE, FEATURES)
-            assert getattr(caller, "kind", None) == (Kind.WORKER if scheme == "tls" else None)
+            assert caller.kind == Kind.WORKER
             comm.abort()
 
     asyncio.run(test())
