@@ -85,7 +85,11 @@ class HostileEngine:
             return tuple(term << 32 | n for n in range(small))
         if name == "format":
             return records.FORMAT
-        match msgspec.inspect.type_info(annotation):
+        return self._of(msgspec.inspect.type_info(annotation), term)
+
+    def _of(self, info: Any, term: int) -> Any:
+        rng, small = self._rng, self._rng.randrange(4)
+        match info:
             case msgspec.inspect.IntType():
                 return small if rng.random() < 0.95 else rng.choice((2**32 - 1, 2**63 - 1))
             case msgspec.inspect.StrType():
@@ -94,12 +98,12 @@ class HostileEngine:
                 return rng.choice((b"k%d" % small, b"", b"x" * 100))
             case msgspec.inspect.BoolType():
                 return rng.random() < 0.5
-            case msgspec.inspect.VarTupleType(item_type=msgspec.inspect.IntType()):
-                return tuple(range(small))
-            case msgspec.inspect.VarTupleType():
-                return tuple(b"k%d" % n for n in range(small))
-            case other:
-                return self._enum(other)
-
-    def _enum(self, info: Any) -> Any:
-        return self._rng.choice(list(info.cls))
+            case msgspec.inspect.EnumType():
+                return rng.choice(list(info.cls))
+            case msgspec.inspect.VarTupleType(item_type=item):
+                return tuple(sorted({self._of(item, term) for _ in range(small)}, key=repr))
+            case msgspec.inspect.StructType():
+                fields = msgspec.structs.fields(info.cls)
+                return tuple(self._value(field.name, field.type, term) for field in fields)
+            case _:
+                return rng.choice((small, "", ()))
