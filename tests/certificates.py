@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from distributed import Security
 
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cell.tls_files import TlsFiles
+from ha_scheduler.security import authority
 from ha_scheduler.security.authority import ensure_certificates
 
 
@@ -33,3 +36,14 @@ def security_of(files: TlsFiles) -> Security:
         tls_scheduler_cert=cert,
         tls_scheduler_key=key,
     )
+
+
+def certificate_of(directory: Path, role: str) -> TlsFiles:
+    """One that the authority in ``directory`` has signed, of a role that there is not, perhaps."""
+    files = TlsFiles(
+        directory / "ca.pem", directory / f"{role}-x.pem", directory / f"{role}-x-key.pem"
+    )
+    names = authority._alternative_names(["127.0.0.1"])
+    holder: Any = SimpleNamespace(value=role)
+    authority._issue(directory, files, holder, "x", names, renew=False)
+    return files

@@ -3,7 +3,8 @@
 Guarantee: under TLS, two processes of ours know and accept each other's version of the protocol
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
 ``TIMEOUT_S`` of the TLS handshake, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a
-refused one hears why, as the error of its connection.
+refused one hears why, as the error of its connection. At a server of a cell a certificate without
+a known role opens nothing.
 
 Order: the TLS handshake negotiates ``ALPN``; the caller writes its ``Introduction``; the other side
 answers ``Accepted``, or ``Refused`` and hangs up; distributed's handshake follows. It takes no
@@ -19,15 +20,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from distributed.comm import tcp
-from distributed.comm.core import Comm, FatalCommClosedError
+from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
-from ha_scheduler.comm import decoding
+from ha_scheduler.comm import decoding, servers
+from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
 from ha_scheduler.protocol.introduction import (
@@ -43,6 +46,7 @@ from ha_scheduler.protocol.introduction import (
     introduced,
     of_either,
 )
+from ha_scheduler.security.tls import role_of
 
 logger = logging.getLogger("distributed.ha.comm")
 
@@ -52,6 +56,7 @@ HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, tak
 #: In connection arguments: the caller's introduction; default: of a client.
 #: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
 INTRODUCTION = "introduction"
+PLACE = "place"  # of a stream: what to call when its place at the gate is free
 
 
 class IntroductionRefused(FatalCommClosedError):
@@ -94,7 +99,30 @@ class TLS(_Reading, tcp.TLS):
         self._extra[INTRODUCTION] = getattr(self.stream, INTRODUCTION, None)
 
 
-class TLSListener(tcp.TLSListener):
+class _Listening:
+    """Of a listener: a connection has its place at the gate until it is introduced."""
+
+    async def _handle_stream(self: Any, stream: IOStream, address: Any) -> None:
+        over = self.tcp_server.take_place(address)
+        setattr(stream, PLACE, over)
+        try:
+            await super()._handle_stream(stream, address)  # type: ignore[misc]
+        finally:
+            over()
+
+    async def on_connection(self: Any, comm: Any, handshake_overrides: Any = None) -> None:
+        over = getattr(comm.stream, PLACE)
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await super().on_connection(comm, handshake_overrides)  # type: ignore[misc]
+        except TimeoutError as error:
+            comm.abort()
+            raise CommClosedError(f"{comm.peer_address} began with nothing") from error
+        finally:
+            over()
+
+
+class TLSListener(_Listening, tcp.TLSListener):
     """As upstream's; reads an introduction."""
 
     comm_class = TLS
@@ -106,15 +134,20 @@ class TLSListener(tcp.TLSListener):
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 prepared: IOStream | None = await super()._prepare_stream(stream, address)
-            if prepared is not None and _negotiated(prepared):
+            if prepared is None:
+                return None
+            check = _check_role if serves_a_cell(self.comm_handler) else _check_nothing
+            if _negotiated(prepared):
                 async with asyncio.timeout(TIMEOUT_S):
-                    await _hear(prepared)
+                    await _hear(prepared, check)
                 if prepared.closed():
                     raise StreamClosedError
+            else:
+                check(prepared)
             return prepared
         except StreamClosedError:
             logger.info("Connection from %s closed while it said who it is", address)
-        except (TimeoutError, ProtocolError, RefusedError) as error:
+        except (TimeoutError, ProtocolError, RefusedError, CertificateRefused) as error:
             reason = str(error) or "it did not say in time who it is"
             refusal = {"action": "connection-refused"}
             logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
@@ -179,7 +212,7 @@ class TCP(_Reading, tcp.TCP):
         return configuration
 
 
-class TCPListener(tcp.TCPListener):
+class TCPListener(_Listening, tcp.TCPListener):
     comm_class = TCP
 
 
@@ -201,6 +234,15 @@ def register() -> None:
     """Replace the transports of this process."""
     backends.update(tcp=TCPBackend(), tls=TLSBackend())
     tcp.from_frames = decoding.from_frames
+    servers.install()
+
+
+def serves_a_cell(handler: Any) -> bool:
+    """Whether a server takes callers of a cell, whose certificates have roles.
+
+    A process with this package may have others: a scheduler of Dask's own beside a client of ours.
+    """
+    return bool(getattr(getattr(handler, "__self__", None), "serves_a_cell", False))
 
 
 def _offering(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -212,12 +254,23 @@ def _negotiated(stream: Any) -> bool:
     return not stream.closed() and stream.socket.selected_alpn_protocol() == ALPN
 
 
-async def _hear(stream: Any) -> None:
-    """Accept the caller, or refuse it and raise ``RefusedError``."""
+def _check_role(stream: Any) -> None:
+    """Raises ``CertificateRefused`` for a caller whose certificate has no known role."""
+    if not stream.closed():
+        role_of(stream.socket)
+
+
+def _check_nothing(stream: Any) -> None:
+    pass
+
+
+async def _hear(stream: Any, check: Callable[[Any], None]) -> None:
+    """Accept the caller, or refuse it and raise as ``introduced`` and ``check``."""
     said = await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX)
     try:
         setattr(stream, INTRODUCTION, introduced(said))
-    except RefusedError as error:
+        check(stream)
+    except (RefusedError, CertificateRefused) as error:
         await stream.write(frames.pack(Refused(str(error))))
         raise
     stream.write(frames.pack(accept()))

@@ -21,6 +21,7 @@ from typing import Any
 from ha_scheduler.engine.confirmations import OnConfirmed, Rounds
 from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
+from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import (
@@ -196,6 +197,7 @@ def _dashboard(scheduler: Any) -> str:
 
 async def run(channel_fd: int, lease_fd: int, exposures_fd: int) -> int:
     """The whole life of an engine. Returns the exit status."""
+    raise_limit()
     try:
         channel = await Channel.open(channel_fd)
         lease, exposures = SharedLease(lease_fd), SharedExposures(exposures_fd)

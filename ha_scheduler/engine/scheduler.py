@@ -88,6 +88,8 @@ class Scheduler(
     ``tests/engine/test_parts.py`` has the list, with the reason for each order.
     """
 
+    serves_a_cell = True  # callers have certificates with roles
+
     def __init__(
         self,
         *,

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 
 from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
+from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import held_port, opening
 from ha_scheduler.peer.control import Control
@@ -119,6 +120,7 @@ class _Daemon:
 
     async def main(self, sock: socket.socket) -> int:
         """Start the parts, wait, end them."""
+        raise_limit()
         self._build()
         with self._signal_handlers():
             await self._listener.start(sock)

@@ -13,9 +13,11 @@ import asyncio
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from collections.abc import Awaitable, Callable, Mapping
 
 from ha_scheduler.errors import CertificateRefused
+from ha_scheduler.gate.gate import First, Gate
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security, tune
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, shown
@@ -32,6 +34,9 @@ from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.security.tls import Role, role_of
 
 CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they try another
+#: asyncio has a buffer for each connection, of 256 KiB: a gigabyte for 4,000 that say nothing.
+TLS_BUFFER_BYTES = 16 * 1024
+PEER_BUFFER_BYTES = 256 * 1024  # of a peer: appends and snapshots
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
 
 #: Raises ``RefusedError`` for a caller that only the service refuses.
@@ -56,33 +61,62 @@ class Listener:
         self._security = security
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._gate: Gate | None = None
+        self._sock: socket.socket
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
-        self._server = await asyncio.start_server(
-            self._connected,
-            sock=sock,
-            ssl=self._security.server,
-            ssl_handshake_timeout=TIMEOUT_S if self._security.server else None,
-            limit=STREAM_LIMIT_BYTES,
-            backlog=BACKLOG,
-        )
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        first = First.TLS if self._security.server is not None else First.BYTES
+        self._gate = Gate(sock, first, self._begin)
+        self._sock = sock
 
     async def stop(self) -> None:
         """Accept nothing more and end all connections."""
-        if self._server is not None:
-            self._server.close()
+        if self._gate is not None:
+            self._gate.close()
+            self._sock.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
+    def _begin(self, sock: socket.socket, address: object, over: Callable[[], None]) -> None:
+        task = asyncio.create_task(self._serve_in_its_place(sock, over))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_in_its_place(self, sock: socket.socket, over: Callable[[], None]) -> None:
+        try:
+            reader, writer = await self._accept(sock)
+            await self._serve(reader, writer, over)
+        except (OSError, TimeoutError) as error:
+            logger.debug("a connection to the peer port did not begin: %r", error)
+        finally:
+            over()
+            sock.close()
+
+    async def _accept(
+        self, sock: socket.socket
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop, security = asyncio.get_running_loop(), self._security.server
+        reader = asyncio.StreamReader(STREAM_LIMIT_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
+            sock,
+            ssl=security,
+            ssl_handshake_timeout=TIMEOUT_S if security else None,
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _serve(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        over: Callable[[], None],
+    ) -> None:
         tune(writer)
         try:
             try:
@@ -91,6 +125,9 @@ class Listener:
                     said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
                 introduction = introduced(said)
                 self._check(introduction)
+                over()
+                if introduction.kind == Kind.PEER:
+                    _enlarge_buffer(writer)
                 writer.write(frames.pack(accept()))
                 await self._services[introduction.kind](reader, writer)
             except RefusedError as error:
@@ -143,6 +180,12 @@ def _check_role(shown: ssl.SSLObject | None) -> None:
         raise RefusedError(str(error)) from error
     if role is Role.ENGINE:
         raise RefusedError(f"the certificate of an {role} opens nothing on the peer port")
+
+
+def _enlarge_buffer(writer: asyncio.StreamWriter) -> None:
+    protocol = getattr(writer.transport, "_ssl_protocol", None)
+    if protocol is not None:
+        protocol.max_size = PEER_BUFFER_BYTES  # asyncio makes the buffer as large when it reads
 
 
 async def _refuse(writer: asyncio.StreamWriter, refusal: RefusedError) -> None:

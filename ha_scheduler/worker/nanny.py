@@ -22,6 +22,7 @@ from distributed.comm import CommClosedError
 from distributed.core import Status
 
 from ha_scheduler import forks
+from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.worker.worker import Worker
@@ -94,6 +95,11 @@ class Nanny(distributed.Nanny):
         if arguments and not isinstance(arguments[0], str):  # those of each preload
             self.preload_argv = [*arguments, []]
         self.preload = [*names, PRELOAD]
+
+    @property
+    def serves_a_cell(self) -> bool:
+        """Whether callers have certificates with roles."""
+        return addresses.is_ha(self.scheduler.addr)
 
     def let_go(self) -> None:
         """This is a fork of the nanny's process."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.worker.nanny import upgrade
 
 
 def dask_setup(nanny: Any) -> None:
     """Called by distributed, before the Nanny starts its worker (nanny.py:339)."""
+    raise_limit()
     upgrade(nanny)

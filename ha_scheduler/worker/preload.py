@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.worker.worker import upgrade
 
 
 def dask_setup(worker: Any) -> None:
     """Called by distributed."""
+    raise_limit()
     upgrade(worker)

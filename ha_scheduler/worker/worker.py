@@ -30,6 +30,7 @@ from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 from client_replay import locks
 from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
 from ha_scheduler import forks
+from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
@@ -72,6 +73,11 @@ class Worker(distributed.Worker):
         self.stream_handlers["close"] = self.close
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
+
+    @property
+    def serves_a_cell(self) -> bool:
+        """Whether callers have certificates with roles."""
+        return addresses.is_ha(self.scheduler.addr)
 
     def let_go(self) -> None:
         """This is a fork of the worker's process, as a task may make one."""

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 from distributed import Security
-from distributed.comm import CommClosedError, connect, listen
+from distributed.comm import CommClosedError, connect, listen, tcp
 from distributed.comm.core import FatalCommClosedError
 
 from client_replay import Client
@@ -32,7 +32,9 @@ from ha_scheduler.comm.preamble import ALPN, INTRODUCTION, IntroductionRefused, 
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.introduction import Introduction, Kind, Refused, call, introduce
+from ha_scheduler.security.authority import engine_files
 from ha_scheduler.worker.worker import Worker
+from tests.certificates import certificate_of, issue, security_of
 from tests.standalone import Scheduler
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -268,26 +270,13 @@ def test_a_caller_that_would_say_too_much_is_hung_up_on_at_once() -> None:
     asyncio.run(test())
 
 
-@pytest.mark.parametrize("with_tls", [True, False])
-def test_a_caller_that_says_nothing_is_hung_up_on(
-    with_tls: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preamble, "TIMEOUT_S" if with_tls else "HANDSHAKE_S", 0.2)
-
-    async def silent(address: str) -> bytes:
-        if with_tls:
-            async with stranger(address) as (reader, _):
-                return bytes(await reader.read())
-        host, port = address.removeprefix("tls://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            return await reader.read()
-        finally:
-            writer.transport.abort()
+def test_a_caller_that_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After TLS; who does not begin with that either, does not pass the gate."""
+    monkeypatch.setattr(preamble, "TIMEOUT_S", 0.2)
 
     async def test() -> None:
-        async with echoing() as (address, _), asyncio.timeout(2):
-            assert await silent(address) == b""
+        async with echoing() as (address, _), stranger(address) as (reader, _), asyncio.timeout(2):
+            assert await reader.read() == b""
 
     asyncio.run(test())
 
@@ -356,14 +345,16 @@ def test_a_worker_that_is_refused_ends_and_says_why() -> None:
     asyncio.run(test())
 
 
-def test_client_engine_and_workers_all_know_each_other() -> None:
+def test_client_engine_and_workers_all_know_each_other(tmp_path: Path) -> None:
+    security = security_of(engine_files(issue(tmp_path, "a"), "a"))
+
     async def test() -> None:
-        quiet = {"host": "127.0.0.1", "dashboard_address": ":0", "security": SECURITY}
+        quiet = {"host": "127.0.0.1", "dashboard_address": ":0", "security": security}
         async with (
             Scheduler(protocol="tls://", **quiet) as scheduler,
             Worker(scheduler.address, nthreads=1, **quiet) as one,
             Worker(scheduler.address, nthreads=1, **quiet) as two,
-            Client(scheduler.address, security=SECURITY, asynchronous=True) as client,
+            Client(scheduler.address, security=security, asynchronous=True) as client,
         ):
             on_one = client.submit(int, 1, workers=one.address)
             assert await client.submit(abs, on_one, workers=two.address) == 1
@@ -372,5 +363,31 @@ def test_client_engine_and_workers_all_know_each_other() -> None:
             assert kinds == [Kind.WORKER, Kind.WORKER, Kind.CLIENT]
             fetched_over = next(iter(two.rpc.available[one.address]))
             assert peer_introduction(fetched_over).version == VERSION
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("with_package", [True, False])
+def test_a_certificate_without_a_role_opens_no_port_of_a_cell(
+    tmp_path: Path, with_package: bool
+) -> None:
+    """The cell's own authority has signed it, and it gets as far as TLS."""
+    security = security_of(engine_files(issue(tmp_path, "a"), "a"))
+    guest = security_of(certificate_of(tmp_path, "guest")).get_connection_args("client")
+
+    async def test() -> None:
+        quiet = {"host": "127.0.0.1", "dashboard_address": ":0", "security": security}
+        async with Scheduler(protocol="tls://", **quiet) as scheduler:
+            if with_package:
+                with pytest.raises(CommClosedError, match="guest"):
+                    await connect(scheduler.address, timeout=5, **guest)
+            else:
+                connector = tcp.TLSConnector()
+                address = scheduler.address.removeprefix("tls://")
+                comm = await connector.connect(address, **guest)
+                with pytest.raises(CommClosedError):
+                    await comm.read()
+            comm = await connect(scheduler.address, **security.get_connection_args("client"))
+            comm.abort()
 
     asyncio.run(test())

@@ -1,0 +1,103 @@
+"""tornado's servers behind a gate: the ports of Dask and of HTTP.
+
+Guarantee: a connection gets a stream, and TLS a buffer, only when ``gate`` admits it. On a port of
+Dask its place is taken until it has been introduced; one of HTTP has a deadline for the headers
+and the body of each request, and a size for both, and there are at most ``HTTP_CONNECTIONS_MAX``.
+
+distributed makes its servers by the names ``tcp.TCPServer`` and ``node.HTTPServer``, which
+``install`` replaces in this process.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distributed import node
+from distributed.comm import tcp
+from tornado.httpserver import HTTPServer
+from tornado.tcpserver import TCPServer
+
+from ha_scheduler.gate.gate import First, Gate
+
+logger = logging.getLogger("distributed.ha.comm")
+
+HTTP_CONNECTIONS_MAX = 1024  # browsers with dashboards, and who asks for metrics
+#: Of each request; a kept-alive connection that is idle for as long is closed.
+HTTP_LIMITS = {
+    "idle_connection_timeout": 60.0,  # until its headers are here
+    "body_timeout": 60.0,
+    "max_header_size": 64 * 1024,
+    "max_body_size": 16 * 1024 * 1024,
+    "max_buffer_size": 64 * 1024 * 1024,  # of what is written, too: a profile is some megabytes
+}
+
+
+class _Gated(TCPServer):
+    _first: First = First.BYTES
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        first = First.TLS if self.ssl_options is not None else self._first
+        for sock in sockets:
+            gate = Gate(sock, first, self._begin)
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = gate.close
+
+    def _begin(self, connection: socket.socket, address: Any, over: Callable[[], None]) -> None:
+        over()
+        self._handle_connection(connection, address)
+
+
+class GatedTCPServer(_Gated):
+    """Of a port of Dask. Without TLS the server speaks first, and all is on one machine."""
+
+    _first = First.NOTHING
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._places: dict[Any, Callable[[], None]] = {}
+
+    def _begin(self, connection: socket.socket, address: Any, over: Callable[[], None]) -> None:
+        self._places[address] = over
+        try:
+            self._handle_connection(connection, address)
+        except Exception:
+            self._places.pop(address, None)
+            raise
+
+    def take_place(self, address: Any) -> Callable[[], None]:
+        """What to call when the connection from there is introduced, or over."""
+        return self._places.pop(address, _nothing)
+
+
+class GatedHTTPServer(_Gated, HTTPServer):
+    """Of dashboards, metrics and the HTTP API."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **{**HTTP_LIMITS, **kwargs})
+
+    def handle_stream(self, stream: Any, address: Any) -> None:
+        if len(self._connections) >= HTTP_CONNECTIONS_MAX:
+            logger.warning(
+                "There are %d connections of HTTP, and one more from %s is closed.",
+                HTTP_CONNECTIONS_MAX,
+                address[0],
+                extra={"action": "http-full"},
+            )
+            stream.close()
+            return
+        super().handle_stream(stream, address)
+
+
+def _nothing() -> None:
+    pass
+
+
+@functools.cache
+def install() -> None:
+    """Have the servers that distributed makes from now on behind gates."""
+    tcp.TCPServer = GatedTCPServer  # type: ignore[misc]
+    node.HTTPServer = GatedHTTPServer  # type: ignore[misc]

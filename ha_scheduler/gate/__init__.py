@@ -1,0 +1,1 @@
+"""The gate of each listening port: who may begin, before anybody is known."""
