@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ha_scheduler.cli.options import peers_option, the_cell
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.storage.errors import StorageError
@@ -119,3 +120,27 @@ def _fate(state: State, index: int, term: int) -> str:
     if state.dropped.get(index) == term:
         return "  [dropped]"
     return "" if index <= state.applied.index else "  [not applied]"
+
+
+@repair.command(name="found-anew")
+@_data_option
+@peers_option
+@_yes_option
+def found_anew(data_dir: Path, peers: str | None, yes: bool) -> None:
+    """Found a new cell from this peer's ledger.
+
+    For a cell that has lost most of its disks, or its terms. --peers names this peer alone; the
+    others join with empty disks and --join.
+    """
+    from ha_scheduler.repair import found_anew as founding
+
+    cell = the_cell(peers)
+    with _offline(data_dir) as offline:
+        with offline.dbs.env.begin() as txn:
+            what = founding.look_at(offline, txn, cell)
+        _ask(what.loses, yes)
+        successor = founding.found(offline, what)
+    click.echo(
+        f"The cell {successor.cell} is founded. Start peer {what.name} with --peers {cell.text}, "
+        f"then the others with empty directories, --join and --peers for all of them."
+    )

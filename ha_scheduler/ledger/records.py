@@ -464,11 +464,6 @@ def encode(record: Record) -> bytes:
     return msgspec.msgpack.encode(record)
 
 
-def is_peer_named(data: bytes) -> bool:
-    """Whether ``decode`` would give a ``PeerNamed``; cheap enough to ask of each record."""
-    return data[:2] == _PEER_NAMED
-
-
 def peer_named(data: bytes) -> PeerNamed | None:
     """The record, if it is a ``PeerNamed`` that can be applied."""
     record = _applicable(data) if data[:2] == _PEER_NAMED else None

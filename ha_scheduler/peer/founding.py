@@ -1,7 +1,8 @@
 """A disk's identity beside LMDB: the list that founded its cell, and its own number.
 
-Guarantee: the file is complete and durable before the store is made, and is never written again. So
-this peer says the same of itself after every crash.
+Guarantee: the file is complete and durable before the store is made, and is never written again,
+but by an operator who founds another cell (``repair/found_anew.py``). So this peer says the same of
+itself after every crash.
 
 The founding list is the cell's identity for ever; ``--peers`` may name the peers of today instead.
 """

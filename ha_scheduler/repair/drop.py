@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.ledger.records import is_peer_named
+from ha_scheduler.ledger.records import is_of_members
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.repair.offline import Offline, State
 from ha_scheduler.repair.words import kind_and_detail
@@ -37,7 +37,7 @@ def look_at(offline: Offline, txn: Any, index: int) -> Drop:
     _check_index(offline, state, index)
     entry = offline.entry(txn, index)
     kind, detail = kind_and_detail(entry)
-    if entry.kind is not EntryKind.NORMAL or not entry.data or is_peer_named(entry.data):
+    if entry.kind is not EntryKind.NORMAL or not entry.data or is_of_members(entry.data):
         raise OperatorError(
             f"Entry {index} ({kind}) says who belongs to the cell, or nothing at all, and cannot "
             f"be dropped; see `repair show` for the others."

@@ -169,9 +169,9 @@ def test_of_the_disks_that_are_gone_only_the_last_are_remembered() -> None:
 
 
 def test_a_record_of_a_peer_is_told_from_others_by_its_first_bytes() -> None:
-    assert r.is_peer_named(r.encode(peer_named(7)))
-    assert not r.is_peer_named(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0)))
-    assert not r.is_peer_named(b"")
+    assert r.is_of_members(r.encode(peer_named(7)))
+    assert not r.is_of_members(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0)))
+    assert not r.is_of_members(b"")
 
 
 def test_the_empty_entry_of_raft_changes_nothing() -> None:
