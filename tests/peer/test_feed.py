@@ -10,7 +10,7 @@ from typing import Any
 from ha_scheduler.ledger.records import Desired, ValueSet, encode
 from ha_scheduler.ledger.rejections import REJECTED_MAX
 from ha_scheduler.peer.feed import CommittedTail, Feed
-from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
+from ha_scheduler.protocol.engine import Activate, CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
@@ -101,6 +101,17 @@ async def test_an_engine_that_takes_nothing_is_sent_the_rest_when_it_does() -> N
         tail.append(entries(3))
         await turns()
         assert engine.indices() == [1, 2, 3]
+
+
+async def test_what_is_due_after_an_entry_comes_right_after_it() -> None:
+    async with fed() as (engine, tail, feed):
+        feed.send_after(2, Activate(7))
+        tail.append(entries(1))
+        assert engine.indices() == [1]
+        assert Activate(7) not in engine.sent
+        tail.append(entries(2, 3))
+        last = [getattr(message, "index", message) for message in engine.sent[-3:]]
+        assert last == [2, Activate(7), 3]
 
 
 async def test_an_engine_that_ended_is_sent_nothing_more() -> None:
