@@ -150,6 +150,22 @@ async def test_a_dataset_that_is_published_while_the_leader_dies(lost: bool) -> 
         await eventually(lambda: "one" not in both.leader.tasks)
 
 
+async def test_nobody_is_left_of_an_unpublished_dataset_with_this_leader_or_the_next() -> None:
+    async with pair() as both:
+        for name in ("one", "two"):
+            await both.client.publish_dataset(**{name: both.client.submit(increment, 1, key=name)})
+        await both.client.unpublish_dataset("one")
+        assert {c for c in both.leader.clients if c.startswith("published-")} == {"published-two"}
+        await eventually(lambda: "one" not in both.leader.tasks)
+        await both.kill_leader()
+        leader = await both.take_over()
+        assert {c for c in leader.clients if c.startswith("published-")} == {"published-two"}
+        assert await (await both.client.get_dataset("two")) == 2
+        await both.client.unpublish_dataset("two")
+        await eventually(lambda: not {c for c in leader.clients if c.startswith("published-")})
+        await eventually(lambda: not leader.tasks)
+
+
 @every_moment
 async def test_metadata_that_is_set_while_the_leader_dies(lost: bool) -> None:
     async with pair() as both:

@@ -48,8 +48,10 @@ class Datasets(PublishExtension):
         """This engine leads: release the keys of datasets that were never published."""
         named = {_client(name): set(dataset["keys"]) for name, dataset in self.datasets.items()}
         for client, cs in list(self.scheduler.clients.items()):
-            if client.startswith(_client("")):
-                excess = {ts.key for ts in cs.wants_what} - named.get(client, set())
+            if client.startswith(_client("")) and client not in named:
+                self.scheduler.remove_client(client)
+            elif client.startswith(_client("")):
+                excess = {ts.key for ts in cs.wants_what} - named[client]
                 self.scheduler.client_releases_keys(keys=excess, client=client)
 
     async def put(
@@ -82,8 +84,9 @@ class Datasets(PublishExtension):
         gone = {name: self.datasets.pop(name) for name in names if name in self.datasets}
         if gone:
             self._transactions.write(*map(self._rows.delete, gone))
-        for name, former in gone.items():
-            self._release(name, former, kept=set())
+        for name in gone:
+            if _client(name) in self.scheduler.clients:  # upstream keeps it for ever
+                self.scheduler.remove_client(_client(name))
 
     def _release(self, name: Key, former: Dataset | None, kept: set[Key]) -> None:
         # One that wanted nothing has no pseudo-client with a leader that came after it.
