@@ -157,10 +157,10 @@ def _restore_peers(cluster: LocalHACluster) -> None:
         if not peer.alive:
             peer.start()
     for peer in cluster.peers:
-        wait_until(partial(_follows, cluster, peer), f"{peer} is back", every_s=0.1)
+        wait_until(partial(follows, cluster, peer), f"{peer} is back", every_s=0.1)
 
 
-def _follows(cluster: LocalHACluster, peer: PeerProcess) -> bool:
+def follows(cluster: LocalHACluster, peer: PeerProcess) -> bool:
     """Whether it leads, or its engine could."""
     assert cluster.cell is not None
     try:
