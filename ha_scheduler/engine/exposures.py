@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import types
 from collections import deque
@@ -305,13 +306,17 @@ def set_aside(exposure: Exposure, case: Case) -> SetAside:
 def note_own_signals(pages: SharedExposures) -> None:
     """A SIGKILL tells nothing of its sender: say it when this process is its own.
 
-    For what a test or a program does in Python; an honest library faults instead.
+    For what a program does in Python; a library that is at fault faults, and needs no telling.
     """
-    kill = os.kill
+    kill, raise_signal = os.kill, signal.raise_signal
 
     def kill_and_tell(pid: int, number: int) -> None:
         if pid in (0, os.getpid()):
             pages.signals_itself(int(number))
         kill(pid, number)
 
-    os.kill = kill_and_tell
+    def raise_and_tell(number: int) -> None:
+        pages.signals_itself(int(number))
+        raise_signal(number)
+
+    os.kill, signal.raise_signal = kill_and_tell, raise_and_tell

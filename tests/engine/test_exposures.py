@@ -175,9 +175,12 @@ def test_leaving_the_process_is_an_error_of_who_asked_for_it(engine: Engine) -> 
 def test_a_signal_to_oneself_is_told_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     pages, sent = SharedExposures(-1), []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(signal, "raise_signal", lambda number: sent.append((0, number)))
     note_own_signals(pages)
     os.kill(1, signal.SIGTERM)
     assert pages.own_signal() == 0
     os.kill(os.getpid(), signal.SIGKILL)
     assert pages.own_signal() == signal.SIGKILL
-    assert len(sent) == 2
+    signal.raise_signal(signal.SIGTERM)
+    assert pages.own_signal() == signal.SIGTERM
+    assert len(sent) == 3
