@@ -97,9 +97,10 @@ class SchedulerPlugins(SchedulerBase):
         await self.transactions.settled()
 
     async def unregister_scheduler_plugin(self, name: str) -> None:
-        """As upstream's, answered after the commit."""
+        """As upstream's, answered after the commit; also of one that could not be started here."""
         call = take_call()
-        await super().unregister_scheduler_plugin(name=name)
+        if name in self.plugins or name not in self.recorded_plugins:
+            await super().unregister_scheduler_plugin(name=name)
         changes = [self._plugins.delete(name), *self._without_state(name)]
         self.transactions.answer(call, *changes, answer=None)
         await self.transactions.settled()
