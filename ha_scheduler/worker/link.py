@@ -46,7 +46,7 @@ from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import IntroductionRefused
-from ha_scheduler.comm.roles import check_leader
+from ha_scheduler.comm.roles import NotALeader, check_leader
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
@@ -180,8 +180,13 @@ class SchedulerLink:
     # ---- what comes from the cell
 
     def leader_called(self, comm: Any, **fields: Any) -> dict[str, Any]:
-        """A leader presents itself. Raises ``NotALeader`` for who cannot be one."""
-        check_leader(comm)
+        """A leader presents itself; who shows no certificate of one is refused."""
+        try:
+            check_leader(comm)
+        except NotALeader as error:
+            refused = {"action": "leader-refused"}
+            logger.warning("Refused a call as the leader: %s", error, extra=refused)
+            return {"status": "refused", "message": str(error)}
         message, follower = from_op(LeaderCalled, fields), self.follower
         if message.cell_id and follower.cell_id and message.cell_id != follower.cell_id:
             follower.look_at(message.address)  # it may be the successor of our cell

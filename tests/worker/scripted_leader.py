@@ -11,6 +11,7 @@ from collections.abc import Callable
 from time import time
 from typing import Any
 
+from distributed import Security
 from distributed.comm import CommClosedError
 from distributed.core import Server, Status
 
@@ -46,8 +47,12 @@ class ScriptedLeader(Server):  # type: ignore[misc]
             deserialize=False,
         )
 
-    async def open(self, port: int = 0) -> ScriptedLeader:
-        await self.listen(f"tcp://127.0.0.1:{port}")
+    async def open(self, port: int = 0, security: Security | None = None) -> ScriptedLeader:
+        """``security``: for TLS, with the certificate that the leader shows."""
+        if security is None:
+            await self.listen(f"tcp://127.0.0.1:{port}")
+        else:
+            await self.listen(f"tls://127.0.0.1:{port}", **security.get_listen_args("scheduler"))
         self.status = Status.running
         return self
 
