@@ -11,7 +11,8 @@ finds all of it. A record about a graph that is not there is no such case; the f
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ha_scheduler.ledger import blobs, calls
 from ha_scheduler.ledger.blobs import Blob
@@ -41,27 +42,14 @@ class Admitted(NamedTuple):
 def admit(tables: Tables, data: bytes) -> Admitted:
     """The record, if it can be applied. Raises ``RejectedRecord`` and ``UnknownRecordError``."""
     record = decode(data)
-    match record:
-        case BlobPart():
-            if not blobs.is_next(tables, record):
-                raise RejectedRecord(Reason.PART_MISPLACED, f"part {record.number} is not the next")
-        case GraphSubmitted():
-            _check_owned(tables, (graph_blob(record), record.blob_parts))
-            if tables.get(GRAPHS, graph_key(record.graph)) is not None:
-                raise RejectedRecord(Reason.GRAPH_KNOWN, f"graph {record.graph:#x} is known")
-        case ValueSet():
-            _check_owned(tables, (term_blob(record), record.blob_parts))
-        case Called():
-            return _admit_call(tables, record)
-        case _:
-            pass
-    return Admitted(record)
+    judge = _JUDGES.get(type(record))
+    return Admitted(record) if judge is None else judge(tables, record)
 
 
 def is_certain(data: bytes) -> bool:
     """Whether the record is admitted whatever the tables hold: it may be told before the fold."""
     try:
-        return not isinstance(decode(data), BlobPart | GraphSubmitted | ValueSet | Called)
+        return type(decode(data)) not in _JUDGES
     except (RejectedRecord, UnknownRecordError):
         return False
 
@@ -88,7 +76,25 @@ def term_blob(record: ValueSet | Called) -> Blob | None:
     return (record.term, record.blob) if record.blob_parts else None
 
 
-def _admit_call(tables: Tables, record: Called) -> Admitted:
+def _judge_part(tables: Tables, record: BlobPart) -> Admitted:
+    if not blobs.is_next(tables, record):
+        raise RejectedRecord(Reason.PART_MISPLACED, f"part {record.number} is not the next")
+    return Admitted(record)
+
+
+def _judge_graph(tables: Tables, record: GraphSubmitted) -> Admitted:
+    _check_owned(tables, (graph_blob(record), record.blob_parts))
+    if tables.get(GRAPHS, graph_key(record.graph)) is not None:
+        raise RejectedRecord(Reason.GRAPH_KNOWN, f"graph {record.graph:#x} is known")
+    return Admitted(record)
+
+
+def _judge_value(tables: Tables, record: ValueSet) -> Admitted:
+    _check_owned(tables, (term_blob(record), record.blob_parts))
+    return Admitted(record)
+
+
+def _judge_call(tables: Tables, record: Called) -> Admitted:
     own = term_blob(record), record.blob_parts
     _check_owned(tables, own)
     changes, answer = calls.effects(calls.load_payload(tables, record))
@@ -108,3 +114,12 @@ def _check_owned(tables: Tables, *named: tuple[Blob | None, int]) -> None:
                 Reason.BLOB_INCOMPLETE, f"blob {blob[1]} of term {blob[0]} is not there as a whole"
             )
         seen.add(blob)
+
+
+#: The records that may be unfit for what the ledger holds; all others are admitted.
+_JUDGES: dict[type[Any], Callable[[Tables, Any], Admitted]] = {
+    BlobPart: _judge_part,
+    GraphSubmitted: _judge_graph,
+    ValueSet: _judge_value,
+    Called: _judge_call,
+}
