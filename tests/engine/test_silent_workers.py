@@ -123,6 +123,7 @@ async def test_what_a_silent_worker_has_is_not_run_again_while_others_are_served
         assert await futures[1] == "on1"
         leader.no_workers_timeout = 1e-9  # of a user who waits for no worker
         leader._check_no_workers()
+        leader.transitions({"on0": "processing"}, "test")  # whoever recommends it
         assert leader.tasks["running"].state == leader.tasks["on0"].state == "no-worker"
         leader.validate_state()
         gate.set()
