@@ -30,6 +30,7 @@ from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
 from ha_scheduler.comm import decoding, servers
+from ha_scheduler.comm.servers import PLACE
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
@@ -56,7 +57,6 @@ HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, tak
 #: In connection arguments: the caller's introduction; default: of a client.
 #: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
 INTRODUCTION = "introduction"
-PLACE = "place"  # of a stream: what to call when its place at the gate is free
 
 
 class IntroductionRefused(FatalCommClosedError):

@@ -1,8 +1,9 @@
 """tornado's servers behind a gate: the ports of Dask and of HTTP.
 
 Guarantee: a connection gets a stream, and TLS a buffer, only when ``gate`` admits it. On a port of
-Dask its place is taken until it has been introduced; one of HTTP has a deadline for the headers
-and the body of each request, and a size for both, and there are at most ``HTTP_CONNECTIONS_MAX``.
+Dask its place is taken until it has been introduced; on one of HTTP until it ends, so there are
+about ``HTTP_CONNECTIONS_MAX``, and others wait. Each request has a deadline for its headers and its
+body, and a size for both.
 
 distributed makes its servers by the names ``tcp.TCPServer`` and ``node.HTTPServer``, which
 ``install`` replaces in this process.
@@ -11,7 +12,6 @@ distributed makes its servers by the names ``tcp.TCPServer`` and ``node.HTTPServ
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,9 +21,10 @@ from distributed.comm import tcp
 from tornado.httpserver import HTTPServer
 from tornado.tcpserver import TCPServer
 
+from ha_scheduler.gate.admission import Limits
 from ha_scheduler.gate.gate import First, Gate
 
-logger = logging.getLogger("distributed.ha.comm")
+PLACE = "place"  # of a stream: what to call when its place at the gate is free
 
 HTTP_CONNECTIONS_MAX = 1024  # browsers with dashboards, and who asks for metrics
 #: Of each request; a kept-alive connection that is idle for as long is closed.
@@ -38,27 +39,18 @@ HTTP_LIMITS = {
 
 class _Gated(TCPServer):
     _first: First = First.BYTES
-
-    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        first = First.TLS if self.ssl_options is not None else self._first
-        for sock in sockets:
-            gate = Gate(sock, first, self._begin)
-            self._sockets[sock.fileno()] = sock
-            self._handlers[sock.fileno()] = gate.close
-
-    def _begin(self, connection: socket.socket, address: Any, over: Callable[[], None]) -> None:
-        over()
-        self._handle_connection(connection, address)
-
-
-class GatedTCPServer(_Gated):
-    """Of a port of Dask. Without TLS the server speaks first, and all is on one machine."""
-
-    _first = First.NOTHING
+    _limits = Limits()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._places: dict[Any, Callable[[], None]] = {}
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        first = First.TLS if self.ssl_options is not None else self._first
+        for sock in sockets:
+            gate = Gate(sock, first, self._begin, self._limits)
+            self._sockets[sock.fileno()] = sock
+            self._handlers[sock.fileno()] = gate.close
 
     def _begin(self, connection: socket.socket, address: Any, over: Callable[[], None]) -> None:
         self._places[address] = over
@@ -73,23 +65,28 @@ class GatedTCPServer(_Gated):
         return self._places.pop(address, _nothing)
 
 
+class GatedTCPServer(_Gated):
+    """Of a port of Dask. Without TLS the server speaks first, and all is on one machine."""
+
+    _first = First.NOTHING
+
+
 class GatedHTTPServer(_Gated, HTTPServer):
     """Of dashboards, metrics and the HTTP API."""
 
+    _limits = Limits(handshakes=HTTP_CONNECTIONS_MAX, handshake_s=600.0)
+
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **{**HTTP_LIMITS, **kwargs})
+        self._places = {}
 
     def handle_stream(self, stream: Any, address: Any) -> None:
-        if len(self._connections) >= HTTP_CONNECTIONS_MAX:
-            logger.warning(
-                "There are %d connections of HTTP, and one more from %s is closed.",
-                HTTP_CONNECTIONS_MAX,
-                address[0],
-                extra={"action": "http-full"},
-            )
-            stream.close()
-            return
+        setattr(stream, PLACE, self.take_place(address))
         super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: Any) -> None:
+        super().on_close(server_conn)
+        getattr(server_conn.stream, PLACE, _nothing)()
 
 
 def _nothing() -> None:

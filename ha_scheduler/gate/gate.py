@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 ACCEPTS_MAX = 64  # in one step of the event loop
 HELLO_BYTES_MAX = 16 * 1024  # of a ClientHello: one record of TLS
+FIRST_BYTES = 16  # without TLS: any request of HTTP and any introduction is longer
 PAUSE_S = 0.25  # after the last descriptor was given
 EXPIRE_S = 0.5
 WARN_EVERY_S = 60.0
@@ -109,8 +110,7 @@ class Gate:
         if self._first is First.NOTHING:
             self._ready(connection)
             return
-        if self._first is First.TLS:
-            self._want(connection, _HEADER_BYTES)
+        self._want(connection, _HEADER_BYTES if self._first is First.TLS else FIRST_BYTES)
         self._loop.add_reader(connection, self._spoke, connection)
 
     def _run_short(self) -> None:
@@ -137,7 +137,7 @@ class Gate:
     # ---- the first words
 
     def _spoke(self, connection: socket.socket) -> None:
-        wanted = self._wanted.get(connection, 1)
+        wanted = self._wanted[connection]
         try:
             said = connection.recv(wanted, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -146,7 +146,7 @@ class Gate:
             said = b""
         if len(said) < wanted:  # it has hung up
             self._drop(connection)
-        elif wanted == _HEADER_BYTES:
+        elif wanted == _HEADER_BYTES and self._first is First.TLS:
             length = int.from_bytes(said[3:5], "big")
             if said[0] == _HANDSHAKE_RECORD and 0 < length <= HELLO_BYTES_MAX:
                 self._want(connection, _HEADER_BYTES + length)

@@ -117,7 +117,7 @@ async def test_who_begins_with_something_else_than_tls_is_hung_up_on(said: bytes
 
 async def test_silent_callers_are_let_go_in_time_and_others_pass_meanwhile() -> None:
     async with port(First.BYTES, Limits(waiting=20, silence_s=1.0)) as gate:
-        with callers(gate, 15, b"") as silent, callers(gate, 1, b"hello") as _:
+        with callers(gate, 15, b"") as silent, callers(gate, 1, b"hello, how are you") as _:
             await gate.until(1)
             for caller in silent:
                 await hung_up(caller)
@@ -126,7 +126,7 @@ async def test_silent_callers_are_let_go_in_time_and_others_pass_meanwhile() -> 
 
 async def test_more_silent_callers_than_there_is_room_for_keep_nobody_out() -> None:
     async with port(First.BYTES, Limits(waiting=20, silence_s=60.0)) as gate:
-        with callers(gate, 200, b"") as silent, callers(gate, 1, b"hello"):
+        with callers(gate, 200, b"") as silent, callers(gate, 1, b"hello, how are you"):
             await gate.until(1)
             await hung_up(silent[0])
         assert len(gate.begun) == 1
@@ -149,9 +149,9 @@ async def test_where_the_server_speaks_first_nothing_is_waited_for() -> None:
 
 async def test_handshakes_that_stall_give_way_to_one_from_elsewhere() -> None:
     async with port(First.BYTES, Limits(handshakes=5, handshake_s=0.5)) as gate:
-        with callers(gate, 100, b"stalls"):
+        with callers(gate, 100, b"somebody who stalls"):
             await gate.until(5)
-            with callers(gate, 1, b"honest", "127.0.0.2"):
+            with callers(gate, 1, b"somebody honest here", "127.0.0.2"):
                 while "127.0.0.2" not in [address[0] for _, address, _ in gate.begun]:
                     await gate.until(len(gate.begun) + 1)
         assert len(gate.begun) < 30
@@ -199,7 +199,7 @@ def test_when_descriptors_run_out_it_waits_without_burning_a_core_and_goes_on() 
     number = int(process.stdout.readline())
     held = [socket.create_connection(("127.0.0.1", number)) for _ in range(300)]
     for caller in held:
-        caller.send(b"I stay")
+        caller.send(b"I stay here for ever")
     process.stdin.write("\n")
     process.stdin.flush()
     word, spent = process.stdout.readline().split()
@@ -208,7 +208,7 @@ def test_when_descriptors_run_out_it_waits_without_burning_a_core_and_goes_on() 
     for caller in held:
         caller.close()
     with socket.create_connection(("127.0.0.1", number)) as honest:
-        honest.send(b"hello")
+        honest.send(b"hello, how are you")
         said, errors = process.communicate("\n", timeout=20 * SCALE)
     assert said == "passed\n"
     assert "nearly used up" in errors
