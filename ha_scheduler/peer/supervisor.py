@@ -83,6 +83,7 @@ class Engine(asyncio.Protocol):
         self._writable.set()
         self._ended = False
         self.paused = False
+        self.answered = False  # a ping, at least once
         self._unanswered: deque[tuple[int, float]] = deque(maxlen=UNANSWERED_MAX)
 
     @property
@@ -181,6 +182,7 @@ class Engine(asyncio.Protocol):
         if not isinstance(message, Pong):
             self._events.on_message(self, message)
             return
+        self.answered = True
         while self._unanswered and self._unanswered[0][0] <= message.number:
             self._unanswered.popleft()
 
@@ -317,7 +319,8 @@ class Supervisor:
             await asyncio.sleep(EVERY_S)
             heard = engine.paused or engine.heard_at != heard_at
             heard_at = engine.heard_at
-            if engine.alive and (why := watchdog.observe(heard, engine.exposures.clocks())):
+            clocks, started = engine.exposures.clocks(), engine.answered
+            if engine.alive and (why := watchdog.observe(heard, clocks, started=started)):
                 engine.kill(why, How.HUNG)
 
     def _end_of(self, engine: Engine) -> End:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 EVERY_S = 0.5  # between two observations
+START_S = 60.0  # at least, until it answers for the first time: it imports Dask meanwhile
 
 Clock = tuple[int, float, float]  # of an exposure: slot, last progress, patience in seconds
 
@@ -24,10 +25,11 @@ class Watchdog:
         self._silent_s = 0.0
         self._still: dict[tuple[int, float], float] = {}  # exposure without progress since → s
 
-    def observe(self, heard: bool, clocks: Sequence[Clock]) -> str:
+    def observe(self, heard: bool, clocks: Sequence[Clock], *, started: bool = True) -> str:
         """One waking; why the engine hangs, or empty.
 
-        ``heard``: the loop has answered, or the daemon is not listening.
+        ``heard``: the loop has answered, or the daemon is not listening. ``started``: it has
+        answered before.
         """
         self._silent_s = 0.0 if heard or clocks else self._silent_s + EVERY_S
         former, self._still = self._still, {}
@@ -36,6 +38,6 @@ class Watchdog:
             self._still[slot, at] = still_s
             if still_s > self._patience_s + patience_s:
                 return f"what a client sent made no progress for {still_s:.1f} s"
-        if self._silent_s > self._patience_s:
+        if self._silent_s > (self._patience_s if started else max(self._patience_s, START_S)):
             return f"its event loop made no progress for {self._silent_s:.1f} s"
         return ""

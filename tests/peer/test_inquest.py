@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ha_scheduler.ledger.records import OPEN_MAX, EngineEnded
 from ha_scheduler.peer import oom
 from ha_scheduler.peer.inquest import UNTOLD_MAX, End, How, Untold, cause, finding
-from ha_scheduler.peer.watchdog import EVERY_S, Clock, Watchdog
+from ha_scheduler.peer.watchdog import EVERY_S, START_S, Clock, Watchdog
 from ha_scheduler.protocol.engine import Exposure
 from ha_scheduler.shared_exposures import SLOTS, SharedExposures
 
@@ -85,16 +85,23 @@ def test_more_ends_than_can_be_told_forget_the_oldest() -> None:
 # -- the watchdog
 
 
-def hangs_after(watchdog: Watchdog, heard: bool, clocks: list[Clock]) -> float:
+def hangs_after(
+    watchdog: Watchdog, heard: bool, clocks: list[Clock], *, started: bool = True
+) -> float:
     """After how many seconds of the same it is taken to hang."""
     for number in range(1, 10_000):
-        if watchdog.observe(heard, clocks):
+        if watchdog.observe(heard, clocks, started=started):
             return number * EVERY_S
     raise AssertionError("never")
 
 
 def test_a_silent_loop_hangs_when_nothing_of_a_client_is_open() -> None:
     assert hangs_after(Watchdog(5.0), False, []) == 5.5
+
+
+def test_an_engine_that_has_not_answered_yet_is_given_time_to_start() -> None:
+    assert hangs_after(Watchdog(5.0), False, [], started=False) == START_S + EVERY_S
+    assert hangs_after(Watchdog(90.0), False, [], started=False) == 90.0 + EVERY_S
 
 
 def test_what_makes_no_progress_hangs_although_the_loop_answers() -> None:
