@@ -268,9 +268,9 @@ def say_nothing(worker: Any) -> asyncio.Event:
     """
     free = keep_away(worker)
 
-    async def answer_late(**message: Any) -> Any:
+    async def answer_late(comm: Any, **message: Any) -> Any:
         await free.wait()
-        return worker._ha.leader_called(**message)
+        return worker._ha.leader_called(comm, **message)
 
     worker.handlers[tag_of(LeaderCalled)] = answer_late
     return free
