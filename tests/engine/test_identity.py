@@ -79,6 +79,19 @@ async def test_a_session_is_taken_by_nobody_who_knows_it_either() -> None:
         await unharmed(both, future)
 
 
+async def test_nobody_drops_the_work_of_a_session_that_is_still_to_come() -> None:
+    """By a floor that it has not reached: not even one who knows the session."""
+    async with pair(1) as both:
+        future = await honest(both)
+        comm = await connect(both.leader.address)
+        registration = {"op": "register-client", "client": both.client.id, "versions": {}}
+        await comm.write({**registration, "reply": False})
+        await comm.read()
+        await comm.write([to_op(Hello(session(both), 0, 2**40))])
+        assert "error" in (await comm.read())["status"]
+        await unharmed(both, future)
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -52,6 +52,8 @@ from ha_scheduler.protocol.engine import Exposure
 logger = logging.getLogger(__name__)
 
 PROOF_SECONDS = 10.0  # for the first message of a client that has a session
+#: Of the requests of one session: those that were refused leave no record, and count for its floor.
+UNRECORDED_MAX = 1_000_000
 CLIENT_GRACE_SECONDS = 60.0  # a client that is alive comes back within seconds
 REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others get a turn
 
@@ -114,6 +116,9 @@ class Clients(Cancellation):
         own = self.session_of.get(client)
         if own not in (None, message.session):
             raise MalformedMessage(f"ha-hello: {client} has another session")
+        last = self.sessions.last(message.session)
+        if own is not None and message.floor > last + UNRECORDED_MAX:
+            raise MalformedMessage(f"ha-hello: floor {message.floor}, and {last} has been asked")
         if any(s == message.session and c != client for c, s in self.session_of.items()):
             raise MalformedMessage(f"ha-hello: the session is not that of {client}")
 
