@@ -45,7 +45,7 @@ class Tasks:
         self._client = client
         self._over = threading.Event()
         self.took: list[float] = []
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
