@@ -261,7 +261,8 @@ class Core:
             self._request_votes(MessageKind.PRE_VOTE, self.term + 1, force=False)
         lost = self._without_leader >= PATIENCE * self.config.election_ticks
         step = self.limit.limit(self.history.current)
-        if lost and step > self.term and self.limit.stays(message.source):
+        known = message.source in self.history.current.voters
+        if lost and known and step > self.term and self.limit.stays(message.source):
             self.become_follower(step, NO_PEER)
 
     @property

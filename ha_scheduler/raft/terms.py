@@ -13,8 +13,8 @@ Liveness, by three rules:
 * A peer that was away for long hears the leader of a term far beyond its limit. It asks the voters
   (a pre-vote is answered with the term of whoever is further) and takes what a majority says.
 * Where no majority can answer, because some of those who were there have died since, nobody leads
-  either. A peer that has heard no leader for `PATIENCE` election timeouts goes towards a claim
-  that stays, a jump at a time: slowly, but a majority of the living elects.
+  either. A peer that has heard no leader for `PATIENCE` election timeouts goes towards the claim
+  of a voter that stays, a jump at a time: slowly, but a majority of the living elects.
 
 A peer without a membership knows no voters: it believes whoever calls it. It has nothing to lose
 yet. Without pre-votes nothing bounds the term of a peer that is cut off, and there is no limit.

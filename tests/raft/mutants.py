@@ -496,13 +496,13 @@ MUTANTS = (
     Mutant(
         "a claim that stays is never gone towards",
         "core.py",
-        "if lost and step > self.term and self.limit.stays(message.source):",
+        "if lost and known and step > self.term and self.limit.stays(message.source):",
         "if False:",
     ),
     Mutant(
         "one stray message is gone towards",
         "core.py",
-        "if lost and step > self.term and self.limit.stays(message.source):",
-        "if lost and step > self.term:",
+        "if lost and known and step > self.term and self.limit.stays(message.source):",
+        "if lost and known and step > self.term:",
     ),
 )

@@ -206,6 +206,16 @@ def test_one_stray_message_moves_nobody_though_no_leader_is_there_for_long() -> 
     assert node.term == 1
 
 
+def test_a_stranger_is_not_gone_towards_however_long_it_claims() -> None:
+    """Who was removed is no voter, and nobody needs it."""
+    node = node_of(log=log_of([1], THREE, term=1))
+    for _ in range(40 * E):
+        node.tick()
+        node.step(claim(9, HUGE))
+        node.ready()
+    assert node.term < JUMP
+
+
 def test_a_newcomer_joins_a_cell_of_any_term() -> None:
     cell = cell_of(dict.fromkeys((1, 2, 3), 500_000), THREE)
     cell.elect(1)

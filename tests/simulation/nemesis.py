@@ -26,6 +26,7 @@ from ha_scheduler.raft.messages import (
     MessageKind,
     SnapshotMeta,
 )
+from ha_scheduler.raft.terms import PATIENCE
 
 from .hostile import HostileEngine
 from .network import shape
@@ -100,13 +101,20 @@ class Nemesis:
         believe it, and one without pre-votes has no limit (``raft/terms.py``).
         """
         world, rng = self._world, self._rng
-        told = [p for p in world.running() if len(p.node.membership.voters) > 1 and p.id != LIAR]
+        patience = PATIENCE / 2 * world.options.election_ticks  # then a liar may be followed
+        told = [
+            p
+            for p in world.running()
+            if len(p.node.membership.voters) > 1
+            and p.id != LIAR
+            and p.node._core._without_leader < patience
+        ]
         if not world.options.pre_vote or not told:
             return
         process = rng.choice(told)
         members = {v for m in world.checker.memberships_in_play() for v in m.voters}
         members.update(process.node.membership.voters)
-        source = rng.choice([LIAR, *(p for p in world.peers if p not in members)])
+        source = rng.choice([LIAR, *(p for p in world.peers if p not in {*members, process.id})])
         least = max(p.node.term for p in world.running()) + 100
         term = rng.choice((MAX_TERM, rng.randrange(least, least + 1000), least))
         kind = rng.choice(tuple(MessageKind))
