@@ -96,7 +96,11 @@ async def test_a_desire_for_too_long_a_key_makes_no_task() -> None:
         await the_next_leader_agrees(both)
 
 
-@pytest.mark.parametrize("key", ["lone \ud800 surrogate", 2**70, object()], ids=repr)
+@pytest.mark.parametrize(
+    "key",
+    ["lone \ud800 surrogate", 2**70, object()],
+    ids=["surrogate", "large number", "object"],
+)
 def test_a_key_that_cannot_be_encoded_leaves_nothing_in_front_of_the_next(key: Any) -> None:
     with pytest.raises((ValueError, OverflowError, TypeError)):
         encode_key(key)
