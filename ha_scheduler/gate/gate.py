@@ -109,6 +109,7 @@ class Gate:
         self._expire_later()
         if self._first is First.NOTHING:
             self._ready(connection)
+            self._go_on()
             return
         self._want(connection, _HEADER_BYTES if self._first is First.TLS else FIRST_BYTES)
         self._loop.add_reader(connection, self._spoke, connection)
