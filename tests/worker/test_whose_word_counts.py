@@ -142,11 +142,12 @@ async def test_an_engine_that_calls_is_followed_when_a_daemon_says_that_it_leads
             await until(lambda: "no peer of the cell says so" in caplog.text)
             assert (fence.term, worker.link.phase) == (1, Phase.UP)
             assert len(first.registrations) == 1
+            monkeypatch.setattr(follower, "UNCONFIRMED_S", 60.0)
             second = await cell.lead(2, port=1)
             cell.say(2, None, who=slice(1))  # one knows, and says so when it is asked
             await cell.call(worker, "engine", 2)
-            await until(lambda: second.registrations)
-            await until(lambda: fence.term == 2)
+            await until(lambda: second.registrations, 20)
+            await until(lambda: fence.term == 2, 20)
 
 
 async def test_a_term_that_only_the_engine_says_shuts_nobody_out(
