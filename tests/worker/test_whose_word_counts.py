@@ -143,6 +143,7 @@ async def test_an_engine_that_calls_is_followed_when_a_daemon_says_that_it_leads
             assert (fence.term, worker.link.phase) == (1, Phase.UP)
             assert len(first.registrations) == 1
             monkeypatch.setattr(follower, "UNCONFIRMED_S", 60.0)
+            await first.die()
             second = await cell.lead(2, port=1)
             cell.say(2, None, who=slice(1))  # one knows, and says so when it is asked
             await cell.call(worker, "engine", 2)
