@@ -134,6 +134,7 @@ class SimStore(TransactionalStore):
         group, error = self._flying, self._failure
         if error is None:
             error = self._failure = self._commit(group)
+            self._flying = []  # who dies now has written it, once
             self._maybe("committed")
             if not self.alive:
                 return
