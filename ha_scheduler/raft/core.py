@@ -272,8 +272,7 @@ class Core:
 
     def _answer_lower_term(self, message: Message) -> None:
         """Answer a deposed leader or a stale candidate with our term."""
-        guarded = self.config.check_quorum or self.config.pre_vote
-        if message.kind in (MessageKind.HEARTBEAT, MessageKind.APPEND) and guarded:
+        if message.kind in (MessageKind.HEARTBEAT, MessageKind.APPEND):
             self._send(MessageKind.APPEND_RESPONSE, message.source, self.term)
         elif message.kind is MessageKind.PRE_VOTE:
             self._send(MessageKind.PRE_VOTE_RESPONSE, message.source, self.term, reject=True)
