@@ -126,13 +126,12 @@ async def test_a_message_that_the_leader_cannot_handle_costs_the_connection_alon
         running = both.client.submit(blocked, 2, key="running")
         await future
         await eventually(lambda: runs[2] == 1)
-        nonsense = {"op": "long-running", "of": "nothing"}
         if whose == "client":
             broken = both.client.scheduler_comm.comm
-            both.client.scheduler_comm.send(nonsense)
+            both.client.scheduler_comm.send({"op": "heartbeat-client", "of": "nothing"})
         else:
             broken = worker.batched_stream.comm
-            worker.batched_stream.send(nonsense)
+            worker.batched_stream.send({"op": "long-running", "of": "nothing"})
         await eventually(broken.closed)
         gate.set()
         assert await both.client.gather([future, running]) == [1, 2]

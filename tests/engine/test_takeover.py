@@ -297,7 +297,7 @@ async def test_a_client_that_vanished_while_it_registered_can_register_again() -
         message = {"op": "register-client", "client": "Client-x", "reply": False}
         first = await connect(leader.address)
         await first.write({**message, "versions": {}})
-        await eventually(lambda: "Client-x" in leader._served)
+        await eventually(lambda: list(leader._comms.values()).count("register-client") == 2)
         first.abort()
         second = await connect(leader.address)
         await second.write({**message, "versions": {}})
