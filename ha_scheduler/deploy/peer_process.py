@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from ha_scheduler.deploy.child import ChildProcess
+from ha_scheduler.deploy.child import REAP_TIMEOUT_S, ChildProcess
 from ha_scheduler.errors import ControlError
 from ha_scheduler.protocol.control import Status
 
@@ -68,7 +69,7 @@ class PeerProcess(ChildProcess):
         return None
 
     def kill_engine(self) -> int:
-        """SIGKILL to the engine alone; returns its pid.
+        """SIGKILL to the engine alone; returns its pid once it has ended.
 
         The daemon transfers leadership if it leads, and starts a fresh engine.
         """
@@ -76,7 +77,14 @@ class PeerProcess(ChildProcess):
         pid = self.engine_pid
         if pid is None:
             raise RuntimeError(f"peer {self.name} has no engine at the moment")
-        os.kill(pid, signal.SIGKILL)
+        handle = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            ended = select.poll()
+            ended.register(handle, select.POLLIN)
+            ended.poll(REAP_TIMEOUT_S * 1000)
+        finally:
+            os.close(handle)
         return pid
 
     def restart(self) -> Any:
