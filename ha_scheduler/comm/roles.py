@@ -7,12 +7,10 @@ port it listens and whomever it calls. Without TLS, which is for loopback, nobod
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
 from ha_scheduler.errors import CertificateRefused
-from ha_scheduler.protocol.introduction import RefusedError
-from ha_scheduler.security.tls import Role, name_of, role_in, role_of
+from ha_scheduler.security.tls import Role, role_in
 
 LEADERS = (Role.ENGINE, Role.PEER)
 
@@ -35,15 +33,3 @@ def check_leader(comm: Any) -> None:
             f"{comm.peer_address} has the certificate of a {role}, and is no scheduler of a cell; "
             f"see what listens there, or called from there"
         )
-
-
-def check_watched(shown: ssl.SSLObject | None, name: str) -> None:
-    """Raises ``RefusedError`` if who is watched is not peer ``name``. None: no TLS."""
-    if shown is None:
-        return
-    try:
-        role, holder = role_of(shown), name_of(shown)
-    except CertificateRefused as error:
-        raise RefusedError(str(error)) from error
-    if role is not Role.PEER or holder != name:
-        raise RefusedError(f"the certificate there is that of {role} {holder}, not of peer {name}")

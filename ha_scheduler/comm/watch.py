@@ -21,11 +21,11 @@ from collections.abc import AsyncGenerator, Iterable
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.address import HAAddressError
 from ha_scheduler.comm.directory import Directory, Peer, View
-from ha_scheduler.comm.roles import check_watched
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
 from ha_scheduler.protocol.watch import WATCH, WatchBeat, WatchView
+from ha_scheduler.security.tls import check_peer
 
 logger = logging.getLogger("distributed.ha.watch")
 
@@ -122,7 +122,7 @@ async def messages_of(
     async with asyncio.timeout(CONNECT_S):
         reader, writer = await asyncio.open_connection(peer.host, peer.peer_port, ssl=ssl_context)
     try:
-        check_watched(writer.get_extra_info("ssl_object"), peer.name)
+        check_peer(writer.get_extra_info("ssl_object"), peer.name)
         async with asyncio.timeout(SILENCE_S):
             await call(reader, writer, introduce(Kind.WATCH, cell))
         while True:

@@ -31,7 +31,7 @@ from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.joining import Asker, Joiner
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
-from ha_scheduler.peer.links import Dialer, Links, Security, check_peer
+from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.roster import Roster, named
@@ -46,7 +46,7 @@ from ha_scheduler.protocol.peer import HELLO, PeerHello, Purpose
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
-from ha_scheduler.security.tls import client_context, server_context
+from ha_scheduler.security.tls import check_peer, client_context, server_context
 from ha_scheduler.storage.lmdb_store import LmdbStore
 
 ENGINE_MODULE = "ha_scheduler.engine"

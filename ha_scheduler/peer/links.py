@@ -25,7 +25,6 @@ from typing import Protocol
 from msgspec import Raw
 
 from ha_scheduler.backoff import Backoff
-from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.roster import address_of, disk_of
 from ha_scheduler.protocol import frames
@@ -42,7 +41,7 @@ from ha_scheduler.protocol.peer import (
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
-from ha_scheduler.security.tls import Role, name_of, role_of
+from ha_scheduler.security.tls import check_peer
 
 CONTROL_FRAMES_MAX = 1024  # queued on a control stream; a second of silence costs some tens
 BULK_BYTES_MAX = 48 * 1024 * 1024  # queued on a bulk stream; above what the core has in flight
@@ -82,18 +81,6 @@ class Security:
             writer.transport.abort()
             raise
         return reader, writer
-
-
-def check_peer(shown: ssl.SSLObject | None, name: str) -> None:
-    """Raises ``RefusedError`` for a certificate that is not peer ``name``'s. None: plaintext."""
-    if shown is None:
-        return
-    try:
-        role, holder = role_of(shown), name_of(shown)
-    except CertificateRefused as error:
-        raise RefusedError(str(error)) from error
-    if role is not Role.PEER or holder != name:
-        raise RefusedError(f"the certificate is for {role} {holder}, not for peer {name}")
 
 
 class Dialer:

@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
+from ha_scheduler.protocol.introduction import RefusedError
 from ha_scheduler.security.files import read_certificates, read_private_key
 
 _CHAIN_MAX = 8  # certificates between ours and the CA, as for OpenSSL
@@ -62,6 +63,18 @@ def role_in(certificate: Any) -> Role:
 def name_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> str:
     """The name (CN) of the other end of an established link. Raises ``CertificateRefused``."""
     return _subject_field(ssl_object.getpeercert(), "commonName")
+
+
+def check_peer(shown: ssl.SSLObject | None, name: str) -> None:
+    """Raises ``RefusedError`` for a certificate that is not peer ``name``'s. None: plaintext."""
+    if shown is None:
+        return
+    try:
+        role, holder = role_of(shown), name_of(shown)
+    except CertificateRefused as error:
+        raise RefusedError(str(error)) from error
+    if role is not Role.PEER or holder != name:
+        raise RefusedError(f"the certificate there is for {role} {holder}, not for peer {name}")
 
 
 def check_files(
