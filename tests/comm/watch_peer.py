@@ -27,10 +27,11 @@ class WatchPeer:
         self._context = context
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
 
     async def start(self) -> WatchPeer:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=self._context
+            self._accept, "127.0.0.1", self.port, ssl=self._context
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -49,24 +50,39 @@ class WatchPeer:
             writer.write(frames.pack(view))
 
     async def stop(self) -> None:
+        """Returns when no connection is left: a callback of the loop would find it closed."""
         if self._server is not None:
             self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        for conversation in list(self._conversations):
+            conversation.cancel()
+        await asyncio.gather(*self._conversations, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.create_task(self._serve(reader, writer))
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
-            self.callers.append(introduced(said))
-            writer.write(frames.pack(accept()))
-            self._writers.add(writer)
-            if self._view is not None:
-                writer.write(frames.pack(self._view))
-            while not writer.transport.is_closing():
-                if not self.silent:
-                    writer.write(frames.pack(WatchBeat()))
-                await asyncio.sleep(BEAT_S)
-        self._writers.discard(writer)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._converse(reader, writer)
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
+        self.callers.append(introduced(said))
+        writer.write(frames.pack(accept()))
+        self._writers.add(writer)
+        if self._view is not None:
+            writer.write(frames.pack(self._view))
+        while not writer.transport.is_closing():
+            if not self.silent:
+                writer.write(frames.pack(WatchBeat()))
+            await asyncio.sleep(BEAT_S)
 
 
 def view_of(
