@@ -57,6 +57,8 @@ HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, tak
 #: In connection arguments: the caller's introduction; default: of a client.
 #: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
 INTRODUCTION = "introduction"
+#: In ``Comm.extra_info`` of a connection that was accepted: who calls (``security/identity.py``).
+IDENTITY = "identity"
 
 
 class IntroductionRefused(FatalCommClosedError):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.comm.preamble import IDENTITY
 from ha_scheduler.errors import CertificateRefused
+from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
 from ha_scheduler.security.tls import Role, role_in
 
 LEADERS = (Role.ENGINE, Role.PEER)
@@ -33,3 +35,9 @@ def check_leader(comm: Any) -> None:
             f"{comm.peer_address} has the certificate of a {role}, and is no scheduler of a cell; "
             f"see what listens there, or called from there"
         )
+
+
+def identity_of(comm: Any) -> Identity:
+    """Who has made the connection ``comm``, which this process has accepted."""
+    identity: Identity = comm.extra_info.get(IDENTITY, ANYBODY_LOCAL)
+    return identity
