@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.load_node import KEPT, MARK, PASSING, LoadNode, OnCommit
 from ha_scheduler.engine.stream.recorder import CommitTracker, Recorder
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.protocol import engine, frames
 from ha_scheduler.protocol.introduction import accept, introduced
 from ha_scheduler.shared_lease import SharedLease
@@ -98,7 +98,7 @@ class LoadEngine(LoadNode):
         if proposal:  # our own, which comes back without its bytes
             self._tracker.committed(proposal)
         elif not index or MARK.encode() in head or KEPT.encode() in head:
-            record = records.decode(data)
+            record = encoding.decode(data)
             if isinstance(record, records.ValueSet):
                 self._told(index, record.space, record.name.decode())
 

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import WriteBatch
@@ -100,7 +100,7 @@ def make(path: Path, log_bytes: int, entry_bytes: int) -> None:
 
 def _record(index: int, size: int) -> bytes:
     name = b"%d" % (index % ROTATING_NAMES)
-    return records.encode(records.ValueSet("space", name, os.urandom(size), 0, 0, 0))
+    return encoding.encode(records.ValueSet("space", name, os.urandom(size), 0, 0, 0))
 
 
 def drop_from_cache(path: Path) -> None:

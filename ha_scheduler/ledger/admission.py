@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ha_scheduler.ledger import blobs, calls
 from ha_scheduler.ledger.blobs import Blob
+from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.layout import graph_key
 from ha_scheduler.ledger.records import (
     BlobPart,
@@ -26,7 +27,6 @@ from ha_scheduler.ledger.records import (
     RejectedRecord,
     UnknownRecordError,
     ValueSet,
-    decode,
 )
 from ha_scheduler.ledger.tables import GRAPHS, Tables
 

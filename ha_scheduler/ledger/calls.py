@@ -26,6 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ha_scheduler.ledger import blobs, indexes
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.layout import call_key, name_key, pack, unpack
 from ha_scheduler.ledger.records import (
     INLINE_BYTES_MAX,
@@ -40,8 +41,6 @@ from ha_scheduler.ledger.records import (
     UnknownRecordError,
     ValueDeleted,
     ValueSet,
-    decode,
-    encode,
 )
 from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import secrets
 
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.layout import pack, unpack
-from ha_scheduler.ledger.records import CellFounded, decode, encode
+from ha_scheduler.ledger.records import CellFounded
 from ha_scheduler.ledger.tables import CELL, Tables
 
 _ROW = b"cell"

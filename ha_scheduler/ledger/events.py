@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.layout import event_key, event_place
-from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.tables import EVENTS, Tables
 
 

@@ -40,6 +40,7 @@ from ha_scheduler.ledger import (
     sessions,
 )
 from ha_scheduler.ledger.admission import admit, graph_blob, term_blob
+from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.layout import (
     graph_index_key,
     graph_key,
@@ -83,7 +84,6 @@ from ha_scheduler.ledger.records import (
     TermStarted,
     ValueDeleted,
     ValueSet,
-    decode,
 )
 from ha_scheduler.ledger.tables import (
     CLIENTS,

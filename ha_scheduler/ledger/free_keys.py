@@ -8,8 +8,9 @@ it.
 from __future__ import annotations
 
 from ha_scheduler.ledger import client_tombstones, desires, events
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.layout import NAME_BYTES, event_key, event_place, name_key, pack, unpack
-from ha_scheduler.ledger.records import Desired, Released, Scattered, encode
+from ha_scheduler.ledger.records import Desired, Released, Scattered
 from ha_scheduler.ledger.tables import FREE_DELTAS, FREE_WANTS, SCATTERED, Tables
 
 _DESIRED = b"+"

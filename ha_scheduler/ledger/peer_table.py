@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.layout import pack, peer_key, unpack
-from ha_scheduler.ledger.records import PeerNamed, decode
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import PEERS, Tables
 
 GONE_MAX = 256  # disks remembered as gone; one forgotten is refused as unknown instead

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.layout import pack, unpack
 from ha_scheduler.ledger.records import (
     DEATHS_MAX,
@@ -25,8 +26,6 @@ from ha_scheduler.ledger.records import (
     Death,
     EngineEnded,
     Record,
-    decode,
-    encode,
 )
 from ha_scheduler.ledger.tables import QUARANTINE, Tables
 from ha_scheduler.protocol.engine import Exposure

@@ -35,6 +35,7 @@ from ha_scheduler.ledger import (
 )
 from ha_scheduler.ledger.admission import graph_blob, term_blob
 from ha_scheduler.ledger.blobs import Blob
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import (
     Called,
@@ -47,8 +48,6 @@ from ha_scheduler.ledger.records import (
     Scattered,
     SessionRestored,
     ValueSet,
-    decode,
-    encode,
 )
 from ha_scheduler.ledger.tables import VALUES, Tables
 

@@ -1,11 +1,9 @@
 """The records of the event stream: what must survive and no worker can tell.
 
-Guarantee: ``decode(encode(record)) == record`` for every record of this release, each field of the
-type, range and length of its annotation, so that no rule of the fold fails for what a field holds.
-What a newer release has written is refused as such (``UnknownRecordError``) rather than skipped or
-guessed, because a ledger with a hole is wrong for ever: a record or a field that this release does
-not know, or all that follows the ``TermStarted`` of a leader whose ``FORMAT`` is higher. Other
-bytes are no record of any release, and rejected (``RejectedRecord``): every peer skips them.
+Guarantee: each field of a record is of the type, range and length of its annotation, so that no
+rule of the fold fails for what a field holds (``encoding.py`` makes records of bytes). A record of
+a newer release is refused rather than skipped or guessed, because a ledger with a hole is wrong for
+ever.
 
 Order: the leader's engine appends a record in the same event-loop step in which it changes its own
 state, so the order of the log is the order in which the leader changed. A follower that applies the
@@ -25,7 +23,6 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any, get_args
 
-import msgspec
 from msgspec import Meta
 
 from ha_scheduler.protocol.codec import INT_MAX, Number, Part
@@ -452,96 +449,3 @@ Record = (
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
-_DECODER = msgspec.msgpack.Decoder(Record)
-_ENGINE_ENDED = msgspec.msgpack.encode(EngineEnded(1, "", 0, False, "", 0, ()))[:2]  # array, kind
-_PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
-_CELL_FOUNDED = msgspec.msgpack.encode(CellFounded("0" * 32, "", ""))[:2]
-_REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
-
-
-def encode(record: Record) -> bytes:
-    """One record as bytes: a msgpack array of its kind and fields in declaration order."""
-    return msgspec.msgpack.encode(record)
-
-
-def peer_named(data: bytes) -> PeerNamed | None:
-    """The record, if it is a ``PeerNamed`` that can be applied."""
-    record = _applicable(data) if data[:2] == _PEER_NAMED else None
-    return record if isinstance(record, PeerNamed) else None
-
-
-def cell_founded(data: bytes) -> CellFounded | None:
-    """The record, if it is a ``CellFounded`` that can be applied."""
-    record = _applicable(data) if data[:2] == _CELL_FOUNDED else None
-    return record if isinstance(record, CellFounded) else None
-
-
-def _applicable(data: bytes) -> Record | None:
-    try:
-        return decode(data)
-    except RejectedRecord:
-        return None
-
-
-def is_for_daemons(data: bytes) -> bool:
-    """Whether the record concerns no engine."""
-    return data[:2] in (_PEER_NAMED, _REJECTED, _CELL_FOUNDED)
-
-
-def is_of_members(data: bytes) -> bool:
-    """Whether the record says which cell this is, or who belongs to it: a witness keeps these."""
-    return data[:2] in (_PEER_NAMED, _CELL_FOUNDED)
-
-
-def kind_of(data: bytes) -> int:
-    """The kind of an encoded record, or 0 if this release has none such; not whether it is one."""
-    try:
-        kind = msgspec.msgpack.decode(data, type=list[msgspec.Raw])[0]
-        tag = msgspec.msgpack.decode(kind, type=int)
-    except (ValueError, OverflowError, RecursionError, IndexError):
-        return 0
-    return tag if tag in KINDS else 0
-
-
-def engine_ended(data: bytes) -> EngineEnded | None:
-    """The record, if it is an ``EngineEnded`` that can be applied; cheap to ask of each record."""
-    if data[:2] != _ENGINE_ENDED:
-        return None
-    try:
-        record = decode(data)
-    except (UnknownRecordError, RejectedRecord):
-        return None
-    return record if isinstance(record, EngineEnded) else None
-
-
-def decode(data: bytes) -> Record:
-    """The record of ``encode``.
-
-    Raises ``UnknownRecordError`` for what a newer release wrote, ``RejectedRecord`` for bytes that
-    are no record, or more than a record may have.
-    """
-    if len(data) > RECORD_BYTES_MAX:
-        raise RejectedRecord(
-            Reason.TOO_LARGE, f"a record of {len(data)} bytes, where {RECORD_BYTES_MAX} are allowed"
-        )
-    try:
-        record: Record = _DECODER.decode(data)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise _refusal(data, error) from error
-    return record
-
-
-def _refusal(data: bytes, error: Exception) -> UnknownRecordError | MalformedRecordError:
-    try:
-        kind, *fields = msgspec.msgpack.decode(data, type=list[Any])
-    except (ValueError, OverflowError, RecursionError):
-        return MalformedRecordError(f"not a record of the event stream: {error}")
-    cls = KINDS.get(kind) if type(kind) is int else None
-    newer = f"was written by a newer release than this one (format {FORMAT}); upgrade this peer"
-    if cls is None:
-        return UnknownRecordError(f"record kind {kind!r} {newer}")
-    if len(fields) > len(cls.__struct_fields__):
-        return UnknownRecordError(f"{cls.__name__} with {len(fields)} fields {newer}")
-    if cls is TermStarted and len(fields) > 2 and type(fields[2]) is int and fields[2] > FORMAT:
-        return UnknownRecordError(f"all of term {fields[0]}, of format {fields[2]}, {newer}")
-    return MalformedRecordError(f"{cls.__name__}: {error}")

@@ -10,16 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
+from ha_scheduler.ledger.encoding import decode, encode, kind_of
 from ha_scheduler.ledger.layout import index_key
-from ha_scheduler.ledger.records import (
-    KINDS,
-    RECORD_BYTES_MAX,
-    Reason,
-    RecordRejected,
-    decode,
-    encode,
-    kind_of,
-)
+from ha_scheduler.ledger.records import KINDS, RECORD_BYTES_MAX, Reason, RecordRejected
 from ha_scheduler.ledger.tables import META, REJECTED, Tables
 from ha_scheduler.protocol.codec import INT_MAX
 

@@ -8,8 +8,9 @@ next error, when the key is forgotten, and with its graph.
 from __future__ import annotations
 
 from ha_scheduler.ledger import events
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.layout import graph_key, graph_name_key, pack, unpack
-from ha_scheduler.ledger.records import Retried, encode
+from ha_scheduler.ledger.records import Retried
 from ha_scheduler.ledger.tables import RETRIED, Tables
 
 

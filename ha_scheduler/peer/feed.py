@@ -21,8 +21,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ha_scheduler.ledger.admission import is_certain
+from ha_scheduler.ledger.encoding import is_for_daemons
 from ha_scheduler.ledger.rebuild import rebuild
-from ha_scheduler.ledger.records import is_for_daemons
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.errors import CompactedError

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.leadership import FRESH_S
@@ -116,10 +116,10 @@ class Reconfiguration:
         """These have committed, in log order."""
         self._committed = entries[-1].index
         normal = [entry.data for entry in entries if entry.kind is EntryKind.NORMAL]
-        founded = list(filter(None, map(records.cell_founded, normal)))
+        founded = list(filter(None, map(encoding.cell_founded, normal)))
         for identity in founded:
             self.roster.found(identity)
-        named = list(filter(None, map(records.peer_named, normal)))
+        named = list(filter(None, map(encoding.peer_named, normal)))
         for record in named:
             self.roster.learn(record)
         if named or founded:
@@ -186,7 +186,7 @@ class Reconfiguration:
                 case None:
                     pass
                 case NamePeer(record):
-                    self._asked = self.driver.propose(records.encode(record))
+                    self._asked = self.driver.propose(encoding.encode(record))
                     fate = record.gone or "belongs to the cell"
                     self._log("the peer table says: %s", f"{self._title(record.peer)} {fate}")
                 case ChangeMembership(kind, peer):

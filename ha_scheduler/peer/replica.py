@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ha_scheduler import shared_lease
-from ha_scheduler.ledger import cell_identity, quarantine, records
+from ha_scheduler.ledger import cell_identity, encoding, quarantine, records
 from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed
 from ha_scheduler.ledger.rejections import describe
@@ -451,7 +451,7 @@ class Replica:
         if content not in {case.exposure.content for case in self.cases()}:
             return Declined(f"there is no {content.hex()} in the quarantine")
         try:
-            self.driver.propose(records.encode(records.CaseReleased(content)))
+            self.driver.propose(encoding.encode(records.CaseReleased(content)))
         except CallerError as error:
             return Declined(f"{error}; ask again in a moment", passing=True)
         logger.warning("%s is released", content.hex(), extra={"action": "content_released"})
@@ -516,7 +516,7 @@ class Replica:
             case OpenTerm(term):
                 self._found_cell()
                 record = records.TermStarted(term, self.settings.name)
-                self._open_at = (term, self.driver.propose(records.encode(record)))
+                self._open_at = (term, self.driver.propose(encoding.encode(record)))
             case ActivateEngine(term, index):
                 self._activate(term, index)
             case RevokeLease():
@@ -535,7 +535,7 @@ class Replica:
     def _found_cell(self) -> None:
         """The first leader draws the identity of the cell, before it opens its term."""
         if self.roster.identity is None:
-            self.driver.propose(records.encode(cell_identity.draw(self.settings.name)))
+            self.driver.propose(encoding.encode(cell_identity.draw(self.settings.name)))
 
     def _activate(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())
@@ -585,7 +585,7 @@ class Replica:
                 serving=self._serving if self.leading() and self._is_serving() else None,
                 history=self.history.tail(),
                 disks=self.roster.admitted(),
-                ended=tuple(map(records.encode, self.untold.to_tell())),
+                ended=tuple(map(encoding.encode, self.untold.to_tell())),
             )
         )
 
@@ -594,7 +594,7 @@ class Replica:
         term = self._state.term
         for record in self.untold.due(told, term) if self.leading() else ():
             try:
-                self.driver.propose(records.encode(record))
+                self.driver.propose(encoding.encode(record))
             except CallerError:
                 return  # a transfer is under way; whoever leads next hears of it by gossip
             self.untold.proposed(record, term)
@@ -604,5 +604,5 @@ class Replica:
 
 
 def _ends(told: Iterable[bytes]) -> list[EngineEnded]:
-    decoded = map(records.engine_ended, told)
+    decoded = map(encoding.engine_ended, told)
     return [record for record in decoded if record is not None]

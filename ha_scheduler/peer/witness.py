@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ha_scheduler.ledger.records import is_of_members
+from ha_scheduler.ledger.encoding import is_of_members
 from ha_scheduler.ledger.tables import CELL, PEERS
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.raft.storage import LogReader

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.ledger.records import is_of_members
+from ha_scheduler.ledger.encoding import is_of_members
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.repair.offline import Offline, State
 from ha_scheduler.repair.words import kind_and_detail

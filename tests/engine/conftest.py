@@ -15,9 +15,10 @@ from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.engine.stream.recorder import OnCommit
 from ha_scheduler.engine.takeover import recovery
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
-from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.ledger.records import Record
 from ha_scheduler.protocol.codec import tag_of
 from ha_scheduler.protocol.worker import LeaderCalled
 from ha_scheduler.worker.worker import Worker as HAWorker

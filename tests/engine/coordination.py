@@ -23,8 +23,9 @@ from distributed.scheduler import ClientState
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.engine.stream.calls import SESSION_IDLE_SECONDS
 from ha_scheduler.engine.stream.keys import decode_key
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.fold import fold
-from ha_scheduler.ledger.records import ClientJoined, ValueSet, decode, encode
+from ha_scheduler.ledger.records import ClientJoined, ValueSet
 from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.protocol.client import CALL, CallId, OpenCalls
 from ha_scheduler.protocol.codec import to_op

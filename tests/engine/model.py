@@ -24,9 +24,10 @@ from tornado.web import Application
 
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.engine.stream.recorder import OnCommit
+from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild as rebuild_ledger
-from ha_scheduler.ledger.records import Record, decode, encode
+from ha_scheduler.ledger.records import Record
 from ha_scheduler.protocol.client import Hello, Resume, request
 from ha_scheduler.protocol.codec import to_op
 from ha_scheduler.protocol.worker import Joining, RegisterWorker

@@ -7,8 +7,9 @@ from distributed import fire_and_forget
 
 from ha_scheduler.engine.stream import recorder
 from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.fold import fold
-from ha_scheduler.ledger.records import GraphsRetired, Record, Released, encode
+from ha_scheduler.ledger.records import GraphsRetired, Record, Released
 from ha_scheduler.ledger.tables import GRAPHS
 from tests.engine.conftest import end, eventually, follow, pair, rebuild
 from tests.engine.counted import begin, blocked, gate, runs, work

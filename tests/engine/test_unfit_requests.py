@@ -14,7 +14,8 @@ from distributed import Variable
 from ha_scheduler.engine.stream import tables
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.ledger.admission import check
-from ha_scheduler.ledger.records import NAME_CHARS_MAX, TASK_KEY_BYTES_MAX, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import NAME_CHARS_MAX, TASK_KEY_BYTES_MAX
 from tests.engine.conftest import Pair, pair
 
 LONG = "k" * (TASK_KEY_BYTES_MAX + 1)

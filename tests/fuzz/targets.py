@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from ha_scheduler.ledger import encoding, rejections
 from ha_scheduler.ledger import records as r
-from ha_scheduler.ledger import rejections
 from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
@@ -45,18 +45,18 @@ LIFE: tuple[Any, ...] = (
     r.Erred(GRAPH, b"k", b"error"),
     r.Scattered("c", (b"d",)),
     r.ValueSet("v", b"n", b"value", 0, 0, 1),
-    r.Called("s", 0, 1, pack_payload((r.encode(r.ValueDeleted("v", b"n")),), b"a"), 0, 0, 1),
+    r.Called("s", 0, 1, pack_payload((encoding.encode(r.ValueDeleted("v", b"n")),), b"a"), 0, 0, 1),
 )
 
 
 def record(data: bytes) -> None:
     """One record: refused by name, or encoded as it was; then committed all the same."""
     try:
-        decoded = r.decode(data)
+        decoded = encoding.decode(data)
     except (r.RejectedRecord, r.UnknownRecordError):
         pass
     else:
-        assert r.decode(r.encode(decoded)) == decoded
+        assert encoding.decode(encoding.encode(decoded)) == decoded
     try:
         check(data)
     except (r.RejectedRecord, r.UnknownRecordError):
@@ -96,7 +96,7 @@ def _fold(tables: MemoryTables, found: list[bytes]) -> int:
 
 _LIVED = MemoryTables()
 for _index, _record in enumerate(LIFE, 1):
-    fold(_LIVED, _index, 1, r.encode(_record))
+    fold(_LIVED, _index, 1, encoding.encode(_record))
 
 
 def _rows(tables: MemoryTables) -> dict[str, list[tuple[bytes, bytes]]]:
@@ -192,9 +192,9 @@ TARGETS: dict[str, Target] = {
 def seeds(name: str) -> list[bytes]:
     """Sound inputs to begin with: whatever is known, with a plain value in each field."""
     if name == "record":
-        return [*map(r.encode, LIFE), *_bodies(r._DECODER.type)]
+        return [*map(encoding.encode, LIFE), *_bodies(r._DECODER.type)]
     if name == "log":
-        known = [*map(r.encode, LIFE), *_bodies(r._DECODER.type)]
+        known = [*map(encoding.encode, LIFE), *_bodies(r._DECODER.type)]
         return [_joined(known), *(_joined([each]) for each in known)]
     if name == "snapshot":
         return [_joined(dump(_LIVED))]

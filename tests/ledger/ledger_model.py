@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, pack_payload, unpack_payload
 from ha_scheduler.ledger.sessions import Answers
@@ -200,7 +201,7 @@ class Model:
             payload = b"".join(parts[n] for n in sorted(parts))
         changes, answer = unpack_payload(payload)
         for change in changes:
-            self.apply(r.decode(change))
+            self.apply(encoding.decode(change))
         if rec.session in self.calls:
             self.calls[rec.session][rec.slot] = (rec.sequence, answer)
 
@@ -374,7 +375,7 @@ class _Writer:
             else:
                 changes.append(r.ValueDeleted(*where))
         answer = draw(_payload) * draw(st.sampled_from((1, 1, LONG_ANSWER)))
-        payload = pack_payload(tuple(map(r.encode, changes)), answer)
+        payload = pack_payload(tuple(map(encoding.encode, changes)), answer)
         who = (draw(_session), draw(st.integers(0, 2)), draw(_sequence))
         if not draw(st.booleans()):
             return r.Called(*who, payload, 0, 0, self.term)

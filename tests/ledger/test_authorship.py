@@ -9,6 +9,7 @@ from test_ledger_records import SAMPLES
 
 from ha_scheduler.ledger.authorship import AUTHORS, Author, NotItsRecordError, check_engine
 from ha_scheduler.ledger.calls import pack_payload
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import (
     BlobPart,
     Called,
@@ -20,7 +21,6 @@ from ha_scheduler.ledger.records import (
     TermStarted,
     ValueDeleted,
     ValueSet,
-    encode,
 )
 from ha_scheduler.peer.proposals import ProposalError, Proposals
 

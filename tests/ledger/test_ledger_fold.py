@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from ledger_model import CONTENTS, KINDS, NAMES, SPACES, histories, model_of, whole
 from ledger_model import SESSIONS as CLIENT_SESSIONS
 
-from ha_scheduler.ledger import cell_identity, desires, peer_table, runs
+from ha_scheduler.ledger import cell_identity, desires, encoding, peer_table, runs
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.calls import DROPPED, INLINE_BYTES_MAX, Calls, pack_payload
@@ -40,12 +40,12 @@ GRAPH = (1 << 32) | 1
 def folded(history: list[Any]) -> MemoryTables:
     tables = MemoryTables()
     for index, record in enumerate(history, start=1):
-        fold(tables, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
     return tables
 
 
 def rebuilt(tables: MemoryTables) -> list[Any]:
-    return [r.decode(data) for data in rebuild(tables)]
+    return [encoding.decode(data) for data in rebuild(tables)]
 
 
 def graph(number: int = 1, session: str = "", sequence: int = 0) -> r.GraphSubmitted:
@@ -102,8 +102,8 @@ def test_a_rebuilt_ledger_goes_on_like_the_original(first: list[Any], more: list
     tables = folded(first)
     again = folded(rebuilt(tables))
     for index, record in enumerate(shifted, start=10_000):
-        fold(tables, index, 1, r.encode(record))
-        fold(again, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
+        fold(again, index, 1, encoding.encode(record))
     assert model_of(rebuilt(again)).meaning() == model_of(rebuilt(tables)).meaning()
 
 
@@ -151,7 +151,7 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     ends += [r.CallsEnded(session) for session in CLIENT_SESSIONS]
     ends += [r.CaseReleased(content) for content in CONTENTS]
     for index, record in enumerate(ends, start=10_000):
-        fold(tables, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
     left = {table for table, found in rows(tables).items() if found}
     # Peers stay for ever, as do sessions that no ClientJoined ever named.
     assert left <= {"meta", SESSIONS, PEERS, CELL}
@@ -169,9 +169,9 @@ def test_of_the_disks_that_are_gone_only_the_last_are_remembered() -> None:
 
 
 def test_a_record_of_a_peer_is_told_from_others_by_its_first_bytes() -> None:
-    assert r.is_of_members(r.encode(peer_named(7)))
-    assert not r.is_of_members(r.encode(r.ValueSet("x", b"", b"", 0, 0, 0)))
-    assert not r.is_of_members(b"")
+    assert encoding.is_of_members(encoding.encode(peer_named(7)))
+    assert not encoding.is_of_members(encoding.encode(r.ValueSet("x", b"", b"", 0, 0, 0)))
+    assert not encoding.is_of_members(b"")
 
 
 def test_the_empty_entry_of_raft_changes_nothing() -> None:
@@ -187,7 +187,7 @@ def test_a_record_of_a_newer_release_is_refused() -> None:
 
 def test_an_answered_request_is_recognised_after_its_graph_was_retired() -> None:
     tables = folded([r.ClientJoined("alice", "s"), graph(session="s", sequence=3)])
-    fold(tables, 3, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    fold(tables, 3, 1, encoding.encode(r.GraphsRetired((GRAPH,))))
     assert load_answers(tables, "s").answered(3)
     assert load_answers(folded(rebuilt(tables)), "s").answered(3)
 
@@ -202,7 +202,7 @@ def test_a_session_outlives_its_first_client_when_another_has_resumed_it() -> No
         ]
     )
     assert load_answers(tables, "s").answered(1)
-    fold(tables, 5, 1, r.encode(r.ClientLeft("alice-again")))
+    fold(tables, 5, 1, encoding.encode(r.ClientLeft("alice-again")))
     assert not load_answers(tables, "s").answered(1)
 
 
@@ -224,7 +224,7 @@ def test_a_blob_named_by_a_graph_survives_the_next_term_and_goes_with_the_graph(
         ]
     )
     assert [value for _, value in tables.scan(BLOB_PARTS)] == [b"a", b"b"]
-    fold(tables, 6, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    fold(tables, 6, 1, encoding.encode(r.GraphsRetired((GRAPH,))))
     assert not list(tables.scan(BLOB_PARTS))
 
 
@@ -264,7 +264,7 @@ def test_a_key_of_no_graph_leaves_no_row_when_nobody_wants_it_any_more() -> None
 def test_a_departure_is_replayed_as_long_as_what_it_ended() -> None:
     tables = folded([r.ClientJoined("alice", ""), graph(), r.ClientLeft("alice")])
     assert rebuilt(tables) == [graph(), r.ClientLeft("alice")]
-    fold(tables, 4, 1, r.encode(r.GraphsRetired((GRAPH,))))
+    fold(tables, 4, 1, encoding.encode(r.GraphsRetired((GRAPH,))))
     assert rebuilt(tables) == []
 
 
@@ -290,7 +290,7 @@ def test_a_value_with_a_new_blob_drops_the_former_one() -> None:
 
 
 def called(sequence: int, answer: bytes, *changes: Any, session: str = "s") -> r.Called:
-    payload = pack_payload(tuple(map(r.encode, changes)), answer)
+    payload = pack_payload(tuple(map(encoding.encode, changes)), answer)
     return r.Called(session, 0, sequence, payload, 0, 0, 1)
 
 
@@ -337,7 +337,7 @@ def test_a_long_answer_is_kept_in_parts_and_goes_with_the_next_call() -> None:
     tables = folded(history)
     assert max(len(data) for data in rebuild(tables)) <= r.RECORD_BYTES_MAX
     assert model_of(rebuilt(folded(rebuilt(tables)))).calls == {"s": {0: (1, answer)}}
-    fold(tables, 9, 1, r.encode(called(2, b"short")))
+    fold(tables, 9, 1, encoding.encode(called(2, b"short")))
     assert not list(tables.scan(BLOB_PARTS))
 
 
@@ -386,10 +386,10 @@ def test_a_rebuild_says_up_to_which_run_each_of_the_last_leaders_had_let_go() ->
     tables = MemoryTables()
     ids = [(term << 32) + 7 for term in range(1, runs.TERMS_MAX + 3)]
     for index, upto in enumerate(ids, start=1):
-        fold(tables, index, 1, r.encode(r.Released(GRAPH, "c", (b"k",), upto - 1)))
-        fold(tables, index, 1, r.encode(r.ClientLeft("c", upto)))
-        fold(tables, index, 1, r.encode(r.GraphsRetired((GRAPH,), upto - 2)))
-    told = [r.decode(data) for data in rebuild(tables)]
+        fold(tables, index, 1, encoding.encode(r.Released(GRAPH, "c", (b"k",), upto - 1)))
+        fold(tables, index, 1, encoding.encode(r.ClientLeft("c", upto)))
+        fold(tables, index, 1, encoding.encode(r.GraphsRetired((GRAPH,), upto - 2)))
+    told = [encoding.decode(data) for data in rebuild(tables)]
     assert told == [r.GraphsRetired((), upto) for upto in ids[-runs.TERMS_MAX :]]
 
 
@@ -406,5 +406,5 @@ def test_a_cell_founded_from_a_ledger_is_another_one_and_names_its_predecessor()
     successor = cell_identity.found_anew(tables, 9, "b")
     assert successor.predecessor == first.cell != successor.cell
     assert cell_identity.load(tables) == successor
-    again = folded(map(r.decode, rebuild(tables)))
+    again = folded(map(encoding.decode, rebuild(tables)))
     assert cell_identity.load(again) == successor

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.calls import pack_payload
@@ -39,7 +40,9 @@ SAMPLES: list[Any] = [
     r.Restarted(),
     r.SessionRestored("s", 1, (3, 4)),
     r.PeerNamed(1, 7, "a", "h", 1, 2, False, ""),
-    r.Called("s", 0, 1, pack_payload((r.encode(r.ValueDeleted("v", b"n")),), b"answer"), 0, 0, 1),
+    r.Called(
+        "s", 0, 1, pack_payload((encoding.encode(r.ValueDeleted("v", b"n")),), b"answer"), 0, 0, 1
+    ),
     r.CallsOpened("s", "o"),
     r.CallsEnded("s"),
     r.AnswerDropped("s", 0),
@@ -77,7 +80,7 @@ def test_there_is_a_sample_of_each_kind() -> None:
 def lived_with(data: bytes) -> r.RecordRejected | None:
     """A ledger that holds much is told ``data``, and goes on living. Returns its rejection."""
     tables = MemoryTables()
-    lives = [*map(r.encode, LIFE), data, *map(r.encode, AFTERWARDS)]
+    lives = [*map(encoding.encode, LIFE), data, *map(encoding.encode, AFTERWARDS)]
     rejected = []
     for index, record in enumerate(lives, 1):
         rejected.append(fold(tables, index, 1, record))
@@ -99,7 +102,7 @@ def refusal(data: bytes) -> Exception | None:
 def test_a_record_with_an_odd_field_is_refused_by_name_and_if_committed_passed_over(
     sample: Any,
 ) -> None:
-    kind, *fields = msgspec.msgpack.decode(r.encode(sample))
+    kind, *fields = msgspec.msgpack.decode(encoding.encode(sample))
     refused = 0
     for place in range(len(fields)):
         for odd in ODD:
@@ -118,9 +121,9 @@ def test_a_record_with_an_odd_field_is_refused_by_name_and_if_committed_passed_o
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 def test_a_record_with_a_field_more_is_of_a_newer_release(sample: Any) -> None:
-    data = msgspec.msgpack.encode([*msgspec.msgpack.decode(r.encode(sample)), None])
+    data = msgspec.msgpack.encode([*msgspec.msgpack.decode(encoding.encode(sample)), None])
     with pytest.raises(r.UnknownRecordError) as caught:
-        r.decode(data)
+        encoding.decode(data)
     assert type(sample).__name__ in str(caught.value)
     assert "was written by a newer release" in str(caught.value)
     assert str(caught.value).endswith("upgrade this peer")
@@ -128,7 +131,7 @@ def test_a_record_with_a_field_more_is_of_a_newer_release(sample: Any) -> None:
 
 def test_a_kind_that_is_not_known_is_of_a_newer_release() -> None:
     with pytest.raises(r.UnknownRecordError, match=r"^record kind 99 .*; upgrade this peer$"):
-        r.decode(msgspec.msgpack.encode([99, "x"]))
+        encoding.decode(msgspec.msgpack.encode([99, "x"]))
 
 
 def test_the_term_of_a_leader_of_a_newer_format_is_refused_at_its_first_record() -> None:
@@ -139,7 +142,7 @@ def test_the_term_of_a_leader_of_a_newer_format_is_refused_at_its_first_record()
 
 def test_a_missing_field_is_damage_and_not_progress() -> None:
     with pytest.raises(r.MalformedRecordError, match=r"^BlobPart: "):
-        r.decode(msgspec.msgpack.encode([2, 1, 1]))
+        encoding.decode(msgspec.msgpack.encode([2, 1, 1]))
 
 
 LISTS = st.lists(st.integers(-3, 40) | st.text() | st.binary())
@@ -148,6 +151,6 @@ LISTS = st.lists(st.integers(-3, 40) | st.text() | st.binary())
 @given(st.binary() | LISTS.map(msgspec.msgpack.encode))
 def test_garbage_raises_nothing_but_the_errors_that_are_promised(data: bytes) -> None:
     try:
-        r.decode(data)
+        encoding.decode(data)
     except (r.UnknownRecordError, r.RejectedRecord):
         pass

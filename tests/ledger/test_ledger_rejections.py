@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_model import histories
 
+from ha_scheduler.ledger import encoding, rejections
 from ha_scheduler.ledger import records as r
-from ha_scheduler.ledger import rejections
 from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.dump import dump, load
@@ -33,7 +33,7 @@ from ha_scheduler.storage.schema import TABLE_DBS
 from tests.twins.tables import MemoryTables
 
 GRAPH = (1 << 32) + 1
-VALUE = r.encode(r.ValueSet("v", b"n", b"", 0, 0, 1))
+VALUE = encoding.encode(r.ValueSet("v", b"n", b"", 0, 0, 1))
 
 LIFE: list[Any] = [
     r.TermStarted(1, "a"),
@@ -58,7 +58,7 @@ def value(blob: int, parts: int, term: int = 1) -> r.ValueSet:
 
 
 def called(*changes: Any, blob: int = 0, parts: int = 0) -> r.Called:
-    data = [change if isinstance(change, bytes) else r.encode(change) for change in changes]
+    data = [change if isinstance(change, bytes) else encoding.encode(change) for change in changes]
     payload = b"" if parts else pack_payload(tuple(data), b"answer")
     return r.Called("s", 0, 1, payload, blob, parts, 1)
 
@@ -72,14 +72,14 @@ def nested(depth: int) -> r.Called:
 
 REJECTIONS: dict[str, tuple[Any, Reason]] = {
     "no record": (b"\xc1", Reason.MALFORMED),
-    "a record cut short": (r.encode(graph(GRAPH))[:-1], Reason.MALFORMED),
+    "a record cut short": (encoding.encode(graph(GRAPH))[:-1], Reason.MALFORMED),
     "a client that is a number": (msgspec.msgpack.encode([14, 5, "s"]), Reason.MALFORMED),
     "a slot below zero": (
         msgspec.msgpack.encode([22, "s", -1, 1, b"\x92\x90\xc4\x00", 0, 0, 1]),
         Reason.MALFORMED,
     ),
     "a key that is too long": (
-        r.encode(r.Desired(GRAPH, "c", (b"k" * (r.TASK_KEY_BYTES_MAX + 1),))),
+        encoding.encode(r.Desired(GRAPH, "c", (b"k" * (r.TASK_KEY_BYTES_MAX + 1),))),
         Reason.MALFORMED,
     ),
     "a client's name that is too long": (r.ClientJoined("c" * 5000, ""), Reason.MALFORMED),
@@ -131,7 +131,7 @@ def rows(tables: Any, *but: str) -> dict[str, list[tuple[bytes, bytes]]]:
 def lived() -> MemoryTables:
     tables = MemoryTables()
     for index, record in enumerate(LIFE, 1):
-        assert fold(tables, index, 1, r.encode(record)) is None
+        assert fold(tables, index, 1, encoding.encode(record)) is None
     return tables
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_applied_is_passed_over_written_down_and_leaves_no_other_
     what: str,
 ) -> None:
     record, reason = REJECTIONS[what]
-    data = record if isinstance(record, bytes) else r.encode(record)
+    data = record if isinstance(record, bytes) else encoding.encode(record)
     tables, before = lived(), rows(lived(), META, REJECTED)
     rejected = fold(tables, 50, 1, data)
     assert rejected is not None
@@ -149,13 +149,13 @@ def test_what_cannot_be_applied_is_passed_over_written_down_and_leaves_no_other_
     assert rows(tables, META, REJECTED) == before
     assert rejections.scan(tables) == [rejected]
     assert "record 50 of term 1 (" in rejections.describe(rejected)
-    assert fold(tables, 51, 1, r.encode(r.GraphsRetired((GRAPH,)))) is None
+    assert fold(tables, 51, 1, encoding.encode(r.GraphsRetired((GRAPH,)))) is None
 
 
 @pytest.mark.parametrize("what", REJECTIONS)
 def test_what_a_record_shows_by_itself_is_refused_before_it_enters_the_log(what: str) -> None:
     record, reason = REJECTIONS[what]
-    data = record if isinstance(record, bytes) else r.encode(record)
+    data = record if isinstance(record, bytes) else encoding.encode(record)
     by_itself = reason in (Reason.MALFORMED, Reason.TOO_LARGE)
     if by_itself or (reason is Reason.PAYLOAD_UNUSABLE and not getattr(record, "blob_parts", 0)):
         with pytest.raises(r.RejectedRecord):
@@ -177,7 +177,7 @@ def test_of_many_rejections_the_latest_are_kept_and_all_are_counted() -> None:
         fold(again, index, 1, data)
     assert rows(again) == rows(tables)
     in_memory = rejections.Rejections()
-    for row in map(r.decode, rebuild(tables)):
+    for row in map(encoding.decode, rebuild(tables)):
         assert isinstance(row, r.RecordRejected)
         in_memory.add(row)
     assert in_memory.count == many
@@ -189,7 +189,7 @@ def test_of_many_rejections_the_latest_are_kept_and_all_are_counted() -> None:
 def test_a_count_that_a_log_has_forged_does_not_run_over() -> None:
     tables = MemoryTables()
     last = 2**63 - 1
-    fold(tables, 1, 1, r.encode(r.RecordRejected(last, 1, 1, 1, 1, b"", "forged")))
+    fold(tables, 1, 1, encoding.encode(r.RecordRejected(last, 1, 1, 1, 1, b"", "forged")))
     for index in (2, 3):
         rejected = fold(tables, index, 1, b"junk")
         assert rejected is not None
@@ -200,8 +200,8 @@ def test_loose_parts_of_a_ledger_of_format_1_are_counted_from_their_rows() -> No
     tables = lived()
     for key in tables.keys("loose_blobs"):
         tables.put("loose_blobs", key, b"")
-    assert fold(tables, 50, 1, r.encode(r.BlobPart(1, 1, 1, b"next"))) is None
-    assert fold(tables, 51, 1, r.encode(graph(GRAPH + 1, 1, 2))) is None
+    assert fold(tables, 50, 1, encoding.encode(r.BlobPart(1, 1, 1, b"next"))) is None
+    assert fold(tables, 51, 1, encoding.encode(graph(GRAPH + 1, 1, 2))) is None
 
 
 # Whatever bytes
@@ -249,7 +249,7 @@ def spoilt(draw: st.DrawFn, data: bytes) -> bytes:
 @st.composite
 def committed(draw: st.DrawFn) -> list[bytes]:
     """A log that no leader of this release writes: records spoilt, repeated, lost and moved."""
-    log = [r.encode(record) for record in draw(histories(max_size=25))]
+    log = [encoding.encode(record) for record in draw(histories(max_size=25))]
     sound = set(log)
     for _ in range(draw(st.integers(1, 12))):
         at = draw(st.integers(0, len(log) - 1))
@@ -299,7 +299,7 @@ def test_any_committed_bytes_lead_every_peer_to_the_same_ledger(
     rebuilt = list(rebuild(memory))
     assert applied(again, rebuilt) == 0, "a rebuild holds nothing that cannot be applied"
     assert [row.count for row in rejections.scan(again)][-1:] == [rejected] * bool(rejected)
-    departures = r.encode(r.ClientLeft("c"))[:2]  # of which nothing older is left
+    departures = encoding.encode(r.ClientLeft("c"))[:2]  # of which nothing older is left
     told, retold = (
         [data for data in told if data[:2] != departures] for told in (rebuilt, rebuild(again))
     )

@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from ha_scheduler.ledger import desires
+from ha_scheduler.ledger import desires, encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
@@ -190,10 +190,10 @@ def test_replaying_a_rebuild_leads_to_the_leaders_tasks_and_desires(
     monkeypatch.setattr(desires, "SLACK_BYTES", slack_bytes)
     tables = MemoryTables()
     for index, record in enumerate(leader.log, start=1):
-        fold(tables, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
     follower = Engine(replaying=True)
     for data in rebuild(tables):
-        follower.replay(r.decode(data))
+        follower.replay(encoding.decode(data))
     follower.caught_up()
     assert follower.state() == leader.engine.state()
 
@@ -207,5 +207,5 @@ def test_a_cell_that_has_let_go_of_everything_replays_nothing() -> None:
         history += [r.GraphSubmitted(graph, "alice", "", 0, payload, 0, 0)]
         history += [r.Released(graph, "alice", (b"a",)), r.GraphsRetired((graph,))]
     for index, record in enumerate(history, start=1):
-        fold(tables, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
     assert list(rebuild(tables)) == []

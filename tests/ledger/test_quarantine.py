@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_scheduler.ledger import quarantine
+from ha_scheduler.ledger import encoding, quarantine
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.quarantine import CASES_MAX, Cases
@@ -113,7 +113,7 @@ def test_who_dies_of_one_content_alone_costs_two_engines_whatever_came_before(
 def test_the_ledger_and_the_engine_and_a_rebuilt_ledger_agree(history: list[Any]) -> None:
     tables, again = MemoryTables(), MemoryTables()
     for index, record in enumerate(history, 1):
-        fold(tables, index, 1, r.encode(record))
+        fold(tables, index, 1, encoding.encode(record))
     for index, data in enumerate(rebuild(tables), 1):
         fold(again, index, 1, data)
     assert list(quarantine.scan(tables)) == list(cases_of(history))

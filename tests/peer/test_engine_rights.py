@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from toy_cell import ToyCell, within
 
-from ha_scheduler.ledger.records import PeerNamed, TermStarted, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import PeerNamed, TermStarted
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.protocol.codec import MalformedMessage
 from ha_scheduler.protocol.engine import TO_DAEMON, EngineReady, Mark, Phase, Serving

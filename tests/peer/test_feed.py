@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ha_scheduler.ledger.records import Desired, ValueSet, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import Desired, ValueSet
 from ha_scheduler.ledger.rejections import REJECTED_MAX
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.protocol.engine import Activate, CaughtUp, RecordCommitted, ToEngine

@@ -9,7 +9,8 @@ import pytest
 
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import fold
-from ha_scheduler.ledger.records import FORMAT, TermStarted, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import FORMAT, TermStarted
 from ha_scheduler.ledger.tables import META
 from ha_scheduler.peer.opening import check_format
 from tests.twins.tables import MemoryTables

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
 from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.peer.lease import LeaderLease
@@ -121,7 +121,7 @@ class Core:
             self.soon.pop(0)()
 
 
-RECORDS = [records.encode(records.ClientLeft(f"c{n}")) for n in range(2000)]
+RECORDS = [encoding.encode(records.ClientLeft(f"c{n}")) for n in range(2000)]
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_gap_or_a_record_nobody_can_apply_is_refused(proposals: Proposals) -> 
 def test_too_much_outstanding_is_congestion_until_half_is_reported(
     core: Core, proposals: Proposals
 ) -> None:
-    big = records.encode(records.BlobPart(5, 1, 0, bytes(512 * 1024)))
+    big = encoding.encode(records.BlobPart(5, 1, 0, bytes(512 * 1024)))
     number = 0
     while not proposals.congested:
         number += 1

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from ha_scheduler.cell.peers import parse_peers
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
@@ -134,7 +134,7 @@ def a_disk_of_d(peer: int) -> PeerNamed:
 
 def test_a_new_leader_lets_nobody_in_before_it_knows_whom_the_last_one_let_in() -> None:
     office = Office()
-    named = Entry(1, 1, EntryKind.NORMAL, records.encode(a_disk_of_d(4)))
+    named = Entry(1, 1, EntryKind.NORMAL, encoding.encode(a_disk_of_d(4)))
     office.hear(MessageKind.APPEND, 1, entries=(named,), round=1, tick=1)
     office.turn()
     office.driver.node.campaign()

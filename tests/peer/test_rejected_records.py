@@ -14,13 +14,8 @@ from storage_digest import digest_of
 from toy_cell import ToyCell, within
 
 from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.ledger.records import (
-    BlobPart,
-    Called,
-    GraphSubmitted,
-    ValueSet,
-    encode,
-)
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import BlobPart, Called, GraphSubmitted, ValueSet
 
 pytestmark = pytest.mark.system
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.protocol import engine, frames
 from ha_scheduler.protocol.introduction import accept, introduced
 from ha_scheduler.shared_lease import SharedLease
@@ -110,7 +110,7 @@ class ToyEngine:
                     self.proposed[self.proposal] = text.decode()
                     value = os.urandom(order["size"])
                     record = records.ValueSet("toy", text, value, 0, 0, 0)
-                    self.send(engine.Propose(self.proposal, records.encode(record)))
+                    self.send(engine.Propose(self.proposal, encoding.encode(record)))
                 self.write_diary("proposed", last=self.proposal)
             case "raw":
                 for data in map(bytes.fromhex, order["records"]):
@@ -131,7 +131,7 @@ class ToyEngine:
 
 
 def describe(data: bytes) -> str:
-    record = records.decode(data)
+    record = encoding.decode(data)
     if isinstance(record, records.ValueSet):
         return record.name.decode()
     return type(record).__name__

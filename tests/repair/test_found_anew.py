@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cli.main import main
 from ha_scheduler.ledger import cell_identity
-from ha_scheduler.ledger.records import PeerNamed, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import PEERS, VALUES
 from ha_scheduler.peer import founding
 from ha_scheduler.raft.messages import Membership

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.dump import dump
-from ha_scheduler.ledger.records import RejectedRecord, TermStarted, decode
+from ha_scheduler.ledger.encoding import decode
+from ha_scheduler.ledger.records import RejectedRecord, TermStarted
 from ha_scheduler.raft.errors import CompactedError, RaftError
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import (

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.raft.config import Config
@@ -220,7 +220,7 @@ class Process:
 
     def _open_term(self, term: int) -> None:
         try:
-            self.driver.propose(records.encode(records.TermStarted(term, f"p{self.id}")))
+            self.driver.propose(encoding.encode(records.TermStarted(term, f"p{self.id}")))
         except CallerError:
             pass  # it is handing leadership over already
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Membership, Message, ServerState
 from ha_scheduler.storage.errors import CorruptData
@@ -210,13 +210,13 @@ class World:
         draw = rng.random()
         if draw < 0.7:
             value = b"%d." % self._values + b"x" * rng.randrange(self.options.propose_max_bytes)
-            return records.encode(records.ValueSet(space, name, value, 0, 0, 0))
+            return encoding.encode(records.ValueSet(space, name, value, 0, 0, 0))
         if draw < 0.85:
-            return records.encode(records.ValueDeleted(space, name))
+            return encoding.encode(records.ValueDeleted(space, name))
         client = f"c{rng.randrange(4)}"
         if draw < 0.95:
-            return records.encode(records.ClientJoined(client, f"s{self._values}"))
-        return records.encode(records.ClientLeft(client))
+            return encoding.encode(records.ClientJoined(client, f"s{self._values}"))
+        return encoding.encode(records.ClientLeft(client))
 
     # -- the liveness phase ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.storage.lmdb_store import LmdbStore
@@ -66,7 +67,7 @@ def entry(index: int, term: int = 1, data: bytes = b"") -> Entry:
 
 def entries(first: int, last: int, term: int = 1, size: int = 0) -> tuple[Entry, ...]:
     return tuple(
-        entry(n, term, r.encode(r.BlobPart(term, n, 0, b"x" * size)))
+        entry(n, term, encoding.encode(r.BlobPart(term, n, 0, b"x" * size)))
         for n in range(first, last + 1)
     )
 
@@ -76,7 +77,7 @@ def state(term: int = 1, vote: int = 0, commit: int = 0) -> HardState:
 
 
 def value(name: bytes, data: bytes = b"v") -> bytes:
-    return r.encode(r.ValueSet("space", name, data, 0, 0, 0))
+    return encoding.encode(r.ValueSet("space", name, data, 0, 0, 0))
 
 
 def open_store(path: Path, caller: Caller | None = None, **options: Any) -> LmdbStore:

@@ -14,6 +14,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.fold import fold
@@ -74,10 +75,10 @@ def cost(path: Path, before: Records, ending: Records) -> int:
     with counted(path) as tables:
         start = [r.TermStarted(TERM, "a"), r.ClientJoined("Client-x", "s")]
         for index, record in enumerate([*start, *before], 1):
-            fold(tables, index, TERM, r.encode(record))
+            fold(tables, index, TERM, encoding.encode(record))
         tables.rows = 0
         for index, record in enumerate(ending, len(before) + len(start) + 1):
-            fold(tables, index, TERM, r.encode(record))
+            fold(tables, index, TERM, encoding.encode(record))
         return tables.rows
 
 

@@ -17,6 +17,7 @@ import lmdb
 import pytest
 from storage_helpers import Caller, entries, open_store, state
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.rebuild import digest
@@ -153,7 +154,10 @@ def test_a_directory_of_format_3_knows_who_names_a_session(tmp_path: Path) -> No
         r.SessionAdvanced("journal", 7),
         r.CallsOpened("calls", "journal"),
     ]
-    log = [Entry(1, i, EntryKind.NORMAL, r.encode(record)) for i, record in enumerate(records, 1)]
+    log = [
+        Entry(1, i, EntryKind.NORMAL, encoding.encode(record))
+        for i, record in enumerate(records, 1)
+    ]
     caller = Caller()
     store = open_store(tmp_path, caller)
     caller.write(store, entries=log, apply=log)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from storage_helpers import Caller, entries, entry, state, value
 
 from ha_scheduler.ledger.dump import dump
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.rebuild import digest
-from ha_scheduler.ledger.records import ValueSet, encode
+from ha_scheduler.ledger.records import ValueSet
 from ha_scheduler.ledger.tables import VALUES
 from ha_scheduler.raft.errors import CompactedError, UnavailableError
 from ha_scheduler.raft.membership import encode_membership

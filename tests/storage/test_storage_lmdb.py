@@ -19,6 +19,7 @@ import lmdb
 import pytest
 from storage_helpers import Caller, entries, entry, open_store, state, value
 
+from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.fold import fold
@@ -442,7 +443,7 @@ def test_the_fold_leaves_the_same_rows_in_lmdb_as_in_memory(tmp_path: Path) -> N
         r.TermStarted(2, "b"),
     ]
     twin = MemoryTables()
-    committed = tuple(entry(n, data=r.encode(rec)) for n, rec in enumerate(history, start=1))
+    committed = tuple(entry(n, data=encoding.encode(rec)) for n, rec in enumerate(history, start=1))
     for done in committed:
         fold(twin, done.index, done.term, done.data)
     caller = Caller()
@@ -453,7 +454,9 @@ def test_the_fold_leaves_the_same_rows_in_lmdb_as_in_memory(tmp_path: Path) -> N
             assert list(view.tables.scan(table)) == list(twin.scan(table))
         assert digest(view.tables) == digest(twin)
     ends = (r.GraphsRetired((graph,)), r.ClientLeft("c"), r.Restarted())
-    more = tuple(entry(n, data=r.encode(rec)) for n, rec in enumerate(ends, start=len(history) + 1))
+    more = tuple(
+        entry(n, data=encoding.encode(rec)) for n, rec in enumerate(ends, start=len(history) + 1)
+    )
     for done in more:
         fold(twin, done.index, done.term, done.data)
     caller.write(store, entries=more, apply=more)

@@ -15,7 +15,8 @@ import pytest
 from ha_scheduler.confinement import landlock
 from ha_scheduler.deploy.cell import LocalCell, is_serving
 from ha_scheduler.errors import ControlError
-from ha_scheduler.ledger.records import PeerNamed, Record, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import PeerNamed, Record
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.engine import Serving
 from ha_scheduler.protocol.introduction import Kind, introduce

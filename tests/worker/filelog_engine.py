@@ -45,7 +45,7 @@ class FileLog:
 async def run(arguments: argparse.Namespace) -> None:
     from ha_scheduler.engine.options import scheduler_arguments
     from ha_scheduler.engine.scheduler import Scheduler
-    from ha_scheduler.ledger.records import decode
+    from ha_scheduler.ledger.encoding import decode
     from ha_scheduler.protocol.client import Welcome
 
     watch, addresses = json.loads(arguments.watch), json.loads(arguments.addresses)

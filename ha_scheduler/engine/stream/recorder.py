@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ha_scheduler.engine.stream.keys import Key, encode_key
+from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.rebuild import batches
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
@@ -30,7 +31,6 @@ from ha_scheduler.ledger.records import (
     GraphsRetired,
     Record,
     Released,
-    encode,
 )
 
 BATCH_SECONDS = 0.02  # how long desires and releases gather; far below a human's or a poll's notice

@@ -40,7 +40,7 @@ from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.task_errors import decode_error
 from ha_scheduler.errors import SetAside
-from ha_scheduler.ledger import records
+from ha_scheduler.ledger import encoding, records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
 from ha_scheduler.protocol.engine import Exposure
@@ -71,7 +71,7 @@ class Replay:
 
         Raises what ends this engine. An error that is not due to this host is told as the record's.
         """
-        record = records.decode(data)
+        record = encoding.decode(data)
         exposure = Exposure(digest([data]), "record", type(record).__name__)
         of_this_host: Exception | None = None
         try:
@@ -139,7 +139,7 @@ class Replay:
                 pass  # applied to the sessions, or the quarantine, already
             case records.Called(payload=payload):
                 for change in unpack_payload(payload)[0]:
-                    self._of_the_cluster(records.decode(change))
+                    self._of_the_cluster(encoding.decode(change))
             case records.Scattered(client, keys):
                 self._scattered(client, [decode_key(key) for key in keys])
             case records.ScatteredForgotten(keys):

@@ -22,7 +22,8 @@ from ha_scheduler.engine.stream.recorder import Recorder
 from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.tables import Change
 from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet, encode
+from ha_scheduler.ledger.encoding import encode
+from ha_scheduler.ledger.records import Called, Record, ValueDeleted, ValueSet
 
 
 @dataclass(slots=True)
