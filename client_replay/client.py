@@ -2,9 +2,7 @@
 
 Guarantee: once ``submit`` returns, the work is in the journal or committed by the cell, and the
 loss of a leader cancels nothing. What cannot be sent is refused by ``submit`` (``sendable.py``). A
-future changes its state only by word of a leader of the newest term. What outlives the client is
-committed before it closes, if a leader is there within ``GOODBYE_S_MAX``, or while the client still
-reconnects.
+future changes its state only by word of a leader of the newest term.
 
 A forked child of the program gets ``ForkedChild`` for whatever it asks of its parent's client.
 
@@ -17,46 +15,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import json
 import logging
-import reprlib
 import threading
-import time
 from collections.abc import Iterable
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import dask
 import distributed
-from dask.typing import no_default
-from distributed.client import CommClosedError, SchedulerInfo, _current_client
-from distributed.core import Status, clean_exception
-from distributed.utils import NoOpAwaitable, format_dashboard_link, sync
+from distributed.client import SchedulerInfo
+from distributed.utils import format_dashboard_link
 from tornado.ioloop import IOLoop
 
-from client_replay import close_without_leader, locks, progress
+from client_replay.calls.rpc import REPEATS_MAX, SchedulerRPC
+from client_replay.calls.sendable import prepare, sendable
 from client_replay.errors import CannotBeSent, OutcomeUnknown
-from client_replay.rpc import REPEATS_MAX, SchedulerRPC, reconnect_timeout_s
-from client_replay.sendable import prepare, sendable
-from client_replay.session import Session
+from client_replay.lifecycle.closing import Closing
+from client_replay.lifecycle.connecting import Connecting
+from client_replay.session.session import Session
+from client_replay.upstream import close_without_leader, locks, progress
 from ha_scheduler import forks
-from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.backend import why
-from ha_scheduler.comm.decoding import UNREADABLE
-from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 from ha_scheduler.protocol.client import UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
 from ha_scheduler.protocol.codec import tag_of
 from ha_scheduler.protocol.keys import key_fault
 
 logger = logging.getLogger("distributed.client.ha")
 
-ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
-FIRST_BACKOFF_S_MAX = 0.25  # somebody waits for the client to be there
-
 # Modules whose frames are not taken for the user's code (client.py:3270)
 NOT_THE_USERS = "distributed.diagnostics.computations.ignore-modules"
-GOODBYE_S_MAX = 2.0  # for what was said just before the client closed, and outlives it
 
 # The function that a performance report runs on the scheduler as it begins (client.py:6070)
 REPORT_BEGINS = "performance_report.__aenter__.<locals>.<lambda>"
@@ -65,17 +52,12 @@ REPORT_BEGINS = "performance_report.__aenter__.<locals>.<lambda>"
 CALLED = frozenset({"queue_release", "variable_delete"})
 
 
-class Client(distributed.Client):
+class Client(Connecting, Closing):
     """A ``distributed.Client`` of a cell, with the same arguments, and ``ha://a,b,c``."""
 
     # Narrower than upstream's, whose __init__ sets them one by one.
     scheduler: SchedulerRPC
     scheduler_comm: Any
-    _stream_handlers: dict[str, Any]
-    _ha: Session
-    _calling: set[asyncio.Future[None]]
-    _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
-    _entered: list[Any]  # contexts around the present one, with what upstream restores at its end
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._make_own()  # upstream's __init__ connects
@@ -87,7 +69,7 @@ class Client(distributed.Client):
         self._ha = Session(self)
         self._calling = set()
         self._retrying = []
-        self._entered = []
+        self._entered: list[Any] = []
         _hide_from_computations()
         forks.watch(self)
 
@@ -122,122 +104,6 @@ class Client(distributed.Client):
         """This is a fork of the program."""
         forks.let_go_of_loop(self._loop_runner._loop)
         self._refcount_lock = threading.RLock()  # a thread that is not here may have it
-
-    # ---- connecting
-
-    async def _ensure_connected(self, timeout: float | None = None) -> None:
-        if self.scheduler is not None:
-            self._setup_replay()
-        before = self.scheduler_comm
-        if self._ha.connected_before:
-            await super()._ensure_connected(timeout=timeout)
-        else:
-            await self._connect_first(timeout)
-        # Upstream's last step has no await after it: nothing was sent on the new stream yet, and
-        # what it flushes goes through the loop, behind us (client.py:1598).
-        if self.scheduler_comm is not None and self.scheduler_comm is not before:
-            self._ha.hello(self.scheduler_comm)
-
-    async def _connect_first(self, timeout: float | None) -> None:
-        """Upstream's connection, retried if the leader is lost meanwhile."""
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        backoff = Backoff(max_s=FIRST_BACKOFF_S_MAX)
-        while True:
-            try:
-                left = max(0.0, deadline - time.monotonic())
-                await super()._ensure_connected(timeout=left)
-                return
-            except CommClosedError as error:
-                late = time.monotonic() > deadline
-                if late or is_final(error) or self.status != "connecting":
-                    raise
-            await backoff.pause(self._ha.follower.news)
-
-    async def _reconnect(self) -> None:
-        if self._ha.served_plainly:
-            await super()._reconnect()
-            return
-        self.status, self.scheduler_comm = "connecting", None
-        give_up_s = reconnect_timeout_s()
-        deadline = time.monotonic() + give_up_s
-        backoff = Backoff()
-        await self._ha.pause_between_streams()
-        while self.status == "connecting" and not await self._reconnect_once(deadline):
-            if time.monotonic() > deadline:
-                logger.error("No leader was found within %.0f s, closing client", give_up_s)
-                await self._close()
-                return
-            await backoff.pause(self._ha.follower.news)
-
-    async def _reconnect_once(self, deadline: float) -> bool:
-        timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
-        try:
-            await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
-        except (ImportError, IntroductionRefused):  # versions that do not fit (client.py:1593)
-            logger.exception("The scheduler does not fit this client, closing client")
-            await self._close()
-        except (OSError, TimeoutError) as error:
-            logger.debug("No leader yet: %s", why(error))
-        except Exception:
-            logger.exception("Could not reconnect because of a defect")
-        return bool(self.status != "connecting")
-
-    # ---- the stream
-
-    async def _handle_report(self) -> None:
-        """client.py:1731. A "close" from a leader that goes is no reason to stop listening."""
-        with contextlib.suppress(asyncio.CancelledError):
-            while self.scheduler_comm is not None:
-                stream = self.scheduler_comm
-                try:
-                    messages = await stream.comm.read()
-                    goodbye = await self._handle_messages(stream, messages)
-                except CommClosedError:
-                    goodbye = False
-                if (goodbye or stream.comm.closed()) and not await self._stream_ended(goodbye):
-                    return
-
-    async def _stream_ended(self, goodbye: bool) -> bool:
-        """The stream is over; whether to go on listening."""
-        if self._is_finalizing() or self.status != "running":
-            return False
-        if self.cluster and self.cluster.status in (Status.closed, Status.closing):
-            await self._close()
-            return False
-        if goodbye and self._ha.served_plainly:
-            return False
-        logger.info("Client report stream closed to scheduler")
-        logger.info("Reconnecting...")
-        self.scheduler_comm.abort()
-        self._ha.lost()
-        for told in self._retrying:
-            told.clear()  # the call is made again, and its answer is that of the next leader
-        await self._reconnect()
-        return True
-
-    async def _handle_messages(self, stream: Any, messages: Any) -> bool:
-        """Handle one batch; whether the scheduler said goodbye."""
-        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
-            if stream.comm.closed():  # fenced by a message before, or by the watch
-                return False
-            if "status" in message and "error" in message["status"]:
-                _, exception, _ = clean_exception(**message)
-                logger.error("The scheduler refuses what was said, closing client: %s", exception)
-                await self._close()
-                return False
-            if UNREADABLE in message:
-                logger.error("Could not read what the scheduler says: %r", message[UNREADABLE])
-                continue
-            op = message.pop("op")
-            if op in ("close", "stream-closed"):
-                return True
-            try:
-                result = self._stream_handlers[op](**message)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:
-                logger.exception("Could not handle %r from the scheduler", op)
-        return False
 
     def _handle_cancelled_keys(
         self,
@@ -406,89 +272,6 @@ class Client(distributed.Client):
         _, info = self._get_scheduler_info(n_workers=0)
         with open(scheduler_file, "w") as file:
             json.dump({**info, "workers": {}, "address": self.scheduler.address}, file, indent=2)
-
-    def close(self, timeout: Any = no_default) -> Any:
-        """client.py:1927, which sets the status to "closing" first: then nothing is replayed."""
-        if not self._owner.is_here():
-            return NoOpAwaitable() if self._asynchronous else None
-        if self.status not in ("running", "connecting"):
-            return super().close(timeout)
-        limit = min(GOODBYE_S_MAX, timeout) if timeout and timeout is not no_default else None
-        if self.asynchronous:
-            return self._settle_and_close(timeout, limit)
-        sync(self.loop, self._settle, limit)
-        return super().close(timeout)
-
-    async def _settle_and_close(self, timeout: Any, limit: float | None) -> None:
-        await self._settle(limit)
-        await super().close(timeout)
-
-    def __enter__(self) -> Self:
-        self._entered.append(self._previous_as_current)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if not self._ends_inner_context():
-            super().__exit__(*exception)
-
-    async def __aenter__(self) -> Self:
-        self._entered.append(self._previous_as_current)
-        await super().__aenter__()
-        return self
-
-    async def __aexit__(self, *exception: Any) -> None:
-        if self._owner.is_here() and not self._ends_inner_context():
-            await self._settle()
-            await super().__aexit__(*exception)
-
-    def _ends_inner_context(self) -> bool:
-        """Whether the client goes on after this context.
-
-        ``get_client`` of a cluster gives whoever asks the same client, so contexts are nested.
-        Upstream's would close it at the end of the inner one, and restore the same client twice.
-        """
-        outer = self._entered.pop() if self._entered else None
-        if not self._entered:
-            return False
-        token, self._previous_as_current = self._previous_as_current, outer
-        if token is not None:
-            with contextlib.suppress(ValueError):  # it was entered in another context of Python
-                _current_client.reset(token)
-        return True
-
-    async def _settle(self, limit: float | None = None) -> None:
-        """Wait up to ``GOODBYE_S_MAX`` for the commit of what outlives this client."""
-        await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
-        limit = GOODBYE_S_MAX if limit is None else limit
-        try:
-            async with asyncio.timeout(limit):
-                if self._calling:
-                    await asyncio.wait(self._calling)
-                await self._ha.settled()
-        except TimeoutError:
-            self._warn_of_unsettled(limit)
-
-    def _warn_of_unsettled(self, limit: float) -> None:
-        unsettled = [entry.message for entry in self._ha.journal.lasting()]
-        if not unsettled and not self._calling:
-            return
-        logger.warning(
-            "The client closes although no leader said within %.1f s that the cell has what "
-            "outlives it: %d cancellations and fire-and-forget requests (of %s), %d calls. Look "
-            "whether they were done, and close a client when the cell answers.",
-            limit,
-            len(unsettled),
-            reprlib.repr([key for message in unsettled for key in message.get("keys", ())]),
-            len(self._calling),
-            extra={"action": "closed-unsettled"},
-        )
-
-    async def _close(self, fast: bool = False) -> None:
-        if self.status != "closed":
-            self.status = "closing"
-            await self._ha.follower.stop()
-        await super()._close(fast=fast)
 
 
 def _hide_from_computations() -> None:

@@ -19,7 +19,7 @@ from distributed.core import Server
 from distributed.http.scheduler.api import routes as api
 from tornado.routing import PathMatches, RuleRouter
 
-from client_replay import rpc
+from client_replay.calls import rpc
 from ha_scheduler.engine.scheduler import Scheduler
 from tests.tables import DOCS, Row, table
 
@@ -81,7 +81,7 @@ def test_each_message_and_request_of_our_own_has_an_answer(scheduler: Any) -> No
 
 
 def test_each_request_is_repeated_as_its_row_says() -> None:
-    """``client_replay/rpc.py``: nothing is sent once only because nobody thought of it."""
+    """``client_replay/calls/rpc.py``: nothing is sent once only because nobody thought of it."""
     classes = {"repeated": rpc.REPEATABLE, "numbered": rpc.NUMBERED, "never": rpc.ONCE}
     rows = [(row.names, row.cells["again"]) for row in table(PAGE, "Requests")]
     assert [ops for ops, again in rows if not again.startswith(tuple(classes))] == []

@@ -3,8 +3,8 @@
 Guarantee: ``scheduler_info`` is the present leader's, a moment after a takeover; a worker that went
 while nobody led is reported as removed, so that lost workers are replaced and ``observed`` under
 ``Adaptive`` is right. An interrupted call is retried on the next leader where that is idempotent
-(``client_replay/rpc.py``), so ``Adaptive`` waits through an outage and then decides by what the new
-leader knows.
+(``client_replay/calls/rpc.py``), so ``Adaptive`` waits through an outage and then decides by what
+the new leader knows.
 
 Upstream's object asks one address, and its subscription ends with the first leader
 (cluster.py:226). A frozen or unreachable leader ends nothing, so the watch says when to leave it.
@@ -28,7 +28,7 @@ from distributed.core import ConnectionPool, Status
 from distributed.objects import SchedulerInfo
 from distributed.utils import NoOpAwaitable, format_dashboard_link
 
-from client_replay.rpc import SchedulerRPC
+from client_replay.calls.rpc import SchedulerRPC
 from ha_scheduler import forks
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses

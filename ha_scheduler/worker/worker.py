@@ -27,8 +27,8 @@ from distributed.metrics import time
 from distributed.utils import in_async_call
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
 
-from client_replay import locks
-from client_replay.rpc import SchedulerRPC, reconnect_timeout_s
+from client_replay.calls.rpc import SchedulerRPC, reconnect_timeout_s
+from client_replay.upstream import locks
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.preamble import INTRODUCTION

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from distributed.core import ConnectionPool
 
-from client_replay import call_ids
-from client_replay.call_ids import CallIds
-from client_replay.errors import AnswerLost, OutcomeUnknown
-from client_replay.rpc import (
+from client_replay.calls import call_ids
+from client_replay.calls.call_ids import CallIds
+from client_replay.calls.rpc import (
     NUMBERED,
     REPEATABLE,
     SESSIONS_MAX,
     WAITING,
     SchedulerRPC,
 )
+from client_replay.errors import AnswerLost, OutcomeUnknown
 from ha_scheduler.protocol.client import EXPIRED, LOST, CallId, OpenCalls
 from ha_scheduler.protocol.codec import from_op, tag_of
 from tests.worker.scripted_leader import ScriptedLeader

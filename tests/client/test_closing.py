@@ -10,7 +10,7 @@ import pytest
 from distributed import fire_and_forget
 
 from client_replay import Client
-from client_replay import client as client_module
+from client_replay.lifecycle import closing as client_module
 from ha_scheduler.comm.directory import forget_directories
 from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client_replay.event_cursor import EVENTS_MAX, OVERLAP_S, EventCursor
+from client_replay.session.event_cursor import EVENTS_MAX, OVERLAP_S, EventCursor
 
 
 def test_an_event_that_is_told_again_is_not_heard_again() -> None:

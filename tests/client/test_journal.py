@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client_replay.journal import Journal, JournalFull
+from client_replay.journal.journal import Journal, JournalFull
 
 
 def graph(*keys: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 from distributed.comm import CommClosedError
 from distributed.core import ConnectionPool, PooledRPCCall
 
+from client_replay.calls.rpc import SchedulerRPC
 from client_replay.errors import NoLeader, OutcomeUnknown
-from client_replay.rpc import SchedulerRPC
 from ha_scheduler.comm.pool import drop_pooled
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until

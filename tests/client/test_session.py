@@ -12,10 +12,10 @@ from distributed import fire_and_forget
 from distributed.protocol.pickle import dumps
 
 from client_replay import Client, JournalFull
-from client_replay.client import UNKNOWN_KEYS
-from client_replay.journal import Journal
+from client_replay.journal.journal import Journal
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, directory_of
+from ha_scheduler.protocol.client import UNKNOWN_KEYS
 from tests.client.scripted import commit, connected
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until

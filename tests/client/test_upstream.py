@@ -17,8 +17,8 @@ from distributed.core import ConnectionPool, PooledRPCCall
 from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 from distributed.protocol import pickle
 
-from client_replay import close_without_leader
 from client_replay.client import REPORT_BEGINS
+from client_replay.upstream import close_without_leader
 
 source = inspect.getsource
 
@@ -163,7 +163,7 @@ def test_a_queue_and_a_variable_are_given_up_by_a_connected_client_only() -> Non
 
 
 def test_a_progress_bar_listens_to_one_leader() -> None:
-    """progressbar.py:52 and 259: ``client_replay/progress.py`` goes on with the next one."""
+    """progressbar.py:52 and 259: ``upstream/progress.py`` goes on with the next one."""
     for kind in (ProgressBar, MultiProgressBar):
         text = source(kind.listen)
         assert "await connect(" in text

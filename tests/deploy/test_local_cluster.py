@@ -18,7 +18,7 @@ from distributed import Client as PlainClient
 from distributed import LocalCluster
 
 from client_replay import Client
-from client_replay.rpc import REPEATS_MAX
+from client_replay.calls.rpc import REPEATS_MAX
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.cell import LocalCellError
 from ha_scheduler.errors import ControlError

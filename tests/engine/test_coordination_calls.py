@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from distributed.core import Status
 
-from client_replay.rpc import NUMBERED
+from client_replay.calls.rpc import NUMBERED
 from ha_scheduler.engine.scheduler import CALLS
 from ha_scheduler.ledger.records import Called, ClientLeft
 from ha_scheduler.protocol.client import CallId

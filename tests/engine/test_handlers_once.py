@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from client_replay import OutcomeUnknown
-from client_replay.rpc import ONCE as NOT_REPEATABLE
-from client_replay.rpc import READ_ONLY_ON_WORKERS
+from client_replay.calls.rpc import ONCE as NOT_REPEATABLE
+from client_replay.calls.rpc import READ_ONLY_ON_WORKERS
 from tests.engine.conftest import Pair, eventually, pair
 
 ONCE = NOT_REPEATABLE - {"terminate"}  # but of a scheduler that stands alone

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed import Event, Queue
 
-from client_replay.rpc import READ_ONLY
+from client_replay.calls.rpc import READ_ONLY
 from tests.engine.conftest import Pair, eventually, pair
 
 Check = Callable[[Any], bool]

@@ -8,7 +8,7 @@ themselves are a diary of the leader, and end with it.
 A subscriber hears of an event once. A client's event is told after its commit, for the client
 repeats what a leader took with it. A worker repeats nothing, so its event is told at once, before
 the result of its task. A subscriber is told where it begins, and tells the next leader from when on
-it may have missed something (``client_replay/event_cursor.py``).
+it may have missed something (``client_replay/session/event_cursor.py``).
 
 The time of an event is its place: within a topic it only rises, across leaders too.
 """

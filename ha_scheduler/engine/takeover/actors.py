@@ -10,7 +10,7 @@ Order: the worker's word that the actor is there; the record; its commit; the tr
 by which everybody hears. The record goes when the actor is forgotten or its error is withdrawn.
 
 Method calls go from caller to worker directly; those by way of the leader (``Scheduler.proxy``) are
-``client_replay/rpc.py``'s.
+``client_replay/calls/rpc.py``'s.
 """
 
 from __future__ import annotations

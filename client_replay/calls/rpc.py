@@ -28,7 +28,7 @@ import dask
 from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
-from client_replay.call_ids import CallIds, PendingCall
+from client_replay.calls.call_ids import CallIds, PendingCall
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses

@@ -18,7 +18,7 @@ from typing import Any
 
 from distributed.diagnostics.progressbar import MultiProgressBar, ProgressBar
 
-from client_replay.rpc import reconnect_timeout_s
+from client_replay.calls.rpc import reconnect_timeout_s
 from ha_scheduler.comm import address as addresses
 
 PAUSE_S_MAX = 0.5

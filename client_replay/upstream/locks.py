@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed import Semaphore
 
-from client_replay.rpc import SchedulerRPC
+from client_replay.calls.rpc import SchedulerRPC
 
 _acquire = Semaphore._acquire
 

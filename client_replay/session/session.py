@@ -31,12 +31,12 @@ import distributed
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
 
-from client_replay import rpc
+from client_replay.calls import rpc
+from client_replay.calls.rpc import SchedulerRPC
+from client_replay.calls.sendable import sendable
 from client_replay.errors import CannotBeSent
-from client_replay.event_cursor import EventCursor
-from client_replay.journal import GRAPH, Journal
-from client_replay.rpc import SchedulerRPC
-from client_replay.sendable import sendable
+from client_replay.journal.journal import GRAPH, Journal
+from client_replay.session.event_cursor import EventCursor
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower, Meeting

@@ -1,0 +1,1 @@
+"""Calls to the scheduler: repeated, numbered or sent once."""

@@ -1,0 +1,1 @@
+"""What a client has submitted and no cell has committed yet."""

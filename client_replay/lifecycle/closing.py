@@ -1,0 +1,116 @@
+"""How a client closes: what outlives it is committed first, and contexts may be nested.
+
+Guarantee: what outlives the client is committed before it closes, if a leader is there within
+``GOODBYE_S_MAX``, or while the client still reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import reprlib
+from typing import Any, Self, cast
+
+import distributed
+from dask.typing import no_default
+from distributed.client import _current_client
+from distributed.utils import NoOpAwaitable, sync
+from tornado.ioloop import IOLoop
+
+from client_replay.session.session import Session
+from ha_scheduler import forks
+
+logger = logging.getLogger("distributed.client.ha")
+
+GOODBYE_S_MAX = 2.0  # for what was said just before the client closed, and outlives it
+
+
+class Closing(distributed.Client):
+    _ha: Session
+    _owner: forks.Owner
+    _calling: set[asyncio.Future[None]]
+    _entered: list[Any]  # contexts around the present one, with what upstream restores at its end
+
+    def close(self, timeout: Any = no_default) -> Any:
+        """client.py:1927, which sets the status to "closing" first: then nothing is replayed."""
+        if not self._owner.is_here():
+            return NoOpAwaitable() if self._asynchronous else None
+        if self.status not in ("running", "connecting"):
+            return super().close(timeout)
+        limit = min(GOODBYE_S_MAX, timeout) if timeout and timeout is not no_default else None
+        if self.asynchronous:
+            return self._settle_and_close(timeout, limit)
+        sync(cast("IOLoop", self.loop), self._settle, limit)
+        return super().close(timeout)
+
+    async def _settle_and_close(self, timeout: Any, limit: float | None) -> None:
+        await self._settle(limit)
+        await super().close(timeout)
+
+    def __enter__(self) -> Self:
+        self._entered.append(self._previous_as_current)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if not self._ends_inner_context():
+            super().__exit__(*exception)
+
+    async def __aenter__(self) -> Self:
+        self._entered.append(self._previous_as_current)
+        await super().__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        if self._owner.is_here() and not self._ends_inner_context():
+            await self._settle()
+            await super().__aexit__(*exception)
+
+    def _ends_inner_context(self) -> bool:
+        """Whether the client goes on after this context.
+
+        ``get_client`` of a cluster gives whoever asks the same client, so contexts are nested.
+        Upstream's would close it at the end of the inner one, and restore the same client twice.
+        """
+        outer = self._entered.pop() if self._entered else None
+        if not self._entered:
+            return False
+        token, self._previous_as_current = self._previous_as_current, outer
+        if token is not None:
+            with contextlib.suppress(ValueError):  # it was entered in another context of Python
+                _current_client.reset(token)
+        return True
+
+    async def _settle(self, limit: float | None = None) -> None:
+        """Wait up to ``GOODBYE_S_MAX`` for the commit of what outlives this client."""
+        await asyncio.sleep(0)  # a call that another thread, or our caller, has just asked for
+        limit = GOODBYE_S_MAX if limit is None else limit
+        try:
+            async with asyncio.timeout(limit):
+                if self._calling:
+                    await asyncio.wait(self._calling)
+                await self._ha.settled()
+        except TimeoutError:
+            self._warn_of_unsettled(limit)
+
+    def _warn_of_unsettled(self, limit: float) -> None:
+        unsettled = [entry.message for entry in self._ha.journal.lasting()]
+        if not unsettled and not self._calling:
+            return
+        logger.warning(
+            "The client closes although no leader said within %.1f s that the cell has what "
+            "outlives it: %d cancellations and fire-and-forget requests (of %s), %d calls. Look "
+            "whether they were done, and close a client when the cell answers.",
+            limit,
+            len(unsettled),
+            reprlib.repr([key for message in unsettled for key in message.get("keys", ())]),
+            len(self._calling),
+            extra={"action": "closed-unsettled"},
+        )
+
+    async def _close(self, fast: bool = False) -> None:
+        if self.status != "closed":
+            self.status = "closing"
+            await self._ha.follower.stop()
+        await super()._close(fast=fast)

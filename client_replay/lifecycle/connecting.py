@@ -1,0 +1,156 @@
+"""How a client finds a leader, listens to it, and finds the next one.
+
+Guarantee: the loss of a stream changes no future. A client looks for a leader for
+``ha-scheduler.client.reconnect-timeout``; what it hears first on each stream, and says, is the
+session's (``session/session.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+from typing import Any
+
+import distributed
+from distributed.client import CommClosedError
+from distributed.core import Status, clean_exception
+
+from client_replay.calls.rpc import reconnect_timeout_s
+from client_replay.session.session import Session
+from ha_scheduler.backoff import Backoff
+from ha_scheduler.comm.backend import why
+from ha_scheduler.comm.decoding import UNREADABLE
+from ha_scheduler.comm.preamble import IntroductionRefused, is_final
+
+logger = logging.getLogger("distributed.client.ha")
+
+ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
+FIRST_BACKOFF_S_MAX = 0.25  # somebody waits for the client to be there
+
+
+class Connecting(distributed.Client):
+    scheduler_comm: Any
+    _stream_handlers: dict[str, Any]
+    _ha: Session
+    _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
+
+    def _setup_replay(self) -> None:
+        """Rebind what upstream's ``__init__`` bound to its own methods; idempotent."""
+        raise NotImplementedError
+
+    async def _ensure_connected(self, timeout: float | None = None) -> None:
+        if self.scheduler is not None:
+            self._setup_replay()
+        before = self.scheduler_comm
+        if self._ha.connected_before:
+            await super()._ensure_connected(timeout=timeout)
+        else:
+            await self._connect_first(timeout)
+        # Upstream's last step has no await after it: nothing was sent on the new stream yet, and
+        # what it flushes goes through the loop, behind us (client.py:1598).
+        if self.scheduler_comm is not None and self.scheduler_comm is not before:
+            self._ha.hello(self.scheduler_comm)
+
+    async def _connect_first(self, timeout: float | None) -> None:
+        """Upstream's connection, retried if the leader is lost meanwhile."""
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        backoff = Backoff(max_s=FIRST_BACKOFF_S_MAX)
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                await super()._ensure_connected(timeout=left)
+                return
+            except CommClosedError as error:
+                late = time.monotonic() > deadline
+                if late or is_final(error) or self.status != "connecting":
+                    raise
+            await backoff.pause(self._ha.follower.news)
+
+    async def _reconnect(self) -> None:
+        if self._ha.served_plainly:
+            await super()._reconnect()
+            return
+        self.status, self.scheduler_comm = "connecting", None
+        give_up_s = reconnect_timeout_s()
+        deadline = time.monotonic() + give_up_s
+        backoff = Backoff()
+        await self._ha.pause_between_streams()
+        while self.status == "connecting" and not await self._reconnect_once(deadline):
+            if time.monotonic() > deadline:
+                logger.error("No leader was found within %.0f s, closing client", give_up_s)
+                await self._close()
+                return
+            await backoff.pause(self._ha.follower.news)
+
+    async def _reconnect_once(self, deadline: float) -> bool:
+        timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
+        try:
+            await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
+        except (ImportError, IntroductionRefused):  # versions that do not fit (client.py:1593)
+            logger.exception("The scheduler does not fit this client, closing client")
+            await self._close()
+        except (OSError, TimeoutError) as error:
+            logger.debug("No leader yet: %s", why(error))
+        except Exception:
+            logger.exception("Could not reconnect because of a defect")
+        return bool(self.status != "connecting")
+
+    # ---- the stream
+
+    async def _handle_report(self) -> None:
+        """client.py:1731. A "close" from a leader that goes is no reason to stop listening."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while self.scheduler_comm is not None:
+                stream = self.scheduler_comm
+                try:
+                    messages = await stream.comm.read()
+                    goodbye = await self._handle_messages(stream, messages)
+                except CommClosedError:
+                    goodbye = False
+                if (goodbye or stream.comm.closed()) and not await self._stream_ended(goodbye):
+                    return
+
+    async def _stream_ended(self, goodbye: bool) -> bool:
+        """The stream is over; whether to go on listening."""
+        if self._is_finalizing() or self.status != "running":
+            return False
+        if self.cluster and self.cluster.status in (Status.closed, Status.closing):
+            await self._close()
+            return False
+        if goodbye and self._ha.served_plainly:
+            return False
+        logger.info("Client report stream closed to scheduler")
+        logger.info("Reconnecting...")
+        self.scheduler_comm.abort()
+        self._ha.lost()
+        for told in self._retrying:
+            told.clear()  # the call is made again, and its answer is that of the next leader
+        await self._reconnect()
+        return True
+
+    async def _handle_messages(self, stream: Any, messages: Any) -> bool:
+        """Handle one batch; whether the scheduler said goodbye."""
+        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
+            if stream.comm.closed():  # fenced by a message before, or by the watch
+                return False
+            if "status" in message and "error" in message["status"]:
+                _, exception, _ = clean_exception(**message)
+                logger.error("The scheduler refuses what was said, closing client: %s", exception)
+                await self._close()
+                return False
+            if UNREADABLE in message:
+                logger.error("Could not read what the scheduler says: %r", message[UNREADABLE])
+                continue
+            op = message.pop("op")
+            if op in ("close", "stream-closed"):
+                return True
+            try:
+                result = self._stream_handlers[op](**message)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                logger.exception("Could not handle %r from the scheduler", op)
+        return False

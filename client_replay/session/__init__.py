@@ -1,0 +1,1 @@
+"""The client's session with a cell, over all of its streams."""

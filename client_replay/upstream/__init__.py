@@ -1,0 +1,1 @@
+"""Methods of upstream's objects that a client of a cell needs otherwise."""
