@@ -11,13 +11,16 @@ something from the quarantine, takes a peer's certificate, and a join as peer c 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable
 
 from ha_scheduler.errors import CertificateRefused
+from ha_scheduler.ledger.records import CaseReleased
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.inquest import quarantined
 from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import named
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -40,17 +43,21 @@ from ha_scheduler.protocol.control import (
     Transferred,
     TransferRequest,
 )
+from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.security.tls import Role, name_of, role_of
 
 TRANSFER_TIMEOUT_S = 3.0  # a transfer takes two round trips; then something is wrong
 TRANSFER_POLL_S = 0.005
 
+logger = logging.getLogger(__name__)
+
 
 class Control:
     """Answers control connections."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, report: Report) -> None:
         self._replica = replica
+        self._report = report
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one caller until it closes its connection."""
@@ -69,7 +76,7 @@ class Control:
         replica = self._replica
         match request:
             case StatusRequest():
-                return replica.status()
+                return self._report.status()
             case HistoryRequest():
                 return History(replica.history.tail(ENTRIES_MAX))
             case TransferRequest(to):
@@ -77,9 +84,9 @@ class Control:
             case CellRequest():
                 return FoundingList(replica.roster.founding.text)
             case QuarantineRequest():
-                return Quarantine(tuple(map(quarantined, replica.cases())))
+                return Quarantine(tuple(map(quarantined, self._report.cases())))
             case ReleaseRequest(content):
-                return self._change(shown, None, lambda: replica.release(content))
+                return self._change(shown, None, lambda: self._release(content))
             case JoinRequest(disk, replacing):
                 join = replica.reconfiguration.join
                 return self._change(shown, disk.name, lambda: join(named(disk), replacing))
@@ -111,6 +118,17 @@ class Control:
         if not self._replica.leading():
             return self._not_leading()
         return begin() or Taken()
+
+    def _release(self, content: bytes) -> Declined | None:
+        """Let a content be tried again; a refusal, or None once that is proposed."""
+        if content not in {case.exposure.content for case in self._report.cases()}:
+            return Declined(f"there is no {content.hex()} in the quarantine")
+        try:
+            self._replica.propose(CaseReleased(content))
+        except CallerError as error:
+            return Declined(f"{error}; ask again in a moment", passing=True)
+        logger.warning("%s is released", content.hex(), extra={"action": "content_released"})
+        return None
 
     def _not_leading(self) -> Declined:
         leader = self._replica.leader_name()

@@ -34,10 +34,12 @@ from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
+from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import WitnessLog
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -152,7 +154,7 @@ class _Daemon:
         contact = LeaderLease(own_id, max(lease_s, 0.0))
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
-        self._replica = Replica(settings, self._roster, store, contact, self._plan.summary)
+        self._replica = Replica(settings, self._roster, store, contact)
         reconfiguration, identity = self._replica.reconfiguration, self._roster.founding.identity
         dialer = Dialer(
             identity,
@@ -171,7 +173,9 @@ class _Daemon:
             store, self._links.address, dialer, self._driver.report_snapshot, self._roster.tables_of
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
-        self._replica.connect(self._driver, self._links, self._sender, self._receiver)
+        report = Report(self._replica, store, self._plan.summary)
+        watchers = Watchers(report.watch_view)
+        self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
             self._engine_module,
@@ -186,8 +190,8 @@ class _Daemon:
             self._security,
             {
                 Kind.PEER: self._serve_peer,
-                Kind.WATCH: self._replica.watchers.serve,
-                Kind.CONTROL: Control(self._replica).serve,
+                Kind.WATCH: watchers.serve,
+                Kind.CONTROL: Control(self._replica, report).serve,
             },
         )
 

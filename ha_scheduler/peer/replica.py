@@ -16,19 +16,16 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 
-from ha_scheduler import shared_lease
-from ha_scheduler.ledger import cell_identity, encoding, quarantine, records
-from ha_scheduler.ledger.quarantine import Case
-from ha_scheduler.ledger.records import EngineEnded, PeerNamed
+from ha_scheduler.ledger import cell_identity, encoding, records
+from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
 from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.ends import Ends
 from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
 from ha_scheduler.peer.history import LeaderHistory
-from ha_scheduler.peer.inquest import Untold, blamed, in_words
 from ha_scheduler.peer.leadership import (
-    FRESH_S,
     ActivateEngine,
     Effect,
     EngineState,
@@ -42,16 +39,15 @@ from ha_scheduler.peer.leadership import (
 )
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
+from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
-from ha_scheduler.protocol.control import Declined, EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
-from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, ServerState, SnapshotMeta
 from ha_scheduler.raft.quorum import majority
@@ -59,7 +55,6 @@ from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
 
-CASES_SHOWN = 5  # of the quarantine, in the status
 GOSSIP_EVERY_S = 0.5  # and at once at each change
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
 REJECTIONS_SHOWN = 8  # in a status, or in the log of one step
@@ -83,27 +78,25 @@ class Replica:
         roster: Roster,
         store: PeerStore,
         contact: LeaderLease,
-        isolation: str,
     ) -> None:
-        """``isolation``: how well the kernel keeps the engine apart, for the status."""
-        self._isolation = isolation
         self.settings = settings
         self.roster = roster
+        self.others = Others()
         self.reconfiguration = Reconfiguration(
             roster,
             store,
             settings.timing.election_s[0],
-            self._heard_at,
+            self.others.heard_at,
             lambda: self.transfer(None),
             self._changed,
         )
         self.leadership = Leadership()
         self.history = LeaderHistory()
-        self.untold = Untold()
-        self.watchers = Watchers(self.watch_view)
+        self._ends = Ends(self.history, self.propose)
         self.failed = asyncio.get_running_loop().create_future()
         self.driver: Driver  # set by ``connect``: the parts know each other both ways
         self.links: Links
+        self.watchers: Watchers
         self.snapshots: SnapshotSender
         self.incoming: SnapshotReceiver
         self._witness = roster.own.witness
@@ -112,23 +105,26 @@ class Replica:
         self._tail = CommittedTail(store, store.applied())
         self.engine = EngineSide(settings, roster, store, self._tail, self)
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
-        self._others: dict[int, Other] = {}
-        self._applied = store.applied()
+        self.applied = store.applied()
         self._rejected = store.rejections().count
-        self._state = SoftState(ServerState.FOLLOWER, 0, 0)
+        self.state = SoftState(ServerState.FOLLOWER, 0, 0)
         self._detected: float | None = None
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
-        self._ended: EngineEnded | None = None  # the last leader's, with something open
         self._say_we_are_gone: set[int] = set()  # peers that refuse this disk
         self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
-        self, driver: Driver, links: Links, snapshots: SnapshotSender, incoming: SnapshotReceiver
+        self,
+        driver: Driver,
+        links: Links,
+        snapshots: SnapshotSender,
+        incoming: SnapshotReceiver,
+        watchers: Watchers,
     ) -> None:
         """Set the parts that need this one."""
-        self.driver, self.links = driver, links
+        self.driver, self.links, self.watchers = driver, links, watchers
         self.snapshots, self.incoming = snapshots, incoming
         driver.node.electable = False
         self.reconfiguration.connect(driver, links)
@@ -136,7 +132,7 @@ class Replica:
     # -- events of the core (DriverEvents)
 
     def on_soft_state(self, state: SoftState) -> None:
-        now, before, self._state = time.monotonic(), self._state, state
+        now, before, self.state = time.monotonic(), self.state, state
         leading = state.role is ServerState.LEADER
         self._note_detection(now, before, state)
         if leading and state.term != self._contact.term:
@@ -145,7 +141,7 @@ class Replica:
             name = self.settings.name
             self.history.begin(state.term, name, self._detected or now, now)
             self._detected = None
-            self._note_cause()
+            self._ends.note_cause()
         self._run(self.leadership.role_changed(now, leading, state.term))
         if (before.leader, before.term) != (state.leader, state.term):
             logger.info(
@@ -177,7 +173,7 @@ class Replica:
         applied = ready.committed[-1].index if ready.committed else None
         compact_to = None
         if applied is not None:
-            compact_to = self.compaction.choose(self._applied, self.readers())
+            compact_to = self.compaction.choose(self.applied, self.readers())
         return WriteBatch(
             number=ready.number,
             snapshot=install,
@@ -197,14 +193,13 @@ class Replica:
     def on_read(self, context: bytes) -> None:
         """A quorum has answered the engine's question, asked under the term that it was led in."""
         term, number = _QUESTION.unpack(context)
-        if self.leading() and self._state.term == term:
+        if self.leading() and self.state.term == term:
             self.engine.confirm(term, number)
 
     def on_committed(self, entries: Sequence[Entry]) -> None:
         self._tail.append(entries)
         self.reconfiguration.on_committed(entries)
-        for record in _ends(entry.data for entry in entries):
-            self._learn_end(record)
+        self._ends.committed(entry.data for entry in entries)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -213,19 +208,8 @@ class Replica:
                     self._run(self.leadership.term_opened(term, index))
         self.engine.pump()
 
-    def _learn_end(self, record: EngineEnded) -> None:
-        self.untold.committed(record)
-        if record.led:
-            self._ended = record
-            self._note_cause()
-
-    def _note_cause(self) -> None:
-        """In the history of the failover that followed, which may be about to begin."""
-        if self._ended is not None:
-            self.history.caused_by(blamed(self._ended), self._ended.term)
-
     def on_applied(self, index: int) -> None:
-        self._applied = index
+        self.applied = index
         self._tail.applied(index)
         self._note_rejections()
 
@@ -244,7 +228,7 @@ class Replica:
         self._rejected = rejections.count
 
     def on_snapshot_installed(self, meta: SnapshotMeta) -> None:
-        self._applied = meta.index
+        self.applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
         self._rejected = self._store.rejections().count
@@ -274,8 +258,8 @@ class Replica:
 
     def on_engine_explained(self, record: EngineEnded | None) -> None:
         if record is not None:
-            self.untold.add(record)
-            self._propose_ends(self.untold.to_tell())
+            self._ends.own(record)
+            self._propose_ends()
             self._gossip()
         self._run(self.leadership.exit_explained(time.monotonic(), self._candidates()))
 
@@ -283,7 +267,7 @@ class Replica:
         self.history.mark(mark.term, mark.phase, mark.at, mark.detail)
 
     def on_confirm(self, term: int, number: int) -> None:
-        if self.leading() and self._state.term == term:  # else this engine is about to end
+        if self.leading() and self.state.term == term:  # else this engine is about to end
             self.driver.read(_QUESTION.pack(term, number))
 
     def on_serving(self, term: int, address: str) -> None:
@@ -303,13 +287,13 @@ class Replica:
 
     def on_gossip(self, peer: int, news: Gossip) -> None:
         """Another peer's report of itself."""
-        self._others[peer] = Other(news.ready, news.applied, time.monotonic())
-        self.history.merge(entry for entry in news.history if entry.term <= self._state.term)
+        self.others.heard(peer, news, time.monotonic())
+        self.history.merge(entry for entry in news.history if entry.term <= self.state.term)
         self.reconfiguration.on_admitted(news.disks)
-        self._propose_ends(_ends(news.ended))
+        self._propose_ends(news.ended)
         if news.serving is not None:
             self._learn_serving(peer, news.serving)
-        elif peer == self._state.leader and self._is_serving():
+        elif peer == self.state.leader and self.serving():
             self._serving = None  # its engine is gone; it leads on and waits for another
             self.watchers.changed()
 
@@ -339,13 +323,15 @@ class Replica:
 
     def _learn_serving(self, peer: int, serving: tuple[int, str, str]) -> None:
         """Of the leader of our term alone; gossip is repeated, should we not know it yet."""
-        leads = peer == self._state.leader and serving[0] == self._state.term
+        leads = peer == self.state.leader and serving[0] == self.state.term
         if leads and serving[1] == self._name(peer) and serving != self._serving:
             self._serving = serving
             self.watchers.changed()
 
-    def _is_serving(self) -> bool:
-        return self._serving is not None and self._serving[0] == self._state.term
+    def serving(self) -> tuple[int, str, str] | None:
+        """Term, leader and address, once the leader of this term serves."""
+        known = self._serving
+        return known if known is not None and known[0] == self.state.term else None
 
     # -- time
 
@@ -357,7 +343,7 @@ class Replica:
         self.engine.pump()
         self.on_contact()
         self._warn_of_terms(now)
-        self._propose_ends(self.untold.to_tell())
+        self._propose_ends()
         if now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
 
@@ -372,102 +358,27 @@ class Replica:
                 "is further; it is not believed. If it goes on, replace its disk (--replace)",
                 self._name(peer) or peer,
                 term,
-                self._state.term,
+                self.state.term,
                 extra={"action": "term_doubted"},
             )
 
     def readers(self) -> int:
         """The lowest index that all live peers and the own engine have read."""
-        now, members = time.monotonic(), self.driver.node.membership.peers
-        known = [
-            other.applied
-            for peer, other in self._others.items()
-            if peer in members and now - other.heard_at < FRESH_S
-        ]
+        known = self.others.applied(self.driver.node.membership.peers, time.monotonic())
         if self.engine.fed is not None:
             known.append(self.engine.fed)
-        return min(known, default=self._applied)
+        return min(known, default=self.applied)
 
-    # -- what operators and watchers see
-
-    def watch_view(self) -> WatchView:
-        return WatchView(
-            cell=self.roster.founding.identity,
-            name=self.settings.name,
-            term=self._state.term,
-            leader=self._name(self._state.leader),
-            address=self._serving[2] if self._serving and self._is_serving() else "",
-            peers=self.roster.current(),
-            cell_id=self.roster.cell_id,
-            predecessor=self.roster.predecessor,
-        )
-
-    def status(self) -> Status:
-        node, view = self.driver.node, self.watch_view()
-        now, engine = time.monotonic(), self.engine
-        return Status(
-            cell=view.cell,
-            name=view.name,
-            role=self._state.role.value,
-            witness=self._witness,
-            term=view.term,
-            leader=view.leader,
-            serving=self._is_serving(),
-            address=view.address,
-            peers=view.peers,
-            commit=node.commit,
-            applied=self._applied,
-            first_index=node.first_index,
-            last_index=node.last_index,
-            lease_s=max(0.0, self.driver.certain_until() - shared_lease.now()),
-            engine=EngineStatus(
-                self.leadership.engine.value,
-                engine.pid,
-                engine.dashboard,
-                engine.fed or 0,
-                engine.lag_s,
-                "" if self._witness else self._isolation,
-            ),
-            members=tuple(self._member(peer, now) for peer in node.membership.peers),
-            change=self.reconfiguration.waiting,
-            watchers=self.watchers.count,
-            tick_gap_s_max=self.driver.tick_gap_s_max,
-            leader_gap_s_max=self.driver.leader_gap_s_max,
-            history_tail=self.history.tail(),
-            rejected=self._store.rejections().count,
-            rejections=tuple(map(describe, self._store.rejections().latest[-REJECTIONS_SHOWN:])),
-            set_aside=tuple(map(in_words, self._set_aside()[-CASES_SHOWN:])),
-            cell_id=view.cell_id,
-            predecessor=view.predecessor,
-        )
-
-    def cases(self) -> list[Case]:
-        """The quarantine, as far as this peer has applied the log."""
-        with self._store.view() as view:
-            return list(quarantine.scan(view.tables))
-
-    def release(self, content: bytes) -> Declined | None:
-        """Let a content be tried again; a refusal, or None once that is proposed."""
-        if content not in {case.exposure.content for case in self.cases()}:
-            return Declined(f"there is no {content.hex()} in the quarantine")
-        try:
-            self.driver.propose(encoding.encode(records.CaseReleased(content)))
-        except CallerError as error:
-            return Declined(f"{error}; ask again in a moment", passing=True)
-        logger.warning("%s is released", content.hex(), extra={"action": "content_released"})
-        return None
-
-    def _set_aside(self) -> list[Case]:
-        return [case for case in self.cases() if case.set_aside]
+    # -- what operators and watchers ask
 
     def leader_name(self) -> str | None:
-        return self._name(self._state.leader)
+        return self._name(self.state.leader)
 
     def leading(self) -> bool:
-        return self._state.role is ServerState.LEADER
+        return self.state.role is ServerState.LEADER
 
     def term(self) -> int:
-        return self._state.term
+        return self.state.term
 
     def transfer(self, to: str | None) -> str | None:
         """Begin a transfer of leadership. Returns the refusal, or None."""
@@ -484,26 +395,14 @@ class Replica:
         self._run(effects)
         return None
 
-    def _member(self, peer: int, now: float) -> Member:
-        other, own = self._others.get(peer), peer == self.roster.own.peer
-        if own:
-            other = Other(self._fit_to_lead(), self._applied, now)
-        return self.reconfiguration.member(
-            peer,
-            connected=own or self.links.connected(peer),
-            engine_ready=other is not None and other.engine_ready,
-            applied=other.applied if other is not None else None,
-            heard_s=now - other.heard_at if other is not None else None,
-        )
-
     # -- effects
 
     def _run(self, effects: list[Effect]) -> None:
         for effect in effects:
             self._do(effect)
-        self.driver.node.electable = self._fit_to_lead()
+        self.driver.node.electable = self.fit_to_lead()
 
-    def _fit_to_lead(self) -> bool:
+    def fit_to_lead(self) -> bool:
         """Whether our engine could lead at once: ready, and not busy with a large graph.
 
         A peer that could not is still elected when nobody else stands (``RawNode.electable``).
@@ -515,8 +414,8 @@ class Replica:
         match effect:
             case OpenTerm(term):
                 self._found_cell()
-                record = records.TermStarted(term, self.settings.name)
-                self._open_at = (term, self.driver.propose(encoding.encode(record)))
+                opened = self.propose(records.TermStarted(term, self.settings.name))
+                self._open_at = (term, opened)
             case ActivateEngine(term, index):
                 self._activate(term, index)
             case RevokeLease():
@@ -535,7 +434,7 @@ class Replica:
     def _found_cell(self) -> None:
         """The first leader draws the identity of the cell, before it opens its term."""
         if self.roster.identity is None:
-            self.driver.propose(encoding.encode(cell_identity.draw(self.settings.name)))
+            self.propose(cell_identity.draw(self.settings.name))
 
     def _activate(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())
@@ -552,17 +451,7 @@ class Replica:
     # -- small things
 
     def _candidates(self) -> dict[int, Other]:
-        """Connected voters: one that just died may still look fresh."""
-        voters = self.driver.node.membership.voters
-        return {
-            peer: other
-            for peer, other in self._others.items()
-            if peer in voters and self.links.connected(peer)
-        }
-
-    def _heard_at(self, peer: int) -> float:
-        other = self._others.get(peer)
-        return other.heard_at if other is not None else 0.0
+        return self.others.candidates(self.driver.node.membership.voters, self.links.connected)
 
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
         """The history starts when this peer takes the old leader for gone."""
@@ -580,29 +469,22 @@ class Replica:
         self._gossiped_at = time.monotonic()
         self.links.gossip(
             Gossip(
-                ready=self._fit_to_lead(),
-                applied=self._applied,
-                serving=self._serving if self.leading() and self._is_serving() else None,
+                ready=self.fit_to_lead(),
+                applied=self.applied,
+                serving=self.serving() if self.leading() else None,
                 history=self.history.tail(),
                 disks=self.roster.admitted(),
-                ended=tuple(map(encoding.encode, self.untold.to_tell())),
+                ended=self._ends.told(),
             )
         )
 
-    def _propose_ends(self, told: Iterable[EngineEnded]) -> None:
-        """The log tells every later engine what others have died of."""
-        term = self._state.term
-        for record in self.untold.due(told, term) if self.leading() else ():
-            try:
-                self.driver.propose(encoding.encode(record))
-            except CallerError:
-                return  # a transfer is under way; whoever leads next hears of it by gossip
-            self.untold.proposed(record, term)
+    def propose(self, record: Record) -> int:
+        """Returns its index. Raises ``CallerError`` while this peer takes nothing."""
+        return self.driver.propose(encoding.encode(record))
+
+    def _propose_ends(self, told: Iterable[bytes] | None = None) -> None:
+        if self.leading():
+            self._ends.propose(self.state.term, told)
 
     def _name(self, peer: int) -> str | None:
         return self.roster.name(peer)
-
-
-def _ends(told: Iterable[bytes]) -> list[EngineEnded]:
-    decoded = map(encoding.engine_ended, told)
-    return [record for record in decoded if record is not None]

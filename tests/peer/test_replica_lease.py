@@ -23,8 +23,10 @@ from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.replica import Replica
+from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.protocol.engine import Confirm, Confirmed
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerState
@@ -54,7 +56,7 @@ class Desk:
         settings = PeerSettings(CELL, "a", directory)
         roster = Roster(CELL, CELL, PeerNamed(A, 10, "a", "127.0.0.1", 8785, 8786, False, ""))
         contact = LeaderLease(A, lease_s=8.0)
-        self.replica = Replica(settings, roster, store, contact, isolation="")
+        self.replica = Replica(settings, roster, store, contact)
         config = Config(
             peer_id=A,
             election_ticks=10,
@@ -68,7 +70,8 @@ class Desk:
             node, store, self.replica, contact, 1.0, call_soon=self._soon.append, clock=lambda: 0.0
         )
         nothing: Any = SimpleNamespace()
-        self.replica.connect(self.driver, self, nothing, nothing)  # type: ignore[arg-type]
+        watchers = Watchers(Report(self.replica, store, isolation="").watch_view)
+        self.replica.connect(self.driver, self, nothing, nothing, watchers)  # type: ignore[arg-type]
         self.driver.muted = False
         self.replica.engine._engine = SimpleNamespace(  # type: ignore[assignment]
             alive=True, pid=1, lag_s=0.0, lease=self.lease, kill=lambda why: None, send=self.tell
