@@ -27,7 +27,7 @@ from ha_scheduler import LocalHACluster
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, introduce
-from ha_scheduler.security.tls import client_context
+from ha_scheduler.security.contexts import client_context
 
 ADDRESSES = 50  # that the flood comes from
 QUIET_S = 8.0

@@ -22,7 +22,8 @@ from ha_scheduler.security.authority import (
     ensure_certificates,
     peer_files,
 )
-from ha_scheduler.security.tls import Role, check_files
+from ha_scheduler.security.checks import check_files
+from ha_scheduler.security.tls import Role
 
 TLS_DIRECTORY = "tls"  # in a data directory
 PROTOCOLS = ("tls", "tcp")

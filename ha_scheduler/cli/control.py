@@ -31,7 +31,8 @@ from ha_scheduler.protocol.control import (
 )
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
 from ha_scheduler.protocol.peer import Failover, PeerAddress
-from ha_scheduler.security.tls import Role, client_context, name_of, role_of
+from ha_scheduler.security.contexts import client_context
+from ha_scheduler.security.tls import Role, name_of, role_of
 
 TIMEOUT_S = 5.0  # for one request; a transfer is over in less than three
 _T = TypeVar("_T")

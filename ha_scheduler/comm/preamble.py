@@ -47,6 +47,7 @@ from ha_scheduler.protocol.introduction import (
     introduced,
     of_either,
 )
+from ha_scheduler.security.contexts import harden
 from ha_scheduler.security.tls import role_of
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -248,6 +249,7 @@ def serves_a_cell(handler: Any) -> bool:
 
 
 def _offering(arguments: dict[str, Any]) -> dict[str, Any]:
+    harden(arguments["ssl_options"])
     arguments["ssl_options"].set_alpn_protocols([ALPN])
     return arguments
 

@@ -48,7 +48,8 @@ from ha_scheduler.protocol.peer import HELLO, PeerHello, Purpose
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
-from ha_scheduler.security.tls import check_peer, client_context, server_context
+from ha_scheduler.security.contexts import client_context, server_context
+from ha_scheduler.security.tls import check_peer
 from ha_scheduler.storage.lmdb_store import LmdbStore
 
 ENGINE_MODULE = "ha_scheduler.engine"

@@ -1,7 +1,7 @@
 """What the engine of this peer is kept from, decided when the daemon starts.
 
 Guarantee: the daemon itself can be looked into by no process of its user (memory, open files,
-environment), and an engine can reach neither the key of the peer, nor that of the authority, nor
+environment), and an engine can reach neither the key of the peer, nor those of the authorities, nor
 the data directory, unless ``Plan.lacks`` says so; that is told in the log at the start, with what
 to do, and in the status for as long as it is so. An engine gets of the environment only what is
 listed here, or what the operator names.
@@ -77,7 +77,7 @@ def environment(
 
 
 def _hidden(settings: PeerSettings) -> tuple[str, ...]:
-    """The data directory, and the keys of peers and of the authority that lie elsewhere."""
+    """The data directory, and the keys of peers and of authorities that lie elsewhere."""
     directory = os.path.realpath(settings.data_dir)
     keys = map(os.path.realpath, _keys(settings.tls) if settings.tls is not None else ())
     outside = (key for key in keys if not _is_beneath(key, directory))
@@ -87,8 +87,8 @@ def _hidden(settings: PeerSettings) -> tuple[str, ...]:
 def _keys(files: TlsFiles) -> Iterator[Path]:
     yield files.key_file
     for directory in {files.key_file.parent, files.cert_file.parent, files.ca_file.parent}:
-        yield from directory.glob("ca-key.pem")
-        yield from directory.glob("peer-*-key.pem")
+        for pattern in ("ca-key.pem", "*-ca-key.pem", "peer-*-key.pem"):
+            yield from directory.glob(pattern)
 
 
 def _shown(settings: PeerSettings) -> tuple[str, ...]:

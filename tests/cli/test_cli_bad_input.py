@@ -154,7 +154,7 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
         (["init"], "--peers is missing"),
         (["init", "--peers", "a"], "--dir is missing"),
         (["init", "--peers", "a,b", "--dir", "made"], "odd number"),
-        (["init", "--peers", "a", "--dir", "made", "--reissue"], "holds no certificate authority"),
+        (["init", "--peers", "a", "--dir", "made", "--reissue"], "holds no peers-ca-key.pem"),
     ],
 )
 def test_bad_input_is_one_sentence_and_changes_nothing(

@@ -44,7 +44,9 @@ from ha_scheduler.protocol.control import (
 from ha_scheduler.protocol.introduction import Kind, Refused, accept, introduced
 from ha_scheduler.protocol.peer import Failover, PeerAddress
 from ha_scheduler.security.authority import client_files, create_authority, peer_files
-from ha_scheduler.security.tls import Role, check_files, role_of, server_context
+from ha_scheduler.security.checks import check_files
+from ha_scheduler.security.contexts import server_context
+from ha_scheduler.security.tls import Role, role_of
 
 LENGTH = struct.Struct(">I")
 Answer = Callable[[Request], Any]
@@ -469,13 +471,13 @@ def test_init_makes_certificates_and_says_what_to_copy_where(tmp_path: Path) -> 
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
     assert (
-        "  a (10.0.0.1): ca.pem peer-a.pem peer-a-key.pem engine-a.pem engine-a-key.pem\n"
-        in result.stdout
+        "  a (10.0.0.1): ca.pem issuing-ca.pem issuing-ca-key.pem "
+        "peer-a.pem peer-a-key.pem engine-a.pem engine-a-key.pem\n" in result.stdout
     )
     assert "  ca.pem client.pem client-key.pem dask.yaml\n" in result.stdout
     assert f"export DASK_CONFIG={directory}/dask.yaml\n" in result.stdout
     assert "dask worker ha://10.0.0.1:8786,10.0.0.2:8786,n3:8786\n" in result.stdout
-    assert "Keep ca-key.pem secret" in result.stdout
+    assert "Keep peers-ca-key.pem offline" in result.stdout
     check_files(peer_files(directory, "b"), role=Role.PEER, name="b")
 
     before = {path: path.read_bytes() for path in directory.iterdir()}

@@ -124,7 +124,8 @@ def test_a_cell_from_its_first_start(peers: Peers, tmp_path: Path) -> None:
         peers.start(name)
     leader = peers.leader()
     assert {path.name for path in (tmp_path / "tls").glob("*.pem")} == {
-        *("ca.pem", "ca-key.pem", "client.pem", "client-key.pem"),
+        *("ca.pem", "client.pem", "client-key.pem"),
+        *(f"{name}-ca{suffix}.pem" for name in ("peers", "issuing") for suffix in ("", "-key")),
         *(
             f"{kind}-{name}{suffix}.pem"
             for kind in ("peer", "engine")

@@ -19,7 +19,7 @@ from ha_scheduler.comm.watch import SILENCE_S, Watch
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, Refused
 from ha_scheduler.security.authority import client_files, engine_files, peer_files
-from ha_scheduler.security.tls import client_context, server_context
+from ha_scheduler.security.contexts import client_context, server_context
 from tests.certificates import issue
 from tests.comm.watch_peer import WatchPeer, view_of
 from tests.deadlines import SCALE

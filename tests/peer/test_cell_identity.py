@@ -22,7 +22,7 @@ from ha_scheduler.protocol.peer import Gossip, PeerHello, RaftMessage
 from ha_scheduler.raft.messages import MAX_TERM, Message, MessageKind
 from ha_scheduler.raft.wire import message_to_wire
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.security.tls import server_context
+from ha_scheduler.security.contexts import server_context
 
 LAST = 2**63 - 1
 

@@ -73,7 +73,7 @@ def test_keys_beside_the_data_are_hidden_and_the_engines_own_is_not(tmp_path: Pa
     tls = tmp_path / "tls"
     create_authority(tls, CELL)
     plan = plan_of(settings(tmp_path, tls))
-    keys = {f"peer-{name}-key.pem" for name in "abc"} | {"ca-key.pem"}
+    keys = {f"peer-{name}-key.pem" for name in "abc"} | {"peers-ca-key.pem", "issuing-ca-key.pem"}
     assert plan.hidden[0] == str(tmp_path / "data")
     assert {Path(path).name for path in plan.hidden[1:]} == keys
     assert plan.shown == ()

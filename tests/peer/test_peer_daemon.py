@@ -18,7 +18,7 @@ from ha_scheduler.protocol import RELEASE, VERSION
 from ha_scheduler.protocol.introduction import Introduction, Kind
 from ha_scheduler.protocol.peer import Disk, PeerHello, Purpose
 from ha_scheduler.security.authority import client_files, engine_files
-from ha_scheduler.security.tls import client_context
+from ha_scheduler.security.contexts import client_context
 
 pytestmark = pytest.mark.system
 

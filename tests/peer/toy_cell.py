@@ -21,7 +21,7 @@ from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.introduction import Introduction
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files
-from ha_scheduler.security.tls import client_context
+from ha_scheduler.security.contexts import client_context
 from tests.deadlines import SCALE
 
 HERE = Path(__file__).parent

@@ -20,22 +20,22 @@ from cryptography import x509
 
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.security import authority
+from ha_scheduler.security import certificate as certificates
 from ha_scheduler.security.authority import (
     client_files,
     create_authority,
     engine_files,
     ensure_certificates,
-    holds_authority,
     peer_files,
     reissue,
 )
-from ha_scheduler.security.tls import Role, check_files
+from ha_scheduler.security.checks import check_files
+from ha_scheduler.security.tls import Role
 
 CELL = parse_peers("a=10.0.0.1,b=node-2.example.com,c=[fd00::3]")
 ALL_FILES = {
     "ca.pem",
-    "ca-key.pem",
+    *(f"{name}-ca{suffix}.pem" for name in ("peers", "issuing") for suffix in ("", "-key")),
     *(f"peer-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
     *(f"engine-{name}{suffix}.pem" for name in "abc" for suffix in ("", "-key")),
     "client.pem",
@@ -57,7 +57,6 @@ def test_init_writes_the_documented_files(tmp_path: Path) -> None:
     written = create_authority(directory, CELL)
     assert {path.name for path in written} == set(contents(directory)) == ALL_FILES
     assert len(written) == len(ALL_FILES)
-    assert holds_authority(directory)
 
 
 def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -89,10 +88,10 @@ def test_certificates_say_who_their_holder_is(tmp_path: Path) -> None:
 def test_lifetimes(tmp_path: Path) -> None:
     create_authority(tmp_path, CELL)
     ca, leaf = certificate(tmp_path / "ca.pem"), certificate(tmp_path / "peer-a.pem")
-    skew = authority.CLOCK_SKEW
-    assert ca.not_valid_after_utc - ca.not_valid_before_utc == authority.CA_LIFETIME + skew
-    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == authority.LEAF_LIFETIME + skew
-    assert timedelta(days=3650) <= authority.CA_LIFETIME
+    skew = certificates.CLOCK_SKEW
+    assert ca.not_valid_after_utc - ca.not_valid_before_utc == certificates.CA_LIFETIME + skew
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == certificates.LEAF_LIFETIME + skew
+    assert timedelta(days=3650) <= certificates.CA_LIFETIME
 
 
 def test_an_existing_authority_is_never_overwritten(tmp_path: Path) -> None:
@@ -110,14 +109,42 @@ def test_reissue_renews_certificates_and_keeps_authority_and_keys(tmp_path: Path
     after = contents(tmp_path)
     assert set(after) == ALL_FILES
     for name, data in before.items():
-        kept = name.endswith("-key.pem") or name == "ca.pem"
+        kept = name.endswith(("-key.pem", "ca.pem"))
         assert (after[name] == data) is kept, name
     for name in "abc":
         check_files(peer_files(tmp_path, name), role=Role.PEER, name=name)
 
 
+def test_reissue_keeps_what_was_edited(tmp_path: Path) -> None:
+    create_authority(tmp_path, parse_peers("a=10.0.0.1"))
+    config = tmp_path / "dask.yaml"
+    edited = config.read_text() + "\narray:\n  slicing: {}\n"
+    config.write_text(edited)
+    written = reissue(tmp_path, CELL)
+    assert config.read_text() == edited
+    assert tmp_path / "dask.yaml.new" in written
+    assert "10.0.0.1:8786,node-2.example.com" in (tmp_path / "dask.yaml.new").read_text()
+
+
+def test_reissue_brings_up_to_date_what_nobody_edited(tmp_path: Path) -> None:
+    create_authority(tmp_path, parse_peers("a=10.0.0.1"))
+    reissue(tmp_path, CELL)
+    assert "10.0.0.1:8786,node-2.example.com" in (tmp_path / "dask.yaml").read_text()
+    assert not (tmp_path / "dask.yaml.new").exists()
+
+
+@pytest.mark.parametrize("peers", ["a=10.0.0.1", "a=10.0.0.1,x=10.0.0.9", "c=10.0.0.3"])
+def test_reissue_for_fewer_peers_changes_nothing(tmp_path: Path, peers: str) -> None:
+    create_authority(tmp_path, CELL)
+    before = contents(tmp_path)
+    with pytest.raises(OperatorError, match="which --peers does not name") as caught:
+        reissue(tmp_path, parse_peers(peers, any_count=True))
+    assert contents(tmp_path) == before
+    assert f"rm {tmp_path}/{{peer,engine}}-" in str(caught.value)
+
+
 def test_reissue_needs_an_authority(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="holds no certificate authority"):
+    with pytest.raises(OperatorError, match=r"no peers-ca-key\.pem and no issuing-ca"):
         reissue(tmp_path / "none", CELL)
     assert not (tmp_path / "none").exists()
 
@@ -148,9 +175,9 @@ def test_an_interrupted_creation_is_completed_from_every_prefix(tmp_path: Path) 
 
 def test_without_the_key_of_the_authority_nothing_is_issued(tmp_path: Path) -> None:
     create_authority(tmp_path, parse_peers("a=10.0.0.1"))
-    (tmp_path / "ca-key.pem").unlink()
+    (tmp_path / "peers-ca-key.pem").unlink()
     before = contents(tmp_path)
-    with pytest.raises(OperatorError, match=r"ca-key\.pem is missing"):
+    with pytest.raises(OperatorError, match=r"peers-ca-key\.pem is missing"):
         ensure_certificates(tmp_path, CELL)
     assert contents(tmp_path) == before
 
@@ -159,7 +186,7 @@ def test_a_foreign_authority_key_is_refused(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     create_authority(one, parse_peers("a=10.0.0.1"))
     create_authority(other, parse_peers("a=10.0.0.1"))
-    (one / "ca-key.pem").write_bytes((other / "ca-key.pem").read_bytes())
+    (one / "peers-ca-key.pem").write_bytes((other / "peers-ca-key.pem").read_bytes())
     with pytest.raises(OperatorError, match="is not the key of"):
         ensure_certificates(one, CELL)
 
@@ -222,6 +249,7 @@ def test_dask_yaml_configures_clients_and_workers(tmp_path: Path) -> None:
     pair = {"cert": str(directory / "client.pem"), "key": str(directory / "client-key.pem")}
     assert config["comm"]["require-encryption"] is True
     assert config["comm"]["tls"] == {
+        "min-version": 1.3,
         "ca-file": str(directory / "ca.pem"),
         "client": pair,
         "worker": pair,

@@ -14,23 +14,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
-from ha_scheduler.security.authority import client_files, create_authority, peer_files
-from ha_scheduler.security.tls import (
-    Role,
-    check_files,
-    client_context,
-    name_of,
-    role_of,
-    server_context,
+from ha_scheduler.security.authority import (
+    ISSUING,
+    PEERS,
+    client_files,
+    create_authority,
+    ec_key,
+    engine_files,
+    load,
+    peer_files,
 )
+from ha_scheduler.security.checks import check_files
+from ha_scheduler.security.contexts import client_context, harden, server_context
+from ha_scheduler.security.files import read_certificates
+from ha_scheduler.security.tls import Role, name_of, role_of
+from tests.certificates import institution, odd
 
 CELL = parse_peers("a=127.0.0.1:1/2,b=127.0.0.1:3/4,c=127.0.0.1:5/6")
 TIMEOUT_S = 10.0
@@ -124,10 +128,52 @@ def test_a_caller_without_a_certificate_is_refused(directory: Path) -> None:
     assert isinstance(client, OSError)
 
 
-def test_no_context_speaks_tls_below_1_2(directory: Path) -> None:
-    context = server_context(peer_files(directory, "a"))
-    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-    assert client_context(client_files(directory)).minimum_version is ssl.TLSVersion.TLSv1_2
+def old(files: TlsFiles) -> ssl.SSLContext:
+    """A caller that speaks TLS 1.2 and older."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(files.ca_file)
+    context.load_cert_chain(files.cert_file, files.key_file)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def test_tls_1_2_is_refused(directory: Path) -> None:
+    files = client_files(directory)
+    server, _ = link(server_context(peer_files(directory, "a")), old(files))
+    assert getattr(server, "reason", "") == "UNSUPPORTED_PROTOCOL"
+
+
+def test_both_sides_speak_tls_1_3(directory: Path) -> None:
+    said = link(
+        server_context(peer_files(directory, "a")),
+        client_context(client_files(directory)),
+        ssl.SSLSocket.version,
+    )
+    assert said == ("TLSv1.3", "TLSv1.3")
+
+
+def test_no_session_can_be_resumed(directory: Path) -> None:
+    """The side that calls is upstream's, which would take a ticket."""
+    context = old(client_files(directory))
+    context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+
+    def session(end: ssl.SSLSocket) -> object:
+        return end.session.has_ticket if end.session is not None else None
+
+    _, client = link(server_context(peer_files(directory, "a")), context, session)
+    assert client is not True
+
+
+def test_a_context_of_upstream_is_made_one_of_ours(directory: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    harden(context)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.num_tickets == 0
+    context = ssl.create_default_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(OperatorError, match=r"leave out distributed\.comm\.tls\.max-version"):
+        harden(context)
 
 
 def test_certificates_pass_the_strict_checks_of_python_3_13_and_host_names(directory: Path) -> None:
@@ -155,67 +201,59 @@ def test_certificates_pass_the_strict_checks_of_python_3_13_and_host_names(direc
     assert errors == []
 
 
-def issue(
-    directory: Path,
-    path: Path,
-    *,
-    subject: list[tuple[x509.ObjectIdentifier, str]] | None = None,
-    valid: tuple[timedelta, timedelta] = (timedelta(hours=-1), timedelta(hours=1)),
-) -> TlsFiles:
-    """A certificate of the authority in ``directory`` that its own code would not issue."""
-    ca = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
-    ca_key = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    if subject is None:
-        subject = [(NameOID.ORGANIZATIONAL_UNIT_NAME, "peer"), (NameOID.COMMON_NAME, "a")]
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(*pair) for pair in subject]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + valid[0])
-        .not_valid_after(now + valid[1])
-        .sign(ca_key, hashes.SHA256())
-    )
-    cert_file, key_file = path / "cert.pem", path / "key.pem"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return TlsFiles(directory / "ca.pem", cert_file, key_file)
-
-
 @pytest.mark.parametrize(
     ("subject", "sentence"),
     [
-        ([(NameOID.COMMON_NAME, "a")], "0 fields organizationalUnitName"),
-        (
-            [
-                (NameOID.ORGANIZATIONAL_UNIT_NAME, "client"),
-                (NameOID.ORGANIZATIONAL_UNIT_NAME, "peer"),
-                (NameOID.COMMON_NAME, "a"),
-            ],
-            "2 fields organizationalUnitName",
-        ),
-        (
-            [(NameOID.ORGANIZATIONAL_UNIT_NAME, "root"), (NameOID.COMMON_NAME, "a")],
-            "role 'root'",
-        ),
-        ([(NameOID.ORGANIZATIONAL_UNIT_NAME, "peer")], "0 fields commonName"),
+        ([("CN", "a")], "0 fields organizationalUnitName"),
+        ([("OU", "client"), ("OU", "peer"), ("CN", "a")], "2 fields organizationalUnitName"),
+        ([("OU", "root"), ("CN", "a")], "role 'root'"),
+        ([("OU", "peer")], "0 fields commonName"),
     ],
 )
-def test_an_unclear_subject_has_no_role(directory: Path, tmp_path: Path, subject, sentence) -> None:
-    odd = issue(directory, tmp_path, subject=subject)
-    server, _ = link(server_context(peer_files(directory, "a")), client_context(odd), who)
+def test_an_unclear_subject_has_no_role(tmp_path: Path, subject, sentence) -> None:
+    create_authority(tmp_path, CELL)
+    files = odd(tmp_path, "odd", subject, institution(tmp_path))
+    server, _ = link(server_context(peer_files(tmp_path, "a")), client_context(files), who)
     assert isinstance(server, CertificateRefused)
     assert sentence in str(server)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        [("OU", "peer"), ("CN", "a")],
+        [("CN", "a"), ("OU", "peer")],
+        [("OU", "peer"), ("OU", "client"), ("CN", "a")],
+        [("CN", "a")],
+    ],
+)
+def test_the_issuing_authority_makes_no_peer(tmp_path: Path, subject) -> None:
+    """Its key is on every node, so it must not be worth a place among the peers."""
+    create_authority(tmp_path, CELL)
+    files = odd(tmp_path, "odd", subject, load(tmp_path, ISSUING))
+    server, client = link(server_context(peer_files(tmp_path, "b")), client_context(files), who)
+    assert isinstance(server, ssl.SSLCertVerificationError)
+    assert "permitted subtree" in str(server)
+    server, client = link(server_context(files), client_context(peer_files(tmp_path, "b")), who)
+    assert isinstance(client, ssl.SSLCertVerificationError)
+
+
+def test_the_authority_of_peers_makes_no_engine_and_no_client(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    for role in ("engine", "client"):
+        files = odd(tmp_path, "odd", [("OU", role), ("CN", "a")], load(tmp_path, PEERS))
+        server, _ = link(server_context(peer_files(tmp_path, "b")), client_context(files), who)
+        assert isinstance(server, ssl.SSLCertVerificationError)
+
+
+def test_a_holder_is_no_authority(tmp_path: Path) -> None:
+    create_authority(tmp_path, CELL)
+    holder = engine_files(tmp_path, "a")
+    by = read_certificates(holder.cert_file)[0], ec_key(holder.key_file)
+    files = odd(tmp_path, "odd", [("OU", "engine"), ("CN", "a")], by)
+    files.cert_file.write_bytes(files.cert_file.read_bytes() + holder.cert_file.read_bytes())
+    server, _ = link(server_context(peer_files(tmp_path, "b")), client_context(files), who)
+    assert isinstance(server, ssl.SSLCertVerificationError)
 
 
 def refused(files: TlsFiles, sentence: str, **expected) -> None:
@@ -273,11 +311,12 @@ def test_a_certificate_of_another_authority_is_found(directory: Path, foreign: P
     refused(TlsFiles(ours.ca_file, theirs.cert_file, theirs.key_file), "was not issued by")
 
 
-def test_expired_and_future_certificates_are_refused(directory: Path, tmp_path: Path) -> None:
-    past = issue(directory, tmp_path, valid=(timedelta(days=-2), timedelta(days=-1)))
-    refused(past, "cert.pem expired on .*--reissue")
-    future = issue(directory, tmp_path, valid=(timedelta(days=1), timedelta(days=2)))
-    refused(future, "cert.pem is valid from .*set the clock")
+def test_expired_and_future_certificates_are_refused(directory: Path) -> None:
+    peer, by, day = [("OU", "peer"), ("CN", "a")], load(directory, PEERS), timedelta(days=1)
+    past = odd(directory, "odd", peer, by, valid=(-2 * day, -day))
+    refused(past, "odd.pem expired on .*cert renew")
+    future = odd(directory, "odd", peer, by, valid=(day, 2 * day))
+    refused(future, "odd.pem is valid from .*set the clock")
     later = datetime.now(UTC) + timedelta(days=4000)
     refused(peer_files(directory, "a"), "ca.pem expired on", now=later)
 

@@ -39,7 +39,8 @@ def reach(directory: str, dask_scheduler: Any = None) -> dict[str, str]:
 
     tries: dict[str, Callable[[], Any]] = {
         "key": lambda: (tls / "peer-a-key.pem").read_text(),
-        "authority": lambda: (tls / "ca-key.pem").read_text(),
+        "peers' authority": lambda: (tls / "peers-ca-key.pem").read_text(),
+        "issuing authority": lambda: (tls / "issuing-ca-key.pem").read_text(),
         "ledger": lambda: (data / "data.mdb").read_bytes(),
         "ledger, changed": lambda: (data / "data.mdb").open("r+b"),
         "memory": lambda: os.open(f"/proc/{daemon}/mem", os.O_RDWR),

@@ -16,7 +16,7 @@ from distributed import Security
 
 from client_replay import Client
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.security.tls import server_context
+from ha_scheduler.security.contexts import server_context
 from tests.certificates import issue, security_of
 from tests.comm.watch_peer import WatchPeer, view_of
 from tests.worker.cell import Cell, cell, eventually

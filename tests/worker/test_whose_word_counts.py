@@ -21,7 +21,7 @@ from ha_scheduler.comm import follower
 from ha_scheduler.comm.directory import forget_directories
 from ha_scheduler.protocol.worker import OTHER_CELL
 from ha_scheduler.security.authority import client_files, engine_files, peer_files
-from ha_scheduler.security.tls import server_context
+from ha_scheduler.security.contexts import server_context
 from ha_scheduler.worker.link import Phase
 from ha_scheduler.worker.worker import Worker
 from tests.certificates import issue, security_of
