@@ -30,8 +30,8 @@ from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
 from ha_scheduler.comm import decoding, servers
-from ha_scheduler.comm.servers import PLACE
 from ha_scheduler.errors import CertificateRefused
+from ha_scheduler.gate.servers import PLACE
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
 from ha_scheduler.protocol.introduction import (
