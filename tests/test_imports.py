@@ -33,6 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.cell": {"ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.confinement": set(),
+    "ha_scheduler.web": {
+        "ha_scheduler.cell",
+        "ha_scheduler.errors",
+        "ha_scheduler.gate",
+        "ha_scheduler.protocol",
+        "ha_scheduler.security",
+    },
     "ha_scheduler.peer": {
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
@@ -46,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.shared_exposures",
         "ha_scheduler.shared_lease",
         "ha_scheduler.storage",
+        "ha_scheduler.web",
     },
     "ha_scheduler.repair": {
         "ha_scheduler.cell",
@@ -62,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.gate",
         "ha_scheduler.protocol",
         "ha_scheduler.security",
+        "ha_scheduler.web",
     },
     "ha_scheduler.engine": {
         "ha_scheduler.comm",
@@ -72,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.protocol",
         "ha_scheduler.shared_exposures",
         "ha_scheduler.shared_lease",
+        "ha_scheduler.web",
     },
     # Tasks ask for a client (``get_client``); it must be one of our kind.
     "ha_scheduler.worker": {
@@ -81,6 +91,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.forks",
         "ha_scheduler.gate",
         "ha_scheduler.protocol",
+        "ha_scheduler.web",
     },
     "client_replay": {
         "ha_scheduler.backoff",
@@ -98,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.repair",
         "ha_scheduler.security",
         "ha_scheduler.storage",
+        "ha_scheduler.web",
     },
     "ha_scheduler.deploy": {
         "client_replay",
@@ -130,6 +142,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "ha_scheduler.confinement": _DASK | _UNPICKLING | _NETWORK | {"threading"},
     "ha_scheduler.peer": _DASK | _UNPICKLING,
     "ha_scheduler.security": _DASK | _UNPICKLING,
+    "ha_scheduler.web": _DASK | _UNPICKLING,
 }
 
 #: Importing one of these must not load ``distributed``.

@@ -280,7 +280,7 @@ _TABLE = {
         /metrics                            O C W . . A
         /sitemap.json                       O C W . . A
         /statics/(.*)                       O C W . . A
-        /individual-plots.json              O C W . . A
+        /individual-plots.json            N O C W E . A
         /eventstream                        O C W . . A
         /json/counts.json                   O C W . . A
         /json/identity.json                 O C W . . A
@@ -300,11 +300,15 @@ _TABLE = {
         /api/v1/check_idle                  O C W . . A
         /api/v1/retire_workers              . C . . . A
         /proxy/(\\d+)/(.*?)/(.*)             O C W . . A
+        /login                            N O C W E . A
+        /logout                           N O C W E . A
+        /openapi.json                     N O C W E . A
         /ready                            N O C W E . A
         /leader                           N O C W E . A
         /follower                         N O C W E . A
         /cell                               O C W . . A
         /history                            O C W . . A
+        /dashboard                          O C W . . A
         (page of a dashboard)               O C W . . A
     """,
 }

@@ -32,8 +32,9 @@ from ha_scheduler.worker.nanny import Nanny
 from ha_scheduler.worker.worker import Worker
 from tests.test_answers import paths
 
-#: Of the daemons' own port of HTTP (docs/handlers.md has those of Dask).
-OF_DAEMONS = {"/ready", "/leader", "/follower", "/cell", "/history"}
+#: Of the guard (``web/guard.py``) and of the daemons' own port (``web/routes.py``).
+OF_DAEMONS = {"/ready", "/leader", "/follower", "/cell", "/history", "/dashboard", "/openapi.json"}
+OF_DAEMONS |= {"/login", "/logout"}
 OF_TOKENS = {role: Identity(f"a {role}", role, token_id="t") for role in TokenRole}
 OF_CERTIFICATES = {role: Identity(f"a {role}", role) for role in Role}
 
