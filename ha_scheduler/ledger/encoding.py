@@ -27,7 +27,11 @@ from ha_scheduler.ledger.records import (
     Record,
     RecordRejected,
     RejectedRecord,
+    SigningKeyAdded,
+    SigningKeyRetired,
     TermStarted,
+    TokenIssued,
+    TokenRevoked,
     UnknownRecordError,
 )
 
@@ -36,6 +40,15 @@ _ENGINE_ENDED = msgspec.msgpack.encode(EngineEnded(1, "", 0, False, "", 0, ()))[
 _PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
 _CELL_FOUNDED = msgspec.msgpack.encode(CellFounded("0" * 32, "", ""))[:2]
 _REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
+_OF_TOKENS = frozenset(
+    msgspec.msgpack.encode(record)[:2]
+    for record in (
+        SigningKeyAdded(b"", "", 0),
+        SigningKeyRetired(b""),
+        TokenIssued(b"", "", "", 0, 0, "", ""),
+        TokenRevoked(b"", 0, 0, ""),
+    )
+)
 
 
 def encode(record: Record) -> bytes:
@@ -64,12 +77,20 @@ def _applicable(data: bytes) -> Record | None:
 
 def is_for_daemons(data: bytes) -> bool:
     """Whether the record concerns no engine."""
-    return data[:2] in (_PEER_NAMED, _REJECTED, _CELL_FOUNDED)
+    return data[:2] in (_PEER_NAMED, _REJECTED, _CELL_FOUNDED) or is_of_tokens(data)
 
 
 def is_of_members(data: bytes) -> bool:
-    """Whether the record says which cell this is, or who belongs to it: a witness keeps these."""
-    return data[:2] in (_PEER_NAMED, _CELL_FOUNDED)
+    """Whether the record says which cell this is, or who belongs to it and whose tokens hold.
+
+    A witness keeps these.
+    """
+    return data[:2] in (_PEER_NAMED, _CELL_FOUNDED) or is_of_tokens(data)
+
+
+def is_of_tokens(data: bytes) -> bool:
+    """Whether the record may change whose tokens hold."""
+    return data[:2] in _OF_TOKENS
 
 
 def kind_of(data: bytes) -> int:

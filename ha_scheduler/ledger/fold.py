@@ -38,6 +38,7 @@ from ha_scheduler.ledger import (
     retries,
     runs,
     sessions,
+    tokens,
 )
 from ha_scheduler.ledger.admission import admit, graph_blob, term_blob
 from ha_scheduler.ledger.encoding import decode
@@ -81,7 +82,11 @@ from ha_scheduler.ledger.records import (
     ScatteredForgotten,
     SessionAdvanced,
     SessionRestored,
+    SigningKeyAdded,
+    SigningKeyRetired,
     TermStarted,
+    TokenIssued,
+    TokenRevoked,
     ValueDeleted,
     ValueSet,
 )
@@ -322,5 +327,9 @@ _APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
     EngineEnded: lambda tables, index, record, data: quarantine.engine_ended(tables, index, record),
     CaseRestored: lambda tables, index, record, data: quarantine.restored(tables, index, record),
     CaseReleased: lambda tables, index, record, data: quarantine.released(tables, record),
+    SigningKeyAdded: lambda tables, index, record, data: tokens.key_added(tables, index, record),
+    SigningKeyRetired: lambda tables, index, record, data: tokens.key_retired(tables, record),
+    TokenIssued: lambda tables, index, record, data: tokens.issued(tables, index, record),
+    TokenRevoked: lambda tables, index, record, data: tokens.revoked(tables, index, record),
 }
 assert {*_APPLY, Called} == set(get_args(Record))  # a record without a rule would be a hole

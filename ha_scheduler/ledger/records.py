@@ -27,10 +27,12 @@ from msgspec import Meta
 
 from ha_scheduler.protocol.codec import INT_MAX, Number, Part
 from ha_scheduler.protocol.engine import CONTENT_BYTES, Content, Exposure
+from ha_scheduler.protocol.ring import Key as PublicKey
+from ha_scheduler.protocol.ring import TokenId
 
 #: Raised by whatever changes records, the ledger's tables, the engine's replicated tables, or what
 #: the fold does.
-FORMAT = 2
+FORMAT = 3
 RECORD_BYTES_MAX = 768 * 1024  # bytes; below the 1 MiB at which LMDB's p99 and a peer link suffer
 BLOB_PART_BYTES = 512 * 1024  # bytes of payload in one BlobPart
 INLINE_BYTES_MAX = 256 * 1024  # bytes; a larger payload travels as blob parts
@@ -416,6 +418,51 @@ class CellFounded(_Record, tag=31):
     founder: Name
 
 
+class SigningKeyAdded(_Record, tag=32):
+    """Tokens that this key has signed hold. For the daemons; no engine is told.
+
+    ``key``: the public part, of the pair that the daemon of ``peer`` made for itself. ``at``:
+    seconds since the epoch, by its clock.
+    """
+
+    key: PublicKey
+    peer: Name
+    at: Number
+
+
+class SigningKeyRetired(_Record, tag=33):
+    """Tokens of this key hold no longer."""
+
+    key: PublicKey
+
+
+class TokenIssued(_Record, tag=34):
+    """A token was issued, or renewed: then it keeps its id. The token itself is nowhere here.
+
+    Times are in seconds since the epoch. ``scopes``: what narrows it, as JSON. ``by``: who asked.
+    """
+
+    token: TokenId
+    subject: Name
+    role: Name
+    issued: Number
+    expires: Number
+    scopes: Name
+    by: Name
+
+
+class TokenRevoked(_Record, tag=35):
+    """The token with this id holds no longer, and neither does what it is renewed to.
+
+    ``expires``: of the token, as far as it was known. ``by``: who asked.
+    """
+
+    token: TokenId
+    expires: Number
+    at: Number
+    by: Name
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -446,6 +493,10 @@ Record = (
     | CaseRestored
     | CaseReleased
     | CellFounded
+    | SigningKeyAdded
+    | SigningKeyRetired
+    | TokenIssued
+    | TokenRevoked
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}

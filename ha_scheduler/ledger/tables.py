@@ -37,12 +37,15 @@ CELL = "cell"  # b"cell" → (index, CellFounded as it was logged)
 REJECTED = "rejected"  # a ring → RecordRejected: what of the log could not be applied
 SESSION_CLIENTS = "session_clients"  # (session, client) → empty: derived of CLIENTS
 OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSIONS
+SIGNING_KEYS = "signing_keys"  # public key → (index, SigningKeyAdded as it was logged)
+TOKENS = "tokens"  # id → (index, TokenIssued as it was logged last)
+REVOKED = "revoked"  # id → (index, TokenRevoked)
 QUARANTINE = "quarantine"  # content → (index, place in its record, CaseRestored)
 
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
-    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE, CELL,
+    CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE, CELL, SIGNING_KEYS, TOKENS, REVOKED,
 )  # fmt: skip
 DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
 DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)

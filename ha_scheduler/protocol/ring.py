@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import CellId, Message
+from ha_scheduler.protocol.codec import CellId, Message, Number
 
 KEY_BYTES = 32  # Ed25519
 TOKEN_ID_BYTES = 16
@@ -21,12 +21,13 @@ class Ring(Message, tag="ring"):
     """The public keys that sign, and the ids of the tokens that are revoked, of one cell.
 
     ``predecessor``: the cell from whose ledger this one was founded, if any; its tokens hold here.
-    ``certificate_alone``: whether a process without this package is served as what its certificate
-    says.
+    ``version``: the index of the log as of which it is so. ``certificate_alone``: whether a process
+    without this package is served as what its certificate says.
     """
 
     cell_id: CellId
     predecessor: CellId = ""
+    version: Number = 0
     keys: Annotated[tuple[Key, ...], Meta(max_length=KEYS_MAX)] = ()
     revoked: Annotated[tuple[TokenId, ...], Meta(max_length=REVOKED_MAX)] = ()
     certificate_alone: bool = False

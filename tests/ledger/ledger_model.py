@@ -17,6 +17,7 @@ from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger import records as r
 from ha_scheduler.ledger.calls import DROPPED, pack_payload, unpack_payload
 from ha_scheduler.ledger.sessions import Answers
+from ha_scheduler.ledger.tokens import FORGET_AFTER_S
 from ha_scheduler.protocol.engine import Exposure
 
 CLIENTS = ("alice", "bob", "queue-" + "x" * 600)
@@ -47,6 +48,9 @@ class Model:
     values: dict[tuple[str, bytes], r.ValueSet] = field(default_factory=dict)
     peers: dict[int, r.PeerNamed] = field(default_factory=dict)
     cell: r.CellFounded | None = None
+    keys: list[bytes] = field(default_factory=list)
+    tokens: dict[bytes, r.TokenIssued] = field(default_factory=dict)
+    revoked: dict[bytes, int] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     call_owners: dict[str, str] = field(default_factory=dict)
     cases: dict[bytes, dict[int, tuple[str, bool]]] = field(default_factory=dict)
@@ -193,6 +197,26 @@ class Model:
     def on_CellFounded(self, rec: r.CellFounded) -> None:
         self.cell = self.cell or rec
 
+    def on_SigningKeyAdded(self, rec: r.SigningKeyAdded) -> None:
+        self.keys += [rec.key] * (rec.key not in self.keys)
+
+    def on_SigningKeyRetired(self, rec: r.SigningKeyRetired) -> None:
+        self.keys = [key for key in self.keys if key != rec.key]
+
+    def on_TokenIssued(self, rec: r.TokenIssued) -> None:
+        self.tokens[rec.token] = rec
+        if rec.token in self.revoked:
+            self.revoked[rec.token] = max(self.revoked[rec.token], rec.expires)
+
+    def on_TokenRevoked(self, rec: r.TokenRevoked) -> None:
+        issued = self.tokens.get(rec.token)
+        self.revoked[rec.token] = max(rec.expires, issued.expires if issued else 0)
+        self.revoked = {
+            token: expires
+            for token, expires in self.revoked.items()
+            if rec.at <= expires + FORGET_AFTER_S
+        }
+
     def on_Called(self, rec: r.Called) -> None:
         payload = rec.payload
         if rec.blob_parts:
@@ -258,6 +282,9 @@ class Model:
             "clients": self.clients,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
             "cell": self.cell,
+            "keys": self.keys,
+            "tokens": self.tokens,
+            "revoked": self.revoked,
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
             "call owners": self.call_owners,
@@ -299,6 +326,9 @@ _client = st.sampled_from(CLIENTS)
 _session = st.sampled_from(SESSIONS)
 _sequence = st.integers(0, 9)
 _payload = st.binary(max_size=4)
+_key = st.sampled_from((b"k" * 32, b"l" * 32))
+_token = st.sampled_from((b"t" * 16, b"u" * 16))
+_date = st.sampled_from((1, 2, FORGET_AFTER_S, 2 * FORGET_AFTER_S))
 
 
 @st.composite
@@ -415,6 +445,10 @@ class _Writer:
             ),
             r.CaseReleased: lambda: (draw(st.sampled_from(CONTENTS)),),
             r.CellFounded: lambda: (draw(st.sampled_from("ab")) * 32, "", "a"),
+            r.SigningKeyAdded: lambda: (draw(_key), "a", 1),
+            r.SigningKeyRetired: lambda: (draw(_key),),
+            r.TokenIssued: lambda: (draw(_token), "alice", "client", 1, draw(_date), "", ""),
+            r.TokenRevoked: lambda: (draw(_token), draw(_date), draw(_date), ""),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
                 draw(st.integers(1, 2)),
@@ -462,4 +496,8 @@ KINDS = (
     r.EngineEnded,
     r.CaseReleased,
     r.CellFounded,
+    r.SigningKeyAdded,
+    r.SigningKeyRetired,
+    r.TokenIssued,
+    r.TokenRevoked,
 )

@@ -52,6 +52,10 @@ SAMPLES: list[Any] = [
     r.CaseRestored(EXPOSURE, (r.Death(1, "a", 1, True, "SIGSEGV", 1, True),)),
     r.CaseReleased(EXPOSURE.content),
     r.CellFounded("0123456789abcdef" * 2, "", "a"),
+    r.SigningKeyAdded(b"k" * 32, "a", 1),
+    r.SigningKeyRetired(b"k" * 32),
+    r.TokenIssued(b"t" * 16, "alice", "client", 1, 2, "", "a"),
+    r.TokenRevoked(b"t" * 16, 2, 1, "a"),
 ]
 NUMBERS = [0, 1, 5, -1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 1.5, float("nan"), True, None]
 STRINGS = ["", "x", "é" * 400, b"", b"k" * 1000, msgspec.msgpack.Ext(5, b"x")]
