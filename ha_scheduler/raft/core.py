@@ -85,6 +85,7 @@ class Core:
         # a peer that never had a term certainly has not.
         self._promised = config.election_ticks if hard_state.term > 0 else 0
         self._leader_tick = 0  # newest tick of the leader of this term that we have seen
+        self.forced_term = 0  # the last in which this peer campaigned at a leader's word
         self._timeout = self._draw_timeout()
         self._incarnation = rng.getrandbits(62) + 1  # this life of the peer, in its answers
 
@@ -150,6 +151,8 @@ class Core:
 
     def _start_election(self, *, force: bool) -> None:
         self._reset(self.term + 1, ServerState.CANDIDATE, NO_PEER)
+        if force:
+            self.forced_term = self.term
         self.vote = self.id
         self._request_votes(MessageKind.VOTE, self.term, force=force)
 

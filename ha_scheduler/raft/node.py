@@ -107,6 +107,15 @@ class RawNode:
         return self._core.lead.transferee if self._core.lead is not None else NO_PEER
 
     @property
+    def handed_over(self) -> bool:
+        """Whether this peer leads because its predecessor, which led until then, told it to (3.10).
+
+        Without that its voters have heard no leader for ``election_ticks``.
+        """
+        core = self._core
+        return core.role is ServerState.LEADER and core.forced_term == core.term
+
+    @property
     def doubted(self) -> dict[PeerId, int]:
         """Who claims a term that is too far beyond ours to be believed (``terms.py``)."""
         return {peer: claim.term for peer, claim in self._core.limit.doubted.items()}
