@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.protocol",
         "ha_scheduler.security",
     },
+    "ha_scheduler.vip": {"ha_scheduler.errors", "ha_scheduler.shared_lease"},
     "ha_scheduler.peer": {
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
@@ -54,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.shared_lease",
         "ha_scheduler.storage",
         "ha_scheduler.web",
+        "ha_scheduler.vip",
     },
     "ha_scheduler.repair": {
         "ha_scheduler.cell",
@@ -110,6 +112,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.security",
         "ha_scheduler.storage",
         "ha_scheduler.web",
+        "ha_scheduler.vip",
     },
     "ha_scheduler.deploy": {
         "client_replay",
