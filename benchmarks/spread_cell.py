@@ -25,7 +25,7 @@ from msgspec import to_builtins
 
 from benchmarks.namespaces import Network
 from client_replay import Client
-from ha_scheduler.cell.peers import parse_peers
+from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, parse_peers
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.cell import is_ready, is_serving
 from ha_scheduler.deploy.child import ChildProcess
@@ -53,13 +53,16 @@ _ChildT = TypeVar("_ChildT", bound=ChildProcess)
 class SpreadCell:
     """Three peers, ``n_workers`` workers and one client, ended with the ``with`` block."""
 
-    def __init__(self, directory: Path, n_workers: int = 2) -> None:
+    def __init__(self, directory: Path, n_workers: int = 2, vip: str | None = None) -> None:
+        """``vip``: a virtual address of the cell, by which workers and the client come, too."""
         self.network = Network([*PEERS, WORKER_HOST, CLIENT_HOST])
         addresses = self.network.addresses
         self.cell = parse_peers(",".join(f"{name}={addresses[name]}" for name in PEERS))
         self._directory = directory
         self._tls = directory / "tls"
         self._n_workers = n_workers
+        self._vip = vip
+        self.address = f"tls://{vip}:{DEFAULT_DASK_PORT}" if vip else self.cell.client_address
         self._children: list[ChildProcess] = []
         self._stack = contextlib.ExitStack()
 
@@ -165,6 +168,7 @@ class SpreadCell:
                 f"--peers={self._peers_option}",
                 f"--data-dir={directory / 'data'}",
                 f"--tls-dir={self._tls}",
+                *([f"--vip={self._vip}/24"] if self._vip else ()),
             ],
             directory,
             peer_environment(),
@@ -176,7 +180,7 @@ class SpreadCell:
     def _start_worker(self, number: int) -> WorkerProcess:
         worker = WorkerProcess(
             str(number),
-            self.cell.client_address,
+            self.address,
             self._directory / f"worker-{number}",
             worker_environment(self._tls / DASK_CONFIG_FILE),
             host=self.network.addresses[WORKER_HOST],
@@ -201,7 +205,7 @@ class SpreadCell:
             tls_client_key=str(files.key_file),
         )
         with self.network.inside(CLIENT_HOST):  # and so is the thread of its event loop
-            return Client(self.cell.client_address, security=security)
+            return Client(self.address, security=security)
 
     def _stop(self) -> None:
         async def stop_all() -> None:

@@ -13,6 +13,7 @@ from ha_scheduler.cell.peers import PORT_MAX
 from ha_scheduler.cli.host import interface_address
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer.settings import ENGINE_OPTIONS, PeerSettings
+from ha_scheduler.vip.address import VirtualAddress, locate, parse
 
 _URI = re.compile(
     r"(?:(?P<protocol>[a-z]+)://)?(?P<host>\[[^\]]*\]|[^:/\[\]]*|[0-9a-fA-F:]+)(?::(?P<port>\d+))?/?"
@@ -46,6 +47,18 @@ def listen_host(
             f"{dask_port}; leave it out of --host."
         )
     return match["host"].strip("[]") or None
+
+
+def virtual_address(vip: str | None, interface: str | None) -> VirtualAddress | None:
+    """The address of ``--vip``, on an interface of this host. Raises ``OperatorError``."""
+    if vip is None:
+        if interface is not None:
+            raise OperatorError("--vip-interface is given, and no --vip to have there; add it.")
+        return None
+    address = parse(vip)
+    from ha_scheduler.vip.kernel import host_addresses  # pyroute2 takes a third of a second
+
+    return locate(address, interface, host_addresses())
 
 
 def engine_options(

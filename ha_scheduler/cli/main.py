@@ -16,7 +16,7 @@ import click
 
 from ha_scheduler.cell.peers import Cell, check_count, own_name
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
-from ha_scheduler.cli.daemon_options import engine_options, listen_host
+from ha_scheduler.cli.daemon_options import engine_options, listen_host, virtual_address
 from ha_scheduler.cli.host import local_addresses, local_names
 from ha_scheduler.cli.init import init
 from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
@@ -42,6 +42,7 @@ from ha_scheduler.peer.settings import (
     PeerSettings,
     Timing,
 )
+from ha_scheduler.vip.hooks import Commands
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,24 @@ _TIMING = Timing()
     multiple=True,
     metavar="NAME",
     help="An environment variable that the Dask scheduler is to have; most are kept from it.",
+)
+@click.option(
+    "--vip",
+    default=None,
+    metavar="ADDRESS/LENGTH",
+    help="Virtual address for clients and workers: the leader's host has it, like 10.0.0.100/24.",
+)
+@click.option(
+    "--vip-interface",
+    default=None,
+    metavar="NAME",
+    help="Network interface of the virtual address.  [default: the one in its network]",
+)
+@click.option(
+    "--on-promote", default=None, metavar="COMMAND", help="Command to run when this peer leads."
+)
+@click.option(
+    "--on-demote", default=None, metavar="COMMAND", help="Command to run when it leads no more."
 )
 @path_option("--pid-file", "File that holds the process id while the daemon runs.")
 @click.option(
@@ -219,6 +238,8 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         priority=values.pop("priority"),
         engine_user=values.pop("engine_user"),
         engine_env=values.pop("engine_env"),
+        vip=virtual_address(values.pop("vip"), values.pop("vip_interface")),
+        hooks=Commands(values.pop("on_promote"), values.pop("on_demote")),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         admission=admission,
         witness=witness,

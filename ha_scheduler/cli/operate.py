@@ -260,11 +260,25 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")
+    _print_address(answers)
     _print_rejections(answers)
     _print_set_aside(answers)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
+
+
+def _print_address(answers: _Answers) -> None:
+    known = {n: answer for n, answer in answers.items() if isinstance(answer, Status)}
+    holders = [f"{name} has {answer.vip}" for name, answer in known.items() if answer.vip_held]
+    without = [name for name, answer in known.items() if not answer.vip and not answer.witness]
+    if not any(answer.vip for answer in known.values()):
+        return
+    click.echo(f"{'; '.join(holders) or 'No host has the virtual address'}.")
+    if without:
+        click.echo(
+            f"{', '.join(without)} would lead without it: start each peer with the same --vip."
+        )
 
 
 def _print_rejections(answers: _Answers) -> None:

@@ -36,7 +36,7 @@ from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
-from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.peer.settings import PeerSettings, Timing
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
 from ha_scheduler.peer.watchers import Watchers
@@ -51,6 +51,7 @@ from ha_scheduler.raft.node import RawNode
 from ha_scheduler.security.contexts import client_context, server_context
 from ha_scheduler.security.tls import check_peer
 from ha_scheduler.storage.lmdb_store import LmdbStore
+from ha_scheduler.vip.no_address import NoAddress
 
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
@@ -77,7 +78,8 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.enter_context(_pid_file(settings))
         if not roster.own.witness:
             stack.enter_context(held_port.hold(settings.listen_host, settings.address.dask_port))
-        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module, plan)
+        vip = _virtual_address(settings)
+        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module, plan, vip)
         return asyncio.run(daemon.main(sock))
 
 
@@ -109,6 +111,7 @@ class _Daemon:
         bridge: _Durability,
         engine_module: str,
         plan: Plan,
+        vip: NoAddress,
     ) -> None:
         self._settings = settings
         self._security = security
@@ -118,6 +121,7 @@ class _Daemon:
         self._bridge = bridge
         self._engine_module = engine_module
         self._plan = plan
+        self._vip = vip
         self._stop = asyncio.Event()
         self._signals = 0
 
@@ -127,6 +131,7 @@ class _Daemon:
         self._build()
         with self._signal_handlers():
             await self._listener.start(sock)
+            self._vip.start()
             tasks = [
                 asyncio.create_task(part)
                 for part in (
@@ -151,11 +156,10 @@ class _Daemon:
     def _build(self) -> None:
         settings, store = self._settings, self._store
         timing, own_id = settings.timing, store.peer_id
-        lease_s = (timing.election_ticks - MARGIN_TICKS) * timing.tick_s
-        contact = LeaderLease(own_id, max(lease_s, 0.0))
+        contact = LeaderLease(own_id, _lease_s(timing))
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
-        self._replica = Replica(settings, self._roster, store, contact)
+        self._replica = Replica(settings, self._roster, store, contact, self._vip)
         reconfiguration, identity = self._replica.reconfiguration, self._roster.founding.identity
         dialer = Dialer(
             identity,
@@ -311,11 +315,13 @@ class _Daemon:
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         self._supervisor.stop()  # first: the next leader must not find this engine alive
         self._driver.stop()
+        self._vip.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.stop()
         await self._listener.stop()
+        await self._replica.hooks.stop()
 
     @contextlib.contextmanager
     def _signal_handlers(self) -> Iterator[None]:
@@ -334,6 +340,20 @@ class _Daemon:
             os._exit(128 + number)  # the kernel ends the engine with us
         logger.info("stopping on signal %d", number, extra={"action": "stopping"})
         self._stop.set()
+
+
+def _lease_s(timing: Timing) -> float:
+    """How long after a quorum's contact no other peer can be elected."""
+    return max(0.0, (timing.election_ticks - MARGIN_TICKS) * timing.tick_s)
+
+
+def _virtual_address(settings: PeerSettings) -> NoAddress:
+    """Raises ``OperatorError``. Removes what a killed daemon of this host left of the address."""
+    if settings.vip is None:
+        return NoAddress()
+    from ha_scheduler.vip.holder import AddressHolder  # pyroute2 takes a third of a second
+
+    return AddressHolder(settings.vip, _lease_s(settings.timing))
 
 
 def _config(settings: PeerSettings, own_id: int) -> Config:

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 
+from ha_scheduler import shared_lease
 from ha_scheduler.ledger import cell_identity, encoding, records
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
 from ha_scheduler.ledger.rejections import describe
@@ -54,6 +55,8 @@ from ha_scheduler.raft.quorum import majority
 from ha_scheduler.raft.ready import Ready as RaftReady
 from ha_scheduler.raft.ready import SoftState
 from ha_scheduler.storage.port import PeerStore, SnapshotInstall, WriteBatch
+from ha_scheduler.vip.hooks import Hooks
+from ha_scheduler.vip.no_address import NoAddress
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
@@ -78,7 +81,10 @@ class Replica:
         roster: Roster,
         store: PeerStore,
         contact: LeaderLease,
+        vip: NoAddress | None = None,
     ) -> None:
+        self.vip = vip or NoAddress()
+        self.hooks = Hooks(settings.hooks, settings.name, roster.founding.identity)
         self.settings = settings
         self.roster = roster
         self.others = Others()
@@ -108,6 +114,7 @@ class Replica:
         self.applied = store.applied()
         self._rejected = store.rejections().count
         self.state = SoftState(ServerState.FOLLOWER, 0, 0)
+        self._leads_since = 0.0  # the newest leader that we know, by the lease's clock
         self._detected: float | None = None
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
@@ -143,6 +150,7 @@ class Replica:
             self._detected = None
             self._ends.note_cause()
         self._run(self.leadership.role_changed(now, leading, state.term))
+        self._move_address(before, state)
         if (before.leader, before.term) != (state.leader, state.term):
             logger.info(
                 "%s leads term %d",
@@ -152,9 +160,23 @@ class Replica:
             )
             self._changed()
 
+    def _move_address(self, before: SoftState, state: SoftState) -> None:
+        if (before.leader, before.term) == (state.leader, state.term):
+            return
+        if before.role is ServerState.LEADER:
+            self.vip.deposed()
+            self.hooks.end(state.term)
+        if state.role is ServerState.LEADER:
+            self.vip.elected(self._leads_since if self.driver.node.handed_over else None)
+            self.hooks.lead(state.term)
+        if state.leader:
+            self._leads_since = shared_lease.now()
+
     def on_send(self, message: Message) -> None:
         if message.kind is MessageKind.TIMEOUT_NOW:
             self.engine.revoke()  # once it has left, another may be elected
+            if not self.vip.give_up():
+                return  # and the transfer is given up, too
         if message.kind is MessageKind.SNAPSHOT:
             self.snapshots.send(message)
         else:
@@ -237,6 +259,7 @@ class Replica:
 
     def on_fatal(self, error: BaseException) -> None:
         self.engine.revoke()
+        self.vip.deposed()
         if not self.failed.done():
             self.failed.set_exception(error)
 
@@ -342,6 +365,7 @@ class Replica:
         self.reconfiguration.tick()
         self.engine.pump()
         self.on_contact()
+        self.vip.tick(self.driver.certain_until())
         self._warn_of_terms(now)
         self._propose_ends()
         if now - self._gossiped_at >= GOSSIP_EVERY_S:

@@ -76,6 +76,8 @@ class Report:
             set_aside=tuple(map(in_words, set_aside[-CASES_SHOWN:])),
             cell_id=view.cell_id,
             predecessor=view.predecessor,
+            vip=str(replica.vip.vip or ""),
+            vip_held=replica.vip.held,
         )
 
     def cases(self) -> list[Case]:

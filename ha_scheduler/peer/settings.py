@@ -28,6 +28,8 @@ from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.vip.address import VirtualAddress
+from ha_scheduler.vip.hooks import Commands
 
 TICK_MS_MIN = 5  # below it a loaded event loop misses ticks
 TICK_MS_MAX = 1000
@@ -105,6 +107,9 @@ class PeerSettings:
     ``engine_user``: the user that the engine runs as, if not the daemon's; ``engine_env``: what the
     engine gets of the daemon's environment beside what ``isolation.py`` lists.
 
+    ``vip``: the address that this host has while this peer leads. ``hooks``: commands of the site
+    at the begin and the end of that.
+
     ``engine_options`` goes to the engine as it is, with the keys of ``ENGINE_OPTIONS``; values are
     strings, numbers, booleans, None and lists of strings.
     """
@@ -121,6 +126,8 @@ class PeerSettings:
     engine_options: dict[str, Any] = field(default_factory=dict)
     engine_user: str | None = None
     engine_env: tuple[str, ...] = ()
+    vip: VirtualAddress | None = None
+    hooks: Commands = field(default_factory=Commands)
     pid_file: Path | None = None
     admission: Admission | None = None
     witness: bool = False
@@ -142,6 +149,11 @@ class PeerSettings:
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise OperatorError(
                 f"--priority {self.priority} is out of range; use 0 to {PRIORITY_MAX}."
+            )
+        if self.vip is not None and (self.listen_host or self.witness):
+            raise OperatorError(
+                "--vip is for a peer that can lead and listens at all addresses of its host; leave "
+                "out --vip, or --host, --interface and --witness. A cell on loopback has none."
             )
         if self.tls is None and not self.cell.on_loopback:
             raise OperatorError(

@@ -123,7 +123,7 @@ class Status(Message, tag="status-answer"):
     many records of the log could not be applied, with the latest of them in words. ``set_aside``:
     the latest contents that are not read any more, in words.
     many records of the log could not be applied, with the latest of them in words. ``predecessor``
-    as in ``Welcome``.
+    as in ``Welcome``. ``vip``: the virtual address, or empty; ``vip_held``: this host has it.
     """
 
     cell: Text
@@ -152,6 +152,8 @@ class Status(Message, tag="status-answer"):
     set_aside: tuple[Text, ...] = ()
     cell_id: CellId = ""
     predecessor: CellId = ""
+    vip: Text = ""
+    vip_held: bool = False
 
 
 class History(Message, tag="history-answer"):
