@@ -147,6 +147,7 @@ class EngineProcess:
         from ha_scheduler.engine import message_parts
         from ha_scheduler.engine.exposures import Exposures, note_own_signals
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
+        from ha_scheduler.engine.rehearsal import rehearse
         from ha_scheduler.engine.scheduler import Scheduler
 
         level = (settings.options.get("log_level") or "info").upper()
@@ -163,6 +164,7 @@ class EngineProcess:
         exposures = Exposures(self._exposures)
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
         message_parts.install(scheduler)
+        rehearse()
         return scheduler
 
     async def _activate(self, term: int) -> None:
