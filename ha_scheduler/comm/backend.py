@@ -9,7 +9,8 @@ proves life; without it (loopback) the first byte of Dask's own handshake, which
 unasked.
 
 A candidate that refuses is soon tried again: distributed's ``connect`` would pause for seconds
-after a few refusals (comm/core.py:357), and a follower may come to lead at any moment.
+after a few refusals (comm/core.py:357), and a follower may come to lead at any moment. When the
+watch says that it does, it is tried at once.
 
 Under TLS the certificate must be that of an engine or a peer: who has taken a dead peer's port with
 another one is a candidate that refuses.
@@ -30,11 +31,12 @@ from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
 from distributed.utils import get_ip
+from tornado.ioloop import IOLoop
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
-from ha_scheduler.comm.directory import Directory, directory_of
+from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 from ha_scheduler.comm.roles import check_leader
 
@@ -111,10 +113,13 @@ class _Race:
         self._tasks: dict[asyncio.Task[Comm], Endpoint] = {}
         self._failures: dict[Endpoint, BaseException] = {}
         self._doubt = asyncio.Event()  # an attempt failed
+        self._leads: dict[Endpoint, asyncio.Event] = {}  # it is said to lead now
 
     async def run(self) -> Comm:
         """A comm to the first to answer; all others are closed."""
         first, *rest = self._directory.candidates()
+        loop = IOLoop.current()
+        unsubscribe = self._directory.subscribe(lambda view: loop.add_callback(self._hear, view))
         try:
             self._start(first)
             if first == self._directory.leader_hint:
@@ -126,10 +131,16 @@ class _Race:
             # By the timeout of distributed's connect(), which reports the cause.
             raise cancelled from self._refusal()
         finally:
+            unsubscribe()
             for task in self._tasks:
                 _discard(task)
 
+    def _hear(self, view: View) -> None:
+        if view.leader_address in self._leads:
+            self._leads[view.leader_address].set()
+
     def _start(self, endpoint: Endpoint) -> None:
+        self._leads[endpoint] = asyncio.Event()
         self._tasks[asyncio.ensure_future(self._persist(endpoint))] = endpoint
 
     async def _persist(self, endpoint: Endpoint) -> Comm:
@@ -144,7 +155,8 @@ class _Race:
                 self._doubt.set()
                 if is_final(error):
                     raise
-            await backoff.pause()
+            await backoff.pause(self._leads[endpoint])
+            self._leads[endpoint].clear()
 
     async def _head_start(self) -> None:
         """Wait for the known leader alone, until it fails."""

@@ -18,9 +18,10 @@ from distributed.comm import connect, listen
 from distributed.comm.registry import get_backend
 from tornado.iostream import IOStream
 
+from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.address import Endpoint, HAAddressError
 from ha_scheduler.comm.backend import HABackend, TLSNotConfigured, why
-from ha_scheduler.comm.directory import directory_of, forget_directories
+from ha_scheduler.comm.directory import View, directory_of, forget_directories
 from ha_scheduler.security.authority import client_files, engine_files
 from ha_scheduler.worker.nanny import Nanny
 from ha_scheduler.worker.worker import Worker
@@ -122,6 +123,30 @@ async def test_the_losers_of_a_race_are_closed() -> None:
         open_comms = [c for c in at_one + at_two if not await ended(c)]
         assert len(open_comms) == 1
         comm.abort()
+
+
+async def test_a_peer_that_is_said_to_lead_is_tried_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Backoff, "next_s", lambda self: 3600.0)  # of attempts that were refused
+    one, two = free_ports(2)
+    cell = directory_of([Endpoint("127.0.0.1", one), Endpoint("127.0.0.1", two)])
+    connector = HABackend().get_connector()
+    reaching = asyncio.ensure_future(connector.connect(f"127.0.0.1:{one},127.0.0.1:{two}"))
+    await asyncio.sleep(0.1)  # both have refused
+    comms: list[Any] = []
+
+    async def keep(comm: Any) -> None:
+        comms.append(comm)
+        await comm.write("here")
+
+    async with listen(f"tcp://127.0.0.1:{two}", keep):
+        cell.observe(View("cell", 2, "b", Endpoint("127.0.0.1", two)))
+        comm = await reaching
+        assert comm.peer_address == f"tcp://127.0.0.1:{two}"
+        comm.abort()
+        for served in comms:
+            served.abort()
 
 
 async def test_nobody_leads_is_a_timeout_that_names_everybody() -> None:

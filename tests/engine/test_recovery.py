@@ -11,7 +11,10 @@ import pytest
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ha_scheduler.engine.scheduler import Scheduler
-from tests.engine.conftest import eventually, pair
+from ha_scheduler.engine.takeover.recovery import Recovery
+from ha_scheduler.protocol.codec import tag_of
+from ha_scheduler.protocol.worker import LeaderCalled
+from tests.engine.conftest import eventually, keep_away, pair
 
 FAILING = """
 import asyncio
@@ -66,3 +69,71 @@ async def test_workers_that_report_while_plugins_start_are_not_waited_for() -> N
         await both.kill_leader()
         await both.take_over(window_seconds=0.1)
         assert both.marks["workers_back"] == {"reported": 2, "missing": 0}
+
+
+class Clock:
+    """The clock of a loop, which a test moves on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        time, self._ahead = loop.time, 0.0
+        monkeypatch.setattr(loop, "time", lambda: time() + self._ahead)
+
+    async def move(self, seconds: float) -> None:
+        self._ahead += seconds
+        for _ in range(3):  # timers that are due, and what they call
+            await asyncio.sleep(0)
+
+
+async def test_the_window_begins_anew_with_each_worker_that_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, workers = Clock(monkeypatch), [f"tcp://w:{n}" for n in range(8)]
+    recovery = Recovery(lambda: None)
+    recovery.begin(workers, window_seconds=2)
+    for worker in workers[:-1]:
+        await clock.move(1)
+        assert not recovery.is_open
+        recovery.settled(worker)
+    await clock.move(1)
+    assert not recovery.is_open
+    recovery.settled(workers[0])  # it has come before
+    await clock.move(1.5)
+    assert recovery.is_open
+    assert recovery.awaited == {workers[-1]}
+
+
+def count_calls(worker: Any, calls: list[str]) -> None:
+    called = worker.handlers[tag_of(LeaderCalled)]
+
+    def counting(comm: Any, **fields: Any) -> Any:
+        calls.append(worker.address)
+        return called(comm, **fields)
+
+    worker.handlers[tag_of(LeaderCalled)] = counting
+
+
+async def test_a_leader_calls_the_workers_alone_that_do_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stalled = asyncio.Event()
+
+    async def until_told(recovery: Recovery, seconds: float) -> None:
+        await stalled.wait()
+
+    async with pair(workers=3) as both:
+        monkeypatch.setattr(Recovery, "stalled", until_told)
+        calls: list[str] = []
+        for worker in both.workers:
+            count_calls(worker, calls)
+        away = both.workers[-1]
+        free = keep_away(away)
+        await both.kill_leader()
+        taking_over = asyncio.ensure_future(both.take_over(window_seconds=60))
+        await eventually(lambda: both.leader.term == 2)
+        await eventually(lambda: both.leader.recovery.awaited == {away.address})
+        stalled.set()
+        await eventually(lambda: bool(calls))
+        free.set()
+        await taking_over
+        assert calls == [away.address]

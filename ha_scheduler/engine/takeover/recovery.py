@@ -4,11 +4,15 @@ Guarantee: between activation and ``opened`` nothing is scheduled, freed, stolen
 barrier opens when every worker of the ledger has reported or is known to be gone, or when the
 window is over. ``on_open`` runs in the same event-loop step, so all reports are adopted before
 anybody who waited goes on.
+
+The window measures progress: it begins anew with each awaited worker that comes, so a thousand that
+come one after the other are all waited for, and none can extend it twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -18,7 +22,7 @@ from ha_scheduler import failpoints
 
 logger = logging.getLogger(__name__)
 
-WINDOW_SECONDS = 5.0  # a worker that is alive reports within a fraction of a second
+WINDOW_SECONDS = 5.0  # after the last that came: one that is alive needs a fraction of a second
 
 
 def end_engine() -> NoReturn:
@@ -33,6 +37,7 @@ class Recovery:
         self._early: set[str] = set()  # settled before the leader knew whom to expect
         self._opened = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
+        self._moved_at = 0.0  # loop time of the last that came
 
     @property
     def is_open(self) -> bool:
@@ -47,8 +52,8 @@ class Recovery:
         """Wait for these workers; opens at once if all are settled."""
         self._awaited = set(expected) - self._early
         if self._awaited:
-            loop = asyncio.get_running_loop()
-            self._window = loop.call_later(window_seconds, self._open)
+            self._moved_at = asyncio.get_running_loop().time()
+            self._expire(window_seconds)
         else:
             self._open()
         failpoints.reach("recovery.begun")
@@ -57,12 +62,31 @@ class Recovery:
         """The worker has reported, or certainly will not."""
         if not self.is_open:
             self._early.add(address)
-        self._awaited.discard(address)
+        if address in self._awaited:
+            self._awaited.remove(address)
+            self._moved_at = asyncio.get_running_loop().time()
         if not self._awaited and self._window is not None:
             self._open()
 
     async def opened(self) -> None:
         await self._opened.wait()
+
+    async def stalled(self, seconds: float) -> None:
+        """Wait until no awaited worker has come for so long, or the barrier is open."""
+        loop = asyncio.get_running_loop()
+        while not self.is_open and (left := self._moved_at + seconds - loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self.opened()
+
+    def _expire(self, window_seconds: float) -> None:
+        """Open, if nobody has come for the time of the window."""
+        loop = asyncio.get_running_loop()
+        until = self._moved_at + window_seconds
+        if loop.time() < until:
+            self._window = loop.call_at(until, self._expire, window_seconds)
+        else:
+            self._open()
 
     def _open(self) -> None:
         if self._opened.is_set():

@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 WORKERS = "worker"  # address of one that a new leader must expect, and may call → its name
 
+COMING_SECONDS = 0.1  # after the last that came, the others are called
 CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
 RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
@@ -359,12 +360,15 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         return await super().remove_worker(address, **kwargs)
 
     async def call_workers(self, expected: list[str], address: str) -> None:
-        """Tell the workers of the ledger who leads, rather than wait for them.
+        """Tell the workers of the ledger who leads that do not come by themselves.
 
-        One that refuses the connection is gone. One that does not answer is awaited: until the
-        window is over if its host may be gone as well, and else until it is certainly gone.
+        Most do: a daemon has told them, and each connection is a TLS handshake. One that refuses
+        the connection is gone. One that does not answer is awaited: until the window is over if its
+        host may be gone as well, and else until it is certainly gone.
         """
-        await asyncio.gather(*(self._call_worker(worker, address) for worker in expected))
+        await self.recovery.stalled(COMING_SECONDS)
+        away = [w for w in expected if w in self.recovery.awaited and w not in self._latest]
+        await asyncio.gather(*(self._call_worker(worker, address) for worker in away))
 
     async def _call_worker(self, worker: str, address: str) -> None:
         message = to_op(LeaderCalled(self.term, address, self.cell.leader, self.cell.cell_id))
