@@ -17,7 +17,7 @@ Guarantees, and the order that keeps them:
 - A connection to a leader still unknown may be with the new one, unless it was begun ``STUCK_S``
   before. It is given that time, and looked at once more then: no later view may come.
 - Calls over the pool are freed of the former leader once for each news; later ones are with the new
-  leader.
+  leader. So are those to its address that may have begun before its news came: they are spared.
 - Views are heard from the first connection to an ``ha://`` address on: its leader may fall silent
   before it has said who it is.
 
@@ -58,6 +58,7 @@ class Fence:
         self._welcomed = False  # by a leader of term ``joined``
         self._told: View | None = None  # the newest view since the connection was begun
         self._newest: tuple[int, Endpoint | None] | None = None
+        self.spared: Endpoint | None = None  # connections there are with the newest leader
 
     def begin(self) -> None:
         """A new connection attempt."""
@@ -78,6 +79,8 @@ class Fence:
         if believed:
             self.term = term
         self._welcomed = True
+        if self._peer is not None and (self._newest is None or self._newest[0] < term):
+            self._newest = (term, addresses.parse_endpoint(self._peer))
         return True
 
     def hear(self, view: View) -> bool:
@@ -85,10 +88,22 @@ class Fence:
         if view.term < self.term:
             return False
         newest, self._newest = self._newest, (view.term, view.leader_address)
+        self.spared = view.leader_address if self._led_from_elsewhere(newest, view) else None
         self.term, self._told = view.term, view
         if not self.joined and self.superseded() is None:
             return False  # there was no leader before
         return view.term > self.joined and newest != self._newest
+
+    @staticmethod
+    def _led_from_elsewhere(newest: tuple[int, Endpoint | None] | None, view: View) -> bool:
+        """Whether what is connected to this leader's address cannot be with an earlier one there.
+
+        With the news before, everything was dropped that was connected.
+        """
+        if newest is None:
+            return False
+        term, address = newest
+        return term == view.term or address not in (None, view.leader_address)
 
     @property
     def is_connected(self) -> bool:
@@ -279,7 +294,8 @@ class Follower:
         if self.fence.hear(view):
             if self._scheduler is not None:
                 reason = f"{view.leader} leads term {view.term}"
-                drop_pooled(self._scheduler.pool, self._scheduler.addr, reason)
+                pool, address = self._scheduler.pool, self._scheduler.addr
+                drop_pooled(pool, address, reason, spared=self.fence.spared)
             if self._attempt is not None:
                 loop = asyncio.get_running_loop()
                 loop.call_at(self._began + STUCK_S, self._end_stuck, self._attempt)

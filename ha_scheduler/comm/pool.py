@@ -12,12 +12,18 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from ha_scheduler.comm.address import Endpoint, parse_endpoint
 
-def drop_pooled(pool: Any, address: str, reason: str) -> None:
-    """Abort every pooled comm to ``address``, idle, in use or being made. Idempotent."""
+
+def drop_pooled(pool: Any, address: str, reason: str, spared: Endpoint | None = None) -> None:
+    """Abort every pooled comm to ``address``, idle, in use or being made. Idempotent.
+
+    ``spared``: comms that are connected to this peer of a cell go on.
+    """
     for comms in (pool.available, pool.occupied):
         for comm in list(comms.get(address, ())):
-            comm.abort()
+            if spared is None or comm.closed() or parse_endpoint(comm.peer_address) != spared:
+                comm.abort()
     for cancel in list(pool._connecting.get(address, ())):
         with contextlib.suppress(RuntimeError):  # ``asyncio.Timeout``: it is expiring
             cancel(reason)

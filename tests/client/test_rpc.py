@@ -14,6 +14,7 @@ from distributed.core import ConnectionPool, PooledRPCCall
 
 from client_replay.calls.rpc import SchedulerRPC
 from client_replay.errors import NoLeader, OutcomeUnknown
+from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.pool import drop_pooled
 from tests.worker.cell import free_ports
 from tests.worker.scripted_leader import ScriptedLeader, until
@@ -104,6 +105,27 @@ async def test_dropping_the_pool_frees_a_call_to_a_frozen_leader() -> None:
         rpc.pool._validate()
     held.set()
     await frozen.die()
+
+
+async def test_dropping_the_pool_spares_a_call_to_the_new_leader() -> None:
+    leader = await ScriptedLeader().open()
+    answer, asked = asyncio.Event(), []
+
+    async def hold(comm: object) -> str:
+        asked.append(comm)
+        await answer.wait()
+        return "done"
+
+    leader.handlers["who_has"] = hold
+    async with calling(leader.port) as rpc:
+        call = asyncio.ensure_future(rpc.who_has())
+        await until(lambda: asked)
+        spared = Endpoint("127.0.0.1", leader.port)
+        drop_pooled(rpc.pool, rpc.addr, "another leads", spared=spared)
+        answer.set()
+        assert await asyncio.wait_for(call, 3) == "done"
+        assert len(asked) == 1
+    await leader.die()
 
 
 async def test_dropping_the_pool_frees_a_connection_that_is_being_made() -> None:

@@ -101,6 +101,23 @@ TestFollowing = Following.TestCase
 TestFollowing.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 
 
+def test_what_is_connected_to_the_new_leader_before_its_news_come_is_spared() -> None:
+    fence = Fence()
+    fence.connected(f"tls://{A}")
+    fence.welcomed(1)
+    assert fence.hear(view_of(2, B))
+    assert fence.spared == B
+    assert fence.hear(view_of(3, B))
+    assert fence.spared is None, "it may be with the engine of term 2"
+    assert fence.hear(view_of(5, None))
+    assert fence.spared is None
+    assert fence.hear(view_of(5, B))
+    assert fence.spared == B, "with the news before, all others were dropped"
+    assert fence.hear(view_of(7, None))
+    assert fence.hear(view_of(8, C))
+    assert fence.spared is None, "it may have led term 7"
+
+
 class Connection:
     """What is asked of a comm."""
 
