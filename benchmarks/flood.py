@@ -11,12 +11,13 @@ port as watchers, and stay. Callers that the port hangs up on come again.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import selectors
 import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +25,14 @@ import psutil
 
 from benchmarks.failover import wait_until_ready
 from ha_scheduler import LocalHACluster
+from ha_scheduler.gate.admission import Limits
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.security.contexts import client_context
 
 ADDRESSES = 50  # that the flood comes from
+AT_ONCE = Limits().handshakes // 2  # more than the gate begins would wait there
 QUIET_S = 8.0
 FLOOD_S = 12.0
 
@@ -108,22 +111,52 @@ def half_open(count: int, to: tuple[str, int], said: bytes = b"") -> Iterator[Ca
         selector.close()
 
 
+class Idle:
+    """Connections of the peer port that are introduced and say nothing."""
+
+    def __init__(self, to: tuple[str, int], files: Any) -> None:
+        self._to = to
+        self._context = client_context(files)
+        self._held: list[asyncio.StreamWriter] = []
+
+    async def hold(self, count: int) -> None:
+        turn = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(self._call(number, turn) for number in range(count)))
+
+    async def _call(self, number: int, turn: asyncio.Semaphore) -> None:
+        source = (f"127.0.1.{number % ADDRESSES + 1}", 0)
+        async with turn:
+            reader, writer = await asyncio.open_connection(
+                *self._to, ssl=self._context, local_addr=source
+            )
+            writer.write(frames.pack(introduce(Kind.WATCH)))
+            await reader.readexactly(1)
+            self._held.append(writer)
+
+    async def let_go(self) -> None:
+        for writer in self._held:
+            writer.transport.abort()
+
+
 @contextmanager
-def idle(count: int, to: tuple[str, int], files: Any) -> Iterator[Callable[[], int]]:
-    """Hold so many connections of the peer port that are introduced and say nothing."""
-    context = client_context(files)
-    held = []
+def idle(count: int, to: tuple[str, int], files: Any) -> Iterator[None]:
+    """Hold so many connections, which are made ``AT_ONCE`` at a time."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(step: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(step, loop).result()
+
+    callers = Idle(to, files)
     try:
-        for number in range(count):
-            plain = socket.socket()
-            plain.bind((f"127.0.1.{number % ADDRESSES + 1}", 0))
-            plain.connect(to)
-            held.append(context.wrap_socket(plain))
-            held[-1].sendall(frames.pack(introduce(Kind.WATCH)))
-        yield lambda: len(held)
+        run(callers.hold(count))
+        yield
     finally:
-        for caller in held:
-            caller.close()
+        run(callers.let_go())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def report(what: str, took: list[float], processes: dict[str, psutil.Process], cpu: float) -> None:
@@ -178,8 +211,8 @@ def main() -> None:
                     watch(f"{options.half_open} half-open at {name}, {len(said)} bytes", FLOOD_S)
                     print(f"   {made()} were made", flush=True)
                 watch("   afterwards", QUIET_S)
-        with idle(options.idle, (peer.host, peer.peer_port), cell.client_tls) as made:
-            watch(f"{made()} idle at peer", FLOOD_S)
+        with idle(options.idle, (peer.host, peer.peer_port), cell.client_tls):
+            watch(f"{options.idle} idle at peer", FLOOD_S)
         watch("   afterwards", QUIET_S)
         tasks.stop()
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.gate.gate import First, Gate
+from ha_scheduler.gate.heap import Heap
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security, tune
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, shown
@@ -35,7 +36,7 @@ from ha_scheduler.security.tls import Role, role_of
 
 CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they try another
 #: asyncio has a buffer for each connection, of 256 KiB: a gigabyte for 4,000 that say nothing.
-TLS_BUFFER_BYTES = 16 * 1024
+TLS_BUFFER_BYTES = 4 * 1024  # of watchers and operators, who say a few words
 PEER_BUFFER_BYTES = 256 * 1024  # of a peer: appends and snapshots
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
 
@@ -62,6 +63,7 @@ class Listener:
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate: Gate | None = None
+        self._heap: Heap
         self._sock: socket.socket
 
     async def start(self, sock: socket.socket) -> None:
@@ -70,6 +72,7 @@ class Listener:
         sock.setblocking(False)
         sock.listen(BACKLOG)
         first = First.TLS if self._security.server is not None else First.BYTES
+        self._heap = Heap(asyncio.get_running_loop().call_later)
         self._gate = Gate(sock, first, self._begin)
         self._sock = sock
 
@@ -85,7 +88,12 @@ class Listener:
     def _begin(self, sock: socket.socket, address: object, over: Callable[[], None]) -> None:
         task = asyncio.create_task(self._serve_in_its_place(sock, over))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._heap.held(len(self._tasks))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._heap.held(len(self._tasks))
 
     async def _serve_in_its_place(self, sock: socket.socket, over: Callable[[], None]) -> None:
         try:

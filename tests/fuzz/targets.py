@@ -192,9 +192,9 @@ TARGETS: dict[str, Target] = {
 def seeds(name: str) -> list[bytes]:
     """Sound inputs to begin with: whatever is known, with a plain value in each field."""
     if name == "record":
-        return [*map(encoding.encode, LIFE), *_bodies(r._DECODER.type)]
+        return [*map(encoding.encode, LIFE), *_bodies(r.Record)]
     if name == "log":
-        known = [*map(encoding.encode, LIFE), *_bodies(r._DECODER.type)]
+        known = [*map(encoding.encode, LIFE), *_bodies(r.Record)]
         return [_joined(known), *(_joined([each]) for each in known)]
     if name == "snapshot":
         return [_joined(dump(_LIVED))]
