@@ -24,7 +24,6 @@ from typing import Any, cast
 import dask
 import distributed
 from distributed.client import SchedulerInfo
-from distributed.utils import format_dashboard_link
 from tornado.ioloop import IOLoop
 
 from client_replay.calls.rpc import REPEATS_MAX, SchedulerRPC
@@ -35,8 +34,8 @@ from client_replay.lifecycle.connecting import Connecting
 from client_replay.session.session import Session
 from client_replay.upstream import close_without_leader, locks, progress
 from ha_scheduler import forks
-from ha_scheduler.comm import address as addresses
-from ha_scheduler.protocol.client import UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
+from ha_scheduler.comm.dashboard_link import dashboard_link
+from ha_scheduler.protocol.client import HA, UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
 from ha_scheduler.protocol.codec import tag_of
 from ha_scheduler.protocol.keys import key_fault
 
@@ -250,16 +249,18 @@ class Client(Connecting, Closing):
 
     @property
     def dashboard_link(self) -> Any:
-        """client.py:1289, for an address of several hosts: the leader's dashboard."""
-        if self.scheduler is None or not addresses.is_ha(self.scheduler.address):
+        """client.py:1289, for a cell: the leader's dashboard."""
+        if self.scheduler is None:
             return super().dashboard_link
         if self.cluster is not None and getattr(self.cluster, "dashboard_link", None):
             return self.cluster.dashboard_link
         _, info = self._get_scheduler_info(n_workers=0)
+        if HA not in info:
+            return super().dashboard_link
         port = SchedulerInfo(info).get("services", {}).get("dashboard")
         if port is None or not info.get("address"):
             return None
-        return format_dashboard_link(addresses.parse_endpoint(info["address"]).host, port)
+        return dashboard_link(info["address"], port)
 
     def write_scheduler_file(self, scheduler_file: str) -> None:
         """client.py:4653, with the address of the cell rather than of its present leader.

@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any
 
+from ha_scheduler.cell.address import is_loopback, join_address
 from ha_scheduler.cell.peers import PORT_MAX
 from ha_scheduler.cli.host import interface_address
 from ha_scheduler.errors import OperatorError
@@ -65,7 +66,7 @@ def engine_options(
     settings: PeerSettings, protocol: str, log_level: str, values: dict[str, Any]
 ) -> dict[str, Any]:
     """``PeerSettings.engine_options``, from checked settings and further options."""
-    _check_dashboard_address(values["dashboard_address"])
+    address = _dashboard_address(settings, values["dashboard_address"])
     _check_idle_timeout(values["idle_timeout"])
     for module in values["preload"]:
         if module.endswith(".py") and "://" not in module and not os.path.isfile(module):
@@ -78,7 +79,7 @@ def engine_options(
         "port": settings.address.dask_port,
         "protocol": protocol,
         "dashboard": values["dashboard"],
-        "dashboard_address": values["dashboard_address"],
+        "dashboard_address": address,
         "dashboard_prefix": values["dashboard_prefix"],
         "preload": list(values["preload"]),
         "preload_argv": list(values["preload_argv"]),
@@ -92,12 +93,27 @@ def engine_options(
     return options
 
 
-def _check_dashboard_address(address: str) -> None:
-    port = address.rpartition(":")[2]
-    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+def _dashboard_address(settings: PeerSettings, text: str) -> str:
+    """Where the engine serves HTTP: of a peer on loopback, there, unless a host is named.
+
+    Raises ``OperatorError``, also for plaintext at more than loopback.
+    """
+    host, port = host_and_port("--dashboard-address", text)
+    host = host or (settings.listen_host if is_loopback(settings.listen_host) else "")
+    if settings.tls is None and not is_loopback(host):
         raise OperatorError(
-            f"--dashboard-address {address!r} ends in no port; use HOST:PORT or :PORT."
+            f"--dashboard-address {text} would show tasks and their code to the network, in "
+            f"plaintext and to anybody; name an address of loopback, or leave out --protocol tcp."
         )
+    return join_address(host, port)
+
+
+def host_and_port(option: str, text: str) -> tuple[str, int]:
+    """An address of HTTP; an empty host: all addresses. Raises ``OperatorError``."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise OperatorError(f"{option} {text!r} ends in no port; use HOST:PORT or :PORT.")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _check_idle_timeout(text: str | None) -> None:

@@ -29,7 +29,7 @@ from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
-from ha_scheduler.comm import decoding, servers
+from ha_scheduler.comm import decoding, http, servers
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.gate.servers import PLACE
 from ha_scheduler.protocol import frames
@@ -238,6 +238,7 @@ def register() -> None:
     backends.update(tcp=TCPBackend(), tls=TLSBackend())
     tcp.from_frames = decoding.from_frames
     servers.install()
+    http.install()
 
 
 def serves_a_cell(handler: Any) -> bool:

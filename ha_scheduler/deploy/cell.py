@@ -94,7 +94,8 @@ class LocalCell:
         """The dashboard of a peer's engine; only the leader's shows tasks."""
         if name not in self.dashboard_ports:
             return None
-        return f"http://{join_address(self.host, self.dashboard_ports[name])}/status"
+        scheme = "https" if self.certificates is not None else "http"
+        return f"{scheme}://{join_address(self.host, self.dashboard_ports[name])}/status"
 
     def peer(self, name: str) -> PeerProcess:
         """The peer called ``name``. Raises ``KeyError``."""

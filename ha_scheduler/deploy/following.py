@@ -26,12 +26,13 @@ from typing import Any
 from distributed.comm import CommClosedError, connect
 from distributed.core import ConnectionPool, Status
 from distributed.objects import SchedulerInfo
-from distributed.utils import NoOpAwaitable, format_dashboard_link
+from distributed.utils import NoOpAwaitable
 
 from client_replay.calls.rpc import SchedulerRPC
 from ha_scheduler import forks
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.dashboard_link import dashboard_link
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower
 from ha_scheduler.protocol.client import HA, Welcome
@@ -136,8 +137,7 @@ class FollowsLeader:
         port = self.scheduler_info.get("services", {}).get("dashboard")
         if port is None or not self.scheduler_info.get("address"):
             return ""
-        host = addresses.parse_endpoint(self.scheduler_info["address"]).host
-        return str(format_dashboard_link(host, port))
+        return dashboard_link(self.scheduler_info["address"], port)
 
     def get_client(self) -> Any:
         """A ``client_replay.Client`` of this cluster: the current one if there is one."""

@@ -33,7 +33,7 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.objects import SchedulerInfo
 from distributed.security import Security
-from distributed.utils import Log, Logs, format_dashboard_link
+from distributed.utils import Log, Logs
 from distributed.worker_memory import parse_memory_limit
 
 from ha_scheduler.deploy.cell import POLL_S, LocalCell
@@ -186,8 +186,7 @@ class LocalHACluster(FollowsLeader, Cluster):
         """The dashboard of the last known leader."""
         if not self._dashboard:
             return ""  # the engine's HTTP server is there all the same, for its metrics
-        port = self.scheduler_info.get("services", {}).get("dashboard")
-        return format_dashboard_link(self._host, port) if port else ""
+        return super().dashboard_link
 
     def scale(self, n: int = 0) -> Any:
         """Have ``n`` workers. Surplus workers are retired: the others keep their results."""

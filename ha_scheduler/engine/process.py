@@ -32,6 +32,7 @@ from ha_scheduler.protocol.engine import (
     Confirmed,
     EngineReady,
     EngineSettings,
+    LeaderNamed,
     Mark,
     Phase,
     Ping,
@@ -131,6 +132,8 @@ class EngineProcess:
                 self._channel.rounds.confirmed(number)
             case Ping(number):
                 self._channel.send(Pong(number))
+            case LeaderNamed(name, dashboard):
+                self._scheduler.known_leader = name, dashboard
             case EngineSettings():
                 self._scheduler = self._create(message)
             case CaughtUp():
@@ -160,6 +163,7 @@ class EngineProcess:
         (own,) = (peer for peer in settings.peers if peer.name == settings.name)
         arguments = scheduler_arguments(settings.options)
         arguments["contact_address"] = contact_address(protocol, own)
+        _name_certificate(settings.options)
         note_own_signals(self._exposures)
         exposures = Exposures(self._exposures)
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
@@ -192,9 +196,20 @@ def _end_on_failure(task: asyncio.Task[None]) -> None:
         os._exit(1)
 
 
+def _name_certificate(options: dict[str, Any]) -> None:
+    """By its configuration upstream tells whether the link to a dashboard is one of https."""
+    import dask
+
+    name = "distributed.scheduler.dashboard.tls"
+    if options.get("tls_cert") and not dask.config.get(f"{name}.cert"):
+        files = {"cert": options["tls_cert"], "key": options["tls_key"]}
+        dask.config.set({f"{name}.{part}": path for part, path in files.items()})
+
+
 def _dashboard(scheduler: Any) -> str:
     server = scheduler.http_server
-    return f"http://:{server.port}" if getattr(server, "port", None) else ""
+    scheme = "https" if server.ssl_options is not None else "http"
+    return f"{scheme}://:{server.port}" if getattr(server, "port", None) else ""
 
 
 async def run(channel_fd: int, lease_fd: int, exposures_fd: int) -> int:

@@ -24,10 +24,12 @@ from typing import Any
 import dask
 from distributed.comm import Comm
 from distributed.core import Status
+from distributed.http.utils import get_handlers
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
+from ha_scheduler.comm import http
 from ha_scheduler.comm.preamble import INTRODUCTION
-from ha_scheduler.engine import gc_pauses, http_gate
+from ha_scheduler.engine import gc_pauses, http_gate, worker_pages
 from ha_scheduler.engine.confirmations import READS, confirmed, wait
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.metadata import Metadata
@@ -89,6 +91,7 @@ class Scheduler(
     """
 
     serves_a_cell = True  # callers have certificates with roles
+    known_leader = "", ""  # name and dashboard, for who looks at a follower
 
     def __init__(
         self,
@@ -99,11 +102,24 @@ class Scheduler(
     ) -> None:
         self._keep_state = True  # until upstream's ``start_unsafe`` is over
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
-        http_gate.install(self.http_application, http_prefix or "", self._answers_for_all)
+        self._serve_http(http_prefix or "")
         self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE)
         fence_pool(self.rpc, self.lease)
         self.statistics = Statistics(self)
         self._add_handlers()
+
+    def start_http_server(
+        self, routes: Any, dashboard_address: Any, default_port: int = 0, ssl_options: Any = None
+    ) -> None:
+        http.serve(self, routes, dashboard_address, default_port)
+
+    def _serve_http(self, prefix: str) -> None:
+        """What a leader alone answers, behind the guard, which is asked first."""
+        handlers = get_handlers(self, ["distributed.http.scheduler.api"], prefix)
+        self.http_application.add_handlers(".*$", [*handlers, worker_pages.route(self, prefix)])
+        leads, leader = self._answers_for_all, lambda: self.known_leader
+        http_gate.install(self.http_application, prefix, leads, self.cell.leader, leader)
+        http.close_to_strangers(self, prefix)
 
     def _answers_for_all(self) -> bool:
         return self.recovery.is_open and self.lease.valid()

@@ -178,7 +178,7 @@ class _Daemon:
             store, self._links.address, dialer, self._driver.report_snapshot, self._roster.tables_of
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
-        report = Report(self._replica, store, self._plan.summary)
+        self._report = report = Report(self._replica, store, self._plan.summary)
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
         self._bridge.attach(self._driver)
@@ -270,6 +270,7 @@ class _Daemon:
     async def _tick(self) -> None:
         while True:
             self._replica.tick()
+            self._replica.engine.name_leader(self._report.leader())
             await asyncio.sleep(self._settings.timing.tick_s)
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:

@@ -33,6 +33,7 @@ from ha_scheduler.protocol.engine import (
     Confirmed,
     EngineReady,
     EngineSettings,
+    LeaderNamed,
     Mark,
     Propose,
     Serving,
@@ -90,6 +91,7 @@ class EngineSide:
         self._rights: EngineRights | None = None
         self._resolving: asyncio.Task[None] | None = None
         self._term = 0  # in which it was activated
+        self._leader = LeaderNamed()
 
     @property
     def pid(self) -> int:
@@ -132,6 +134,14 @@ class EngineSide:
             self._rights.answered()
             self._engine.send(Confirmed(number))
 
+    def name_leader(self, leader: LeaderNamed) -> None:
+        """Tell it, and those that follow, who leads; nothing if it knows."""
+        if leader == self._leader:
+            return
+        self._leader = leader
+        if self._engine is not None and self._feed is not None:
+            self._engine.send(leader)
+
     def kill(self, why: str) -> None:
         if self._engine is not None:
             self._engine.kill(why)
@@ -155,7 +165,7 @@ class EngineSide:
     def on_accepted(self, engine: Engine) -> None:
         name, options = self._settings.name, dict(self._settings.engine_options)
         identity, peers = self._roster.founding.identity, self._roster.current()
-        engine.send(EngineSettings(identity, name, peers, options))
+        engine.send(EngineSettings(identity, name, peers, options), self._leader)
         self._rights = self._rights_of(next(peer for peer in peers if peer.name == name))
         self._feed = Feed(engine, self._store, self._tail, self._number_of)
         self._feeding = asyncio.create_task(self._feed.run())

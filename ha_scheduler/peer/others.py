@@ -16,12 +16,18 @@ from ha_scheduler.protocol.peer import Gossip
 class Others:
     def __init__(self) -> None:
         self._last: dict[int, Other] = {}
+        self._dashboards: dict[int, str] = {}
 
     def heard(self, peer: int, news: Gossip, now: float) -> None:
         self._last[peer] = Other(news.ready, news.applied, now)
+        self._dashboards[peer] = news.dashboard
 
     def last(self, peer: int) -> Other | None:
         return self._last.get(peer)
+
+    def dashboard(self, peer: int) -> str:
+        """Scheme and port of its engine's, or empty."""
+        return self._dashboards.get(peer, "")
 
     def heard_at(self, peer: int) -> float:
         """When, or 0.0 for never."""

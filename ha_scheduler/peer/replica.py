@@ -499,6 +499,7 @@ class Replica:
                 history=self.history.tail(),
                 disks=self.roster.admitted(),
                 ended=self._ends.told(),
+                dashboard=self.engine.dashboard,
             )
         )
 

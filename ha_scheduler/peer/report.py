@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from ha_scheduler import shared_lease
+from ha_scheduler.cell.address import join_address
 from ha_scheduler.ledger import quarantine
 from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.rejections import describe
@@ -15,6 +16,7 @@ from ha_scheduler.peer.inquest import in_words
 from ha_scheduler.peer.leadership import Other
 from ha_scheduler.peer.replica import REJECTIONS_SHOWN, Replica
 from ha_scheduler.protocol.control import EngineStatus, Member, Status
+from ha_scheduler.protocol.engine import LeaderNamed
 from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.storage.port import PeerStore
 
@@ -80,6 +82,23 @@ class Report:
             vip_held=replica.vip.held,
         )
 
+    def leader(self) -> LeaderNamed:
+        """For whoever looks at the engine of this peer."""
+        leader = self._replica.state.leader
+        name = self._replica.leader_name() or ""
+        return LeaderNamed(name, self._dashboard(leader) if leader else "")
+
+    def _dashboard(self, peer: int) -> str:
+        """The URL of the dashboard of a peer's engine, or empty."""
+        replica, roster = self._replica, self._replica.roster
+        own = peer == roster.own.peer
+        place = replica.engine.dashboard if own else replica.others.dashboard(peer)
+        disk = roster.disk(peer)
+        if not place or disk is None:
+            return ""
+        scheme, _, port = place.partition("://:")
+        return f"{scheme}://{join_address(disk.host, int(port))}"
+
     def cases(self) -> list[Case]:
         """The quarantine, as far as this peer has applied the log."""
         with self._store.view() as view:
@@ -90,7 +109,7 @@ class Report:
         return EngineStatus(
             self._replica.leadership.engine.value,
             engine.pid,
-            engine.dashboard,
+            self._dashboard(self._replica.roster.own.peer),
             engine.fed or 0,
             engine.lag_s,
             "" if self._replica.roster.own.witness else self._isolation,

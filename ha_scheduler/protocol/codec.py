@@ -25,6 +25,7 @@ Term = Annotated[int, Meta(ge=0, le=TERM_MAX)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 CellId = Annotated[str, Meta(max_length=64)]  # empty: the cell has none yet, or the sender
 Name = Annotated[str, Meta(max_length=256)]  # of a peer, a feature, a release
+Url = Annotated[str, Meta(max_length=64, pattern=r"\A(https?://:[0-9]{1,5})?\Z")]  # of this host
 Text = Annotated[str, Meta(max_length=4096)]  # a sentence, or a list of peers
 
 T = TypeVar("T")

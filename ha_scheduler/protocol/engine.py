@@ -26,12 +26,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Part, Term
+from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Part, Term, Url
 from ha_scheduler.protocol.peer import PeerAddress
 
 CONTENT_BYTES = 16
 Content = Annotated[bytes, Meta(min_length=CONTENT_BYTES, max_length=CONTENT_BYTES)]  # a digest
-Url = Annotated[str, Meta(max_length=64, pattern=r"\A(http://:[0-9]{1,5})?\Z")]
 Counts = Annotated[dict[Annotated[str, Meta(max_length=32)], Number], Meta(max_length=8)]
 
 
@@ -78,6 +77,16 @@ class Activate(Message, tag="activate"):
     term: Term
     cell_id: CellId = ""
     predecessor: CellId = ""
+
+
+class LeaderNamed(Message, tag="leader-named"):
+    """Daemon: who leads, for who looks at this engine; again at each change.
+
+    Empty: nobody, as far as this peer knows. ``dashboard``: the URL of the leader's.
+    """
+
+    name: Name = ""
+    dashboard: Name = ""
 
 
 class Ping(Message, tag="ping"):
@@ -148,7 +157,7 @@ class Exposure(Part):
     sequence: Number = 0
 
 
-ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Confirmed | Ping
+ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Confirmed | LeaderNamed | Ping
 ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)

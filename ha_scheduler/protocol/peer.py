@@ -23,6 +23,7 @@ from ha_scheduler.protocol.codec import (
     Port,
     Term,
     Text,
+    Url,
 )
 from ha_scheduler.protocol.introduction import Refused
 
@@ -103,7 +104,8 @@ class Gossip(Message, tag="gossip"):
     ``ready``: its engine could lead at once. ``applied``: its applied index. ``serving``: term,
     name and engine's address, from a serving leader alone. ``history``: the newest failovers.
     ``disks``: the ids in the peer table, each with its disk. ``ended``: records of its engines'
-    ends (``EngineEnded``) that it has not seen in the log yet.
+    ends (``EngineEnded``) that it has not seen in the log yet. ``dashboard``: scheme and port
+    of its engine's.
     """
 
     ready: bool
@@ -112,6 +114,7 @@ class Gossip(Message, tag="gossip"):
     history: tuple[Failover, ...]
     disks: tuple[tuple[Number, Number], ...]
     ended: Annotated[tuple[EndedBytes, ...], Meta(max_length=16)] = ()
+    dashboard: Url = ""
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):

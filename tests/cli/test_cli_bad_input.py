@@ -139,6 +139,10 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
         (["--peers", "a=127.0.0.1", "--host", "a/b"], "no address or host name"),
         (["--peers", "a=127.0.0.1", "--tls-cert", "x"], "belong together"),
         (["--peers", "a=127.0.0.1", "--dashboard-address", "x:y"], "ends in no port"),
+        (
+            ["--peers", "a=127.0.0.1", "--protocol", "tcp", "--dashboard-address", "0.0.0.0:8787"],
+            "name an address of loopback",
+        ),
         (["--peers", "a=127.0.0.1", "--idle-timeout", "soon"], "'soon' is no span of time"),
         (["--peers", "a=127.0.0.1", "--idle-timeout", "0"], "'0' is no span of time"),
         (["--peers", "a=127.0.0.1", "--preload", "/no/such.py"], "/no/such.py does not exist"),
@@ -407,7 +411,7 @@ def test_the_daemon_is_given_what_the_options_said(
         "port": ports[3],
         "protocol": "tls",
         "dashboard": False,
-        "dashboard_address": ":0",
+        "dashboard_address": "127.0.0.1:0",  # as the peer is
         "dashboard_prefix": "/x",
         "preload": [str(preload)],
         "preload_argv": ["y", "z"],

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
-import dask
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from ha_scheduler.engine.scheduler import Scheduler
+from ha_scheduler.protocol.client import Welcome
 from tests.engine.conftest import KeptLog, Pair, end, follow, pair
 from tests.engine.counted import begin, blocked, gate, work
-
-ROUTES = "distributed.scheduler.http.routes"
+from tests.web.test_guard import UPGRADE
 
 #: Routes about workers and tasks: a leader alone answers for them.
 OF_THE_LEADER = [
@@ -24,19 +23,17 @@ OF_THE_LEADER = [
     *("/info/worker/{worker}.html", "/info/logs/{worker}.html", "/info/task/x.html"),
     *("/info/call-stacks/{worker}.html", "/info/call-stack/running.html"),
     *("/json/counts.json", "/json/index.html"),
+    *("/individual-plots.json", "/status", "/workers"),
     *("/api/v1", "/api/v1/get_workers", "/api/v1/adaptive_target", "/api/v1/check_idle"),
 ]
 #: It fails when workers have told of tasks, with upstream as well: metrics are named by tuples.
 IDENTITY = "/json/identity.json"
-OF_THE_PROCESS = ["/health", "/metrics", "/statics/css/base.css", "/individual-plots.json"]
+OF_THE_PROCESS = ["/health", "/metrics", "/statics/css/base.css"]
 
 
 @pytest.fixture(autouse=True)
-def _with_api() -> Iterator[None]:
+def _gates() -> None:
     begin()
-    routes = [*dask.config.get(ROUTES), "distributed.http.scheduler.api"]
-    with dask.config.set({ROUTES: routes}):
-        yield
 
 
 async def fetch(scheduler: Scheduler, path: str, **request: Any) -> HTTPResponse:
@@ -88,6 +85,45 @@ async def test_a_peer_that_does_not_lead_answers_for_its_process_alone() -> None
         assert b"does not lead" in answer.body
         assert answer.headers["Retry-After"] == "1"
         await end(follower)
+
+
+async def test_a_page_of_a_follower_says_so_and_leads_to_the_leader() -> None:
+    follower = Scheduler(
+        host="127.0.0.1", dashboard_address=":0", cell=Welcome(0, "cell", "peer-b")
+    )
+    pages = ["/", "/status", "/workers", "/info/main/workers.html", "/individual-progress"]
+    for path in pages:
+        page = await fetch(follower, path, headers={"Accept": "text/html"})
+        assert (page.code, page.headers["Refresh"]) == (503, "5")
+        assert b"peer-b is a follower" in page.body
+        assert b"knows no leader" in page.body
+    follower.known_leader = "a<b", "https://10.0.0.1:8787"
+    page = await fetch(follower, "/status", headers={"Accept": "text/html"})
+    assert b'<a href="https://10.0.0.1:8787/status">a&lt;b' in page.body
+    script = await fetch(follower, "/api/v1/adaptive_target")
+    assert b"Peer a<b leads, at https://10.0.0.1:8787." in script.body
+    # A page that was open at a former leader must not be drawn again, and empty.
+    socket = await fetch(follower, "/status/ws", headers=UPGRADE)
+    assert socket.code == 503
+    # By this JupyterLab's extension takes a dashboard for one.
+    assert (await fetch(follower, "/individual-plots.json")).code == 503
+    await end(follower)
+
+
+async def test_the_dashboard_of_a_worker_is_where_the_worker_is_and_nowhere_else() -> None:
+    async with furnished() as (both, worker):
+        ((host, port),) = [
+            (ws.host, ws.services["dashboard"])
+            for ws in both.leader.workers.values()
+            if ws.address == worker
+        ]
+        page = await fetch(both.leader, f"/proxy/{port}/{host}/status", follow_redirects=False)
+        assert (page.code, page.headers["Location"]) == (302, f"http://{host}:{port}/status")
+        for place in (f"{port}/10.0.0.1", f"22/{host}"):
+            assert (
+                await fetch(both.leader, f"/proxy/{place}/", follow_redirects=False)
+            ).code == 404
+        assert (await fetch(both.leader, f"/proxy/22/{host}/ws", headers=UPGRADE)).code == 404
 
 
 async def test_a_leader_that_recovers_or_is_not_certain_to_lead_answers_for_nobody() -> None:

@@ -106,6 +106,7 @@ def test_a_phase_was_not_reached_at_a_time_that_cannot_be(at: float) -> None:
         },
         {"op": "engine-ready", "dashboard": "http://203.0.113.66:80"},
         {"op": "engine-ready", "dashboard": "http://:8787\n"},
+        {"op": "engine-ready", "dashboard": "javascript://:8787"},
         {"op": "engine-ready", "dashboard": "http://:" + "8" * 90},
         {"op": "serving", "term": 3, "address": "tls://" + "x" * 300},
     ],

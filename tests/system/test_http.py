@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any
@@ -15,16 +16,34 @@ from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 pytestmark = pytest.mark.system
 
 
-def fetch(cluster: LocalHACluster, peer: Any, path: str) -> tuple[int, bytes]:
+def fetch(
+    cluster: LocalHACluster, peer: Any, path: str, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
     assert cluster.cell is not None
     url = cluster.cell.dashboard_url(peer.name)
     assert url is not None
+    assert cluster.cell.certificates is not None
+    trust = ssl.create_default_context(cafile=str(cluster.cell.certificates / "ca.pem"))
+    request = urllib.request.Request(url.removesuffix("/status") + path, headers=headers or {})
     try:
-        with urllib.request.urlopen(url.removesuffix("/status") + path, timeout=DEADLINE_S) as page:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S, context=trust) as page:
             return page.status, page.read()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
+
+
+def page(cluster: LocalHACluster, peer: Any) -> str:
+    """What a browser shows of a follower."""
+    code, body = fetch(cluster, peer, "/status", {"Accept": "text/html"})
+    assert code == 503
+    assert f"{peer.name} is a follower" in body.decode()
+    return body.decode()
+
+
+def dashboard_of(cluster: LocalHACluster, peer: Any) -> str:
+    assert cluster.cell is not None
+    return str(cluster.cell.dashboard_url(peer.name))
 
 
 def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
@@ -36,15 +55,23 @@ def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
         assert future.result() == 1
         leader = cluster.leader
         followers = [peer for peer in cluster.peers if peer is not leader]
+        link = f'href="{cluster.dashboard_link}"'
+        assert cluster.dashboard_link == client.dashboard_link == dashboard_of(cluster, leader)
         assert fetch(cluster, leader, "/json/counts.json")[0] == 200
         for peer in followers:
             assert fetch(cluster, peer, "/health") == (200, b"ok")
             assert fetch(cluster, peer, "/json/counts.json")[0] == 503
+            wait_until(
+                lambda peer=peer: link in page(cluster, peer), "its page leads to the leader"
+            )
         leader.kill()
         wait_until(lambda: cluster.leader in followers, "another leads")
         heir = cluster.leader
         wait_until(lambda: fetch(cluster, heir, "/json/counts.json")[0] == 200, "it answers")
         counts = json.loads(fetch(cluster, heir, "/json/counts.json")[1])
         assert (counts["workers"], counts["tasks"], counts["memory"]) == (1, 1, 1)
+        link = f'href="{dashboard_of(cluster, heir)}"'
+        wait_until(lambda: client.dashboard_link == dashboard_of(cluster, heir), "the link follows")
         (other,) = [peer for peer in followers if peer is not heir]
         assert fetch(cluster, other, "/json/counts.json")[0] == 503
+        wait_until(lambda: link in page(cluster, other), "its page leads to the next leader")

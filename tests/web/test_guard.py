@@ -18,10 +18,10 @@ from tornado.websocket import WebSocketHandler, websocket_connect
 
 from ha_scheduler.gate.servers import GatedHTTPServer
 from ha_scheduler.security.authority import client_files
+from ha_scheduler.security.contexts import web_context
 from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.web import guard
 from ha_scheduler.web.attempts import BURST
-from ha_scheduler.web.tls import http_context
 from tests.certificates import issue
 from tests.deadlines import SCALE
 from tests.web import tokens
@@ -76,7 +76,7 @@ class Server:
         routes += [("/of-a-plugin", Acts)]
         application = Application([(prefix + path, handler) for path, handler in routes])
         files = client_files(certificates)
-        self.server = GatedHTTPServer(application, ssl_options=http_context(files))
+        self.server = GatedHTTPServer(application, ssl_options=web_context(files))
         self.server.listen(0, "127.0.0.1")
         (sock,) = self.server._sockets.values()
         self.port = sock.getsockname()[1]
