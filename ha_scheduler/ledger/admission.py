@@ -49,9 +49,17 @@ def admit(tables: Tables, data: bytes) -> Admitted:
 def is_certain(data: bytes) -> bool:
     """Whether the record is admitted whatever the tables hold: it may be told before the fold."""
     try:
-        return type(decode(data)) not in _JUDGES
+        record, changes = check(data)
     except (RejectedRecord, UnknownRecordError):
         return False
+    return not any(map(_depends, (record, *changes)))
+
+
+def _depends(record: Record) -> bool:
+    """Whether what the ledger holds decides; of a ``Called``, beside its changes."""
+    if isinstance(record, ValueSet | Called):
+        return record.blob_parts > 0
+    return type(record) in _JUDGES
 
 
 def check(data: bytes) -> tuple[Record, tuple[Record, ...]]:

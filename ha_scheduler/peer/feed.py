@@ -11,7 +11,8 @@ snapshot that replaced it) is started afresh.
 
 Nothing is queued for a slow engine beyond its channel's buffer: the log is the queue. An engine
 that keeps up is sent a record in the step in which it commits, if the fold cannot reject it, and
-else when it is applied here. Of its own records it is told at once: it has applied them itself.
+else when it is applied here. So it is of its own records, too: that one has committed is what a
+client is told as done, and what the fold has rejected is done by nobody.
 """
 
 from __future__ import annotations
@@ -186,11 +187,11 @@ class Feed:
         before, self._waits_for_fold = self.cursor, False
         for entry in entries:
             if entry.kind is EntryKind.NORMAL and entry.data and not is_for_daemons(entry.data):
-                number = self._number_of(entry)
-                if not number and self._waits(entry):
+                if self._waits(entry):
                     self._waits_for_fold = True
                     break
-                if number or entry.index not in self._store.rejections():
+                number = self._number_of(entry)
+                if entry.index not in self._store.rejections():
                     data = b"" if number else entry.data
                     batch.append(RecordCommitted(entry.index, number, data))
             self.cursor = entry.index

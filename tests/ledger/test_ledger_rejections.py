@@ -21,7 +21,7 @@ from ledger_model import histories
 
 from ha_scheduler.ledger import encoding, rejections
 from ha_scheduler.ledger import records as r
-from ha_scheduler.ledger.admission import check
+from ha_scheduler.ledger.admission import check, is_certain
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.fold import fold
@@ -266,11 +266,16 @@ def committed(draw: st.DrawFn) -> list[bytes]:
 
 
 def applied(tables: Any, log: list[bytes]) -> int:
-    """Fold until a record of a newer release stops this peer. Returns how many were rejected."""
+    """Fold until a record of a newer release stops this peer. Returns how many were rejected.
+
+    None of them had been called certain, and told before the fold.
+    """
     rejected = 0
     for index, data in enumerate(log, 1):
         try:
-            rejected += fold(tables, index, 1, data) is not None
+            refused = fold(tables, index, 1, data) is not None
+            assert not (refused and is_certain(data))
+            rejected += refused
         except r.UnknownRecordError:
             break
     return rejected

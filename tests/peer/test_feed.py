@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.encoding import encode
-from ha_scheduler.ledger.records import Desired, ValueSet
+from ha_scheduler.ledger.records import Called, Desired, GraphSubmitted, ValueSet
 from ha_scheduler.ledger.rejections import REJECTED_MAX
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.protocol.engine import Activate, CaughtUp, RecordCommitted, ToEngine
@@ -49,12 +50,14 @@ class Taker:
 
 
 @asynccontextmanager
-async def fed() -> AsyncIterator[tuple[Any, CommittedTail, Feed]]:
+async def fed(
+    number_of: Callable[[Entry], int] = lambda entry: 0,
+) -> AsyncIterator[tuple[Any, CommittedTail, Feed]]:
     """An engine that has caught up with an empty ledger."""
     store = MemoryStore(on_durable=lambda number, error: None)
     engine: Any = Taker(store)
     tail = CommittedTail(store, 0)
-    feed = Feed(engine, store, tail, lambda entry: 0)
+    feed = Feed(engine, store, tail, number_of)
     task = asyncio.create_task(feed.run())
     await turns()
     assert any(isinstance(message, CaughtUp) for message in engine.sent)
@@ -64,7 +67,9 @@ async def fed() -> AsyncIterator[tuple[Any, CommittedTail, Feed]]:
 
 
 CERTAIN = encode(Desired(0, "c", (b"k",)))  # whatever the ledger holds
-VALUE = encode(ValueSet("v", b"n", b"", 0, 0, 1))  # could be without its parts
+VALUE = encode(ValueSet("v", b"n", b"", 0, 0, 1))  # with all of it
+CALL = encode(Called("s", 0, 1, pack_payload((VALUE,), b"answer"), 0, 0, 1))
+GRAPH = encode(GraphSubmitted(1 << 32 | 1, "c", "", 0, b"x", 0, 0))  # could be known
 WITHOUT_PARTS = encode(ValueSet("v", b"n", b"", 7, 1, 1))
 
 
@@ -127,10 +132,10 @@ async def test_what_the_fold_might_reject_is_told_when_it_is_applied_and_holds_b
     None
 ):
     async with fed() as (engine, tail, feed):
-        tail.append([*entries(1), *entries(2, data=VALUE), *entries(3)])
+        tail.append([*entries(1), *entries(2, data=GRAPH), *entries(3)])
         await turns()
         assert engine.indices() == [1]
-        log = [*entries(1), *entries(2, data=VALUE), *entries(3)]
+        log = [*entries(1), *entries(2, data=GRAPH), *entries(3)]
         applied(engine.store, tail, 1, *log)
         assert engine.indices() == [1, 2, 3], "without a turn of the loop"
         assert feed.cursor == 3
@@ -146,6 +151,33 @@ async def test_an_engine_is_never_told_of_what_the_fold_rejected() -> None:
         assert engine.indices() == [3]
         assert feed.cursor == 3
         assert engine.store.rejections().count == 2
+
+
+async def test_an_author_hears_that_its_record_is_done_when_the_fold_has_taken_it() -> None:
+    async with fed(lambda entry: entry.index) as (engine, tail, _):
+        log = [*entries(1, data=GRAPH), *entries(2)]
+        tail.append(log)
+        await turns()
+        assert engine.indices() == []
+        applied(engine.store, tail, 1, *log)
+        assert [(done.index, done.proposal) for done in engine.sent[-2:]] == [(1, 1), (2, 2)]
+
+
+async def test_an_author_never_hears_that_a_rejected_record_of_its_own_is_done() -> None:
+    async with fed(lambda entry: entry.index) as (engine, tail, feed):
+        log = [*entries(1, data=WITHOUT_PARTS), *entries(2)]
+        tail.append(log)
+        await turns()
+        assert engine.indices() == []
+        applied(engine.store, tail, 1, *log)
+        assert engine.indices() == [2]
+        assert feed.cursor == 2
+
+
+async def test_a_call_and_a_value_that_travel_whole_are_told_in_the_same_step() -> None:
+    async with fed() as (engine, tail, _):
+        tail.append([*entries(1, data=VALUE), *entries(2, data=CALL)])
+        assert engine.indices() == [1, 2], "without a turn of the loop"
 
 
 async def test_an_engine_that_reads_on_past_forgotten_rejections_is_started_afresh() -> None:
