@@ -2,9 +2,10 @@
 
 Guarantee: at most ``handshakes`` are under way at once and at most ``waiting`` wait. Those who have
 said their first words are admitted in turn, one of each network after the other, so a crowd from
-one place delays itself and hardly anybody else; none of them is ever refused. Who has said nothing
-costs a file descriptor, is let go after ``silence_s``, and before that if the room is needed: then
-whoever has been silent the longest.
+one place delays itself and hardly anybody else; none of them is ever refused. Of a crowd that
+speaks at once, ``begins`` begin in one step of the event loop: a leader's heartbeats go on. Who has
+said nothing costs a file descriptor, is let go after ``silence_s``, and before that if the room is
+needed: then whoever has been silent the longest.
 
 Pure: no clock and no socket. A connection is anything hashable.
 """
@@ -30,6 +31,7 @@ class Limits:
     handshakes: int = 128  # more at once only take longer, each
     silence_s: float = 10.0  # a caller's first words are on their way already
     handshake_s: float = 5.0  # then the next one may begin as well
+    begins: int = 8  # in one step of the event loop; each is some ms of the work of others
 
 
 class Admission(Generic[C]):
@@ -78,9 +80,9 @@ class Admission(Generic[C]):
         self._ready[network].append(connection)
 
     def begin(self, now: float) -> list[C]:
-        """Those whose turn has come, in order."""
+        """Those whose turn has come, in order: ``begins`` of them, if there are more."""
         chosen: list[C] = []
-        while self._turns and len(self._begun) < self._limits.handshakes:
+        while self._turns and len(chosen) < self._limits.begins and self._may_begin:
             network = self._turns.popleft()
             queue = self._ready[network]
             chosen.append(queue.popleft())
@@ -91,6 +93,15 @@ class Admission(Generic[C]):
             else:
                 del self._ready[network]
         return chosen
+
+    @property
+    def has_more(self) -> bool:
+        """Whether some may begin still, in the next step."""
+        return bool(self._turns) and self._may_begin
+
+    @property
+    def _may_begin(self) -> bool:
+        return len(self._begun) < self._limits.handshakes
 
     def over(self, connection: C) -> None:
         """Its handshake is over, whatever came of it. Idempotent."""

@@ -62,6 +62,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._warned = -WARN_EVERY_S
         self._open = True
+        self._goes_on = False  # in the next step of the event loop
         self._loop.add_reader(sock, self._accept)
 
     def close(self) -> None:
@@ -173,6 +174,13 @@ class Gate:
     # ---- their turn
 
     def _go_on(self) -> None:
+        if not self._goes_on:
+            self._goes_on = True
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        """Once in a step of the event loop, whatever has come in it."""
+        self._goes_on = False
         if not self._open:
             return
         for connection in self._admission.begin(self._loop.time()):
@@ -183,6 +191,8 @@ class Gate:
                 logger.exception("A connection of %s could not begin", address)
                 self._admission.over(connection)
                 connection.close()
+        if self._admission.has_more:
+            self._go_on()
 
     def _place_of(self, connection: socket.socket) -> Callable[[], None]:
         def over() -> None:

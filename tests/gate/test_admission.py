@@ -26,6 +26,15 @@ def test_so_many_handshakes_are_under_way_and_no_more() -> None:
     assert len(admission) == 5
 
 
+def test_a_crowd_begins_in_steps() -> None:
+    admission: Admission[str] = Admission(Limits(handshakes=10, begins=4))
+    names = crowd(admission, "a", 12)
+    steps = []
+    while admission.has_more:
+        steps.append(admission.begin(0.0))
+    assert steps == [names[:4], names[4:8], names[8:10]]
+
+
 def test_a_crowd_of_one_network_delays_itself_and_nobody_else() -> None:
     admission: Admission[str] = Admission(LIMITS)
     crowd(admission, "a", 50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import resource
 import socket
@@ -236,3 +237,19 @@ def test_the_limit_of_descriptors_is_raised_and_a_low_one_is_told() -> None:
     )
     assert json.loads(done.stdout) == [300, 300, False, True, True]
     assert "may have 300 files" in done.stderr
+
+
+async def test_a_crowd_that_speaks_at_once_begins_in_steps_and_other_work_goes_on() -> None:
+    loop, begun = asyncio.get_running_loop(), []
+
+    def look() -> None:
+        begun.append(len(gate.begun))
+        if begun[-1] < 50:
+            loop.call_soon(look)
+
+    async with port(First.BYTES, Limits(begins=4)) as gate:
+        with callers(gate, 50, b"hello, how are you"):
+            look()
+            await gate.until(50)
+    steps = [after - before for before, after in itertools.pairwise(begun)]
+    assert max(steps) <= 4
