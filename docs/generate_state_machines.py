@@ -233,7 +233,9 @@ async def _reports() -> list[str]:
 async def _window() -> list[str]:
     barrier = _Barrier()
     barrier.machine.begin("ab")
-    return [barrier.row(f"{recovery.WINDOW_SECONDS:g} s are over", barrier.machine._open)]
+    return [
+        barrier.row(f"nobody has come for {recovery.WINDOW_SECONDS:g} s", barrier.machine._open)
+    ]
 
 
 async def _failure() -> list[str]:

@@ -260,12 +260,27 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")
+    _print_heir(answers)
     _print_address(answers)
     _print_rejections(answers)
     _print_set_aside(answers)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
+
+
+def _print_heir(answers: _Answers) -> None:
+    """While no engine could lead at once: whose would be the first."""
+    leading = answers.get(_leader(answers) or "")
+    if not isinstance(leading, Status):
+        return
+    for member in leading.members:
+        if member.name == leading.heir and not member.engine_ready:
+            behind = max(0, leading.commit - (member.replayed or 0))
+            click.echo(
+                f"No engine is ready to lead next. The nearest is that of {member.name}, which has "
+                f"{behind} entries of the log to read."
+            )
 
 
 def _print_address(answers: _Answers) -> None:

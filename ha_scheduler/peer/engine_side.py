@@ -104,6 +104,11 @@ class EngineSide:
         return self._engine.lag_s if self._engine is not None else 0.0
 
     @property
+    def replayed(self) -> int:
+        """It has read the log up to this index, at least; 0 without an engine."""
+        return self._engine.replayed if self._engine is not None else 0
+
+    @property
     def fed(self) -> int | None:
         """It was sent everything up to this index; None without an engine."""
         return self._feed.cursor if self._feed is not None else None

@@ -35,6 +35,7 @@ TAIL_BYTES_MAX = 4 * 1024 * 1024  # the store keeps more, once it is durable
 READ_BYTES = 1024 * 1024  # read from the log in one go
 YIELD_EVERY_BYTES = 256 * 1024  # replayed between two turns of the event loop
 RECORD_OVERHEAD_BYTES = 256  # the cost of handling a record, in bytes
+PROBE_BYTES = 64 * 1024  # after so many at once, it is asked at once how far it is
 
 
 class CommittedTail:
@@ -176,9 +177,10 @@ class Feed:
                 await self._breathe(len(data))
                 if not self._engine.alive:
                     return
-            self.cursor = view.applied
+            self.cursor = self._engine.fed = view.applied
         self._live = True
         self._engine.send(CaughtUp(self.cursor))
+        self._engine.ping()
         self._send_due()
 
     def _send(self, entries: Sequence[Entry]) -> bool:
@@ -197,6 +199,9 @@ class Feed:
             self.cursor = entry.index
             batch += self._due()
         self._engine.send(*batch)
+        self._engine.fed = self.cursor
+        if sum(len(m.data) for m in batch if isinstance(m, RecordCommitted)) > PROBE_BYTES:
+            self._engine.ping()
         return self.cursor > before
 
     def _waits(self, entry: Entry) -> bool:

@@ -36,11 +36,15 @@ class EngineState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Another peer's last report of itself; ``heard_at`` is our CLOCK_MONOTONIC."""
+    """Another peer's last report of itself; ``heard_at`` is our CLOCK_MONOTONIC.
+
+    ``applied`` by its daemon; ``replayed`` by its engine, which is what a takeover waits for.
+    """
 
     engine_ready: bool
     applied: int
     heard_at: float
+    replayed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +187,18 @@ class Leadership:
         return self.engine is EngineState.READY
 
     def heir(self, now: float, others: Mapping[int, Other]) -> int | None:
-        """The most up-to-date other peer whose engine is ready."""
-        ready = [
-            (other.applied, -peer, peer)
+        """The other peer that would serve first of those whose engine is ready."""
+        to = self.nearest(now, others)
+        return to if to is not None and others[to].engine_ready else None
+
+    def nearest(self, now: float, others: Mapping[int, Other]) -> int | None:
+        """The heir; while there is none, whoever will be it first."""
+        known = [
+            (other.engine_ready, other.replayed, other.applied, -peer, peer)
             for peer, other in others.items()
-            if other.engine_ready and now - other.heard_at < FRESH_S
+            if now - other.heard_at < FRESH_S
         ]
-        return max(ready)[2] if ready else None
+        return max(known)[-1] if known else None
 
     # -- decisions
 

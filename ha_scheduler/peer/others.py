@@ -19,7 +19,7 @@ class Others:
         self._dashboards: dict[int, str] = {}
 
     def heard(self, peer: int, news: Gossip, now: float) -> None:
-        self._last[peer] = Other(news.ready, news.applied, now)
+        self._last[peer] = Other(news.ready, news.applied, now, news.replayed)
         self._dashboards[peer] = news.dashboard
 
     def last(self, peer: int) -> Other | None:

@@ -119,6 +119,7 @@ class Replica:
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
+        self._gossiped_replayed = 0
         self._say_we_are_gone: set[int] = set()  # peers that refuse this disk
         self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
@@ -368,7 +369,8 @@ class Replica:
         self.vip.tick(self.driver.certain_until())
         self._warn_of_terms(now)
         self._propose_ends()
-        if now - self._gossiped_at >= GOSSIP_EVERY_S:
+        is_nearer = self.engine.replayed != self._gossiped_replayed
+        if is_nearer or now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
 
     def _warn_of_terms(self, now: float) -> None:
@@ -397,6 +399,11 @@ class Replica:
 
     def leader_name(self) -> str | None:
         return self._name(self.state.leader)
+
+    def heir_name(self) -> str | None:
+        """Of a leader: who would lead next."""
+        to = self.leadership.nearest(time.monotonic(), self._candidates())
+        return self._name(to) if self.leading() and to is not None else None
 
     def leading(self) -> bool:
         return self.state.role is ServerState.LEADER
@@ -491,6 +498,7 @@ class Replica:
 
     def _gossip(self) -> None:
         self._gossiped_at = time.monotonic()
+        self._gossiped_replayed = self.engine.replayed
         self.links.gossip(
             Gossip(
                 ready=self.fit_to_lead(),
@@ -500,6 +508,7 @@ class Replica:
                 disks=self.roster.admitted(),
                 ended=self._ends.told(),
                 dashboard=self.engine.dashboard,
+                replayed=self.engine.replayed,
             )
         )
 

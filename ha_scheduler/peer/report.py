@@ -80,6 +80,7 @@ class Report:
             predecessor=view.predecessor,
             vip=str(replica.vip.vip or ""),
             vip_held=replica.vip.held,
+            heir=replica.heir_name() or "",
         )
 
     def leader(self) -> LeaderNamed:
@@ -119,11 +120,13 @@ class Report:
         replica, own = self._replica, peer == self._replica.roster.own.peer
         other = replica.others.last(peer)
         if own:
-            other = Other(replica.fit_to_lead(), replica.applied, now)
+            replayed = replica.engine.replayed
+            other = Other(replica.fit_to_lead(), replica.applied, now, replayed)
         return replica.reconfiguration.member(
             peer,
             connected=own or replica.links.connected(peer),
             engine_ready=other is not None and other.engine_ready,
             applied=other.applied if other is not None else None,
             heard_s=now - other.heard_at if other is not None else None,
+            replayed=other.replayed if other is not None else None,
         )

@@ -84,7 +84,11 @@ class Engine(asyncio.Protocol):
         self._ended = False
         self.paused = False
         self.answered = False  # a ping, at least once
-        self._unanswered: deque[tuple[int, float]] = deque(maxlen=UNANSWERED_MAX)
+        self.fed = 0  # it was sent all of the log up to here
+        self.replayed = 0  # and has read it, up to here
+        self._pings = 0
+        #: Number, time and what it was sent before.
+        self._unanswered: deque[tuple[int, float, int]] = deque(maxlen=UNANSWERED_MAX)
 
     @property
     def lag_s(self) -> float:
@@ -105,10 +109,11 @@ class Engine(asyncio.Protocol):
         if self._transport is not None and not self._ended:
             self._transport.write(b"".join(map(frames.pack, batch)))
 
-    def ping(self, number: int) -> None:
+    def ping(self) -> None:
         """Probe the engine, behind all messages so far."""
-        self._unanswered.append((number, time.monotonic()))
-        self.send(Ping(number))
+        self._pings += 1
+        self._unanswered.append((self._pings, time.monotonic(), self.fed))
+        self.send(Ping(self._pings))
 
     async def drain(self) -> None:
         """Wait until the engine has read most of the queue, or ended."""
@@ -184,7 +189,7 @@ class Engine(asyncio.Protocol):
             return
         self.answered = True
         while self._unanswered and self._unanswered[0][0] <= message.number:
-            self._unanswered.popleft()
+            *_, self.replayed = self._unanswered.popleft()
 
     def _accept(self, release: str) -> None:
         self._accepted = True
@@ -311,10 +316,9 @@ class Supervisor:
             os.close(handle)
 
     async def _watch(self, engine: Engine) -> None:
-        number, heard_at, watchdog = 0, engine.heard_at, Watchdog(self._watchdog_s)
+        heard_at, watchdog = engine.heard_at, Watchdog(self._watchdog_s)
         while engine.alive:
-            number += 1
-            engine.ping(number)
+            engine.ping()
             self._oom_kills = self._oom.count()
             await asyncio.sleep(EVERY_S)
             heard = engine.paused or engine.heard_at != heard_at

@@ -87,7 +87,7 @@ class Member(msgspec.Struct, frozen=True):
     """One disk of the cell, as the answering peer knows it.
 
     ``match`` (index of its log) and ``lag`` (entries) are a leader's knowledge. ``heard_s``:
-    seconds since its last gossip.
+    seconds since its last gossip. ``replayed``: its engine has read the log up to here.
     """
 
     id: PeerId
@@ -100,6 +100,7 @@ class Member(msgspec.Struct, frozen=True):
     engine_ready: bool
     applied: Number | None
     heard_s: float | None
+    replayed: Number | None = None
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -121,9 +122,9 @@ class Status(Message, tag="status-answer"):
 
     ``change``: the obstacle of the membership change in progress; empty: none. ``rejected``: how
     many records of the log could not be applied, with the latest of them in words. ``set_aside``:
-    the latest contents that are not read any more, in words.
-    many records of the log could not be applied, with the latest of them in words. ``predecessor``
+    the latest contents that are not read any more, in words. ``predecessor``
     as in ``Welcome``. ``vip``: the virtual address, or empty; ``vip_held``: this host has it.
+    ``heir``: of a leader, who would lead next; whether that is ready says its member.
     """
 
     cell: Text
@@ -154,6 +155,7 @@ class Status(Message, tag="status-answer"):
     predecessor: CellId = ""
     vip: Text = ""
     vip_held: bool = False
+    heir: Text = ""
 
 
 class History(Message, tag="history-answer"):

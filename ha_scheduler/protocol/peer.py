@@ -101,11 +101,11 @@ class Failover(msgspec.Struct, frozen=True):
 class Gossip(Message, tag="gossip"):
     """A peer's news of itself, beside the consensus.
 
-    ``ready``: its engine could lead at once. ``applied``: its applied index. ``serving``: term,
-    name and engine's address, from a serving leader alone. ``history``: the newest failovers.
-    ``disks``: the ids in the peer table, each with its disk. ``ended``: records of its engines'
-    ends (``EngineEnded``) that it has not seen in the log yet. ``dashboard``: scheme and port
-    of its engine's.
+    ``ready``: its engine could lead at once. ``applied``: its applied index; ``replayed``: that of
+    its engine. ``serving``: term, name and engine's address, from a serving leader alone.
+    ``history``: the newest failovers. ``disks``: the ids in the peer table, each with its disk.
+    ``ended``: records of its engines' ends (``EngineEnded``) that it has not seen in the log yet.
+    ``dashboard``: scheme and port of its engine's.
     """
 
     ready: bool
@@ -115,6 +115,7 @@ class Gossip(Message, tag="gossip"):
     disks: tuple[tuple[Number, Number], ...]
     ended: Annotated[tuple[EndedBytes, ...], Meta(max_length=16)] = ()
     dashboard: Url = ""
+    replayed: Number = 0
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):

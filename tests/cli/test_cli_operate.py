@@ -266,6 +266,20 @@ def test_status_says_what_a_kernel_cannot_keep_an_engine_from(standin: StandInCe
     assert [p["engine"]["isolation"] for p in peers] == ["without signals", "", "full"]
 
 
+def test_while_no_engine_is_ready_the_status_names_the_nearest(standin: StandInCell) -> None:
+    away = [
+        msgspec.structs.replace(member(name), engine_ready=False, replayed=read)
+        for name, read in (("a", 2), ("c", 6))
+    ]
+    leads = status("a", "leader", 4, "a", peers=standin.cell.peers, members=(*away,), heir="c")
+    standin.peers["a"].answer = lambda request: leads
+    said = "No engine is ready to lead next. The nearest is that of c, which has 3 entries of the"
+    assert said in standin.run("status").stdout
+    ready = tuple(msgspec.structs.replace(m, engine_ready=True) for m in away)
+    leads = msgspec.structs.replace(leads, members=ready)
+    assert "nearest" not in standin.run("status").stdout
+
+
 def test_an_old_list_leads_to_the_peers_of_today(standin: StandInCell) -> None:
     standin.peers["a"].answer = lambda request: standin.today()
     standin.peers["c"].answer = lambda request: msgspec.structs.replace(standin.today(), name="c")

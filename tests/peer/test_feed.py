@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import Called, Desired, GraphSubmitted, ValueSet
 from ha_scheduler.ledger.rejections import REJECTED_MAX
-from ha_scheduler.peer.feed import CommittedTail, Feed
-from ha_scheduler.protocol.engine import Activate, CaughtUp, RecordCommitted, ToEngine
+from ha_scheduler.peer.feed import PROBE_BYTES, CommittedTail, Feed
+from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.protocol import frames
+from ha_scheduler.protocol.engine import Activate, CaughtUp, Pong, RecordCommitted, ToEngine
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.storage.port import WriteBatch
 from tests.twins.store import MemoryStore
@@ -34,6 +37,11 @@ class Taker:
         self.sent: list[ToEngine] = []
         self.taken = asyncio.Event()
         self.killed = ""
+        self.fed = 0
+        self.pings: list[int] = []  # what it was sent before each
+
+    def ping(self) -> None:
+        self.pings.append(self.fed)
 
     def send(self, *batch: ToEngine) -> None:
         self.sent += batch
@@ -188,3 +196,27 @@ async def test_an_engine_that_reads_on_past_forgotten_rejections_is_started_afre
         await turns()
         assert engine.indices() == []
         assert engine.killed.startswith("it is too far behind to be fed")
+
+
+async def test_an_engine_is_asked_at_once_how_far_it_is_after_much_to_replay() -> None:
+    async with fed() as (engine, tail, _):
+        tail.append(entries(1))
+        asked = len(engine.pings)
+        large = encode(Desired(0, "c", (b"k" * PROBE_BYTES,)))
+        tail.append(entries(2, data=large))
+        assert engine.pings[asked:] == [2]
+
+
+def test_an_engine_has_replayed_what_it_was_sent_before_the_ping_that_it_answers() -> None:
+    nothing: Any = SimpleNamespace()
+    engine = Engine(nothing, nothing, nothing)
+    engine._accepted = True
+    for fed in (5, 9, 9):
+        engine.fed = fed
+        engine.ping()
+    assert engine.replayed == 0
+    engine.data_received(frames.pack(Pong(1)))
+    assert engine.replayed == 5
+    engine.fed = 20
+    engine.data_received(frames.pack(Pong(3)))
+    assert engine.replayed == 9

@@ -73,6 +73,20 @@ def test_the_most_up_to_date_ready_peer_is_the_heir(ready: Leadership) -> None:
     assert ready.heir(110.0, fresh) is None, "what was said ten seconds ago says nothing"
 
 
+def test_the_heir_is_whose_engine_has_replayed_the_most(ready: Leadership) -> None:
+    others = {2: Other(True, 9, 100.0, 9), 3: Other(True, 12, 100.0, 4)}
+    assert ready.heir(100.0, others) == 2
+
+
+def test_while_no_engine_is_ready_the_nearest_is_known(ready: Leadership) -> None:
+    others = {2: Other(False, 9, 100.0, 3), 3: Other(False, 9, 100.0, 7)}
+    assert ready.heir(100.0, others) is None
+    assert ready.nearest(100.0, others) == 3
+    assert ready.nearest(110.0, others) is None
+    others[2] = Other(True, 9, 100.0, 3)
+    assert ready.nearest(100.0, others) == 2
+
+
 def test_an_engine_that_dies_while_leading_revokes_the_lease_and_hands_over(
     ready: Leadership,
 ) -> None:

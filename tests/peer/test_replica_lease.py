@@ -74,7 +74,13 @@ class Desk:
         self.replica.connect(self.driver, self, nothing, nothing, watchers)  # type: ignore[arg-type]
         self.driver.muted = False
         self.replica.engine._engine = SimpleNamespace(  # type: ignore[assignment]
-            alive=True, pid=1, lag_s=0.0, lease=self.lease, kill=lambda why: None, send=self.tell
+            alive=True,
+            pid=1,
+            lag_s=0.0,
+            replayed=0,
+            lease=self.lease,
+            kill=lambda why: None,
+            send=self.tell,
         )
         self.replica.engine._rights = EngineRights("tcp", settings.address)
 
