@@ -7,6 +7,10 @@
     ├── AnswerLost         remote, also CommClosedError: a request was done, its answer is gone
     ├── CannotBeSent       local, also ValueError: the request cannot be serialised
     ├── JournalFull        local: no commit for too long, or the graph is too large
+    ├── JournalUnusable    operator, also OSError: there cannot be a journal there, or is none
+    │   ├── JournalInUse   operator: a living process has it, or it has unfinished work
+    │   ├── JournalFenced  local: another process has taken it over
+    │   └── JournalDamaged operator: some of it is not as it was written
     └── NoLeader           remote, also OSError: no leader within the time to reconnect
 """
 
@@ -68,6 +72,32 @@ class JournalFull(HAError):
 
     Wait until the cell has a leader again, or submit less at a time.
     """
+
+
+class JournalUnusable(HAError, OSError):
+    """A journal on disk cannot be used; nothing of it was changed."""
+
+    def __init__(self, path: object, reason: str, remedy: str) -> None:
+        super().__init__(f"the journal {path} cannot be used: {reason}. {remedy}.")
+        self.path, self.reason, self.remedy = path, reason, remedy
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[type[JournalUnusable], tuple[str, str, str]]:
+        return type(self), (str(self.path), self.reason, self.remedy)
+
+
+class JournalInUse(JournalUnusable):
+    """Another living process goes on with it, or it has work that is to be resumed."""
+
+
+class JournalFenced(JournalUnusable):
+    """Another process has taken the journal over: what this one says is kept and sent no more."""
+
+
+class JournalDamaged(JournalUnusable):
+    """Some entries are not as they were written; the others can be saved."""
 
 
 class NoLeader(HAError, OSError):

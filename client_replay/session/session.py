@@ -35,7 +35,8 @@ from client_replay.calls import rpc
 from client_replay.calls.rpc import SchedulerRPC
 from client_replay.calls.sendable import sendable
 from client_replay.errors import CannotBeSent
-from client_replay.journal.journal import GRAPH, Journal
+from client_replay.journal.journal import Journal
+from client_replay.journal.keeper import GRAPH
 from client_replay.session.event_cursor import EventCursor
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
