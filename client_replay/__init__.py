@@ -11,8 +11,27 @@ from __future__ import annotations
 
 from client_replay import automatic
 from client_replay.client import Client
-from client_replay.errors import JournalFull, NoLeader, OutcomeUnknown
+from client_replay.errors import (
+    JournalDamaged,
+    JournalFenced,
+    JournalFull,
+    JournalInUse,
+    JournalUnusable,
+    NoLeader,
+    OutcomeUnknown,
+)
+from client_replay.resume import resume
 
-__all__ = ["Client", "JournalFull", "NoLeader", "OutcomeUnknown"]
+__all__ = [
+    "Client",
+    "resume",
+    "JournalDamaged",
+    "JournalFenced",
+    "JournalFull",
+    "JournalInUse",
+    "JournalUnusable",
+    "NoLeader",
+    "OutcomeUnknown",
+]
 
 automatic.install()

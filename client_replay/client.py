@@ -17,8 +17,11 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Iterable
+from html import escape
 from typing import Any, cast
 
 import dask
@@ -29,13 +32,25 @@ from tornado.ioloop import IOLoop
 from client_replay.calls.rpc import REPEATS_MAX, SchedulerRPC
 from client_replay.calls.sendable import prepare, sendable
 from client_replay.errors import CannotBeSent, OutcomeUnknown
+from client_replay.journal.disk import DiskKeeper
+from client_replay.journal.journal import NoRoom
 from client_replay.lifecycle.closing import Closing
 from client_replay.lifecycle.connecting import Connecting
+from client_replay.lifecycle.journaling import Journaling, patience_s
+from client_replay.session.outages import Outage
 from client_replay.session.session import Session
 from client_replay.upstream import close_without_leader, locks, progress
 from ha_scheduler import forks
 from ha_scheduler.comm.dashboard_link import dashboard_link
-from ha_scheduler.protocol.client import HA, UNKNOWN_KEYS, Committed, Stale, Subscribed, Welcome
+from ha_scheduler.protocol.client import (
+    HA,
+    SESSION_ENDED,
+    UNKNOWN_KEYS,
+    Committed,
+    Stale,
+    Subscribed,
+    Welcome,
+)
 from ha_scheduler.protocol.codec import tag_of
 from ha_scheduler.protocol.keys import key_fault
 
@@ -51,15 +66,30 @@ REPORT_BEGINS = "performance_report.__aenter__.<locals>.<lambda>"
 CALLED = frozenset({"queue_release", "variable_delete"})
 
 
-class Client(Connecting, Closing):
+class Client(Journaling, Connecting, Closing):
     """A ``distributed.Client`` of a cell, with the same arguments, and ``ha://a,b,c``."""
 
     # Narrower than upstream's, whose __init__ sets them one by one.
     scheduler: SchedulerRPC
     scheduler_comm: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        journal: str | os.PathLike[str] | DiskKeeper | None = None,
+        durable: bool | None = None,
+        attached: tuple[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As upstream's, and:
+
+        ``journal``: a file for what was submitted, which outlives this process
+        (``client_replay.resume``); a directory: a file in it. Default: the directory of
+        ``ha-scheduler.client.journal``, or memory. ``durable``: ``submit`` returns when it is on
+        the disk. ``attached``: see ``attach``. Raises ``JournalUnusable``.
+        """
         self._make_own()  # upstream's __init__ connects
+        self._journal_place, self._durable_asked, self._attached = journal, durable, attached
         super().__init__(*args, **kwargs)
 
     def _make_own(self) -> None:
@@ -69,6 +99,7 @@ class Client(Connecting, Closing):
         self._calling = set()
         self._retrying = []
         self._entered: list[Any] = []
+        self._journal_place = self._durable_asked = self._attached = None
         _hide_from_computations()
         forks.watch(self)
 
@@ -102,6 +133,7 @@ class Client(Connecting, Closing):
     def let_go(self) -> None:
         """This is a fork of the program."""
         forks.let_go_of_loop(self._loop_runner._loop)
+        self._ha.journal.abandon()
         self._refcount_lock = threading.RLock()  # a thread that is not here may have it
 
     def _handle_cancelled_keys(
@@ -115,7 +147,7 @@ class Client(Connecting, Closing):
         """``ha_after``: later requests than this one are not meant."""
         # A leader that was told what this client wants before it got a graph answers that it does
         # not know the graph's keys. It is about to.
-        if reason == UNKNOWN_KEYS:
+        if reason in (UNKNOWN_KEYS, SESSION_ENDED):
             # One that failed has its outcome: a graph that cannot be read leaves no task behind.
             keys = [key for key in self._ha.up_to_resume(keys) if not self._failed(key)]
         elif ha_after is not None:
@@ -126,6 +158,7 @@ class Client(Connecting, Closing):
         # they are not wanted any more may say that they are there.
         for key in keys:
             self.futures.pop(key, None)
+        self._ha.journal.done_with(keys)
         if ha_number:
             self._ha.heard_of(ha_number)
 
@@ -182,7 +215,21 @@ class Client(Connecting, Closing):
     def _graph_to_futures(self, expr: Any, keys: Any, *args: Any, **kwargs: Any) -> Any:
         self._owner.require(f"the client {self.id}")
         with self._ha.submitting(keys):
-            return super()._graph_to_futures(expr, keys, *args, **kwargs)
+            futures = self._submit_when_there_is_room(expr, keys, *args, **kwargs)
+        if self._durable:
+            self._ha.journal.wait_until_kept()
+        return futures
+
+    def _submit_when_there_is_room(self, *args: Any, **kwargs: Any) -> Any:
+        """Upstream holds a lock meanwhile that the loop needs, so we wait outside of that."""
+        deadline = time.monotonic() + patience_s()
+        while True:
+            try:
+                return super()._graph_to_futures(*args, **kwargs)
+            except NoRoom as full:
+                left = deadline - time.monotonic()
+                if self.asynchronous or not self._ha.journal.wait_for_room(full.nbytes, left):
+                    raise
 
     def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
         if msg["op"] in CALLED and self.scheduler is not None and not self._ha.plain:
@@ -190,6 +237,10 @@ class Client(Connecting, Closing):
             return
         if msg["op"] == "client-releases-keys":
             msg["keys"] = sendable(msg["keys"])  # nobody has the others
+            if self.status != "closing":
+                self._ha.journal.done_with(msg["keys"])
+        elif msg["op"] == "client-desires-keys" and msg.get("client") == self.id:
+            self._ha.journal.hold(msg["keys"])
         msg = prepare(msg)
         with self._ha.in_order:
             # In the thread of the caller, so that it hears of a full journal.
@@ -198,6 +249,10 @@ class Client(Connecting, Closing):
             super()._send_to_scheduler(msg)
 
     def _send_to_scheduler_safe(self, msg: dict[str, Any]) -> None:
+        if not self._ha.must_wait(msg):
+            self._send_now(msg)
+
+    def _send_now(self, msg: dict[str, Any]) -> None:
         stream = self.scheduler_comm
         usable = stream is not None and not stream.comm.closed()
         if self.status in ("running", "closing") and usable:
@@ -235,7 +290,17 @@ class Client(Connecting, Closing):
         for key in data if isinstance(data, dict) else ():
             if fault := key_fault(key):
                 raise CannotBeSent("scatter", f"the key {fault}")
-        return await super()._scatter(data, *args, **kwargs)
+        scattered = await super()._scatter(data, *args, **kwargs)
+        self._ha.journal.hold(future.key for future in distributed.futures_of(scattered))
+        return scattered
+
+    async def _gather(self, futures: Any, *args: Any, **kwargs: Any) -> Any:
+        gathered = await super()._gather(futures, *args, **kwargs)
+        if self._ha.journal.lasts:
+            self._ha.journal.done_with(
+                future.key for future in distributed.futures_of(futures) if future.done()
+            )
+        return gathered
 
     async def _publish_dataset(self, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():
@@ -244,6 +309,32 @@ class Client(Connecting, Closing):
     async def _unpublish_dataset(self, *args: Any, **kwargs: Any) -> None:
         with self._ha.publishing():
             await super()._unpublish_dataset(*args, **kwargs)
+
+    # ---- what it says of itself
+
+    @property
+    def outages(self) -> list[Outage]:
+        """The times without a leader that this client has seen, with their phases; oldest first."""
+        return self._ha.outages.all()
+
+    def __repr__(self) -> str:
+        view = self._ha.view
+        if view is None:
+            return str(super().__repr__())
+        said = f"cell={view.cell!r} leader={view.leader!r} term={view.term}"
+        if self._ha.outages.present is not None:
+            said = f"cell={view.cell!r} without a leader since {self._ha.outages.since()}"
+        name, _, rest = super().__repr__().partition(": ")
+        return f"{name}: {said} {rest}"
+
+    def _repr_html_(self) -> str:
+        view, upstreams = self._ha.view, super()._repr_html_()
+        if view is None:
+            return str(upstreams)
+        leads = f"leader <b>{escape(view.leader or '')}</b>, term {view.term}"
+        if self._ha.outages.present is not None:
+            leads = f"without a leader since {self._ha.outages.since()}"
+        return f"{upstreams}<p>Cell <b>{escape(view.cell)}</b>: {leads}</p>"
 
     # ---- the rest
 
@@ -303,5 +394,6 @@ def upgrade(client: Any) -> None:
     )
     client._make_own()
     client._setup_replay()
+    client._open_journal()
     if client.scheduler_comm is not None:
         client._ha.hello(client.scheduler_comm)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from distributed.comm import CommClosedError
 
-from ha_scheduler.errors import HAError
+from ha_scheduler.errors import HAError, OperatorError
 
 
 class OutcomeUnknown(HAError, CommClosedError):
@@ -28,12 +28,16 @@ class OutcomeUnknown(HAError, CommClosedError):
     ``CommClosedError`` instead, and here and there expects that.
     """
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, method: str = "") -> None:
+        """``op``: on the wire; ``method``: what the user has called."""
         super().__init__(
-            f"the leader was lost while it handled {op!r}: it may have been done, or not. Look at "
+            f"the leader was lost during {method or op}: it may have been done, or not. Look at "
             "what it would have changed before repeating it."
         )
-        self.op = op
+        self.op, self.method = op, method or op
+
+    def __reduce__(self) -> tuple[type[OutcomeUnknown], tuple[str, str]]:
+        return type(self), (self.op, self.method)
 
 
 class AnswerLost(HAError, CommClosedError):
@@ -43,13 +47,17 @@ class AnswerLost(HAError, CommClosedError):
     answer held, such as an item of a queue, is lost.
     """
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, method: str = "") -> None:
         super().__init__(
-            f"{op!r} was done, but the leader was lost before it could say so, and so many large "
-            "answers were given since that the cell does not keep this one any more. What it held, "
-            "such as an item of a queue, is lost. Keep large items elsewhere, and queue futures."
+            f"{method or op} was done, but the leader was lost before it could say so, and so many "
+            "large answers were given since that the cell does not keep this one any more. What it "
+            "held, such as an item of a queue, is lost. Keep large items elsewhere, and queue "
+            "futures."
         )
-        self.op = op
+        self.op, self.method = op, method or op
+
+    def __reduce__(self) -> tuple[type[AnswerLost], tuple[str, str]]:
+        return type(self), (self.op, self.method)
 
 
 class CannotBeSent(HAError, ValueError):
@@ -74,7 +82,7 @@ class JournalFull(HAError):
     """
 
 
-class JournalUnusable(HAError, OSError):
+class JournalUnusable(OperatorError, OSError):
     """A journal on disk cannot be used; nothing of it was changed."""
 
     def __init__(self, path: object, reason: str, remedy: str) -> None:

@@ -102,6 +102,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.forks",
         "ha_scheduler.protocol",
     },
+    "client_replay.cli": {"client_replay", "ha_scheduler.cli", "ha_scheduler.errors"},
     "ha_scheduler.cli": {
         "ha_scheduler.cell",
         "ha_scheduler.errors",

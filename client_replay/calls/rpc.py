@@ -29,6 +29,7 @@ from dask.utils import parse_timedelta
 from distributed.core import PooledRPCCall, Status, send_recv
 
 from client_replay.calls.call_ids import CallIds, PendingCall
+from client_replay.calls.methods import method_of
 from client_replay.errors import AnswerLost, NoLeader, OutcomeUnknown
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm import address as addresses
@@ -76,14 +77,14 @@ READ_ONLY = _names(
     get_runspec get_story get_task_prefix_states get_task_status get_task_stream
     get_task_stream_index has_what identity logs nbytes ncores ncores_running performance_report
     processing profile publish_get publish_list queue_qsize semaphore_value versions who_has
-    worker_logs"""
+    worker_logs ha-session-keys ha-sessions"""
 )
 IDEMPOTENT = _names(
     """amm_handler dump_cluster_state_to_url rebalance register_nanny_plugin
     register_worker_plugin replicate retry scatter semaphore_acquire semaphore_refresh_leases
     semaphore_release set_resources
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
-    variable_get"""
+    variable_get ha-cancel-session ha-detach"""
 )
 #: What a leader of ours does once, however often it arrives.
 NUMBERED = _names(
@@ -165,7 +166,7 @@ class SchedulerRPC(PooledRPCCall):
             return await self._call("proxy", kwargs, repeatable=False)
         except OutcomeUnknown:
             method = f"{kwargs['msg']['function']} of an actor"
-            return {"status": "error", "exception": OutcomeUnknown(method)}
+            return {"status": "error", "exception": OutcomeUnknown("proxy", method)}
 
     @contextlib.contextmanager
     def _scattering(self, keys: Iterable[Any]) -> Iterator[None]:
@@ -201,7 +202,7 @@ class SchedulerRPC(PooledRPCCall):
             with numbers.take() as number:
                 answer = await self._call(op, kwargs, repeatable=True, number=number)
             if answer == LOST:
-                raise AnswerLost(op)
+                raise AnswerLost(op, method_of(op, kwargs))
             if answer != EXPIRED:
                 return answer
             # The cell took this process for gone, and has forgotten what it answered.
@@ -209,7 +210,7 @@ class SchedulerRPC(PooledRPCCall):
                 self._numbers = None
             if number.sent > 1:
                 break
-        raise OutcomeUnknown(op)
+        raise OutcomeUnknown(op, method_of(op, kwargs))
 
     async def has_forgotten_lock(self, name: str) -> bool:
         """Whether the cell does not know the lock and nobody has closed it."""
@@ -247,7 +248,7 @@ class SchedulerRPC(PooledRPCCall):
                 if not comm.closed():
                     raise  # the scheduler's own answer
                 if not repeatable:
-                    raise OutcomeUnknown(op) from error
+                    raise OutcomeUnknown(op, method_of(op, kwargs)) from error
                 if repeat == REPEATS_MAX or self.pool.status != Status.running:
                     raise
             await backoff.pause()

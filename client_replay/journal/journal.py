@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from client_replay.errors import JournalFull
@@ -101,6 +102,11 @@ class Journal:
     def lasts(self) -> bool:
         """Whether another process can go on with it."""
         return self._keeper.lasts
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, if another process can go on with it."""
+        return self._keeper.path
 
     @property
     def last(self) -> int:
@@ -246,11 +252,16 @@ class Journal:
         with self._lock:
             return list(self._entries.values())
 
-    def to_send(self) -> list[JournalEntry]:
-        """What a new stream begins with: all that is kept, up to the first that is not."""
-        entries = self.pending()
-        unkept = next((i for i, e in enumerate(entries) if not self.is_kept(e.sequence)), None)
-        return entries[:unkept]
+    @property
+    def last_kept(self) -> int:
+        """All up to this number may be sent."""
+        last = self._last
+        waiting = [number for number in list(self._number_of) if not self.is_kept(number)]
+        return min(waiting, default=last + 1) - 1
+
+    def up_to(self, last: int) -> list[JournalEntry]:
+        """What a new stream begins with: of all that is open."""
+        return [entry for entry in self.pending() if entry.sequence <= last]
 
     def committed(self, sequences: Iterable[int]) -> None:
         """The cell has committed these; unknown numbers are ignored."""
@@ -291,6 +302,17 @@ class Journal:
         """The keys of unacknowledged graphs after ``sequence``."""
         later = [entry.message for entry in self.pending() if entry.sequence > sequence]
         return {key for message in later if message["op"] == GRAPH for key in message["keys"]}
+
+    # ---- whose it is
+
+    def require_owner(self) -> None:
+        """Raise ``JournalFenced`` if another process has taken it over."""
+        self._keeper.require_owner()
+
+    def go_on_after(self, last: int) -> None:
+        """Another process has used the numbers up to this one."""
+        with self._lock:
+            self._last = max(self._last, last)
 
     # ---- the end
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 Key = Any
@@ -96,6 +97,10 @@ class Kept:
 class Keeper(Protocol):
     """Thread-safe."""
 
+    @property
+    def path(self) -> Path | None:
+        """Its file; None if there is none."""
+
     lasts: bool  # beyond this process: who wants which key is then kept as well
     on_kept: Callable[[], None]
     on_failed: Callable[[list[JournalEntry], Exception], None]
@@ -111,6 +116,9 @@ class Keeper(Protocol):
 
     def wait(self, number: int, timeout_s: float | None = None) -> bool:
         """Wait for that. Returns ``is_kept``."""
+
+    def require_owner(self) -> None:
+        """Raise ``JournalFenced`` if another process has taken it over."""
 
     def close(self, *, remove: bool = False) -> None:
         """Keep what is queued and let go of it. ``remove``: if nothing is in it. Idempotent."""

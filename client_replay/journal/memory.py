@@ -15,6 +15,7 @@ class MemoryKeeper:
     """The entries themselves are in the ``Journal``; there is nowhere else to write to."""
 
     lasts = False
+    path = None
 
     def __init__(self) -> None:
         self.on_kept: Callable[[], None] = _ignore
@@ -31,6 +32,9 @@ class MemoryKeeper:
 
     def wait(self, number: int, timeout_s: float | None = None) -> bool:
         return True
+
+    def require_owner(self) -> None:
+        pass
 
     def close(self, *, remove: bool = False) -> None:
         pass

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import reprlib
+import time
 from typing import Any, Self, cast
 
 import distributed
@@ -23,6 +24,7 @@ from ha_scheduler import forks
 
 logger = logging.getLogger("distributed.client.ha")
 
+RETURN_S_MAX, RETURN_POLL_S = 1.0, 0.02  # a leader is most often there by then
 GOODBYE_S_MAX = 2.0  # for what was said just before the client closed, and outlives it
 
 
@@ -30,6 +32,7 @@ class Closing(distributed.Client):
     _ha: Session
     _owner: forks.Owner
     _calling: set[asyncio.Future[None]]
+    _leaves: bool
     _entered: list[Any]  # contexts around the present one, with what upstream restores at its end
 
     def close(self, timeout: Any = no_default) -> Any:
@@ -93,6 +96,16 @@ class Closing(distributed.Client):
                 await self._ha.settled()
         except TimeoutError:
             self._warn_of_unsettled(limit)
+        await self._come_back(min(limit, RETURN_S_MAX))
+
+    async def _come_back(self, limit: float) -> None:
+        """To say goodbye: else the cell keeps what this client wants for its time to live."""
+        deadline = time.monotonic() + limit
+        while self._is_missed() and time.monotonic() < deadline:  # noqa: ASYNC110 - upstream's status
+            await asyncio.sleep(RETURN_POLL_S)
+
+    def _is_missed(self) -> bool:
+        return self.status == "connecting" and bool(self.futures)
 
     def _warn_of_unsettled(self, limit: float) -> None:
         unsettled = [entry.message for entry in self._ha.journal.lasting()]
@@ -114,3 +127,7 @@ class Closing(distributed.Client):
             self.status = "closing"
             await self._ha.follower.stop()
         await super()._close(fast=fast)
+        if self._leaves or self._ha.journal.lasting():  # a request that outlives this client
+            self._ha.journal.leave()
+        else:
+            self._ha.journal.close()

@@ -18,7 +18,9 @@ import distributed
 from distributed.client import CommClosedError
 from distributed.core import Status, clean_exception
 
-from client_replay.calls.rpc import reconnect_timeout_s
+from client_replay.calls.rpc import RECONNECT_TIMEOUT, reconnect_timeout_s
+from client_replay.errors import JournalFenced, NoLeader
+from client_replay.session.outages import REMIND_S
 from client_replay.session.session import Session
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
@@ -28,6 +30,7 @@ from ha_scheduler.comm.preamble import IntroductionRefused, is_final
 logger = logging.getLogger("distributed.client.ha")
 
 ATTEMPT_S_MAX = 30.0  # a leader that takes in a large graph answers late
+FIRST_REMINDER_S = 3.0  # most leaders are replaced by then
 FIRST_BACKOFF_S_MAX = 0.25  # somebody waits for the client to be there
 
 
@@ -35,7 +38,11 @@ class Connecting(distributed.Client):
     scheduler_comm: Any
     _stream_handlers: dict[str, Any]
     _ha: Session
+    _leaves: bool
     _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
+
+    async def _fenced(self, error: JournalFenced) -> None:
+        raise NotImplementedError
 
     def _setup_replay(self) -> None:
         """Rebind what upstream's ``__init__`` bound to its own methods; idempotent."""
@@ -74,16 +81,54 @@ class Connecting(distributed.Client):
             await super()._reconnect()
             return
         self.status, self.scheduler_comm = "connecting", None
-        give_up_s = reconnect_timeout_s()
-        deadline = time.monotonic() + give_up_s
+        self._ha.begin_outage()
+        reminding = asyncio.ensure_future(self._remind())
+        try:
+            await self._ha.pause_between_streams()
+            await self._find_leader(time.monotonic() + reconnect_timeout_s())
+        finally:
+            reminding.cancel()
+
+    async def _find_leader(self, deadline: float) -> None:
         backoff = Backoff()
-        await self._ha.pause_between_streams()
         while self.status == "connecting" and not await self._reconnect_once(deadline):
             if time.monotonic() > deadline:
-                logger.error("No leader was found within %.0f s, closing client", give_up_s)
-                await self._close()
+                await self._give_up()
                 return
             await backoff.pause(self._ha.follower.news)
+
+    async def _remind(self) -> None:
+        """Say why it lasts: soon after it began, and every ``REMIND_S``."""
+        await asyncio.sleep(FIRST_REMINDER_S)
+        while True:
+            await self._ha.look_around()
+            self._ha.remind()
+            await asyncio.sleep(REMIND_S)
+
+    async def _give_up(self) -> None:
+        """No leader within the time: what is pending fails for that reason."""
+        with contextlib.suppress(Exception):  # whatever hinders it, the reason is the outage
+            await self._ha.look_around()
+        error = NoLeader(
+            f"{self._ha.why_no_leader()} The client gave up after {reconnect_timeout_s():g} s "
+            f"({RECONNECT_TIMEOUT}). {self._what_is_left()}"
+        )
+        logger.error("%s", error, extra={"action": "gave-up"})
+        self._ha.outages.gave_up()
+        for state in list(self.futures.values()):
+            if state.status == "pending":
+                state.set_error(error, None)
+            elif state.status == "finished":  # and its result is out of reach
+                state.cancel(reason="no-leader", msg=str(error))
+        self.futures.clear()
+        self._leaves = True
+        await self._close()
+
+    def _what_is_left(self) -> str:
+        path = self._ha.journal.path
+        if path is None:
+            return "What was submitted is lost with this client, unless a new one submits it again."
+        return f"Go on by client_replay.resume({str(path)!r}) when the cell is back."
 
     async def _reconnect_once(self, deadline: float) -> bool:
         timeout = min(ATTEMPT_S_MAX, max(0.1, deadline - time.monotonic()))
@@ -123,9 +168,13 @@ class Connecting(distributed.Client):
         if goodbye and self._ha.served_plainly:
             return False
         logger.info("Client report stream closed to scheduler")
-        logger.info("Reconnecting...")
         self.scheduler_comm.abort()
         self._ha.lost()
+        try:
+            self._ha.journal.require_owner()
+        except JournalFenced as error:
+            await self._fenced(error)
+            return False
         for told in self._retrying:
             told.clear()  # the call is made again, and its answer is that of the next leader
         await self._reconnect()

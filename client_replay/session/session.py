@@ -5,8 +5,9 @@ Guarantees, and the order that keeps them:
 - ``ha-hello`` is the first message of a stream, then come the unacknowledged requests in order,
   then all that the client wants. They are sent without an ``await``, so nothing that another thread
   submits comes between.
-- A request is sent at most once per stream, whether by ``submit`` or the reconnection, and never
-  before one with a lower number.
+- A request is sent at most once per stream, whether by ``submit`` or the reconnection, never
+  before one with a lower number, and not before the journal's keeper has it: until then it waits,
+  and all that was said after it (``_unsent``).
 - A leader's word of a cancellation does not touch what was submitted after it.
 - What cannot be serialised all the same is left out and fails its futures; it is not tried again.
 - Streams that end as soon as they begin are begun ever more slowly.
@@ -24,25 +25,28 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import distributed
 from distributed.core import PooledRPCCall
 from distributed.utils import nbytes
+from tornado.ioloop import IOLoop
 
 from client_replay.calls import rpc
 from client_replay.calls.rpc import SchedulerRPC
 from client_replay.calls.sendable import sendable
-from client_replay.errors import CannotBeSent
+from client_replay.errors import CannotBeSent, JournalFenced
 from client_replay.journal.journal import Journal
-from client_replay.journal.keeper import GRAPH
+from client_replay.journal.keeper import GRAPH, JournalEntry
 from client_replay.session.event_cursor import EventCursor
+from client_replay.session.outages import Outages
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.roles import NotALeader, check_leader
+from ha_scheduler.comm.watch import silent_peers
 from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
     SEQUENCE,
@@ -84,6 +88,9 @@ class Session:
         self._client = client
         self.id = uuid.uuid4().hex
         self.journal = Journal()
+        self.silent_s = self.closed_s = 0.0  # for how long the cell is asked to keep us
+        self.adopting = False  # what this client wants is about to be learnt from the cell
+        self._unsent: deque[dict[str, Any]] = deque()  # behind a request that is not kept yet
         self.follower = Follower(self._leave)
         self.plain = False  # the scheduler is not one of a cell
         self.served_plainly = False  # and there was a stream to it
@@ -99,6 +106,8 @@ class Session:
         self._in_submission: Counter[Any] = Counter()
         self._notices: deque[int] = deque(maxlen=HEARD_MAX)
         self.topics = EventCursor()
+        self.outages = Outages()
+        self.view: View | None = None  # of the leader that welcomed us last
         self._left_topics: set[str] = set()
         self._publishing = 0
         self._flushes: deque[dict[str, Any]] = deque(maxlen=FLUSHES_MAX)
@@ -149,6 +158,46 @@ class Session:
         elif message["op"] == "subscribe-topic":
             self._left_topics.discard(message["topic"])
 
+    # ---- what waits for the journal's keeper
+
+    def use(self, journal: Journal) -> None:
+        """Have this journal, before anything is submitted."""
+        self.journal = journal
+        journal.on_kept = lambda: self._on_loop(self._send_unsent)
+        journal.on_failed = lambda *failed: self._on_loop(self._not_kept, *failed)
+
+    def _on_loop(self, do: Callable[..., Any], *args: Any) -> None:
+        cast("IOLoop", self._client.loop).add_callback(do, *args)
+
+    def must_wait(self, message: dict[str, Any]) -> bool:
+        """Whether ``message`` is sent later, after what is not kept yet."""
+        kept = self.journal.is_kept(message.get(SEQUENCE, 0))
+        if kept and not self._unsent:
+            return False
+        self._unsent.append(message)
+        return True
+
+    def _send_unsent(self) -> None:
+        while self._unsent and self.journal.is_kept(self._unsent[0].get(SEQUENCE, 0)):
+            cast("Any", self._client)._send_now(self._unsent.popleft())
+        if not self._unsent:
+            self._left.set()
+
+    def _not_kept(self, entries: list[JournalEntry], error: Exception) -> None:
+        """The keeper could not have these: their futures say so, and nothing of them is sent."""
+        if isinstance(error, JournalFenced):
+            self._on_loop(cast("Any", self._client)._fenced, error)
+            return
+        for entry in entries:
+            self._fail(entry.message, error)
+        self._send_unsent()
+
+    def _fail(self, message: dict[str, Any], error: Exception) -> None:
+        for key in message.get("keys", ()) if message["op"] == GRAPH else ():
+            state = self._client.futures.get(key)
+            if state is not None:
+                state.set_error(error, None)
+
     def holds(self, message: dict[str, Any]) -> bool:
         """Whether the next stream repeats ``message`` in any case."""
         return not self.plain and (SEQUENCE in message or message["op"] in SUPERSEDED)
@@ -191,18 +240,25 @@ class Session:
         if self.plain:
             self._submit_plainly(stream)
             return
+        self.outages.reached("connected")
         self.follower.connected(self._client.scheduler, stream.comm)
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
         seen = self.follower.fence.term, self.journal.floor, self.follower.cell_id
-        stream.send(to_op(Hello(self.id, *seen)))
-        last = self.journal.last  # another thread may append while we go on
-        for entry in self.journal.pending():
+        stream.send(to_op(Hello(self.id, *seen, self.silent_s, self.closed_s)))
+        last = self.journal.last_kept  # another thread may append while we go on
+        for entry in self.journal.up_to(last):
             entry.sent_in = self._connection
             stream.send(entry.message)
-        if self._connection > 1 or self._client.futures:
+        if (self._connection > 1 or self._client.futures) and not self.adopting:
             self._resume(stream, last)
         stream.send(*self._flushes)  # after all that was said before them
+
+    def adopt(self) -> None:
+        """What this client wants is known now: say so."""
+        self.adopting = False
+        if self._stream is not None and not self._stream.comm.closed():
+            self._resume(self._stream, self.journal.last_kept)
 
     def _resume(self, stream: Any, last: int) -> None:
         futures = list(self._client.futures.items())
@@ -255,6 +311,9 @@ class Session:
         watch = not isinstance(self._client._start_arg, PooledRPCCall)  # else the worker does
         if not self.follower.welcomed(self._stream.comm, view, watch=watch):
             self._leave_stale(view.term)
+            return
+        self.view = view
+        self.outages.over(view.leader or "another peer", view.term)
 
     def _lose_cell(self, view: View) -> None:
         """The cell is not there any more: what was submitted to it has an outcome, and no result.
@@ -298,10 +357,10 @@ class Session:
         self.journal.forget()
         self._left.set()
 
-    async def settled(self) -> None:
-        """Wait until the cell has all requests that outlive this client."""
-        last = self.journal.last_lasting
-        while self.journal.floor < last:
+    async def settled(self, *, all_of_them: bool = False) -> None:
+        """Wait until the cell has all requests that outlive this client, or simply all."""
+        last = self.journal.last if all_of_them else self.journal.last_lasting
+        while self.journal.floor < last or self._unsent:
             self._left.clear()
             await self._left.wait()
 
@@ -318,10 +377,30 @@ class Session:
             self.journal.committed([message[SEQUENCE]])
             self._left.set()
         reason = CannotBeSent(message["op"], f"{type(error).__name__}: {error}")
-        for key in message.get("keys", ()) if message["op"] == GRAPH else ():
-            state = self._client.futures.get(key)
-            if state is not None:
-                state.set_error(reason, None)
+        self._fail(message, reason)
+
+    def begin_outage(self) -> None:
+        """The stream of the leader that welcomed us is over."""
+        if self.view is not None:
+            self.outages.begin(f"{self.view.leader} (term {self.view.term})", len(self.journal))
+
+    async def look_around(self) -> None:
+        """Ask the daemons of the cell whether they are there."""
+        directory = self.follower.directory
+        if directory is not None and directory.peers:
+            silent = await silent_peers(directory.peers, self.follower.ssl_context)
+            self.outages.heard_of(silent)
+
+    def why_no_leader(self) -> str:
+        """Who was tried, since when, and why each refused."""
+        return self.outages.story(*self._tried())
+
+    def remind(self) -> None:
+        self.outages.remind(*self._tried())
+
+    def _tried(self) -> tuple[dict[str, str], int]:
+        directory = self.follower.directory
+        return ({}, 0) if directory is None else (directory.refusals, len(directory.peers))
 
     async def pause_between_streams(self) -> None:
         """Before the next stream: longer each time that one has ended soon after it began."""

@@ -16,6 +16,8 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.peer.settings import ENGINE_OPTIONS, PeerSettings
 from ha_scheduler.vip.address import VirtualAddress, locate, parse
 
+SESSION_TTL = "2 hours"  # of a client that fell silent
+
 _URI = re.compile(
     r"(?:(?P<protocol>[a-z]+)://)?(?P<host>\[[^\]]*\]|[^:/\[\]]*|[0-9a-fA-F:]+)(?::(?P<port>\d+))?/?"
 )
@@ -67,7 +69,8 @@ def engine_options(
 ) -> dict[str, Any]:
     """``PeerSettings.engine_options``, from checked settings and further options."""
     address = _dashboard_address(settings, values["dashboard_address"])
-    _check_idle_timeout(values["idle_timeout"])
+    _check_span("--idle-timeout", values["idle_timeout"])
+    _check_span("--session-ttl", values["session_ttl"])
     for module in values["preload"]:
         if module.endswith(".py") and "://" not in module and not os.path.isfile(module):
             raise OperatorError(f"--preload {module} does not exist; correct its path.")
@@ -84,6 +87,7 @@ def engine_options(
         "preload": list(values["preload"]),
         "preload_argv": list(values["preload_argv"]),
         "idle_timeout": values["idle_timeout"],
+        "session_ttl": values["session_ttl"],
         "tls_ca_file": str(tls.ca_file) if tls is not None else None,
         "tls_cert": str(tls.cert_file) if tls is not None else None,
         "tls_key": str(tls.key_file) if tls is not None else None,
@@ -116,14 +120,14 @@ def host_and_port(option: str, text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _check_idle_timeout(text: str | None) -> None:
-    if text is None:
+def _check_span(option: str, text: str | None) -> None:
+    if text in (None, SESSION_TTL):
         return
-    from dask.utils import parse_timedelta  # a slow import, and a rare option
+    from dask.utils import parse_timedelta  # a slow import, and rare options
 
     try:
         seconds = parse_timedelta(text, default="seconds")
     except (KeyError, ValueError):
         seconds = 0.0
     if not seconds > 0:
-        raise OperatorError(f"--idle-timeout {text!r} is no span of time; use one like '1 hour'.")
+        raise OperatorError(f"{option} {text!r} is no span of time; use one like '1 hour'.")

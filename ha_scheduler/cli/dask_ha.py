@@ -11,8 +11,10 @@ import click
 
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup
 
-#: Name of a command → its object, also a command of ``dask-ha-scheduler``.
+#: Name of a command → its object. But for ``journal``, which is of the machines of clients, it is
+#: also a command of ``dask-ha-scheduler``.
 COMMANDS = {
+    "journal": "client_replay.cli:journal",
     "history": "ha_scheduler.cli.operate:history",
     "status": "ha_scheduler.cli.operate:status",
 }

@@ -16,7 +16,12 @@ import click
 
 from ha_scheduler.cell.peers import Cell, check_count, own_name
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
-from ha_scheduler.cli.daemon_options import engine_options, listen_host, virtual_address
+from ha_scheduler.cli.daemon_options import (
+    SESSION_TTL,
+    engine_options,
+    listen_host,
+    virtual_address,
+)
 from ha_scheduler.cli.host import local_addresses, local_names
 from ha_scheduler.cli.init import init
 from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
@@ -88,6 +93,11 @@ _TIMING = Timing()
     help='Module that the Dask scheduler loads, like "foo.bar" or "/path/to/foo.py".',
 )
 @click.option("--preload-argv", multiple=True, help="One argument for the preloaded modules.")
+@click.option(
+    "--session-ttl",
+    default=SESSION_TTL,
+    help="Keep what a client wants that fell silent; clients may ask for less.",
+)
 @click.option("--idle-timeout", default=None, help="End after this much inactivity, like '1 hour'.")
 @click.option(
     "--engine-user",

@@ -152,6 +152,7 @@ class _Race:
                     return await self._attempt(endpoint)
             except (OSError, TimeoutError) as error:
                 self._failures[endpoint] = error
+                self._directory.refused(endpoint, why(error))
                 self._doubt.set()
                 if is_final(error):
                     raise

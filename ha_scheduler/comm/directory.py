@@ -95,6 +95,9 @@ class Directory:
         self.cell_id = ""  # in use
         self._confirmed: dict[str, int] = {}  # cell id → the highest term that a daemon said
         self._learnt: tuple[Endpoint, ...] = ()
+        self.refusals: dict[
+            str, str
+        ] = {}  # why each candidate was no leader when it was tried last
         self._subscribers: list[Callable[[View], None]] = []
 
     @property
@@ -113,6 +116,12 @@ class Directory:
         """A connection to ``endpoint`` was made, so it leads: followers refuse."""
         with self._lock:
             self.leader_hint = endpoint
+            self.refusals = {}
+
+    def refused(self, endpoint: Endpoint, why: str) -> None:
+        """A candidate was tried, and is no leader."""
+        with self._lock:
+            self.refusals = {**self.refusals, str(endpoint): why}
 
     def learn(self, endpoints: Iterable[Endpoint]) -> None:
         """More addresses of the cell."""

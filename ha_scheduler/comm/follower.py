@@ -232,7 +232,7 @@ class Follower:
             self._leave(f"no peer of the cell says that {view.leader} leads term {view.term}")
 
     @property
-    def _ssl_context(self) -> Any:
+    def ssl_context(self) -> Any:
         return self._scheduler.pool.connection_args.get("ssl_context")
 
     async def meet(self, view: View) -> Meeting:
@@ -242,7 +242,7 @@ class Follower:
         directory = self._enter() if addresses.is_ha(self._scheduler.addr) else self.directory
         known = directory.peers if directory is not None else ()
         peers = {(peer.name, peer.host, peer.peer_port): peer for peer in (*known, *view.peers)}
-        said = await ask(directory or Directory(()), peers.values(), self._ssl_context)
+        said = await ask(directory or Directory(()), peers.values(), self.ssl_context)
         there = {answer.cell_id: answer for answer in said}
         if self.cell_id in there or view.cell_id not in there:
             return Meeting.DOUBTFUL
@@ -276,13 +276,13 @@ class Follower:
         """
         directory = self.directory
         if directory is None or not directory.peers:
-            return self._scheduler is not None and self._ssl_context is None
+            return self._scheduler is not None and self.ssl_context is None
         claim = View("", term, None, None, cell_id=self.cell_id, by_daemon=False)
         deadline = asyncio.get_running_loop().time() + UNCONFIRMED_S
         while not directory.believes(claim):
             if self._stopped or asyncio.get_running_loop().time() > deadline:
                 return False
-            await ask(directory, directory.peers, self._ssl_context)
+            await ask(directory, directory.peers, self.ssl_context)
             if not directory.believes(claim):
                 await asyncio.sleep(ASK_EVERY_S)
         return True

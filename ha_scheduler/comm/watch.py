@@ -144,6 +144,25 @@ async def ask(
     return said
 
 
+async def silent_peers(peers: Iterable[Peer], ssl_context: ssl.SSLContext | None) -> dict[str, str]:
+    """Of these the names of those whose daemons do not answer now, and why."""
+    asked = list(peers)
+    answers = await asyncio.gather(*(_silence_of(peer, ssl_context) for peer in asked))
+    return {peer.name: why for peer, why in zip(asked, answers, strict=True) if why}
+
+
+async def _silence_of(peer: Peer, ssl_context: ssl.SSLContext | None) -> str:
+    try:
+        async with contextlib.aclosing(messages_of(peer, ssl_context)) as messages:
+            await anext(messages)
+    except (OSError, EOFError, TimeoutError, ProtocolError) as error:
+        nothing = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        return str(error) or nothing
+    except RefusedError as error:  # it is there
+        logger.debug("Peer %s does not let us watch: %s", peer.name, error)
+    return ""
+
+
 async def _view_of(peer: Peer, ssl_context: ssl.SSLContext | None) -> View | None:
     try:
         async with contextlib.aclosing(messages_of(peer, ssl_context)) as messages:

@@ -10,9 +10,11 @@ import ipaddress
 import socket
 from typing import Any
 
+from dask.utils import parse_timedelta
 from distributed.comm.addressing import unparse_host_port
 from distributed.security import Security
 
+from ha_scheduler.engine.clients.absence import SESSION_TTL_SECONDS
 from ha_scheduler.protocol.peer import PeerAddress
 
 
@@ -30,6 +32,7 @@ def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:
         "preload": options.get("preload") or None,
         "preload_argv": options.get("preload_argv") or (),
         "idle_timeout": options.get("idle_timeout"),
+        "session_ttl": float(parse_timedelta(options.get("session_ttl") or SESSION_TTL_SECONDS)),
     }
 
 

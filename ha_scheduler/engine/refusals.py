@@ -92,10 +92,15 @@ class CheckedComm:
         self._check = check
         self._refused = refused
         self._unread = unread
+        self.ended: Exception | None = None  # the error with which the connection ended
 
     async def read(self) -> list[dict[str, Any]]:
         """The next messages. Raises ``CommClosedError``, also when it has refused them."""
-        messages, self._unread = self._unread or await self._comm.read(), ()
+        try:
+            messages, self._unread = self._unread or await self._comm.read(), ()
+        except CommClosedError as error:
+            self.ended = error
+            raise
         try:
             checked = [self._checked(message) for message in _as_list(messages)]
         except TurnedAway as away:

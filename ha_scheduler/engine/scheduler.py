@@ -30,6 +30,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 from ha_scheduler.comm import http
 from ha_scheduler.comm.preamble import INTRODUCTION
 from ha_scheduler.engine import gc_pauses, http_gate, worker_pages
+from ha_scheduler.engine.clients.sessions import SessionCalls
 from ha_scheduler.engine.confirmations import READS, confirmed, wait
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
 from ha_scheduler.engine.coordination.metadata import Metadata
@@ -75,6 +76,7 @@ class Scheduler(
     Actors,
     Workers,
     StatusSubscribers,
+    SessionCalls,
     SchedulerPlugins,
     WorkerPlugins,
     MemoryManager,
@@ -134,6 +136,7 @@ class Scheduler(
             self.handlers["amm_handler"] = self.amm_asked
         self.handlers[tag_of(RegisterWorker)] = self.ha_register_worker
         self.handlers[tag_of(OpenCalls)] = self.calls.open
+        self.handlers.update(self.session_calls())
         for op in CALLS & set(self.handlers):
             handler = exposed(op, self.handlers[op], self.exposures)
             self.handlers[op] = self.calls.around(op, handler)

@@ -188,6 +188,7 @@ ENGINE_OPTIONS = (
     "preload",
     "preload_argv",
     "idle_timeout",  # None, or as the operator wrote it: "1 hour"
+    "session_ttl",  # as the operator wrote it: "2 hours"
     "tls_ca_file",  # the engine's own pair: absolute paths, or None
     "tls_cert",
     "tls_key",

@@ -18,6 +18,7 @@ from ha_scheduler.protocol.codec import (
     Name,
     Number,
     Port,
+    Seconds,
     Term,
     Text,
     from_op,
@@ -50,7 +51,9 @@ NOT_HA = (
     "dask.yaml that `dask-ha-scheduler init` wrote."
 )
 
-UNKNOWN_KEYS = "unknown-after-failover"  # the reason for cancelled keys after ``Resume``
+#: Reasons for cancelled keys after ``Resume``: the cell does not know them, or it knows nothing
+#: any more of the client that wants them.
+UNKNOWN_KEYS, SESSION_ENDED = "unknown-after-failover", "session-ended"
 
 #: Answers to a numbered call: its session has expired; it was done, and its answer is lost.
 EXPIRED = {"status": "ha-call-expired"}
@@ -74,13 +77,16 @@ class RegisterClient(Message, tag="register-client"):
 class Hello(Message, tag="ha-hello"):
     """The client's first message. ``floor``: sequences up to it are over.
 
-    ``cell_id``: of which cell it is, and the term.
+    ``cell_id``: of which cell it is, and the term. ``silent_s``, ``closed_s``: for how long its
+    keys are to be kept when it falls silent, or its connection is closed; 0: for as long as usual.
     """
 
     session: Name
     term: Term  # the highest that the client has seen
     floor: Number
     cell_id: CellId = ""
+    silent_s: Seconds = 0.0
+    closed_s: Seconds = 0.0
 
 
 class Resume(Message, tag="ha-resume"):
@@ -148,6 +154,31 @@ class OpenCalls(Message, tag="ha-open-calls"):
 
     session: Name
     owner: Text  # the client's session, or the worker's id
+
+
+class Detach(Message, tag="ha-detach"):
+    """Call: the client goes, and another process will come for its session."""
+
+    client: Text
+
+
+class SessionKeys(Message, tag="ha-session-keys"):
+    """Call: the keys that a client wants, and the last number that it used."""
+
+    client: Text
+
+
+class ListSessions(Message, tag="ha-sessions"):
+    """Call: the sessions of the cell."""
+
+    client: Text
+
+
+class CancelSession(Message, tag="ha-cancel-session"):
+    """Call: cancel all that a session wants."""
+
+    client: Text
+    session: Text  # by its name in the list
 
 
 class LockForgotten(Message, tag="ha-lock-forgotten"):

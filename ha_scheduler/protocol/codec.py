@@ -21,6 +21,7 @@ TERM_MAX = 2**31 - 1  # as ``raft.messages.MAX_TERM``: nobody is in a later one
 SHOWN_CHARS = 80  # of a remote value in an error
 
 Number = Annotated[int, Meta(ge=0, le=INT_MAX)]  # an index, a count
+Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Term = Annotated[int, Meta(ge=0, le=TERM_MAX)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 CellId = Annotated[str, Meta(max_length=64)]  # empty: the cell has none yet, or the sender

@@ -25,7 +25,7 @@ def test_dask_lists_the_group_and_the_group_its_commands() -> None:
     assert "  ha         Operate a replicated scheduler.\n" in dask("--help").stdout
     listed = dask("ha")
     assert (listed.returncode, listed.stderr) == (0, "")
-    for name in ("history", "status"):
+    for name in ("history", "journal", "status"):
         assert f"\n  {name}" in listed.stdout
 
 

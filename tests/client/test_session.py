@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dask
 import distributed
@@ -316,4 +319,110 @@ async def test_the_preload_makes_a_plain_client_one_of_ours() -> None:
     client.submit(int, key="x")
     assert (await until(lambda: leader.said("update-graph")))[0]["ha_sequence"] == 1
     await client.close()
+    await leader.die()
+
+
+async def test_one_line_of_configuration_gives_every_client_of_a_program_a_file(
+    tmp_path: Path,
+) -> None:
+    leader = await ScriptedLeader().open()
+    with dask.config.set({"ha-scheduler.client.journal": str(tmp_path / "journals")}):
+        address = f"ha://127.0.0.1:{leader.port}"
+        clients = [
+            await distributed.Client(address, asynchronous=True, set_as_default=False)
+            for _ in range(2)
+        ]
+        futures = [client.submit(int, key="x") for client in clients]
+        await until(lambda: len(leader.said("update-graph")) == 2)
+        names = {path.name for path in (tmp_path / "journals").glob("*.journal")}
+        assert names == {f"{client.id}.journal" for client in clients}
+        assert {future.status for future in futures} == {"pending"}
+        for client in clients:
+            await client.close()
+    assert list((tmp_path / "journals").iterdir()) == []
+    await leader.die()
+
+
+async def test_a_request_is_sent_when_the_journal_has_it_and_what_follows_waits(
+    tmp_path: Path,
+) -> None:
+    leader = await ScriptedLeader().open()
+    address = f"ha://127.0.0.1:{leader.port}"
+    async with Client(
+        address, journal=tmp_path / "x.journal", asynchronous=True, set_as_default=False
+    ) as client:
+        await until(lambda: client._ha.follower.fence.term)
+        keep = threading.Event()
+        write = client._ha.journal._keeper._file.apply
+        client._ha.journal._keeper._file.apply = lambda changes: (keep.wait(10), write(changes))
+        future = client.submit(int, key="x")
+        future.release()  # it is said after the graph, or the cell would have it for ever
+        await asyncio.sleep(0.1)
+        assert not leader.said("update-graph")
+        assert not leader.said("client-releases-keys")
+        keep.set()
+        await until(lambda: leader.said("client-releases-keys"))
+        ops = leader.ops()
+        assert ops.index("update-graph") < ops.index("client-releases-keys")
+    await leader.die()
+
+
+async def test_a_disk_that_is_full_fails_the_future_and_nothing_is_sent(tmp_path: Path) -> None:
+    leader = await ScriptedLeader().open()
+    address = f"ha://127.0.0.1:{leader.port}"
+    async with Client(
+        address, journal=tmp_path / "x.journal", asynchronous=True, set_as_default=False
+    ) as client:
+        await until(lambda: client._ha.follower.fence.term)
+        file = client._ha.journal._keeper._file
+        full = OSError(28, "No space left on device")
+        with mock.patch.object(file, "apply", side_effect=full):
+            lost = client.submit(int, key="x")
+            with pytest.raises(JournalFull, match="No space left"):
+                await lost
+        client.submit(int, key="y")
+        graphs = await until(lambda: leader.said("update-graph"))
+        assert [list(graph["keys"]) for graph in graphs] == [["y"]]
+        assert graphs[0]["ha_sequence"] == 2
+    await leader.die()
+
+
+async def test_an_asynchronous_client_is_refused_what_its_loop_would_wait_for(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match="durable=True"):
+        Client("ha://127.0.0.1:1", journal=tmp_path / "x.journal", durable=True, asynchronous=True)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_submit_waits_for_room_and_then_says_how_to_have_more(
+    durable: bool, tmp_path: Path
+) -> None:
+    leader = await ScriptedLeader().open()
+    sizes = {"ha-scheduler.client.journal-limit": "3 kB"}
+    patience = {"ha-scheduler.client.journal-patience": "20s"}
+
+    def use() -> None:
+        address = f"ha://127.0.0.1:{leader.port}"
+        journal = {"journal": tmp_path / "x.journal", "durable": True} if durable else {}
+        with Client(address, timeout=5, set_as_default=False, **journal) as client:
+            kept = [client.submit(len, b"x" * 1500, key=f"k{i}") for i in range(2)]
+            assert len(client._ha.journal) == 1  # the second waited for the first
+            with pytest.raises(JournalFull, match="journal-limit"):
+                client.submit(len, b"x" * 4000)
+            with (
+                dask.config.set({"ha-scheduler.client.journal-patience": "0.1s"}),
+                pytest.raises(JournalFull, match="raise the limit"),
+            ):
+                client.submit(len, b"x" * 1500)
+            assert client._ha.journal.nbytes <= 3000
+            assert len(kept) == 2
+
+    with dask.config.set({**sizes, **patience}):
+        using = asyncio.ensure_future(asyncio.to_thread(use))
+        await until(lambda: leader.said("update-graph"))
+        await asyncio.sleep(0.2)
+        assert len(leader.said("update-graph")) == 1
+        await leader.tell(commit([1]))
+        await using
     await leader.die()

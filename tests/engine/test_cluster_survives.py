@@ -199,7 +199,7 @@ async def test_a_function_that_was_running_everywhere_is_not_run_a_second_time(c
         running = asyncio.ensure_future(method(count_and_wait))
         await eventually(lambda: runs["count"] == 1)
         await both.kill_leader()
-        with pytest.raises(OutcomeUnknown, match="may have been done"):
+        with pytest.raises(OutcomeUnknown, match=rf"during Client\.{call}: it may have been done"):
             await running
         waiting = asyncio.ensure_future(method(count))  # was never sent: may be
         await both.take_over()

@@ -11,7 +11,7 @@ from distributed import Reschedule, Status
 from distributed.worker_state_machine import RemoveReplicasEvent
 
 from client_replay import Client
-from ha_scheduler.engine.clients import registration as engine_clients
+from ha_scheduler.engine.clients.absence import Absence
 from ha_scheduler.worker.link import Phase
 from tests.engine.conftest import Pair, eventually, pair
 from tests.engine.counted import begin, gate, holders, runs, work
@@ -61,7 +61,7 @@ async def test_a_client_that_closes_while_nobody_leads_leaves_nothing_behind(
         await future
         await both.kill_leader()
         await other.close()
-        monkeypatch.setattr(engine_clients, "CLIENT_GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(Absence, "seconds", lambda self, client, silent: 0.1)
         leader = await both.take_over()
         await eventually(lambda: "x" not in leader.tasks)
         assert other.id not in leader.clients

@@ -25,7 +25,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     # A failure that a new leader's takeover caused takes no retry.
     "stimulus_task_erred": ("InheritedTasks", "Attempts"),
     # ``ClientLeft`` is in the log before the notices that it makes void.
-    "remove_client": ("Cancellation", "Intents"),
+    "remove_client": ("Clients", "Cancellation", "Intents"),
     # Each forgets what it knows of the key.
     "_remove_key": ("Actors", "Intents", "WithheldTasks", "Attempts", "Restrictions"),
     # Errors are withdrawn, and the records of lost actors.

@@ -167,7 +167,7 @@ def test_what_is_kept_may_be_sent_and_what_is_not_waits(new: Make) -> None:
     first = journal.append(graph("x"), 1)
     journal.wait_until_kept()
     assert journal.is_kept(first)
-    assert [entry.sequence for entry in journal.to_send()] == [1]
+    assert [entry.sequence for entry in journal.up_to(journal.last_kept)] == [1]
     assert not journal.lasts or told.wait(5)
 
 

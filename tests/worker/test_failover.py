@@ -110,7 +110,7 @@ def test_a_call_that_must_not_be_repeated_says_that_its_outcome_is_unknown(two: 
             kill(leader)
             await call
 
-        with pytest.raises(OutcomeUnknown, match="broadcast"):
+        with pytest.raises(OutcomeUnknown, match=r"during Client\.run:"):
             client.sync(run_and_kill)
 
 

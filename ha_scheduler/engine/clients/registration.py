@@ -1,9 +1,9 @@
 """Registration of clients, and their return.
 
-Guarantee: a client that lost its connection keeps its desires for ``CLIENT_GRACE_SECONDS``, and the
-end of a connection never removes a newer registration (hazard 10). A returning client resubmits
-what was never acknowledged, then states all that it wants (``ha-resume``), and is told the state of
-each key.
+Guarantee: a client that lost its connection keeps its desires for its time to live
+(``absence.py``), and the end of a connection never removes a newer registration (hazard 10). A
+returning client resubmits what was never acknowledged, then states all that it wants
+(``ha-resume``), and is told the state of each key. One that was given up meanwhile is told that.
 
 Who registers under the name of a client with a session is that client if its first message names
 the session, which no other knows. Nobody else ends its stream, speaks in its stead or takes its
@@ -19,15 +19,16 @@ import asyncio
 import functools
 import logging
 from time import time
-from typing import Any
+from typing import Any, cast
 
 from distributed.batched import BatchedSend
-from distributed.comm import CommClosedError
+from distributed.comm import Comm, CommClosedError
 from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import peer_introduction
+from ha_scheduler.engine.clients.absence import SESSION_TTL_SECONDS, Absence, is_silence
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.fencing import FencedComm
@@ -40,6 +41,7 @@ from ha_scheduler.protocol.client import (
     NOT_HA,
     PSEUDO_CLIENTS,
     SESSION,
+    SESSION_ENDED,
     UNKNOWN_KEYS,
     Hello,
     RegisterClient,
@@ -54,13 +56,20 @@ logger = logging.getLogger(__name__)
 PROOF_SECONDS = 10.0  # for the first message of a client that has a session
 #: Of the requests of one session: those that were refused leave no record, and count for its floor.
 UNRECORDED_MAX = 1_000_000
-CLIENT_GRACE_SECONDS = 60.0  # a client that is alive comes back within seconds
+UNKNOWN = (
+    UNKNOWN_KEYS,
+    "The cell does not know this key: it was released, or its data was scattered and its only "
+    "holder is gone. Submit the work again.",
+)
 REPORT_KEYS_PER_STEP = 2_000  # keys told to a returning client before others get a turn
 
 
 class Clients(Cancellation):
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, session_ttl: float = SESSION_TTL_SECONDS, **kwargs: Any) -> None:
+        """``session_ttl``: in seconds, of a client that fell silent."""
         super().__init__(**kwargs)
+        self._absence = Absence(session_ttl)
+        self._given_up: set[str] = set()  # that have come back, and not said yet what they want
         self._awaited_clients: set[str] = set()  # of the ledger, that have not said what they want
         self._leaving: dict[str, asyncio.TimerHandle] = {}  # that may come back, until when
         self._served: dict[str, asyncio.Event] = {}  # set when a client's latest stream is over
@@ -78,18 +87,18 @@ class Clients(Cancellation):
             said = await self._proof(comm, client)
         except (MalformedMessage, SetAside) as error:
             return await refuse(comm, error)
-        served = asyncio.Event()
+        served, ended = asyncio.Event(), None
         before, self._served[client] = self._served.get(client), served
         try:
             await self._end_former_stream(client, before)
             if self._served.get(client) is not served:  # its end may never be heard of here
                 raise CommClosedError(f"{client} has registered anew meanwhile")
-            await self._serve_client(comm, client, versions, said)
+            ended = await self._serve_client(comm, client, versions, said)
         finally:
             served.set()
             if self._served.get(client) is served:
                 del self._served[client]
-                self._client_lost(client)
+                self._client_lost(client, silent=is_silence(ended))
 
     async def _welcome(self, comm: Any, versions: dict[str, Any]) -> None:
         # Alone in its message: a client takes the first message for the answer to its registration
@@ -150,17 +159,19 @@ class Clients(Cancellation):
 
     async def _serve_client(
         self, comm: Any, client: str, versions: dict[str, Any], said: Any
-    ) -> None:
+    ) -> Exception | None:
+        """Returns why its stream has ended; None if not by the connection."""
         stream = self._open_stream(FencedComm(comm, self.lease), client, versions)
         try:
             check = functools.partial(self._check_message, client)
             refused = functools.partial(self.refuse_request, client)
-            checked: Any = CheckedComm(comm, stream, self.stream_handlers, check, refused, said)
-            await self.handle_stream(comm=checked, extra={"client": client})
+            checked = CheckedComm(comm, stream, self.stream_handlers, check, refused, said)
+            await self.handle_stream(comm=cast("Comm", checked), extra={"client": client})
         finally:
             if self.client_comms.get(client) is stream:
                 del self.client_comms[client]
             stream.abort()
+        return checked.ended
 
     def _warning(self, versions: dict[str, Any], *, plain: bool) -> dict[str, Any]:
         """What upstream tells a client whose packages differ (scheduler.py:5929), and what we tell
@@ -203,12 +214,12 @@ class Clients(Cancellation):
                     extra={"action": "plugin-failed"},
                 )
 
-    def _client_lost(self, client: str) -> None:
+    def _client_lost(self, client: str, *, silent: bool) -> None:
         """The stream ended: a client with a session may return, any other is gone."""
         if client not in self.clients:
             return  # it said goodbye
         if client in self.session_of:
-            self.await_client(client)
+            self.await_client(client, silent=silent)
         else:
             self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")
 
@@ -229,26 +240,35 @@ class Clients(Cancellation):
             if not self._awaited_clients:
                 self.mark("clients_back", {"clients": len(self.session_of)})
 
-    def await_client(self, client: str) -> None:
-        """Keep an absent client's desires for the grace period."""
+    def await_client(self, client: str, *, silent: bool = True) -> None:
+        """Keep an absent client's desires for its time to live.
+
+        ``silent``: nothing is heard of it, while its process and machine may be there.
+        """
+        seconds = self._absence.seconds(client, silent=silent)
 
         def give_up() -> None:
             self._leaving.pop(client, None)
             if client in self.clients and client not in self.client_comms:
                 logger.warning(
-                    "Client %s stayed away for %.0f s; its futures are released.",
+                    "Client %s, %s, stayed away for %.0f s; its futures are released.",
                     client,
-                    CLIENT_GRACE_SECONDS,
+                    "which fell silent" if silent else "whose connection was closed",
+                    seconds,
                     extra={"action": "client-gave-up"},
                 )
-                self.remove_client(client=client, stimulus_id=f"client-grace-{time()}")
+                self.remove_client(client=client, stimulus_id=f"client-ttl-{time()}")
 
         self._kept_for.setdefault(client, set())
         former = self._leaving.pop(client, None)
         if former is not None:
             former.cancel()
         loop = asyncio.get_running_loop()
-        self._leaving[client] = loop.call_later(CLIENT_GRACE_SECONDS, give_up)
+        self._leaving[client] = loop.call_later(seconds, give_up)
+
+    def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
+        super().remove_client(client=client, stimulus_id=stimulus_id)
+        self._absence.forget(client)
 
     def ha_hello(self, client: str, message: Hello) -> None:
         """First message of a client with a journal."""
@@ -260,7 +280,10 @@ class Clients(Cancellation):
         if self._is_behind(message.term, message.cell_id):
             stream.send(to_op(Stale(self.term)))
             return
+        self._absence.asked(client, silent_s=message.silent_s, closed_s=message.closed_s)
         if self.session_of.get(client) != message.session:
+            if message.term or message.floor:
+                self._given_up.add(client)
             if message.term:  # it was another leader's, and is about to state what it wants
                 self._kept_for.setdefault(client, set())
             self.session_of[client] = message.session
@@ -288,7 +311,9 @@ class Clients(Cancellation):
         wanted, believed = {*keys, *message.scattering}, set(message.finished)
         known = [key for key in keys if key in self.tasks]
         self._set_desires(client, wanted, known)
-        self._tell_unknown(client, [key for key in keys if key not in self.tasks])
+        given_up = client in self._given_up
+        self._given_up.discard(client)
+        self._tell_unknown(client, [key for key in keys if key not in self.tasks], given_up)
         for start in range(0, len(known), REPORT_KEYS_PER_STEP):
             for key in known[start : start + REPORT_KEYS_PER_STEP]:
                 self._tell_state(client, key, key in believed)
@@ -307,7 +332,8 @@ class Clients(Cancellation):
         if excess:
             self.client_releases_keys(keys=excess, client=client)
 
-    def _tell_unknown(self, client: str, keys: list[Key]) -> None:
+    def _tell_unknown(self, client: str, keys: list[Key], given_up: bool) -> None:
+        reason, why = (SESSION_ENDED, self._absence.why_given_up()) if given_up else UNKNOWN
         if keys:
             logger.warning(
                 "Client %s wants %d keys that the cell does not know.",
@@ -319,9 +345,8 @@ class Clients(Cancellation):
                 {
                     "op": "cancelled-keys",
                     "keys": keys,
-                    "reason": UNKNOWN_KEYS,
-                    "msg": "The cell does not know this key: it was released, or its data was "
-                    "scattered and its only holder is gone. Submit the work again.",
+                    "reason": reason,
+                    "msg": why,
                 }
             )
 

@@ -18,8 +18,8 @@ from typing import Any
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.keys import Key
 
-#: A caller that lives confirms at once, and within seconds of a failover. One that stays away for
-#: ``clients.CLIENT_GRACE_SECONDS`` has given up its futures anyway.
+#: A caller that lives confirms at once, and within seconds of a failover. One whose
+#: connection was closed for as long has given up its futures anyway (``clients/absence.py``).
 HOLD_SECONDS = 120.0
 
 

@@ -117,7 +117,7 @@ class ScatteredData(Clients):
         message = {"op": "cancelled-keys", "keys": keys, "reason": "unknown-after-failover"}
         self.client_send(client, {**message, "msg": why})
 
-    def _tell_unknown(self, client: str, keys: list[Key]) -> None:
+    def _tell_unknown(self, client: str, keys: list[Key], given_up: bool) -> None:
         """As for any returning client, with the reason if the data was given up."""
         told: defaultdict[str, list[Key]] = defaultdict(list)
         for key in keys:
@@ -126,7 +126,7 @@ class ScatteredData(Clients):
         for why, lost in told.items():
             self._tell_why(client, lost, why)
         rest = [key for key in keys if key not in self.lost]
-        super()._tell_unknown(client, rest)
+        super()._tell_unknown(client, rest, given_up)
 
     def _propagate_released(self, ts: TaskState, recommendations: Recs) -> None:
         """As upstream's; released data cannot be computed, only forgotten."""
