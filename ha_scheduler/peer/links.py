@@ -26,6 +26,7 @@ from msgspec import Raw
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer.lost_quorum import in_words
 from ha_scheduler.peer.roster import address_of, disk_of
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -152,6 +153,7 @@ class PeerStream:
         self, peer: int, to: PeerAddress, purpose: Purpose, dialer: Dialer, events: LinkEvents
     ) -> None:
         self.connected = False
+        self.failure = "not tried yet"  # why it is not connected
         self.to = to
         self._peer = peer
         self._purpose = purpose
@@ -212,8 +214,10 @@ class PeerStream:
             try:
                 reader, writer = await self._dialer.dial(self._peer, self.to, self._purpose)
             except (OSError, TimeoutError, EOFError, ProtocolError, ssl.SSLError) as error:
+                self.failure = in_words(error)
                 logger.debug("cannot reach peer %s: %s", self.to.name, error)
             except RefusedError as error:
+                self.failure = f"it refuses us: {error}"
                 if str(error) != refused:
                     refused = str(error)
                     logger.error(
@@ -240,6 +244,7 @@ class PeerStream:
             await asyncio.wait((end, sender), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.connected, self._writer = False, None
+            self.failure = "the connection was lost"
             for task in (end, sender):
                 task.cancel()
             await asyncio.gather(end, sender, return_exceptions=True)
@@ -343,6 +348,14 @@ class Links:
         """Whether our control stream to ``peer`` is up."""
         stream = self._streams.get((peer, Purpose.CONTROL))
         return stream is not None and stream.connected
+
+    def failures(self) -> dict[str, str]:
+        """Why peers are not connected, by name."""
+        return {
+            stream.to.name: stream.failure
+            for (_, purpose), stream in self._streams.items()
+            if purpose is Purpose.CONTROL and not stream.connected
+        }
 
     def calls(self, peer: int) -> bool:
         """Whether ``peer`` has a stream to us."""

@@ -40,6 +40,7 @@ from ha_scheduler.peer.leadership import (
 )
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
+from ha_scheduler.peer.lost_quorum import LostQuorum
 from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.roster import Roster
@@ -121,6 +122,7 @@ class Replica:
         self._gossiped_at = 0.0
         self._gossiped_replayed = 0
         self._say_we_are_gone: set[int] = set()  # peers that refuse this disk
+        self._lost_quorum = LostQuorum(time.monotonic())
         self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
@@ -368,6 +370,7 @@ class Replica:
         self.on_contact()
         self.vip.tick(self.driver.certain_until())
         self._warn_of_terms(now)
+        self._warn_of_lost_quorum(now)
         self._propose_ends()
         is_nearer = self.engine.replayed != self._gossiped_replayed
         if is_nearer or now - self._gossiped_at >= GOSSIP_EVERY_S:
@@ -387,6 +390,12 @@ class Replica:
                 self.state.term,
                 extra={"action": "term_doubted"},
             )
+
+    def _warn_of_lost_quorum(self, now: float) -> None:
+        peers, failures = len(self.roster.current()), self.links.failures()
+        warning = self._lost_quorum.tick(now, self.leader_name(), peers, failures)
+        if warning is not None:
+            logger.warning("%s", warning, extra={"action": "no_leader"})
 
     def readers(self) -> int:
         """The lowest index that all live peers and the own engine have read."""
