@@ -24,6 +24,7 @@ from distributed.shuffle._core import ShuffleRunSpec
 from distributed.shuffle._exceptions import P2PConsistencyError, ShuffleClosedError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 from distributed.spans import SpansSchedulerExtension
+from distributed.stealing import WorkStealing
 
 
 def parameters(function: Any) -> list[str]:
@@ -277,3 +278,11 @@ def test_the_messages_of_a_stream_are_handled_one_after_the_other() -> None:
     """core.py:877: a cancellation finds the graphs before it made, and none after it."""
     source = inspect.getsource(Server.handle_stream)
     assert "await handler(**merge(extra, msg))" in source
+
+
+def test_an_adopted_result_does_not_concern_the_plugins_that_are_left_out() -> None:
+    """shuffle/_scheduler_plugin.py:463 and stealing.py:177, neither of which looks at anything."""
+    nobody: Any = None
+    ShuffleSchedulerPlugin.transition(nobody, "x", "processing", "memory", stimulus_id="s")
+    ShuffleSchedulerPlugin.transition(nobody, "x", "waiting", "processing", stimulus_id="s")
+    WorkStealing.transition(nobody, "x", "waiting", "memory")

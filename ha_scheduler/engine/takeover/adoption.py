@@ -24,6 +24,8 @@ from typing import Any
 from distributed.diagnostics.progress import GroupTiming
 from distributed.diagnostics.task_stream import TaskStreamPlugin
 from distributed.scheduler import Msgs, Recs, TaskState, TaskStateState, WorkerState
+from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+from distributed.stealing import WorkStealing
 
 from ha_scheduler.engine.exposures import Opened
 from ha_scheduler.engine.stream.keys import Key
@@ -45,8 +47,11 @@ from ha_scheduler.protocol.worker import FETCHING, Report
 
 logger = logging.getLogger(__name__)
 
-#: Plugins of upstream's that need to know when a task ran, which nobody reports.
-DRAWS_TIMES = (TaskStreamPlugin, GroupTiming)
+#: Plugins of upstream's that adopted tasks do not concern: they need to know when a task ran, which
+#: nobody reports, or look at those that are released or fail.
+UNCONCERNED = (TaskStreamPlugin, GroupTiming, ShuffleSchedulerPlugin)
+#: Those that a result of a task does not concern that was not sent to a worker from here.
+UNCONCERNED_BY_RESULTS = (*UNCONCERNED, WorkStealing)
 
 _PENDING = ("waiting", "queued", "no-worker")
 
@@ -72,9 +77,7 @@ class Adoption:
                 self._adopt_metadata(report)
         for address, report in reports.items():
             with self._reading(address):
-                for key, nbytes, typename, run in self._actors.without_handles(address, report):
-                    held = Held(nbytes, typename, date(report, key, run))
-                    self._adopt_result(key, address, held, key in report.actors, step)
+                self._adopt_results(address, report, step)
         for key, address in self._actors.adopt_handles():
             step.free(address, key)
         self._settle(step)
@@ -171,42 +174,65 @@ class Adoption:
         step.recommendations = current
         step.follow()
 
-    # Results
+    # Results: there may be a million
+
+    def _adopt_results(self, address: str, report: Report, step: Consequences) -> None:
+        scheduler = self._scheduler
+        ws, actors = scheduler.workers[address], set(report.actors)
+        plugins = [
+            plugin
+            for plugin in scheduler.plugins.values()
+            if not isinstance(plugin, UNCONCERNED_BY_RESULTS)
+        ]
+        for key, nbytes, typename, run in self._actors.without_handles(address, report):
+            ts = scheduler.tasks.get(key)
+            if ts is None:
+                self._keep(key, address, Held(nbytes, typename, date(report, key, run)))
+            elif self._adopt_result(ts, ws, nbytes, typename, key in actors, step):
+                self._tell(plugins, key, "processing", "memory", step.stimulus_id, worker=address)
+
+    def _keep(self, key: Key, address: str, held: Held) -> None:
+        """A worker holds what the leader does not know."""
+        if held.run < 0 or self._scheduler.runs.is_over(held.run):
+            self.orphans.hold_data(key, address)
+        else:
+            self.orphans.hold(key, address, held)
 
     def _adopt_result(
-        self, key: Key, address: str, held: Held, actor: bool, step: Consequences
-    ) -> None:
+        self,
+        ts: TaskState,
+        ws: WorkerState,
+        nbytes: int,
+        typename: str,
+        actor: bool,
+        step: Consequences,
+    ) -> bool:
+        """Whether it was not known before that there is a result."""
         scheduler = self._scheduler
-        ts = scheduler.tasks.get(key)
-        if ts is None and (held.run < 0 or scheduler.runs.is_over(held.run)):
-            self.orphans.hold_data(key, address)
-            return
-        if ts is None:
-            self.orphans.hold(key, address, held)
-            return
-        ws = scheduler.workers[address]
         if ts.state == "memory" and ts.who_has:
             if ws not in ts.who_has:
                 scheduler.add_replica(ts, ws)
-            return
+            return False
         is_needed = ts.who_wants or ts.waiters or ts.state in _PENDING
         if not is_needed or ts.state == "erred":
-            step.free(address, key)
-            return
+            step.free(ws.address, ts.key)
+            return False
         if ts.state == "processing":
-            self._stop_processing(ts, address, step)
+            self._stop_processing(ts, ws.address, step)
         if actor:
             ws.actors.add(ts)
-        self._make_result(ts, ws, held, step)
-        self._notify(key, "processing", "memory", step.stimulus_id, worker=address)
+        self._make_result(ts, ws, nbytes, typename, step)
+        return True
 
-    def _make_result(self, ts: TaskState, ws: WorkerState, held: Held, step: Consequences) -> None:
+    def _make_result(
+        self, ts: TaskState, ws: WorkerState, nbytes: int, typename: str, step: Consequences
+    ) -> None:
         """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
         self._leave_pending(ts)
         if ts.waiters is None:
             pending = {dts for dts in ts.dependents if dts.state in (*_PENDING, "processing")}
             ts.waiters = pending
-        ts.set_nbytes(held.nbytes)
+        ts.set_nbytes(nbytes)
         told: Msgs = {}  # upstream replaces what else is in it for a client (scheduler.py:3478)
         self._scheduler._add_to_memory(
             ts,
@@ -214,7 +240,7 @@ class Adoption:
             step.recommendations,
             told,
             type=None,  # type: ignore[arg-type]  # clients take it for a type that is not known
-            typename=held.typename,
+            typename=typename,
         )
         step.tell_clients(told)
 
@@ -228,6 +254,9 @@ class Adoption:
     def _stop_processing(self, ts: TaskState, holder: str, step: Consequences) -> None:
         """A worker has the result that another one computes again: stop that one."""
         ws = self._scheduler._exit_processing_common(ts)
+        stealing = self._scheduler.extensions.get("stealing")
+        if stealing is not None:
+            stealing.transition(ts.key, "processing", "memory")
         if ws is not None and ws.address != holder:
             step.free(ws.address, ts.key)
 
@@ -393,11 +422,22 @@ class Adoption:
                     self._scheduler.send_all({}, messages)
 
     def _notify(
-        self, key: Key, start: TaskStateState, finish: TaskStateState, stimulus_id: str, **more: Any
+        self, key: Key, start: TaskStateState, finish: TaskStateState, stimulus_id: str
     ) -> None:
-        for plugin in list(self._scheduler.plugins.values()):
-            if isinstance(plugin, DRAWS_TIMES):
-                continue
+        present = self._scheduler.plugins.values()
+        plugins = [plugin for plugin in present if not isinstance(plugin, UNCONCERNED)]
+        self._tell(plugins, key, start, finish, stimulus_id)
+
+    @staticmethod
+    def _tell(
+        plugins: Iterable[Any],
+        key: Key,
+        start: TaskStateState,
+        finish: TaskStateState,
+        stimulus_id: str,
+        **more: Any,
+    ) -> None:
+        for plugin in plugins:
             try:
                 plugin.transition(key, start, finish, stimulus_id=stimulus_id, **more)
             except Exception:
