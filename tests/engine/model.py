@@ -124,6 +124,8 @@ class Leader(Scheduler):
         """There is no dashboard, and an application that nobody serves."""
         self.http_application = Application()
 
+    def _serve_http(self, prefix: str) -> None: ...
+
     async def call_workers(self, expected: list[str], address: str) -> None: ...
 
     async def handle_worker(self, comm: Any, worker: str) -> None:
