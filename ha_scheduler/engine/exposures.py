@@ -9,7 +9,8 @@ says whose fault it is.
 Order: an exposure is open while the foreign code itself runs, and not while it waits: a coroutine's
 for each of its steps (``step_by_step``), a graph's in the thread that materialises it. Nobody waits
 for a turn with an exposure open, so nobody waits for ever. What runs within an exposure is a part
-of it, but for what has an owner of its own (``apart``): a plugin that hears of a graph.
+of it, but for what has an owner of its own (``apart``): a plugin that hears of a graph, or what a
+task left with a worker that reports.
 
 An attempt to leave the process (``sys.exit``) is an error of whoever sent it.
 """
@@ -170,10 +171,10 @@ class Exposures:
         threads = self._threads
         return Opened(self._pages, threads, exposure, patience_s, apart=apart, fatal=fatal)
 
-    def read(self, kind: str, what: Any, data: Any) -> Any:
+    def read(self, kind: str, what: Any, data: Any, *, apart: bool = False) -> Any:
         """Unpickle. Raises ``SetAside``, and whatever that raises."""
         exposure = Exposure(digest([data]), kind, short_name(what))
-        with self.open(exposure, nbytes(data) / READ_BYTES_PER_S):
+        with self.open(exposure, nbytes(data) / READ_BYTES_PER_S, apart=apart):
             return loads(data)
 
     def check(self, exposure: Exposure) -> None:

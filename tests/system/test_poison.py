@@ -109,6 +109,13 @@ def use(*inputs: Any) -> str:
     return "used"
 
 
+def plant(book: Path) -> str:
+    """Leaves what ends engines in what the worker tells of the task, to each leader anew."""
+    worker = distributed.get_worker()
+    worker.state.tasks[worker.get_current_task()].metadata["poison"] = Poison(book)
+    return "planted"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalHACluster]:
     with new_cluster(n_workers=1, nanny=False) as started:
@@ -284,6 +291,28 @@ def test_an_uploaded_file_that_ends_followers_is_passed_over(
     settled(cluster)
     assert ended(book) == 2
     assert client.submit(use, pure=False).result(timeout=PATIENCE_S) == "used"
+
+
+@pytest.mark.slow
+def test_what_a_task_left_with_its_worker_ends_leaders_and_is_set_aside_without_the_worker(
+    book: Path,
+) -> None:
+    with (
+        new_cluster(n_workers=2, nanny=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        workers = set(client.scheduler_info()["workers"])
+        with others_work_on(cluster):
+            planted = client.submit(plant, book, pure=False)
+            wait_until(lambda: ended(book) >= 3, "one ended of the result, two of the report")
+            assert planted.result(timeout=PATIENCE_S) == "planted"
+            settled(cluster)
+        before = ended(book)
+        assert before <= 4, "the fourth if something else was being read beside it"
+        cluster.leader.kill_engine()
+        assert client.submit(use, planted, pure=False).result(timeout=PATIENCE_S) == "used"
+        assert ended(book) == before
+        assert set(client.scheduler_info()["workers"]) == workers
 
 
 @pytest.mark.slow

@@ -146,7 +146,8 @@ class Adoption:
             ts = self._scheduler.tasks.get(key)
             if ts is not None:
                 try:
-                    read = self._scheduler.exposures.read("metadata of", key, data)
+                    # The task's, and not the worker's, which is kept with what it holds.
+                    read = self._scheduler.exposures.read("metadata of", key, data, apart=True)
                     ts.metadata = {**read, **(ts.metadata or {})}
                 except Exception:
                     logger.warning(
