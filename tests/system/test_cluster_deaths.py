@@ -125,9 +125,10 @@ def test_workers_are_restarted_once_and_told_of_whenever_the_leader_dies(
     answer = scene.client.restart_workers(old[:2], timeout=DEADLINE_S)
     assert not token.exists(), "no leader has died"
     assert answer == dict.fromkeys(old[:2], "OK")
+    # One that is late for the window of the recovery is merged when it comes.
+    wait_until(lambda: len(worker_addresses(scene)) == 3, "the workers have come")
     new = worker_addresses(scene)
     assert new & set(old) == {old[2]}
-    assert len(new) == 3
     assert scene.submit("after").result(timeout=DEADLINE_S) == "after"
     assert worker_addresses(scene) == new, "nobody has restarted them again"
 
