@@ -15,8 +15,8 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from ..raft.mutants import Mutant
 from .judge import LAYERS, MUTANTS, failing_without_mutant, judge
+from .mutant import Mutant
 
 WIDTH = 42  # of a cell of the table
 

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..raft.mutants import MUTANTS as CORE_MUTANTS
-from ..raft.mutants import Mutant
+from .mutant import Mutant
 from .peer import PEER_MUTANTS
 from .store import STORE_MUTANTS
 

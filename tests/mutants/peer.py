@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..raft.mutants import Mutant
+from .mutant import Mutant
 
 _lease = partial(Mutant, module="lease.py", package="peer")
 _leadership = partial(Mutant, module="leadership.py", package="peer")

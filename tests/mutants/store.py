@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..raft.mutants import Mutant
+from .mutant import Mutant
 
 _store = partial(Mutant, package="storage")
 _driver = partial(Mutant, module="driver.py", package="peer")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..raft.mutants import Mutant
 from .judge import MUTANTS, ROOT, failing_without_mutant, judge, source
+from .mutant import Mutant
 
 
 def _name(mutant: Mutant) -> str:

@@ -6,16 +6,7 @@ fail. An edit whose text is no longer found fails too: it must follow the source
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    name: str
-    module: str
-    before: str
-    after: str
-    package: str = "raft"
-
+from ..mutants.mutant import Mutant
 
 MUTANTS = (
     Mutant("majority is half", "quorum.py", "count // 2 + 1", "(count + 1) // 2"),
