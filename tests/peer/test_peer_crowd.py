@@ -11,7 +11,7 @@ import psutil
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.security.authority import client_files
-from ha_scheduler.security.tls import client_context
+from ha_scheduler.security.contexts import client_context
 from tests.deadlines import SCALE
 from tests.peer.toy_cell import ToyCell, within
 
