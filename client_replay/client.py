@@ -41,7 +41,11 @@ from client_replay.session.outages import Outage
 from client_replay.session.session import Session
 from client_replay.upstream import close_without_leader, locks, progress
 from ha_scheduler import forks
+from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.dashboard_link import dashboard_link
+from ha_scheduler.comm.preamble import CHECK_SERVER
+from ha_scheduler.comm.roles import check_member
+from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.client import (
     HA,
     SESSION_ENDED,
@@ -108,6 +112,8 @@ class Client(Journaling, Connecting, Closing):
         close_without_leader.install()
         locks.install()
         progress.install()
+        self.connection_args[CHECK_SERVER] = self._check_server
+        renew(self.connection_args, self.security, "client")
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
             {
@@ -121,6 +127,11 @@ class Client(Journaling, Connecting, Closing):
                 "event": self._handle_event,
             }
         )
+
+    def _check_server(self, comm: Any) -> None:
+        """Of the scheduler, and of a worker that is asked for its results."""
+        if addresses.is_ha(self.scheduler.address):
+            check_member(comm)
 
     # ---- a fork of the program
 

@@ -45,7 +45,7 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.directory import View
 from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
-from ha_scheduler.comm.roles import NotALeader, check_leader
+from ha_scheduler.comm.roles import NotALeader, check_leader, name_of
 from ha_scheduler.comm.watch import silent_peers
 from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
@@ -293,7 +293,7 @@ class Session:
         self._answered = True
         stream, view = self._stream, View.from_welcome(from_op(Welcome, fields))
         try:
-            check_leader(stream.comm)
+            check_leader(stream.comm, name_of(view))
         except NotALeader as error:
             self._leave(str(error))
             return

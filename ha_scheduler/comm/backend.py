@@ -37,7 +37,7 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import Directory, View, directory_of
-from ha_scheduler.comm.preamble import IntroductionRefused, is_final
+from ha_scheduler.comm.preamble import CHECK_SERVER, IntroductionRefused, is_final
 from ha_scheduler.comm.roles import check_leader
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -79,18 +79,18 @@ class HAConnector(Connector):
         endpoints = parse(address)
         directory = directory_of(endpoints)
         scheme = transport(endpoints, connection_args)
+        arguments = {**connection_args, CHECK_SERVER: check_leader}
 
         async def attempt(endpoint: Endpoint) -> Comm:
             connector = get_backend(scheme).get_connector()
             try:
-                comm: Comm = await connector.connect(str(endpoint), deserialize, **connection_args)
+                comm: Comm = await connector.connect(str(endpoint), deserialize, **arguments)
             except ValueError as error:
                 if "not idle" not in str(error):
                     raise
                 # It hung up between TCP and TLS (tornado, iostream.py:1307).
                 raise ConnectionAbortedError(f"{endpoint} hung up before TLS began") from error
             try:
-                check_leader(comm)
                 if scheme == "tcp":
                     await _alive(comm)
             except BaseException:

@@ -1,6 +1,7 @@
 """The preamble: the introduction on a Dask connection, before distributed reads any of it.
 
-Guarantee: under TLS, two processes of ours know and accept each other's version of the protocol
+Guarantee: under TLS the certificate of the server is looked at before the caller says a word
+(``CHECK_SERVER``). Two processes of ours know and accept each other's version of the protocol
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
 ``TIMEOUT_S`` of the TLS handshake, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a
 refused one hears why, as the error of its connection. At a server of a cell a certificate without
@@ -29,7 +30,7 @@ from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.registry import backends
 from tornado.iostream import IOStream, StreamClosedError
 
-from ha_scheduler.comm import decoding, http, servers
+from ha_scheduler.comm import decoding, http, security, servers
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.gate.servers import PLACE
 from ha_scheduler.protocol import frames
@@ -54,6 +55,10 @@ logger = logging.getLogger("distributed.ha.comm")
 
 ALPN = "dask-ha/1"
 HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, take us many seconds
+
+#: In connection arguments: called with a new comm under TLS, before a word is said to its other
+#: side; raises for a certificate that is not to be there.
+CHECK_SERVER = "check_server"
 
 #: In connection arguments: the caller's introduction; default: of a client.
 #: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
@@ -169,6 +174,8 @@ class TLSConnector(tcp.TLSConnector):
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> TLS:
         comm: TLS = await super().connect(address, deserialize, **connection_args)
         try:
+            if check := connection_args.get(CHECK_SERVER):
+                check(comm)
             if _negotiated(comm.stream):
                 introduction = connection_args.get(INTRODUCTION) or introduce(Kind.CLIENT)
                 comm.extra_info[INTRODUCTION] = await _call(comm.stream, introduction)
@@ -239,6 +246,7 @@ def register() -> None:
     tcp.from_frames = decoding.from_frames
     servers.install()
     http.install()
+    security.install()
 
 
 def serves_a_cell(handler: Any) -> bool:

@@ -28,7 +28,8 @@ from distributed.http.utils import get_handlers
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
 
 from ha_scheduler.comm import http
-from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
+from ha_scheduler.comm.roles import check_worker
 from ha_scheduler.engine import gc_pauses, http_gate, worker_pages
 from ha_scheduler.engine.clients.sessions import SessionCalls
 from ha_scheduler.engine.confirmations import READS, confirmed, wait
@@ -106,6 +107,7 @@ class Scheduler(
         super().__init__(extensions=_extensions(extensions), http_prefix=http_prefix, **kwargs)
         self._serve_http(http_prefix or "")
         self.connection_args[INTRODUCTION] = introduce(Kind.ENGINE)
+        self.connection_args[CHECK_SERVER] = check_worker  # all that a scheduler calls
         fence_pool(self.rpc, self.lease)
         self.statistics = Statistics(self)
         self._add_handlers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -48,6 +49,17 @@ def check_files(
     _check_validity(str(files.cert_file), certificate, moment)
     _check_holder(files, certificate, role, name)
     server_context(files)  # OpenSSL refuses more: weak keys, odd usages
+
+
+def role_in_file(path: Path) -> Role | None:
+    """The role of the holder of the certificate in ``path``; None: none of a cell's.
+
+    Raises ``OperatorError``.
+    """
+    try:
+        return Role(_attribute(read_certificates(path)[0], NameOID.ORGANIZATIONAL_UNIT_NAME))
+    except ValueError:
+        return None
 
 
 def _authority(

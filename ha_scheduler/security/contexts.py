@@ -56,16 +56,21 @@ def harden(context: ssl.SSLContext) -> None:
     """
     if isinstance(context, Reloading):
         return
-    if context.maximum_version not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
-        raise OperatorError(
-            "This process is told to speak no TLS newer than "
-            f"{context.maximum_version.name}, and a cell speaks TLS 1.3 alone; leave out "
-            "distributed.comm.tls.max-version, or tls_max_version of Security."
-        )
+    check_version(context.maximum_version)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET
     if context.protocol is ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
+
+
+def check_version(newest: ssl.TLSVersion) -> None:
+    """Raises ``OperatorError`` if a process that speaks nothing newer fits no cell."""
+    if newest not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
+        raise OperatorError(
+            f"This process is told to speak no TLS newer than {newest.name}, and a cell speaks "
+            "TLS 1.3 alone; leave out distributed.comm.tls.max-version, or tls_max_version of "
+            "Security."
+        )
 
 
 def reload_all() -> list[OperatorError]:

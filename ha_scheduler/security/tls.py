@@ -41,7 +41,12 @@ def role_in(certificate: Any) -> Role:
 
 def name_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> str:
     """The name (CN) of the other end of an established link. Raises ``CertificateRefused``."""
-    return _subject_field(ssl_object.getpeercert(), "commonName")
+    return name_in(ssl_object.getpeercert())
+
+
+def name_in(certificate: Any) -> str:
+    """The name (CN) in what ``getpeercert`` gave. Raises ``CertificateRefused``."""
+    return _subject_field(certificate, "commonName")
 
 
 def check_peer(shown: ssl.SSLObject | None, name: str) -> None:

@@ -46,7 +46,7 @@ from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.preamble import IntroductionRefused
-from ha_scheduler.comm.roles import NotALeader, check_leader
+from ha_scheduler.comm.roles import NotALeader, check_leader, name_of
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
@@ -182,12 +182,13 @@ class SchedulerLink:
     def leader_called(self, comm: Any, **fields: Any) -> dict[str, Any]:
         """A leader presents itself; who shows no certificate of one is refused."""
         try:
-            check_leader(comm)
+            check_leader(comm)  # before what it says is looked at
+            message, follower = from_op(LeaderCalled, fields), self.follower
+            check_leader(comm, message.leader)
         except NotALeader as error:
             refused = {"action": "leader-refused"}
             logger.warning("Refused a call as the leader: %s", error, extra=refused)
             return {"status": "refused", "message": str(error)}
-        message, follower = from_op(LeaderCalled, fields), self.follower
         if message.cell_id and follower.cell_id and message.cell_id != follower.cell_id:
             follower.look_at(message.address)  # it may be the successor of our cell
             return {"status": "OK"}
@@ -374,7 +375,7 @@ class SchedulerLink:
             follower = self.follower
             accepted = registration.understand(reply, follower.fence.term, follower.cell_id)
             if accepted.view is not None:
-                check_leader(comm)
+                check_leader(comm, name_of(accepted.view))
                 if await follower.meet(accepted.view) not in (Meeting.OURS, Meeting.SUCCESSOR):
                     raise StaleLeader(f"no peer says that {accepted.view.leader} leads our cell")
             if comm is not self._comm:

@@ -23,7 +23,9 @@ from distributed.core import Status
 
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
+from ha_scheduler.comm.roles import check_member
+from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.worker.worker import Worker
 
@@ -72,6 +74,8 @@ class Nanny(distributed.Nanny):
 
     def _setup_following(self) -> None:
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
+        self.connection_args[CHECK_SERVER] = self._check_server
+        renew(self.connection_args, self.security, "worker")
         self.rpc.connect = self._registering(self.rpc.connect)  # type: ignore[method-assign]
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()
@@ -95,6 +99,10 @@ class Nanny(distributed.Nanny):
         if arguments and not isinstance(arguments[0], str):  # those of each preload
             self.preload_argv = [*arguments, []]
         self.preload = [*names, PRELOAD]
+
+    def _check_server(self, comm: Any) -> None:
+        if self.serves_a_cell:
+            check_member(comm)
 
     @property
     def serves_a_cell(self) -> bool:

@@ -31,7 +31,9 @@ from client_replay.calls.rpc import SchedulerRPC, reconnect_timeout_s
 from client_replay.upstream import locks
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
-from ha_scheduler.comm.preamble import INTRODUCTION
+from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
+from ha_scheduler.comm.roles import check_member
+from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
@@ -65,6 +67,8 @@ class Worker(distributed.Worker):
         locks.install()
         forks.watch(self)
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
+        self.connection_args[CHECK_SERVER] = self._check_server
+        renew(self.connection_args, self.security, "worker")
         self.scheduler = SchedulerRPC.around(self.scheduler, self.id)
         self.handlers[tag_of(LeaderCalled)] = self._ha.leader_called
         self.handlers["terminate"] = self.close
@@ -73,6 +77,10 @@ class Worker(distributed.Worker):
         self.stream_handlers["close"] = self.close
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
+
+    def _check_server(self, comm: Any) -> None:
+        if self.serves_a_cell:
+            check_member(comm)
 
     @property
     def serves_a_cell(self) -> bool:

@@ -32,7 +32,7 @@ from ha_scheduler.comm.preamble import ALPN, INTRODUCTION, IntroductionRefused, 
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import FEATURES, RELEASE, VERSION, frames
 from ha_scheduler.protocol.introduction import Introduction, Kind, Refused, call, introduce
-from ha_scheduler.security.authority import engine_files
+from ha_scheduler.security.authority import client_files, engine_files
 from ha_scheduler.worker.worker import Worker
 from tests.certificates import certificate_of, issue, security_of
 from tests.standalone import Scheduler
@@ -132,7 +132,7 @@ async def stranger(address: str) -> AsyncIterator[tuple[Any, Any]]:
 
 
 @asynccontextmanager
-async def refusing() -> AsyncIterator[int]:
+async def refusing(security: Security = SECURITY) -> AsyncIterator[int]:
     """A server of ours that lets nobody in."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,7 +141,7 @@ async def refusing() -> AsyncIterator[int]:
         await writer.drain()
         writer.close()
 
-    context = SECURITY.get_listen_args("scheduler")["ssl_context"]
+    context = security.get_listen_args("scheduler")["ssl_context"]
     context.set_alpn_protocols([ALPN])
     server = await asyncio.start_server(refuse, "127.0.0.1", 0, ssl=context)
     async with server:
@@ -320,15 +320,18 @@ def test_a_caller_with_a_certificate_of_elsewhere_hears_so_at_once() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["tls", "ha"])
-def test_a_client_that_is_refused_says_why_at_once(scheme: str) -> None:
+def test_a_client_that_is_refused_says_why_at_once(scheme: str, tmp_path: Path) -> None:
+    engine = security_of(engine_files(issue(tmp_path, "a"), "a"))
+    security = security_of(client_files(tmp_path))
+
     async def test() -> None:
         forget_directories()
-        async with refusing() as port:
+        async with refusing(engine) as port:
             (nobody,) = free_ports("127.0.0.1", 1)
             hosts = f"127.0.0.1:{port}" + (f",127.0.0.1:{nobody}" if scheme == "ha" else "")
             began = time.monotonic()
             with pytest.raises(IntroductionRefused, match=REASON):
-                await Client(f"{scheme}://{hosts}", security=SECURITY, asynchronous=True)
+                await Client(f"{scheme}://{hosts}", security=security, asynchronous=True)
             assert time.monotonic() - began < 5
 
     asyncio.run(test())
@@ -346,12 +349,13 @@ def test_a_worker_that_is_refused_ends_and_says_why() -> None:
 
 
 def test_client_engine_and_workers_all_know_each_other(tmp_path: Path) -> None:
-    security = security_of(engine_files(issue(tmp_path, "a"), "a"))
+    leading = security_of(engine_files(issue(tmp_path, "a"), "a"))
+    security = security_of(client_files(tmp_path))
 
     async def test() -> None:
         quiet = {"host": "127.0.0.1", "dashboard_address": ":0", "security": security}
         async with (
-            Scheduler(protocol="tls://", **quiet) as scheduler,
+            Scheduler(protocol="tls://", **{**quiet, "security": leading}) as scheduler,
             Worker(scheduler.address, nthreads=1, **quiet) as one,
             Worker(scheduler.address, nthreads=1, **quiet) as two,
             Client(scheduler.address, security=security, asynchronous=True) as client,

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.deploy import ports
+from ha_scheduler.security.authority import client_files, engine_files
 from tests.deadlines import SCALE
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +47,7 @@ class Cell:
         self.address = "ha://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.watch: list[list[Any]] = []
         self.protocol = "tcp"
-        self.tls: dict[str, str] = {}  # option without dashes: file
+        self.tls: Path | None = None  # the directory of certificates
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def _start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -70,21 +72,31 @@ class Cell:
             "watch": json.dumps(self.watch),
             "addresses": json.dumps([f"{self.protocol}://127.0.0.1:{p}" for p in self.ports]),
             "protocol": self.protocol,
-            **self.tls,
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments += self._files(engine_files, f"peer{index}")
         return self._start(f"engine{index}", str(ENGINE), *arguments)
 
     def worker(
         self, name: str, *options: str, address: str | None = None
     ) -> subprocess.Popen[bytes]:
         """``dask worker`` as a user calls it."""
-        tls = [f"--{name}={value}" for name, value in self.tls.items()]
+        tls = self._files(client_files)
         return self._start(
             f"worker-{name}",
             *("-m", "distributed.cli.dask_worker", address or self.address),
             *("--name", name, "--nthreads", "2", "--no-dashboard", *tls, *options),
         )
+
+    def _files(self, kind: Callable[..., TlsFiles], *name: str) -> list[str]:
+        if self.tls is None:
+            return []
+        files = kind(self.tls, *name)
+        return [
+            f"--tls-ca-file={files.ca_file}",
+            f"--tls-cert={files.cert_file}",
+            f"--tls-key={files.key_file}",
+        ]
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text()

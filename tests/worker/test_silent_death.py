@@ -12,10 +12,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from distributed import Security
 
 from client_replay import Client
-from ha_scheduler.security.authority import peer_files
+from ha_scheduler.security.authority import client_files, peer_files
 from ha_scheduler.security.contexts import server_context
 from tests.certificates import issue, security_of
 from tests.comm.watch_peer import WatchPeer, view_of
@@ -44,16 +43,14 @@ async def _end_tasks() -> None:
 
 
 @pytest.fixture
-def secured(tmp_path: Path) -> tuple[Security, dict[str, str]]:
-    """Certificates in files, as operators have them."""
-    files = peer_files(issue(tmp_path, "peer0", "peer1", "peer2"), "peer0")
-    ca, cert, key = map(str, (files.ca_file, files.cert_file, files.key_file))
-    return security_of(files), {"tls-ca-file": ca, "tls-cert": cert, "tls-key": key}
+def certificates(tmp_path: Path) -> Path:
+    """In files, as operators have them."""
+    return issue(tmp_path, "peer0", "peer1", "peer2")
 
 
 @pytest.fixture
 def watched(
-    tmp_path: Path, loop: asyncio.AbstractEventLoop, secured: tuple[Security, dict[str, str]]
+    tmp_path: Path, loop: asyncio.AbstractEventLoop, certificates: Path
 ) -> Iterator[tuple[Cell, list[WatchPeer]]]:
     names = [f"peer{i}" for i in range(3)]
     peers = [WatchPeer(name, server_context(peer_files(tmp_path, name))) for name in names]
@@ -61,7 +58,7 @@ def watched(
         asyncio.run_coroutine_threadsafe(peer.start(), loop).result()
     with cell(tmp_path, peers=3) as made:
         made.watch = [peer.peer for peer in peers]
-        made.protocol, made.tls = "tls", secured[1]
+        made.protocol, made.tls = "tls", certificates
         yield made, peers
     for peer in peers:
         asyncio.run_coroutine_threadsafe(peer.stop(), loop).result()
@@ -70,7 +67,7 @@ def watched(
 def test_a_frozen_leader_is_left_within_two_seconds_and_changes_nothing_when_it_wakes(
     watched: tuple[Cell, list[WatchPeer]],
     loop: asyncio.AbstractEventLoop,
-    secured: tuple[Security, dict[str, str]],
+    certificates: Path,
 ) -> None:
     made, peers = watched
 
@@ -83,7 +80,7 @@ def test_a_frozen_leader_is_left_within_two_seconds_and_changes_nothing_when_it_
     push("peer0", 1)
     frozen = made.engine(0, term=1)
     made.worker("w")
-    with Client(made.address, security=secured[0]) as client:
+    with Client(made.address, security=security_of(client_files(certificates))) as client:
         client.wait_for_workers(1, timeout=30)
         assert client.submit(lambda: 1).result(10) == 1
         pids = client.run(os.getpid)
