@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from ha_scheduler.cell.peers import Cell, check_count, own_name
+from ha_scheduler.cli.cert import cert
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
 from ha_scheduler.cli.daemon_options import (
     SESSION_TTL,
@@ -129,6 +130,11 @@ _TIMING = Timing()
 @click.option(
     "--on-demote", default=None, metavar="COMMAND", help="Command to run when it leads no more."
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check all that a start needs, change nothing, and exit.",
+)
 @path_option("--pid-file", "File that holds the process id while the daemon runs.")
 @click.option(
     "--log-level",
@@ -177,8 +183,12 @@ def main(context: click.Context, /, **values: Any) -> int:
         _refuse_options_before(context)
         return 0
     log_level = values.pop("log_level").lower()
+    only_check: bool = values.pop("check")
     settings, certificates = _settings(values, log_level)
     _with_storage_errors(lambda: check_start(settings))
+    if only_check:
+        click.echo(f"Peer {settings.name} of {settings.cell.identity} can be started.")
+        return 0
     set_up_logging(log_level)
     written = certificates.create(settings.cell, settings.name)
     if written:
@@ -293,7 +303,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-for _command in (init, status, transfer, remove, history, repair, quarantine):
+for _command in (init, cert, status, transfer, remove, history, repair, quarantine):
     main.add_command(_command)
 
 if __name__ == "__main__":

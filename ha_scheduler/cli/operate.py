@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,8 @@ from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
 from ha_scheduler.peer.history import CAUSE, ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.control import RemoveRequest, Status, Taken, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import Failover
+from ha_scheduler.security.expiry import DAYS
+from ha_scheduler.security.expiry import sentence as expires
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -264,6 +266,7 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
     _print_address(answers)
     _print_rejections(answers)
     _print_set_aside(answers)
+    _print_certificates(answers)
     for answer in answers.values():
         if isinstance(answer, ControlError):
             click.echo(str(answer), err=True)
@@ -309,6 +312,16 @@ def _print_rejections(answers: _Answers) -> None:
     )
     for rejection in newest.rejections:
         click.echo(f"  {rejection}")
+
+
+def _print_certificates(answers: _Answers) -> None:
+    """Those that expire soon."""
+    now = datetime.now(UTC)
+    for name, answer in answers.items():
+        for each in answer.certificates if isinstance(answer, Status) else ():
+            end = datetime.fromtimestamp(each.at, UTC)
+            if end - now <= timedelta(days=max(DAYS)):
+                click.echo(f"On {name}, {expires(each.file, end, now)}.")
 
 
 def _print_set_aside(answers: _Answers) -> None:

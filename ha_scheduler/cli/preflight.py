@@ -16,8 +16,9 @@ from pathlib import Path
 
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer import founding
+from ha_scheduler.peer import founding, pid_file
 from ha_scheduler.peer.settings import PeerSettings
+from ha_scheduler.security.private import check_directories
 
 PORT_GRACE_S = 1.0  # the engine of a daemon that was just killed may still hold its port
 _PORT_POLL_S = 0.05
@@ -49,6 +50,7 @@ def check_data_dir(path: Path) -> None:
             f"The data directory {path} is not writable (checked {existing}); "
             f"change its owner to the user of this daemon, or name another one with --data-dir."
         )
+    check_directories(existing)
 
 
 def check_data(settings: PeerSettings) -> None:
@@ -68,6 +70,7 @@ def check_pid_file(path: Path) -> None:
             f"The PID file {path} cannot be written; name a file in a directory that exists and "
             f"that this user can write to."
         )
+    pid_file.check(path)
 
 
 def check_port(host: str, port: int, kind: str, remedy: str) -> None:

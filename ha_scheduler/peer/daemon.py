@@ -25,7 +25,8 @@ from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import held_port, opening
+from ha_scheduler.peer import held_port, opening, pid_file
+from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.isolation import environment, isolate
@@ -124,6 +125,7 @@ class _Daemon:
         self._vip = vip
         self._stop = asyncio.Event()
         self._signals = 0
+        self._certificates = Certificates(settings)
 
     async def main(self, sock: socket.socket) -> int:
         """Start the parts, wait, end them."""
@@ -139,6 +141,7 @@ class _Daemon:
                     self._links.run(),
                     self._run_engines(),
                     self._tick(),
+                    self._certificates.run(),
                 )
             ]
             joining = asyncio.create_task(self._join())
@@ -178,7 +181,8 @@ class _Daemon:
             store, self._links.address, dialer, self._driver.report_snapshot, self._roster.tables_of
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
-        self._report = report = Report(self._replica, store, self._plan.summary)
+        certificates = self._certificates
+        self._report = report = Report(self._replica, store, self._plan.summary, certificates)
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
         self._bridge.attach(self._driver)
@@ -329,10 +333,11 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: int) -> None:
@@ -401,7 +406,7 @@ def _pid_file(settings: PeerSettings) -> Iterator[None]:
     if path is None:
         yield
         return
-    path.write_text(f"{os.getpid()}\n")
+    pid_file.write(path)
     try:
         yield
     finally:

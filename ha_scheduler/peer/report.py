@@ -12,6 +12,7 @@ from ha_scheduler.cell.address import join_address
 from ha_scheduler.ledger import quarantine
 from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.rejections import describe
+from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.inquest import in_words
 from ha_scheduler.peer.leadership import Other
 from ha_scheduler.peer.replica import REJECTIONS_SHOWN, Replica
@@ -26,8 +27,11 @@ CASES_SHOWN = 5  # of the quarantine, in the status
 class Report:
     """Reads the parts of one peer."""
 
-    def __init__(self, replica: Replica, store: PeerStore, isolation: str) -> None:
+    def __init__(
+        self, replica: Replica, store: PeerStore, isolation: str, certificates: Certificates
+    ) -> None:
         """``isolation``: how well the kernel keeps the engine apart."""
+        self._certificates = certificates
         self._replica = replica
         self._store = store
         self._isolation = isolation
@@ -81,6 +85,7 @@ class Report:
             vip=str(replica.vip.vip or ""),
             vip_held=replica.vip.held,
             heir=replica.heir_name() or "",
+            certificates=self._certificates.ends(),
         )
 
     def leader(self) -> LeaderNamed:

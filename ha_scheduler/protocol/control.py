@@ -117,6 +117,13 @@ class EngineStatus(msgspec.Struct, frozen=True):
     isolation: Name = ""
 
 
+class CertificateEnd(msgspec.Struct, frozen=True):
+    """A file of certificates. ``at``: when the first of them expires, in seconds of the epoch."""
+
+    file: Text
+    at: Number
+
+
 class Status(Message, tag="status-answer"):
     """The status of a peer. Gaps and ``lease_s`` are in seconds.
 
@@ -156,6 +163,7 @@ class Status(Message, tag="status-answer"):
     vip: Text = ""
     vip_held: bool = False
     heir: Text = ""
+    certificates: tuple[CertificateEnd, ...] = ()
 
 
 class History(Message, tag="history-answer"):

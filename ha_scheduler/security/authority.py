@@ -83,17 +83,17 @@ AUTHORITIES = (PEERS, ISSUING)
 
 def peer_files(directory: Path, name: str) -> TlsFiles:
     """The files of the peer ``name`` in a directory made by ``init``."""
-    return _files(directory, f"peer-{name}")
+    return pair_files(directory, f"peer-{name}")
 
 
 def engine_files(directory: Path, name: str) -> TlsFiles:
     """The files of the engine of peer ``name`` in a directory made by ``init``."""
-    return _files(directory, f"engine-{name}")
+    return pair_files(directory, f"engine-{name}")
 
 
 def client_files(directory: Path) -> TlsFiles:
     """The files of clients and workers in a directory made by ``init``."""
-    return _files(directory, CLIENT)
+    return pair_files(directory, CLIENT)
 
 
 def issuing_key(files: TlsFiles) -> Path:
@@ -232,7 +232,8 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _files(directory: Path, stem: str) -> TlsFiles:
+def pair_files(directory: Path, stem: str) -> TlsFiles:
+    """The pair whose files begin with ``stem``."""
     directory = directory.absolute()
     return TlsFiles(directory / CA_FILE, directory / f"{stem}.pem", directory / f"{stem}-key.pem")
 

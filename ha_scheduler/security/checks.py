@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.security.contexts import server_context
+from ha_scheduler.security.certificate import LOOPBACK, Subject
+from ha_scheduler.security.contexts import made
 from ha_scheduler.security.files import read_certificates, read_private_key
 from ha_scheduler.security.tls import Role
 
@@ -32,7 +35,8 @@ def check_files(
     """
     authorities = read_certificates(files.ca_file)
     certificate, *intermediates = read_certificates(files.cert_file)
-    key = read_private_key(files.key_file)
+    owner = _user_of_the_engine(files) if role is Role.ENGINE else None
+    key = read_private_key(files.key_file, owner=owner)
     if key.public_key() != certificate.public_key():
         raise OperatorError(
             f"The key {files.key_file} is not the key of the certificate {files.cert_file}; "
@@ -48,7 +52,7 @@ def check_files(
     _check_validity(str(files.ca_file), authority, moment)
     _check_validity(str(files.cert_file), certificate, moment)
     _check_holder(files, certificate, role, name)
-    server_context(files)  # OpenSSL refuses more: weak keys, odd usages
+    made(files, ssl.PROTOCOL_TLS_SERVER, owner=owner)  # OpenSSL refuses more: weak keys, odd usages
 
 
 def role_in_file(path: Path) -> Role | None:
@@ -60,6 +64,31 @@ def role_in_file(path: Path) -> Role | None:
         return Role(_attribute(read_certificates(path)[0], NameOID.ORGANIZATIONAL_UNIT_NAME))
     except ValueError:
         return None
+
+
+def subject_of(path: Path) -> Subject:
+    """The holder of the certificate in ``path``, and its hosts. Raises ``OperatorError``."""
+    certificate = read_certificates(path)[0]
+    role = role_in_file(path)
+    if role is None:
+        raise OperatorError(
+            f"The certificate {path} has no role (OU) of a cell; name one that "
+            f"`dask ha cert init` made."
+        )
+    name = _attribute(certificate, NameOID.COMMON_NAME)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return Subject(role, name, LOOPBACK)
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return Subject(role, name, (*names.get_values_for_type(x509.DNSName), *addresses))
+
+
+def _user_of_the_engine(files: TlsFiles) -> int | None:
+    """Who may own an engine's key beside the daemon: with ``--engine-user``, that user."""
+    if os.geteuid() != 0 or not files.key_file.exists():
+        return None
+    return files.key_file.lstat().st_uid
 
 
 def _authority(

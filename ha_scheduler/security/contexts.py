@@ -26,6 +26,7 @@ from typing import Any
 
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.security.private import check_private
 
 LOOK_EVERY_S = 1.0  # how often, at most, the files are looked at; a look takes some microseconds
 
@@ -95,7 +96,7 @@ class Reloading(ssl.SSLContext):
         self._looked = time.monotonic()
         self._seen = _state(files)
         self._said = ""
-        self._inner = _made(files, protocol, asks=asks)
+        self._inner = made(files, protocol, asks=asks)
         # What asyncio and tornado read of a context.
         self.check_hostname = False
         self.verify_mode = self._inner.verify_mode
@@ -121,7 +122,7 @@ class Reloading(ssl.SSLContext):
             if seen == self._seen:
                 return None
             try:
-                inner = _made(self.files, self._kind, asks=self._asks)
+                inner = made(self.files, self._kind, asks=self._asks)
             except OperatorError as error:  # perhaps half copied: the next look may find them whole
                 self._say(str(error))
                 return error
@@ -151,7 +152,14 @@ class Reloading(ssl.SSLContext):
         )
 
 
-def _made(files: TlsFiles, protocol: Any, *, asks: bool) -> ssl.SSLContext:
+def made(
+    files: TlsFiles, protocol: Any, *, asks: bool = True, owner: int | None = None
+) -> ssl.SSLContext:
+    """A context of ``files`` that does not change. ``owner`` as for ``check_private``.
+
+    Raises ``OperatorError``.
+    """
+    check_private(files.key_file, "key", owner=owner)
     context = ssl.SSLContext(protocol)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ha_scheduler.errors import OperatorError
+from ha_scheduler.security.private import read_private
 
 MODE_PRIVATE = 0o600
 MODE_PUBLIC = 0o644
@@ -52,9 +53,12 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
         ) from None
 
 
-def read_private_key(path: Path) -> PrivateKeyTypes:
-    """The private key in ``path``. Raises ``OperatorError``."""
-    data = _read(path, "key")
+def read_private_key(path: Path, *, owner: int | None = None) -> PrivateKeyTypes:
+    """The private key in ``path``, which is read as ``read_private`` does.
+
+    Raises ``OperatorError``.
+    """
+    data = read_private(path, "key", owner=owner)
     try:
         return load_pem_private_key(data, password=None)
     except TypeError:

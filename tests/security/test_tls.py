@@ -279,11 +279,15 @@ def test_files_that_are_no_pem_are_named(directory: Path, tmp_path: Path) -> Non
     files = peer_files(directory, "a")
     text = tmp_path / "text.pem"
     text.write_text("hello")
+    text.chmod(0o600)
     refused(TlsFiles(text, files.cert_file, files.key_file), "text.pem holds no certificate")
     refused(TlsFiles(files.ca_file, text, files.key_file), "text.pem holds no certificate")
     refused(TlsFiles(files.ca_file, files.cert_file, text), "text.pem holds no private key")
     # a certificate where the key belongs, as after a slip of the hand
-    swapped = TlsFiles(files.ca_file, files.cert_file, files.cert_file)
+    copied = tmp_path / "peer-a.pem"
+    copied.write_bytes(files.cert_file.read_bytes())
+    copied.chmod(0o600)
+    swapped = TlsFiles(files.ca_file, files.cert_file, copied)
     refused(swapped, "peer-a.pem holds no private key")
 
 
@@ -297,6 +301,7 @@ def test_an_encrypted_key_is_refused(directory: Path, tmp_path: Path) -> None:
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
+    path.chmod(0o600)
     files = peer_files(directory, "a")
     refused(TlsFiles(files.ca_file, files.cert_file, path), "encrypted with a password")
 
