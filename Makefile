@@ -2,7 +2,8 @@
 # make demo-serve   a cell to look at, until Ctrl-C
 # make test         all tests but the slow suites (docs/testing.md)
 # make test-versions   the tests with the oldest and the newest distributed that we allow
-# make lint         ruff and mypy
+# make lint         ruff, mypy and bandit
+# make audit        known vulnerabilities of what is installed; asks a service on the network
 # make docs         the generated pages of docs/: docs/generate_*.py
 # make clean        remove what these have made
 
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo demo-serve test test-versions lint docs clean
+.PHONY: demo demo-serve test test-versions lint audit docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -34,6 +35,10 @@ lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo
 	$(BIN)/mypy examples
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml ha_scheduler client_replay demo
+
+audit: $(VENV)/.demo $(VENV)/.audit
+	$(BIN)/pip-audit --local --skip-editable
 
 docs: $(VENV)/.demo
 	for generator in docs/generate_*.py; do $(BIN)/python $$generator || exit 1; done
@@ -43,7 +48,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml, so that the demo does not wait for the linters.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.audit: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "installing .[$*] into $(VENV)"
 	@$(INSTALL) --editable '.[$*]'
 	@touch $@
