@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,8 @@ PREFIXES = (
     *("OMP_", "OPENBLAS_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "NUMBA_", "CUDA_", "NVIDIA_"),
     *("RAPIDS_", "UCX_", "ARROW_", "GDAL_", "PROJ_"),
 )
+#: Not even one of these prefixes, if a part of its name says so: ``DASK_HA_TOKEN``.
+SECRETS = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS)_?KEY", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +70,15 @@ def environment(
 ) -> dict[str, str]:
     """The environment of an engine, from that of the daemon."""
     further = NAMES | set(settings.engine_env)
-    chosen = {
-        name: value for name, value in own.items() if name in further or name.startswith(PREFIXES)
-    }
+    chosen = {name: value for name, value in own.items() if name in further or _is_known(name)}
     if plan.user is not None:
         chosen |= {"HOME": plan.user.home, "USER": plan.user.name, "LOGNAME": plan.user.name}
     # Replay of a graph must give every engine the same order (dask.order hashes).
     return {**chosen, "PYTHONHASHSEED": "0"}
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(PREFIXES) and not SECRETS.search(name)
 
 
 def _hidden(settings: PeerSettings) -> tuple[str, ...]:

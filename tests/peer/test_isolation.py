@@ -124,6 +124,9 @@ def test_an_engine_gets_of_the_environment_what_is_listed(tmp_path: Path) -> Non
         "PYTHONHASHSEED": "random",
         "AWS_SECRET_ACCESS_KEY": "x",
         "DATABASE_URL": "x",
+        "DASK_HA_TOKEN": "x",
+        "DASK_GATEWAY__AUTH__PASSWORD": "x",
+        "CONDA_API_KEY": "x",
         "WANTED": "x",
     }
     given = settings(tmp_path, engine_env=("WANTED", "ABSENT"))
