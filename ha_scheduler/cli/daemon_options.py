@@ -112,6 +112,17 @@ def _dashboard_address(settings: PeerSettings, text: str) -> str:
     return join_address(host, port)
 
 
+def http_address(text: str | None, own_host: str) -> tuple[str, int] | None:
+    """Where the daemon serves HTTP: of a peer on loopback, there, unless a host is named.
+
+    Raises ``OperatorError``.
+    """
+    if text is None:
+        return None
+    host, port = host_and_port("--http-address", text)
+    return host or (own_host if is_loopback(own_host) else ""), port
+
+
 def host_and_port(option: str, text: str) -> tuple[str, int]:
     """An address of HTTP; an empty host: all addresses. Raises ``OperatorError``."""
     host, _, port = text.rpartition(":")

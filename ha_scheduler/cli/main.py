@@ -20,6 +20,7 @@ from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_direc
 from ha_scheduler.cli.daemon_options import (
     SESSION_TTL,
     engine_options,
+    http_address,
     listen_host,
     virtual_address,
 )
@@ -111,6 +112,11 @@ _TIMING = Timing()
     multiple=True,
     metavar="NAME",
     help="An environment variable that the Dask scheduler is to have; most are kept from it.",
+)
+@click.option(
+    "--http-address",
+    default=None,
+    help="Serve /health, /ready, /leader, /metrics and more of this peer there, like ':8788'.",
 )
 @click.option(
     "--vip",
@@ -259,6 +265,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         engine_user=values.pop("engine_user"),
         engine_env=values.pop("engine_env"),
         vip=virtual_address(values.pop("vip"), values.pop("vip_interface")),
+        http=http_address(values.pop("http_address"), host or own.host),
         hooks=Commands(values.pop("on_promote"), values.pop("on_demote")),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         admission=admission,

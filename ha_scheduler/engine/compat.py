@@ -14,6 +14,7 @@ import distributed.scheduler as upstream
 from dask._expr import LLGExpr
 from distributed.protocol.pickle import dumps
 
+from ha_scheduler.engine import metrics
 from ha_scheduler.engine.exposures import TASKS_PER_S
 from ha_scheduler.engine.stream.graphs import current_request
 
@@ -63,8 +64,9 @@ def _rpc(address: str, **kwargs: Any) -> Any:
 def install() -> None:
     """Have ``Scheduler.update_graph`` (scheduler.py:5032) keep materialised graphs and say what its
     threads are exposed to, and ``restart_workers`` (6556) call nannies over a pool instead of comms
-    of its own.
+    of its own. ``/metrics`` has our metrics, too.
     """
+    metrics.install()
     upstream.offload = _offload_exposed
     upstream._materialize_graph = _materialize_and_keep
     upstream.rpc = _rpc  # type: ignore[assignment,misc]  # only ever called

@@ -20,6 +20,10 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ha_scheduler.peer.web_port import WebPort
 
 from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
@@ -134,6 +138,8 @@ class _Daemon:
         with self._signal_handlers():
             await self._listener.start(sock)
             self._vip.start()
+            if self._web is not None:
+                self._web.start()
             tasks = [
                 asyncio.create_task(part)
                 for part in (
@@ -185,6 +191,7 @@ class _Daemon:
         self._report = report = Report(self._replica, store, self._plan.summary, certificates)
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
+        self._web = _web_port(settings, self._replica, report, store)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
             self._engine_module,
@@ -275,6 +282,8 @@ class _Daemon:
         while True:
             self._replica.tick()
             self._replica.engine.name_leader(self._report.leader())
+            if self._web is not None:
+                self._web.tick()
             await asyncio.sleep(self._settings.timing.tick_s)
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
@@ -326,6 +335,8 @@ class _Daemon:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.stop()
         await self._listener.stop()
+        if self._web is not None:
+            await self._web.stop()
         await self._replica.hooks.stop()
 
     @contextlib.contextmanager
@@ -360,6 +371,17 @@ def _virtual_address(settings: PeerSettings) -> NoAddress:
     from ha_scheduler.vip.holder import AddressHolder  # pyroute2 takes a third of a second
 
     return AddressHolder(settings.vip, _lease_s(settings.timing))
+
+
+def _web_port(
+    settings: PeerSettings, replica: Replica, report: Report, store: LmdbStore
+) -> WebPort | None:
+    """Raises ``OperatorError`` if its port is taken."""
+    if settings.http is None:
+        return None
+    from ha_scheduler.peer.web_port import WebPort  # tornado and the client of Prometheus
+
+    return WebPort(settings, replica, report, store)
 
 
 def _config(settings: PeerSettings, own_id: int) -> Config:

@@ -96,6 +96,8 @@ class Driver:
         self.muted = False  # see reconfiguration.py: no message is taken in, and no time passes
         self.tick_gap_s_max = 0.0  # the longest delay of a tick
         self.leader_gap_s_max = 0.0  # the longest silence of one leader
+        self.on_commit_s: Callable[[float], None] | None = None  # seconds of a proposal, sampled
+        self._timed: tuple[int, float] | None = None  # its index, when it was proposed
         self._leader_heard: tuple[int, float] = (0, 0.0)  # term, when
         self._store = store
         self._events = events
@@ -130,14 +132,28 @@ class Driver:
     def propose(self, data: bytes) -> int:
         """Append to the log. Returns the index. Raises ``CallerError``."""
         index = self.node.propose(data)
+        self._time(index)
         self._schedule()
         return index
 
     def propose_batch(self, batch: Sequence[bytes]) -> range:
         """Append several, all or none. Returns the indices. Raises ``CallerError``."""
         indices = self.node.propose_batch(batch)
+        self._time(indices.stop - 1)
         self._schedule()
         return indices
+
+    def _time(self, index: int) -> None:
+        """Measure how long this one takes to commit, if none is being measured."""
+        if self._timed is None and self.on_commit_s is not None:
+            self._timed = index, self._clock()
+
+    def _timed_commit(self, last: int) -> None:
+        if self._timed is None or self._timed[0] > last:
+            return
+        if self.on_commit_s is not None and self.node.role is ServerState.LEADER:
+            self.on_commit_s(self._clock() - self._timed[1])
+        self._timed = None
 
     def read(self, context: bytes) -> None:
         """Have a quorum confirm that we lead; see ``read_index``. Raises ``CallerError``."""
@@ -239,6 +255,7 @@ class Driver:
 
     def _handle(self, ready: Ready) -> None:
         if ready.soft_state is not None:
+            self._timed = None  # what another leader commits says nothing of our proposals
             self._events.on_soft_state(ready.soft_state)
         self._send(ready.messages)
         self._events.on_sent()
@@ -247,6 +264,7 @@ class Driver:
         if ready.must_sync:
             self._write(ready)
         if ready.committed:
+            self._timed_commit(ready.committed[-1].index)
             self._events.on_committed(ready.committed)
         if not ready.must_sync:
             self._write(ready)

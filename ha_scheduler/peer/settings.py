@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ha_scheduler.cell.address import is_loopback
+from ha_scheduler.cell.address import is_loopback, join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import OperatorError
@@ -107,6 +107,8 @@ class PeerSettings:
     ``engine_user``: the user that the engine runs as, if not the daemon's; ``engine_env``: what the
     engine gets of the daemon's environment beside what ``isolation.py`` lists.
 
+    ``http``: host (empty: all) and port of the daemon's HTTP; None: none.
+
     ``vip``: the address that this host has while this peer leads. ``hooks``: commands of the site
     at the begin and the end of that.
 
@@ -127,6 +129,7 @@ class PeerSettings:
     engine_user: str | None = None
     engine_env: tuple[str, ...] = ()
     vip: VirtualAddress | None = None
+    http: tuple[str, int] | None = None
     hooks: Commands = field(default_factory=Commands)
     pid_file: Path | None = None
     admission: Admission | None = None
@@ -149,6 +152,11 @@ class PeerSettings:
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise OperatorError(
                 f"--priority {self.priority} is out of range; use 0 to {PRIORITY_MAX}."
+            )
+        if self.http is not None and self.tls is None and not is_loopback(self.http[0]):
+            raise OperatorError(
+                f"--http-address {join_address(*self.http)} would tell anybody of this cell in "
+                f"plaintext; name an address of loopback, or leave out --protocol tcp."
             )
         if self.vip is not None and (self.listen_host or self.witness):
             raise OperatorError(

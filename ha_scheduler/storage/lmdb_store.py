@@ -17,7 +17,7 @@ peer can be elected.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 
@@ -104,6 +104,10 @@ class LmdbStore(TransactionalStore):
         with self._dbs.env.begin() as txn:
             log = database_pages(txn.stat(self._dbs.log))
         return Space(log * page, room_bytes(self._directory, self._dbs))
+
+    def observe_writes(self, observe: Callable[[float], None]) -> None:
+        """Tell ``observe`` the seconds of each transaction, fsync included, in its thread."""
+        self._writer.observe = observe
 
     def on_damage(self, error: CorruptData) -> None:
         self._directory.mark_damaged(error.where)

@@ -13,6 +13,7 @@ next fsync takes it along.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -42,6 +43,7 @@ class Writer:
         self._closing = False
         self._failure: Exception | None = None
         self._unreported = False
+        self.observe: Callable[[float], None] = _nobody  # seconds of each commit, in the thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -93,8 +95,10 @@ class Writer:
                 self._on_durable(NO_BATCH, self._failure)
 
     def _try_commit(self, group: Sequence[WriteBatch]) -> None:
+        begun = time.monotonic()
         try:
             self._commit(group)
+            self.observe(time.monotonic() - begun)
         except Exception as error:
             self._failure = error
 
@@ -119,3 +123,7 @@ class Writer:
                 self._urgent -= batch.is_urgent
             self._queue_bytes -= size
             return group
+
+
+def _nobody(seconds: float) -> None:
+    pass

@@ -103,7 +103,7 @@ class Access:
             return ANYBODY_LOCAL
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self._verify(token.strip(), request)
+            return self._verify(token.strip())
         cookie = request.cookies.get(self.sessions.name)
         identity = self.sessions.read(cookie.value) if cookie is not None else None
         ring = self._ring() if self._ring is not None else None
@@ -112,28 +112,26 @@ class Access:
         return identity
 
     def log_in(self, token: str, request: HTTPServerRequest) -> Identity | Refusal:
-        """As by a bearer, but the tenth wrong one in a row makes all of its network wait."""
+        """As by a bearer, but who is refused too often waits, with all of its network."""
         network, now = network_of(request.remote_ip or ""), self._clock()
         if wait_s := self._attempts.wait_s(network, now):
             return Refusal(429, "too many tokens from there were refused; wait", wait_s)
-        found = self._verify(token.strip(), request)
+        found = self._verify(token.strip())
+        if isinstance(found, Refusal):
+            self._attempts.failed(network, now)
         if isinstance(found, Identity) and (
             reason := refusal(found, Operation(Surface.HTTP, PAGE))
         ):
             return Refusal(403, reason)
         return found
 
-    def _verify(self, token: str, request: HTTPServerRequest) -> Identity | Refusal:
+    def _verify(self, token: str) -> Identity | Refusal:
         ring = self._ring() if self._ring is not None else None
         if ring is None:
             return Refusal(503, _NO_RING, 1.0)
         try:
             return tokens.read(token, ring, now=self._clock())
         except TokenRefused as error:
-            network, now = network_of(request.remote_ip or ""), self._clock()
-            self._attempts.failed(network, now)
-            if wait_s := self._attempts.wait_s(network, now):
-                return Refusal(429, "too many tokens from there were refused; wait", wait_s)
             return Refusal(401, str(error))
 
 

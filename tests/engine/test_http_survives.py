@@ -163,13 +163,23 @@ async def test_workers_can_be_retired_over_http_under_the_next_leader() -> None:
 
 
 async def test_metrics_are_those_of_the_present_leader() -> None:
-    pytest.importorskip("prometheus_client")
     async with furnished() as (both, _):
         await both.kill_leader()
         leader = await both.take_over()
         metrics = (await fetch(leader, "/metrics")).body.decode()
         assert "dask_scheduler_desired_workers" in metrics
         assert 'dask_scheduler_tasks{state="memory"} 1.0' in metrics
+        assert 'dask_ha_engine_adopted_tasks_total{what="result"} 1.0' in metrics
+        assert "dask_ha_engine_sessions 1.0" in metrics
+        assert "dask_ha_engine_recovered 1.0" in metrics
+
+
+async def test_a_task_that_is_tried_again_is_counted_as_one_that_is_run_again() -> None:
+    async with pair() as both:
+        future = both.client.submit(lambda: 1 / 0, retries=2)
+        assert isinstance(await future.exception(), ZeroDivisionError)
+        metrics = (await fetch(both.leader, "/metrics")).body.decode()
+        assert "dask_ha_engine_rerun_tasks_total 2.0" in metrics
 
 
 async def test_the_dashboard_of_the_next_leader_shows_its_state() -> None:

@@ -50,6 +50,7 @@ def main() -> int:
         pid_file=base / f"{name}.pid",
         admission=Admission(given["entry"]) if "entry" in given else None,
         witness=given.get("witness", False),
+        http=("127.0.0.1", given["http"][name]) if "http" in given else None,
     )
     try:
         return daemon.run(settings, engine_module=given.get("engine", "toy_engine"))

@@ -286,6 +286,7 @@ class Submissions(SchedulerBase):
         session = self.session_of.get(client, "")
         if not self.sessions.answered(session, sequence):
             return False
+        self.counts.resubmitted += 1
         if (session, sequence) not in self._uncommitted:
             self._acknowledge(client, sequence)
         return True

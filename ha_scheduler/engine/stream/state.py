@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ha_scheduler.engine import compat
 from ha_scheduler.engine.exposures import Exposures, short_name
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.metrics import Counts
 from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.graphs import GraphTable
 from ha_scheduler.engine.stream.keys import Key
@@ -49,6 +50,7 @@ class StreamScheduler(upstream.Scheduler):
         compat.install()
         self.term = 0
         self.cell = cell or Welcome(0, "", "")
+        self.counts = Counts()
         self.lease = lease or Unfenced()
         self.exposures = exposures or Exposures()
         self.recorder: Recorder | None = None  # None: this engine follows

@@ -230,6 +230,7 @@ class Adoption:
     ) -> None:
         """``ts`` is in the memory of ``ws``, whatever the leader believed before."""
         self._leave_pending(ts)
+        self._scheduler.counts.adopted_results += 1
         if ts.waiters is None:
             pending = {dts for dts in ts.dependents if dts.state in (*_PENDING, "processing")}
             ts.waiters = pending
@@ -291,6 +292,7 @@ class Adoption:
         ws = scheduler.workers[claim.worker]
         start = ts.state
         self._leave_pending(ts)
+        scheduler.counts.adopted_running += 1
         ws.add_to_processing(ts)
         ts.processing_on = ws
         ts.state = "processing"

@@ -83,4 +83,6 @@ class InheritedTasks(Attempts):
             claim = self.adoption.take_claim(ts)
             if claim is not None:
                 return {}, {}, self.adoption.make_processing(ts, claim, stimulus_id)
+        if ts.run_id is not None or ts.nbytes >= 0:  # the latter of an adopted result
+            self.counts.reruns += 1
         return super()._add_to_processing(ts, ws, stimulus_id=stimulus_id)
