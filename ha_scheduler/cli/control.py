@@ -29,7 +29,7 @@ from ha_scheduler.protocol.control import (
     Status,
     StatusRequest,
 )
-from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce
+from ha_scheduler.protocol.introduction import Introduction, Kind, RefusedError, accepted, introduce
 from ha_scheduler.protocol.peer import Failover, PeerAddress
 from ha_scheduler.security.contexts import client_context
 from ha_scheduler.security.tls import Role, name_of, role_of
@@ -41,8 +41,16 @@ _T = TypeVar("_T")
 class ControlClient:
     """Asks the peers of one cell. Every method raises ``ControlError``."""
 
-    def __init__(self, cell: Cell, tls: TlsFiles | None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        tls: TlsFiles | None,
+        timeout_s: float = TIMEOUT_S,
+        token: bytes | None = None,
+    ) -> None:
+        """``token``: an admin's, for who has no certificate of a peer."""
         self.cell = cell
+        self._token = token
         self.identity = cell.identity
         self._context = client_context(tls) if tls is not None else None
         self._timeout_s = timeout_s
@@ -75,7 +83,7 @@ class ControlClient:
         peer = self.cell.peer(name)
         link = _Link(peer, time.monotonic() + self._timeout_s)
         try:
-            answer = link.ask(self._context, self.identity, request)
+            answer = link.ask(self._context, self.identity, request, self._token)
         except TimeoutError as error:
             raise link.error(f"did not answer within {self._timeout_s:g} s") from error
         except CertificateRefused as error:
@@ -108,15 +116,22 @@ class _Link:
         where = join_address(self._peer.host, self._peer.peer_port)
         return ControlError(f"Peer {self._peer.name} ({where}) {reason}.")
 
-    def ask(self, context: ssl.SSLContext | None, cell: str, request: Request) -> Answer:
+    def ask(
+        self,
+        context: ssl.SSLContext | None,
+        cell: str,
+        request: Request,
+        token: bytes | None = None,
+    ) -> Answer:
+        introduction = introduce(Kind.CONTROL, cell, token=token)
         address = (self._peer.host, self._peer.peer_port)
         with socket.create_connection(address, timeout=self._left()) as plain:
             if context is None:
-                return self._talk(plain, cell, request)
+                return self._talk(plain, introduction, request)
             plain.settimeout(self._left())
             with context.wrap_socket(plain) as link:
                 self._check(link)
-                return self._talk(link, cell, request)
+                return self._talk(link, introduction, request)
 
     def _check(self, link: ssl.SSLSocket) -> None:
         if (role_of(link), name_of(link)) != (Role.PEER, self._peer.name):
@@ -125,11 +140,11 @@ class _Link:
                 f"the wrong address for it"
             )
 
-    def _talk(self, link: socket.socket, cell: str, request: Request) -> Answer:
+    def _talk(self, link: socket.socket, introduction: Introduction, request: Request) -> Answer:
         def exactly(size: int) -> bytes:
             return self._read(link, size)
 
-        self._send(link, introduce(Kind.CONTROL, cell))
+        self._send(link, introduction)
         accepted(frames.receive(exactly, frames.INTRODUCTION_BYTES_MAX))
         self._send(link, request)
         return ANSWERS.decode(frames.receive(exactly, frames.CONTROL_BYTES_MAX))

@@ -18,6 +18,7 @@ COMMANDS = {
     "cert": "ha_scheduler.cli.cert:cert",
     "history": "ha_scheduler.cli.operate:history",
     "status": "ha_scheduler.cli.operate:status",
+    "token": "ha_scheduler.cli.token:token",
 }
 
 

@@ -40,6 +40,7 @@ from ha_scheduler.cli.preflight import check_start
 from ha_scheduler.cli.quarantine import quarantine
 from ha_scheduler.cli.repair import repair
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence, fail
+from ha_scheduler.cli.token import token
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (
@@ -134,7 +135,23 @@ _TIMING = Timing()
     "--on-promote", default=None, metavar="COMMAND", help="Command to run when this peer leads."
 )
 @click.option(
-    "--on-demote", default=None, metavar="COMMAND", help="Command to run when it leads no more."
+    "--on-demote",
+    default=None,
+    metavar="COMMAND",
+    help="Command to run when it leads no more.",
+)
+@click.option(
+    "--certificate-alone",
+    is_flag=True,
+    help="Serve processes without this package, which show no token, as their certificate says. "
+    "The same on all peers.",
+)
+@click.option(
+    "--token-command",
+    type=click.Path(dir_okay=False, exists=True),
+    default=None,
+    metavar="FILE",
+    help="A program that says who somebody is: `dask ha token login`. The same on all peers.",
 )
 @click.option(
     "--check",
@@ -270,9 +287,15 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         pid_file=pid_file.absolute() if pid_file is not None else None,
         admission=admission,
         witness=witness,
+        certificate_alone=values.pop("certificate_alone"),
+        token_command=_absolute(values.pop("token_command")),
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).absolute()) if path is not None else None
 
 
 def _admission(*, join: bool, replace: bool) -> Admission | None:
@@ -310,7 +333,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-for _command in (init, cert, status, transfer, remove, history, repair, quarantine):
+for _command in (init, cert, status, transfer, remove, history, repair, quarantine, token):
     main.add_command(_command)
 
 if __name__ == "__main__":

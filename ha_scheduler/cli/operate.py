@@ -28,6 +28,7 @@ from ha_scheduler.protocol.control import RemoveRequest, Status, Taken, Transfer
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.expiry import DAYS
 from ha_scheduler.security.expiry import sentence as expires
+from ha_scheduler.security.token_source import find_token
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -188,7 +189,9 @@ def client_of(values: dict[str, Any]) -> ControlClient:
     cell = the_cell(values["peers"])
     data_dir: Path | None = values["data_dir"]
     files = choose_control_files(the_tls(values, data_dir), cell)
-    return ControlClient(cell, files, values["timeout"])
+    # A peer's certificate is an admin's, and needs none.
+    token = find_token("admin", files.cert_file) if files is not None else None
+    return ControlClient(cell, files, values["timeout"], token)
 
 
 def _leader(answers: _Answers) -> str | None:

@@ -39,7 +39,8 @@ from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.pool import drop_pooled
-from ha_scheduler.comm.watch import Watch, ask
+from ha_scheduler.comm.watch import Watch, ask, ask_rings
+from ha_scheduler.protocol.ring import Ring
 
 STUCK_S = 0.5  # an older attempt is with the former leader
 UNCONFIRMED_S = 5.0  # a daemon that is there knows the leader of its cell sooner
@@ -133,7 +134,11 @@ class Meeting(Enum):
 class Follower:
     """Calls ``leave`` with a reason when the connection is no longer with the newest leader."""
 
-    def __init__(self, leave: Callable[[str], None]) -> None:
+    def __init__(
+        self, leave: Callable[[str], None], on_ring: Callable[[Ring], None] = lambda ring: None
+    ) -> None:
+        """``on_ring``: is told by daemons whose tokens hold."""
+        self._on_ring = on_ring
         self.fence = Fence()
         self.directory: Directory | None = None  # None until it is known
         self.cell_id = ""  # of the cell whose leaders have taken us in
@@ -207,7 +212,7 @@ class Follower:
         directory.observe(dataclasses.replace(view, leader_address=endpoint))
         if watch:
             if self._watch is None:
-                self._watch = Watch(directory, scheduler.pool.connection_args.get("ssl_context"))
+                self._watch = Watch(directory, self.ssl_context, self._on_ring)
             self._watch.start()
         if not believed:
             loop = asyncio.get_running_loop()
@@ -248,6 +253,12 @@ class Follower:
             return Meeting.DOUBTFUL
         successor = there[view.cell_id].predecessor == self.cell_id
         return Meeting.SUCCESSOR if successor else Meeting.ANOTHER
+
+    async def ask_rings(self) -> None:
+        """Ask all daemons that are known whose tokens hold."""
+        if self.directory is not None:
+            for ring in await ask_rings(self.directory.peers, self.ssl_context):
+                self._on_ring(ring)
 
     def called(self, term: int, leader: str, address: str) -> None:
         """A leader has called this process, and a daemon says that it leads."""

@@ -5,12 +5,15 @@ Guarantee: under TLS the certificate of the server is looked at before the calle
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
 ``TIMEOUT_S`` of the TLS handshake, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a
 refused one hears why, as the error of its connection. At a server of a cell a certificate without
-a known role opens nothing.
+a known role opens nothing, and that of a client nothing without a token (``callers.py``). A token
+leaves its holder after the other side has shown a certificate of the cell; on ``ha://``, that of an
+engine or a peer.
 
 Order: the TLS handshake negotiates ``ALPN``; the caller writes its ``Introduction``; the other side
 answers ``Accepted``, or ``Refused`` and hangs up; distributed's handshake follows. It takes no
 extra round trip, as the introduction travels with the end of the TLS handshake. A process without
-this package negotiates no ALPN, and all is as upstream has it, in both directions.
+this package negotiates no ALPN: a server of a cell lets distributed's handshake run and answers the
+first request by an error, or serves it as what its certificate says, as the daemons are set.
 
 Without TLS there is nothing to negotiate by, and everything is on one machine: the versions are a
 field of distributed's handshake, which an unmodified process ignores.
@@ -21,17 +24,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from distributed.comm import tcp
 from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
 from distributed.comm.registry import backends
+from distributed.core import error_message
+from msgspec.structs import replace
 from tornado.iostream import IOStream, StreamClosedError
 
 from ha_scheduler.comm import decoding, http, security, servers
-from ha_scheduler.errors import CertificateRefused
+from ha_scheduler.comm.callers import IDENTITY, Callers, NotJoined
+from ha_scheduler.comm.tokens import token_of
+from ha_scheduler.errors import CertificateRefused, OperatorError
 from ha_scheduler.gate.servers import PLACE
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
@@ -49,7 +55,8 @@ from ha_scheduler.protocol.introduction import (
     of_either,
 )
 from ha_scheduler.security.contexts import harden
-from ha_scheduler.security.tls import role_of
+from ha_scheduler.security.tls import role_in
+from ha_scheduler.security.token import TokenExpired, TokenRefused
 
 logger = logging.getLogger("distributed.ha.comm")
 
@@ -63,8 +70,9 @@ CHECK_SERVER = "check_server"
 #: In connection arguments: the caller's introduction; default: of a client.
 #: In ``Comm.extra_info``: the other side's. In distributed's handshake: the versions.
 INTRODUCTION = "introduction"
-#: In ``Comm.extra_info`` of a connection that was accepted: who calls (``security/identity.py``).
-IDENTITY = "identity"
+REFUSAL = (
+    "refusal"  # of a stream: why its caller is turned away once distributed's handshake is over
+)
 
 
 class IntroductionRefused(FatalCommClosedError):
@@ -105,6 +113,8 @@ class TLS(_Reading, tcp.TLS):
     def _read_extra(self) -> None:
         super()._read_extra()
         self._extra[INTRODUCTION] = getattr(self.stream, INTRODUCTION, None)
+        if (identity := getattr(self.stream, IDENTITY, None)) is not None:
+            self._extra[IDENTITY] = identity
 
 
 class _Listening:
@@ -128,6 +138,9 @@ class _Listening:
             raise CommClosedError(f"{comm.peer_address} began with nothing") from error
         finally:
             over()
+        if reason := getattr(comm.stream, REFUSAL, ""):
+            await turn_away(comm, reason)
+            raise CommClosedError(reason)
 
 
 class TLSListener(_Listening, tcp.TLSListener):
@@ -144,21 +157,25 @@ class TLSListener(_Listening, tcp.TLSListener):
                 prepared: IOStream | None = await super()._prepare_stream(stream, address)
             if prepared is None:
                 return None
-            check = _check_role if serves_a_cell(self.comm_handler) else _check_nothing
+            callers = _callers(self.comm_handler)
             if _negotiated(prepared):
                 async with asyncio.timeout(TIMEOUT_S):
-                    await _hear(prepared, check)
+                    await _hear(prepared, callers)
                 if prepared.closed():
                     raise StreamClosedError
-            else:
-                check(prepared)
+            elif callers is not None and not prepared.closed():
+                _recognise(prepared, callers, address)
             return prepared
         except StreamClosedError:
             logger.info("Connection from %s closed while it said who it is", address)
-        except (TimeoutError, ProtocolError, RefusedError, CertificateRefused) as error:
-            reason = str(error) or "it did not say in time who it is"
-            refusal = {"action": "connection-refused"}
-            logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
+        except (
+            TimeoutError,
+            ProtocolError,
+            RefusedError,
+            CertificateRefused,
+            TokenRefused,
+        ) as error:
+            _tell_refusal(address, str(error) or "it did not say in time who it is")
         stream.close()
         return None
 
@@ -178,9 +195,14 @@ class TLSConnector(tcp.TLSConnector):
                 check(comm)
             if _negotiated(comm.stream):
                 introduction = connection_args.get(INTRODUCTION) or introduce(Kind.CLIENT)
+                if _is_of_a_cell(comm):
+                    token = token_of(introduction, connection_args["ssl_context"])
+                    introduction = replace(introduction, token=token)
                 comm.extra_info[INTRODUCTION] = await _call(comm.stream, introduction)
-        except (RefusedError, ProtocolError) as error:
+        except (RefusedError, ProtocolError, OperatorError) as error:
             comm.abort()
+            if isinstance(error, RefusedError) and error.passing:
+                raise CommClosedError(f"{comm.peer_address}: {error}") from error
             raise IntroductionRefused(f"{comm.peer_address}: {error}") from error
         except StreamClosedError as error:
             comm.abort()
@@ -257,6 +279,14 @@ def serves_a_cell(handler: Any) -> bool:
     return bool(getattr(getattr(handler, "__self__", None), "serves_a_cell", False))
 
 
+def _callers(handler: Any) -> Callers | None:
+    """Who judges the callers of a server of a cell; None for another server."""
+    if not serves_a_cell(handler):
+        return None
+    callers: Callers = handler.__self__.callers
+    return callers
+
+
 def _offering(arguments: dict[str, Any]) -> dict[str, Any]:
     harden(arguments["ssl_options"])
     arguments["ssl_options"].set_alpn_protocols([ALPN])
@@ -267,26 +297,65 @@ def _negotiated(stream: Any) -> bool:
     return not stream.closed() and stream.socket.selected_alpn_protocol() == ALPN
 
 
-def _check_role(stream: Any) -> None:
-    """Raises ``CertificateRefused`` for a caller whose certificate has no known role."""
-    if not stream.closed():
-        role_of(stream.socket)
-
-
-def _check_nothing(stream: Any) -> None:
-    pass
-
-
-async def _hear(stream: Any, check: Callable[[Any], None]) -> None:
-    """Accept the caller, or refuse it and raise as ``introduced`` and ``check``."""
+async def _hear(stream: Any, callers: Callers | None) -> None:
+    """Accept the caller, or refuse it and raise as ``introduced`` and ``Callers.identify``."""
     said = await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX)
     try:
-        setattr(stream, INTRODUCTION, introduced(said))
-        check(stream)
-    except (RefusedError, CertificateRefused) as error:
-        await stream.write(frames.pack(Refused(str(error))))
+        introduction = introduced(said)
+        setattr(stream, INTRODUCTION, introduction)
+        if callers is not None:
+            identity = await callers.identify(stream.socket, introduction.token)
+            setattr(stream, IDENTITY, identity)
+    except (RefusedError, CertificateRefused, TokenRefused) as error:
+        passing = isinstance(error, TokenExpired | NotJoined)
+        await stream.write(frames.pack(Refused(str(error), passing=passing)))
         raise
     stream.write(frames.pack(accept()))
+
+
+def _recognise(stream: Any, callers: Callers, address: str) -> None:
+    """A caller without this package. Raises ``CertificateRefused``."""
+    try:
+        setattr(stream, IDENTITY, callers.identify_without_token(stream.socket))
+    except TokenRefused as error:
+        _tell_refusal(address, str(error))
+        setattr(stream, REFUSAL, str(error))
+
+
+def _tell_refusal(address: str, reason: str) -> None:
+    refusal = {"action": "connection-refused"}
+    logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
+
+
+async def turn_away(comm: Any, reason: str) -> None:
+    """Answer the first request of an unmodified process by an error that it shows, and hang up.
+
+    Nothing of the request is unpickled.
+    """
+    comm.deserialize = False
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            asked = await comm.read()
+            if isinstance(asked, dict) and str(asked.get("op")).startswith("register-worker"):
+                await comm.write({"status": "error", "message": reason, "time": 0})
+            else:
+                await comm.write(error_message(PermissionError(reason), status="uncaught-error"))
+    except (OSError, TimeoutError):
+        pass  # it has gone by itself
+    finally:
+        await comm.close()
+
+
+def _is_of_a_cell(comm: Any) -> bool:
+    """Whether the other side is one to show a token to, by its certificate.
+
+    Which role it is to have, ``CHECK_SERVER`` has looked at.
+    """
+    try:
+        role_in(comm.extra_info.get("peercert"))
+    except CertificateRefused:
+        return False
+    return True
 
 
 async def _call(stream: Any, introduction: Introduction) -> Accepted:

@@ -13,13 +13,11 @@ from typing import Any
 
 from distributed.comm.core import FatalCommClosedError
 
+from ha_scheduler.comm.callers import IDENTITY
 from ha_scheduler.comm.directory import View
-from ha_scheduler.comm.preamble import IDENTITY
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
-from ha_scheduler.security.tls import Role, name_in, role_in
-
-LEADERS = (Role.ENGINE, Role.PEER)
+from ha_scheduler.security.tls import LEADERS, Role, name_in, role_in
 
 
 class NotALeader(OSError):

@@ -16,7 +16,8 @@ import contextlib
 import logging
 import random
 import ssl
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import TypeVar
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.address import HAAddressError
@@ -24,10 +25,13 @@ from ha_scheduler.comm.directory import Directory, Peer, View
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, call, introduce
+from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.protocol.watch import WATCH, WatchBeat, WatchView
 from ha_scheduler.security.tls import check_peer
 
 logger = logging.getLogger("distributed.ha.watch")
+
+T = TypeVar("T")
 
 SILENCE_S = 1.5  # three beats
 CONNECT_S = 1.0
@@ -36,8 +40,15 @@ CONNECT_S = 1.0
 class Watch:
     """Watches one cell, from the loop on which ``start`` was called."""
 
-    def __init__(self, directory: Directory, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        ssl_context: ssl.SSLContext | None,
+        on_ring: Callable[[Ring], None] = lambda ring: None,
+    ) -> None:
+        """``on_ring``: is told whose tokens hold."""
         self._directory = directory
+        self._on_ring = on_ring
         self._ssl_context = ssl_context
         self._task: asyncio.Task[None] | None = None
         self._refusal = ""  # logged last
@@ -90,6 +101,8 @@ class Watch:
                     self.watched = peer
                     if isinstance(message, WatchView):
                         self._directory.observe(View.from_watch(message))
+                    elif isinstance(message, Ring):
+                        self._on_ring(message)
                     if self._leads(peer) and self._others(peer):
                         break
         except (OSError, TimeoutError, EOFError) as error:
@@ -107,14 +120,14 @@ class Watch:
     def _others(self, peer: Peer) -> bool:
         return any(other.name != peer.name for other in self._directory.peers)
 
-    def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat, None]:
+    def _messages(self, peer: Peer) -> AsyncGenerator[WatchView | WatchBeat | Ring, None]:
         view = self._directory.view
         return messages_of(peer, self._ssl_context, view.cell if view else "")
 
 
 async def messages_of(
     peer: Peer, ssl_context: ssl.SSLContext | None, cell: str = ""
-) -> AsyncGenerator[WatchView | WatchBeat, None]:
+) -> AsyncGenerator[WatchView | WatchBeat | Ring, None]:
     """What ``peer`` tells a watcher; first a view.
 
     Raises ``OSError``, ``EOFError``, ``TimeoutError``, ``RefusedError`` and ``ProtocolError``.
@@ -137,11 +150,14 @@ async def ask(
     directory: Directory, peers: Iterable[Peer], ssl_context: ssl.SSLContext | None
 ) -> list[View]:
     """The views of all daemons that answer now, which ``directory`` takes in."""
-    views = await asyncio.gather(*(_view_of(peer, ssl_context) for peer in peers))
-    said = [view for view in views if view is not None]
-    for view in said:
+    said = await _first(WatchView, peers, ssl_context)
+    views: list[View] = []
+    for answer in said:
+        with contextlib.suppress(HAAddressError):
+            views.append(View.from_watch(answer))
+    for view in views:
         directory.observe(view)
-    return said
+    return views
 
 
 async def silent_peers(peers: Iterable[Peer], ssl_context: ssl.SSLContext | None) -> dict[str, str]:
@@ -163,12 +179,25 @@ async def _silence_of(peer: Peer, ssl_context: ssl.SSLContext | None) -> str:
     return ""
 
 
-async def _view_of(peer: Peer, ssl_context: ssl.SSLContext | None) -> View | None:
-    try:
-        async with contextlib.aclosing(messages_of(peer, ssl_context)) as messages:
-            async for message in messages:
-                if isinstance(message, WatchView):
-                    return View.from_watch(message)
-    except (OSError, EOFError, TimeoutError, RefusedError, ProtocolError, HAAddressError) as error:
-        logger.debug("Peer %s did not say who leads: %s", peer.name, error)
-    return None
+async def ask_rings(peers: Iterable[Peer], ssl_context: ssl.SSLContext | None) -> list[Ring]:
+    """The key rings of all daemons that answer now."""
+    return await _first(Ring, peers, ssl_context)
+
+
+async def _first(
+    kind: type[T], peers: Iterable[Peer], ssl_context: ssl.SSLContext | None
+) -> list[T]:
+    """The first message of a kind of each daemon that answers."""
+
+    async def first(peer: Peer) -> T | None:
+        try:
+            async with contextlib.aclosing(messages_of(peer, ssl_context)) as messages:
+                async for message in messages:
+                    if isinstance(message, kind):
+                        return message
+        except (OSError, EOFError, TimeoutError, RefusedError, ProtocolError) as error:
+            logger.debug("Peer %s did not answer: %s", peer.name, error)
+        return None
+
+    said = await asyncio.gather(*map(first, peers))
+    return [message for message in said if message is not None]

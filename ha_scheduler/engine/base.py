@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.comm.callers import Callers
 from ha_scheduler.engine.stream.calls import NumberedCalls
 from ha_scheduler.engine.stream.pending_releases import PendingReleases
 from ha_scheduler.engine.stream.replay import Replay
@@ -20,6 +21,7 @@ from ha_scheduler.engine.takeover.recovery import Recovery
 
 class SchedulerBase(StreamScheduler):
     def __init__(self, **kwargs: Any) -> None:
+        self.callers = Callers(self)
         self.pending_releases = PendingReleases(self)
         self.transactions = Transactions(self)
         self.calls = NumberedCalls(self, self.transactions)

@@ -44,6 +44,7 @@ from ha_scheduler.protocol.engine import (
     ToEngine,
 )
 from ha_scheduler.protocol.introduction import Refused, RefusedError, accept, introduced
+from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.shared_exposures import SharedExposures
 from ha_scheduler.shared_lease import SharedLease
 
@@ -136,6 +137,8 @@ class EngineProcess:
                 self._scheduler.known_leader = name, dashboard
             case EngineSettings():
                 self._scheduler = self._create(message)
+            case Ring():
+                self._scheduler.take_ring(message)
             case CaughtUp():
                 self._scheduler.replay.caught_up()
                 self._channel.send(EngineReady(_dashboard(self._scheduler)))

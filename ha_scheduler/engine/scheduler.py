@@ -22,10 +22,13 @@ from time import monotonic
 from typing import Any
 
 import dask
+import msgspec
 from distributed.comm import Comm
 from distributed.core import Status
 from distributed.http.utils import get_handlers
 from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState
+from msgspec.structs import replace
+from tornado.ioloop import PeriodicCallback
 
 from ha_scheduler.comm import http
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
@@ -52,13 +55,16 @@ from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
 from ha_scheduler.engine.takeover.recovery import WINDOW_SECONDS
+from ha_scheduler.engine.workers import expiry
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
 from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
 from ha_scheduler.protocol.client import HA, FireAndForget, Heard, Hello, OpenCalls, Resume
 from ha_scheduler.protocol.codec import tag_of, to_op
 from ha_scheduler.protocol.introduction import Kind, introduce
+from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.protocol.worker import RegisterWorker
+from ha_scheduler.security.key_ring import KeyRing
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +116,8 @@ class Scheduler(
         self.connection_args[CHECK_SERVER] = check_worker  # all that a scheduler calls
         fence_pool(self.rpc, self.lease)
         self.statistics = Statistics(self)
+        look = PeriodicCallback(lambda: expiry.check(self), expiry.CHECK_EVERY_S * 1000)
+        self.periodic_callbacks["ha-tokens"] = look
         self._add_handlers()
 
     def start_http_server(
@@ -268,6 +276,17 @@ class Scheduler(
         return not ts.actor and bool(super().is_rootish(ts))
 
     # What others learn of us
+
+    @property
+    def key_ring(self) -> KeyRing | None:
+        """By which tokens are judged; None: the engine stands alone, or is in plaintext."""
+        return self.callers.ring
+
+    def take_ring(self, ring: Ring) -> None:
+        """The daemon says whose tokens hold; workers are told when they join."""
+        self.callers.take(ring)
+        self.part_with_revoked()
+        self.cell = replace(self.cell, ring=msgspec.msgpack.encode(ring))
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
         return {**super().identity(n_workers), HA: to_op(self.welcome())}

@@ -81,6 +81,12 @@ def keys(tables: Tables) -> list[SigningKeyAdded]:
     return [record for record in found if isinstance(record, SigningKeyAdded)]
 
 
+def index_of(tables: Tables, key: bytes) -> int | None:
+    """Where in the log the key was added; None for one that signs nothing."""
+    row = tables.get(SIGNING_KEYS, key)
+    return int(unpack(row)[0]) if row is not None else None
+
+
 def tokens(tables: Tables) -> list[TokenIssued]:
     """What was issued, as far as it is listed."""
     found = map(_record, _rows(tables, TOKENS))

@@ -34,14 +34,17 @@ from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.isolation import environment, isolate
+from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.joining import Asker, Joiner
 from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
+from ha_scheduler.peer.local_tokens import LOOK_EVERY_S, LocalTokens
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
 from ha_scheduler.peer.settings import PeerSettings, Timing
+from ha_scheduler.peer.site_command import SiteCommand
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
 from ha_scheduler.peer.watchers import Watchers
@@ -54,6 +57,7 @@ from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.security.contexts import client_context, server_context
+from ha_scheduler.security.identity import Identity
 from ha_scheduler.security.tls import check_peer
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.vip.no_address import NoAddress
@@ -148,6 +152,7 @@ class _Daemon:
                     self._run_engines(),
                     self._tick(),
                     self._certificates.run(),
+                    self._look_after_tokens(),
                 )
             ]
             joining = asyncio.create_task(self._join())
@@ -187,6 +192,10 @@ class _Daemon:
             store, self._links.address, dialer, self._driver.report_snapshot, self._roster.tables_of
         )
         self._receiver = SnapshotReceiver(settings.data_dir, own_id, self._step_snapshot)
+        site = SiteCommand(settings.token_command)
+        self._issuer = Issuer(self._replica, store, settings.data_dir, site)
+        self._local = LocalTokens(settings, self._issuer, self._replica.ring)
+        self._replica.before_serving = self._write_tokens
         certificates = self._certificates
         self._report = report = Report(self._replica, store, self._plan.summary, certificates)
         watchers = Watchers(report.watch_view)
@@ -207,26 +216,29 @@ class _Daemon:
             {
                 Kind.PEER: self._serve_peer,
                 Kind.WATCH: watchers.serve,
-                Kind.CONTROL: Control(self._replica, report).serve,
+                Kind.CONTROL: Control(self._replica, report, self._issuer).serve,
             },
+            lambda: self._replica.ring.ring,
         )
 
     # -- the peer port
 
-    async def _serve_peer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_peer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Identity
+    ) -> None:
         async with asyncio.timeout(TIMEOUT_S):
             said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
         try:
             hello = HELLO.decode(said)
         except ProtocolError as error:
             raise RefusedError(f"this is no hello of a peer: {error}") from error
-        caller = named(hello.own)
-        self._admit(hello, caller, writer.get_extra_info("ssl_object"))
+        said_to_be = named(hello.own)
+        self._admit(hello, said_to_be, writer.get_extra_info("ssl_object"))
         writer.write(frames.pack(accept()))
         if hello.purpose is Purpose.SNAPSHOT:
-            await self._receiver.serve(caller.peer, reader, writer)
+            await self._receiver.serve(said_to_be.peer, reader, writer)
         else:
-            await self._links.serve(caller, hello.purpose, reader)
+            await self._links.serve(said_to_be, hello.purpose, reader)
 
     def _admit(self, hello: PeerHello, caller: PeerNamed, shown: ssl.SSLObject | None) -> None:
         """Raises ``RefusedError``."""
@@ -285,6 +297,17 @@ class _Daemon:
             if self._web is not None:
                 self._web.tick()
             await asyncio.sleep(self._settings.timing.tick_s)
+
+    def _write_tokens(self) -> asyncio.Task[None] | None:
+        return asyncio.create_task(self._local.write()) if self._local.missing() else None
+
+    async def _look_after_tokens(self) -> None:
+        """While this peer leads: local files are renewed, and old keys retired."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._replica.leading() and self._replica.ring.ring is not None:
+                await self._local.write()
+                await self._issuer.retire_old()
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> int:
         stop = asyncio.ensure_future(self._stop.wait())

@@ -40,6 +40,7 @@ from ha_scheduler.protocol.engine import (
     ToDaemon,
 )
 from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.raft.messages import Entry
 from ha_scheduler.storage.port import PeerStore
 
@@ -92,6 +93,7 @@ class EngineSide:
         self._resolving: asyncio.Task[None] | None = None
         self._term = 0  # in which it was activated
         self._leader = LeaderNamed()
+        self._ring: Ring | None = None
 
     @property
     def pid(self) -> int:
@@ -156,6 +158,12 @@ class EngineSide:
         if self._proposals is not None and self._proposals.term == row.term:
             self.kill(f"it proposed what cannot be applied, {describe(row)}")
 
+    def tell_ring(self, ring: Ring) -> None:
+        """Tell this engine, and each later one, whose tokens hold."""
+        self._ring = ring
+        if self._feed is not None and self._engine is not None:  # else ``on_accepted`` does
+            self._engine.send(ring)
+
     def pump(self) -> None:
         """The core may take proposals again."""
         if self._proposals is not None:
@@ -171,6 +179,8 @@ class EngineSide:
         name, options = self._settings.name, dict(self._settings.engine_options)
         identity, peers = self._roster.founding.identity, self._roster.current()
         engine.send(EngineSettings(identity, name, peers, options), self._leader)
+        if self._ring is not None:
+            engine.send(self._ring)
         self._rights = self._rights_of(next(peer for peer in peers if peer.name == name))
         self._feed = Feed(engine, self._store, self._tail, self._number_of)
         self._feeding = asyncio.create_task(self._feed.run())

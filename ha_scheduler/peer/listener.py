@@ -3,7 +3,8 @@
 Guarantee: nothing of a caller reaches the core, the ledger or the engine before it has introduced
 itself as one of our cell, and nothing of a peer before it has shown that peer's certificate. A
 certificate without a known role opens nothing, and neither does an engine's, which has its daemon's
-channel. Until then at most ``INTRODUCTION_BYTES_MAX`` are held, for seconds. A refusal gives its
+channel. A token that is shown is verified, and decides who calls; without one the certificate does.
+ Until then at most ``INTRODUCTION_BYTES_MAX`` are held, for seconds. A refusal gives its
 reason in words for the operator of the other side.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from asyncio import sslproto
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -32,7 +34,16 @@ from ha_scheduler.protocol.introduction import (
     introduced,
 )
 from ha_scheduler.raft.errors import PeerError
-from ha_scheduler.security.tls import Role, role_of
+from ha_scheduler.security.authentication import (
+    Holder,
+    authenticate,
+    by_certificate,
+    holder_of,
+)
+from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
+from ha_scheduler.security.key_ring import KeyRing
+from ha_scheduler.security.tls import Role
+from ha_scheduler.security.token import TokenRefused
 
 CONNECTIONS_MAX = 8192  # workers and clients watch one peer each; above it they try another
 #: asyncio has a buffer for each connection, of 256 KiB: a gigabyte for 4,000 that say nothing.
@@ -40,8 +51,8 @@ TLS_BUFFER_BYTES = 4 * 1024  # of watchers and operators, who say a few words
 PEER_BUFFER_BYTES = 256 * 1024  # of a peer: appends and snapshots
 BACKLOG = 512  # a whole cluster reconnects at once after a failover
 
-#: Raises ``RefusedError`` for a caller that only the service refuses.
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+#: Gets who calls. Raises ``RefusedError`` for a caller that only the service refuses.
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Identity], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +66,10 @@ class Listener:
         is_ours: Callable[[str], bool],
         security: Security,
         services: Mapping[str, Serve],
+        ring: Callable[[], KeyRing | None],
     ) -> None:
         """``is_ours``: whether a list of peers is our cell, as operators name it."""
+        self._ring = ring
         self._cell = cell
         self._is_ours = is_ours
         self._security = security
@@ -128,16 +141,17 @@ class Listener:
         tune(writer)
         try:
             try:
-                _check_role(writer.get_extra_info("ssl_object"))
+                holder = _holder(writer.get_extra_info("ssl_object"))
                 async with asyncio.timeout(TIMEOUT_S):
                     said = await frames.read(reader.readexactly, frames.INTRODUCTION_BYTES_MAX)
                 introduction = introduced(said)
                 self._check(introduction)
+                caller = self._caller(holder, introduction)
                 over()
                 if introduction.kind == Kind.PEER:
                     _enlarge_buffer(writer)
                 writer.write(frames.pack(accept()))
-                await self._services[introduction.kind](reader, writer)
+                await self._services[introduction.kind](reader, writer, caller)
             except RefusedError as error:
                 await _refuse(writer, error)
         except (OSError, EOFError, TimeoutError, ssl.SSLError) as error:
@@ -152,6 +166,18 @@ class Listener:
             logger.exception("a defect ended a connection", extra={"action": "connection_defect"})
         finally:
             writer.transport.abort()
+
+    def _caller(self, holder: Holder | None, introduction: Introduction) -> Identity:
+        """Who calls: by the token, if one is shown. Raises ``RefusedError``."""
+        if holder is None:
+            return ANYBODY_LOCAL
+        ring = self._ring()
+        if introduction.token is None or ring is None:
+            return by_certificate(holder)
+        try:
+            return authenticate(holder, introduction.token, ring, time.time())
+        except TokenRefused as error:
+            raise RefusedError(str(error)) from error
 
     def _check(self, caller: Introduction) -> None:
         """Raises ``RefusedError``."""
@@ -178,16 +204,17 @@ class Listener:
             )
 
 
-def _check_role(shown: ssl.SSLObject | None) -> None:
-    """Raises ``RefusedError``. None: plaintext on loopback."""
+def _holder(shown: ssl.SSLObject | None) -> Holder | None:
+    """Whose certificate it is; None: plaintext on loopback. Raises ``RefusedError``."""
     if shown is None:
-        return
+        return None
     try:
-        role = role_of(shown)
+        holder = holder_of(shown)
     except CertificateRefused as error:
         raise RefusedError(str(error)) from error
-    if role is Role.ENGINE:
-        raise RefusedError(f"the certificate of an {role} opens nothing on the peer port")
+    if holder.role is Role.ENGINE:
+        raise RefusedError(f"the certificate of an {holder.role} opens nothing on the peer port")
+    return holder
 
 
 def _enlarge_buffer(writer: asyncio.StreamWriter) -> None:

@@ -40,6 +40,11 @@ class Others:
         """Connected voters: one that just died may still look fresh."""
         return {peer: self._last[peer] for peer in voters if peer in self._last and connected(peer)}
 
+    def behind(self, members: Iterable[int], index: int, now: float) -> list[int]:
+        """The members that live and have not applied the log up to ``index``."""
+        known = ((peer, self._last[peer]) for peer in members if peer in self._last)
+        return [p for p, o in known if now - o.heard_at < FRESH_S and o.applied < index]
+
     def applied(self, members: Iterable[int], now: float) -> list[int]:
         """How far each member that lives has applied the log."""
         known = (self._last[peer] for peer in members if peer in self._last)

@@ -14,12 +14,13 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ha_scheduler import shared_lease
 from ha_scheduler.ledger import cell_identity, encoding, records
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
 from ha_scheduler.ledger.rejections import describe
+from ha_scheduler.peer.commits import Commits
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.ends import Ends
@@ -43,6 +44,7 @@ from ha_scheduler.peer.links import Links
 from ha_scheduler.peer.lost_quorum import LostQuorum
 from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
+from ha_scheduler.peer.ring_keeper import RingKeeper
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
@@ -50,6 +52,7 @@ from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
 from ha_scheduler.protocol.engine import Mark
 from ha_scheduler.protocol.peer import Gossip
+from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Entry, Message, MessageKind, ServerState, SnapshotMeta
 from ha_scheduler.raft.quorum import majority
@@ -111,6 +114,16 @@ class Replica:
         self._contact = contact
         self._tail = CommittedTail(store, store.applied())
         self.engine = EngineSide(settings, roster, store, self._tail, self)
+        self.commits = Commits()
+        #: What is to be over before the first engine of a term listens, if anything.
+        self.before_serving: Callable[[], asyncio.Task[None] | None] = lambda: None
+        self.ring = RingKeeper(
+            store,
+            roster,
+            self._ring_changed,
+            tls=settings.tls is not None,
+            certificate_alone=settings.certificate_alone,
+        )
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
         self.applied = store.applied()
         self._rejected = store.rejections().count
@@ -138,6 +151,7 @@ class Replica:
         self.snapshots, self.incoming = snapshots, incoming
         driver.node.electable = False
         self.reconfiguration.connect(driver, links)
+        self.ring.load(self.applied)
 
     # -- events of the core (DriverEvents)
 
@@ -225,6 +239,8 @@ class Replica:
         self._tail.append(entries)
         self.reconfiguration.on_committed(entries)
         self._ends.committed(entry.data for entry in entries)
+        self.ring.on_committed(entries)
+        self.commits.on_committed(entries)
         if self._open_at is not None:
             term, index = self._open_at
             if entries[0].index <= index <= entries[-1].index:
@@ -236,6 +252,8 @@ class Replica:
     def on_applied(self, index: int) -> None:
         self.applied = index
         self._tail.applied(index)
+        self.ring.on_applied(index)
+        self.commits.on_applied(index)
         self._note_rejections()
 
     def _note_rejections(self) -> None:
@@ -258,6 +276,7 @@ class Replica:
         self.incoming.installed(meta)
         self._rejected = self._store.rejections().count
         self.reconfiguration.on_snapshot_installed(meta.index)
+        self.ring.load(meta.index)
         self.engine.kill("a snapshot replaced the log it was reading")
 
     def on_fatal(self, error: BaseException) -> None:
@@ -477,6 +496,19 @@ class Replica:
             self.propose(cell_identity.draw(self.settings.name))
 
     def _activate(self, term: int, index: int) -> None:
+        first = self.before_serving()
+        if first is None:
+            self._activate_now(term, index)
+            return
+        engine = self.engine.pid
+
+        def then(_: asyncio.Task[None]) -> None:
+            if self.engine.pid == engine and self.leadership.term == term:  # else another follows
+                self._activate_now(term, index)
+
+        first.add_done_callback(then)
+
+    def _activate_now(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())
         self.on_contact()
         self.engine.activate(term, index, self.driver.propose_batch)
@@ -500,6 +532,11 @@ class Replica:
                 self._detected = now
         elif state.role is ServerState.FOLLOWER and state.leader:
             self._detected = None
+
+    def _ring_changed(self, ring: Ring) -> None:
+        self.engine.tell_ring(ring)
+        self.watchers.tell_ring(ring)
+        self._gossip()  # a leader waits for all to know a key before it signs
 
     def _changed(self) -> None:
         self.watchers.changed()

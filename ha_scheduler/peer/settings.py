@@ -104,6 +104,9 @@ class PeerSettings:
     the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
     peer votes and keeps no ledger.
 
+    ``certificate_alone``: a process without this package, which shows no token, is served as what
+    its certificate says. ``token_command``: a program that says who the holder of a credential is.
+
     ``engine_user``: the user that the engine runs as, if not the daemon's; ``engine_env``: what the
     engine gets of the daemon's environment beside what ``isolation.py`` lists.
 
@@ -134,6 +137,8 @@ class PeerSettings:
     pid_file: Path | None = None
     admission: Admission | None = None
     witness: bool = False
+    certificate_alone: bool = False
+    token_command: str | None = None
 
     def __post_init__(self) -> None:
         if self.name not in self.cell.names:

@@ -118,7 +118,8 @@ class FireAndForget(Message, tag="ha-fire-and-forget"):
 class Welcome(Message, tag="ha-welcome"):
     """The leader and the addresses of the cell. Without addresses: a standalone engine.
 
-    ``predecessor``: the id of the cell from whose ledger this one was founded, or empty.
+    ``predecessor``: the id of the cell from whose ledger this one was founded, or empty. ``ring``:
+    a ``Ring``, by which a worker judges its callers; empty where nobody asks for tokens.
     """
 
     term: Term
@@ -128,6 +129,7 @@ class Welcome(Message, tag="ha-welcome"):
     addresses: tuple[Text, ...] = ()  # of engines, as Dask writes them
     cell_id: CellId = ""
     predecessor: CellId = ""
+    ring: bytes = b""
 
 
 class Stale(Message, tag="ha-stale"):

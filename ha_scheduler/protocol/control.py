@@ -5,11 +5,18 @@ Each request gets one answer: the one named beside it, or ``Declined``.
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import msgspec
+from msgspec import Meta
 
 from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Term, Text
 from ha_scheduler.protocol.engine import Content
+from ha_scheduler.protocol.introduction import TOKEN_BYTES_MAX, Token
 from ha_scheduler.protocol.peer import Disk, Failover, PeerAddress, PeerId
+from ha_scheduler.protocol.ring import TokenId
+
+CREDENTIAL_BYTES_MAX = 32 * 1024
 
 
 class StatusRequest(Message, tag="status"):
@@ -54,6 +61,71 @@ class ReleaseRequest(Message, tag="release"):
     """Let ``content`` be read and run again; ``Taken`` when the leader has begun it."""
 
     content: Content
+
+
+class TokenRequest(Message, tag="token-issue"):
+    """Issue a token; ``Issued``. ``lifetime_s``: 0 for that of the role.
+
+    ``thumbprint``: SHA-256 of the certificate to bind it to, or empty.
+    """
+
+    subject: Name
+    role: Name
+    lifetime_s: Number = 0
+    scopes: dict[str, Any] = msgspec.field(default_factory=dict)
+    thumbprint: bytes = b""
+
+
+class RenewRequest(Message, tag="token-renew"):
+    """Renew this token, which may have expired a while ago; ``Issued``."""
+
+    token: Token
+
+
+class LoginRequest(Message, tag="token-login"):
+    """``Issued``, for whom the command of the site says that the holder of this credential is."""
+
+    credential: Annotated[bytes, Meta(max_length=CREDENTIAL_BYTES_MAX)]
+
+
+class TokensRequest(Message, tag="tokens"):
+    """``Tokens``, please."""
+
+
+class RevokeRequest(Message, tag="token-revoke"):
+    """The token with this id holds no longer; ``Taken`` when that has committed."""
+
+    token: TokenId
+
+
+class RotateRequest(Message, tag="token-rotate"):
+    """Sign with a new key from now on; ``Taken`` when it signs.
+
+    ``drop_old``: tokens of all other keys hold no longer.
+    """
+
+    drop_old: bool = False
+
+
+class ListedToken(msgspec.Struct, frozen=True):
+    """A token that was issued. Times are seconds since the epoch. ``by``: who asked for it."""
+
+    token: TokenId
+    subject: Name
+    role: Name
+    issued: Number
+    expires: Number
+    scopes: Text
+    by: Name
+    revoked: bool
+
+
+class ListedKey(msgspec.Struct, frozen=True):
+    """A key that signs, or has signed. ``at``: seconds since the epoch."""
+
+    kid: Name
+    peer: Name
+    at: Number
 
 
 class CaseDeath(msgspec.Struct, frozen=True):
@@ -178,6 +250,21 @@ class Quarantine(Message, tag="quarantine-answer"):
     cases: tuple[QuarantinedCase, ...]
 
 
+class Issued(Message, tag="token-answer"):
+    """A token. ``expires``: seconds since the epoch."""
+
+    text: Annotated[str, Meta(max_length=TOKEN_BYTES_MAX)]
+    token: TokenId
+    expires: Number
+
+
+class Tokens(Message, tag="tokens-answer"):
+    """What was issued, latest last, and the keys that may have signed it, oldest first."""
+
+    tokens: tuple[ListedToken, ...]
+    keys: tuple[ListedKey, ...]
+
+
 class Transferred(Message, tag="transferred"):
     """Another peer leads."""
 
@@ -212,8 +299,16 @@ Request = (
     | RemoveRequest
     | QuarantineRequest
     | ReleaseRequest
+    | TokenRequest
+    | RenewRequest
+    | LoginRequest
+    | TokensRequest
+    | RevokeRequest
+    | RotateRequest
 )
-Answer = Status | History | Transferred | FoundingList | Taken | Declined | Quarantine
+Answer = (
+    Status | History | Transferred | FoundingList | Taken | Declined | Quarantine | Issued | Tokens
+)
 
 REQUESTS: MessageSet[Request] = MessageSet(Request)
 ANSWERS: MessageSet[Answer] = MessageSet(Answer)

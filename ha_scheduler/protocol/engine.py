@@ -5,10 +5,10 @@ order of their ``Propose`` messages. There are no error replies: the end of the 
 side of the other's end within milliseconds, and the log decides the outcome of everything in
 flight.
 
-Start: the daemon introduces itself. Once accepted, it sends ``EngineSettings``, then the ledger as
-``RecordCommitted`` with index 0 (the shortest sequence of records that rebuilds it), then
-``CaughtUp``. After that each record follows as it commits; this engine's own proposals come back
-without their bytes.
+Start: the daemon introduces itself. Once accepted, it sends ``EngineSettings``, under TLS the key
+``Ring``, which it sends again at each change, then the ledger as ``RecordCommitted`` with index 0
+(the shortest sequence of records that rebuilds it), then ``CaughtUp``. After that each record
+follows as it commits; this engine's own proposals come back without their bytes.
 
 Nothing that the engine says is believed because it says it (``peer/engine_rights.py``): it runs the
 code of users.
@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Part, Term, Url
 from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.ring import Ring
 
 CONTENT_BYTES = 16
 Content = Annotated[bytes, Meta(min_length=CONTENT_BYTES, max_length=CONTENT_BYTES)]  # a digest
@@ -157,7 +158,9 @@ class Exposure(Part):
     sequence: Number = 0
 
 
-ToEngine = EngineSettings | RecordCommitted | CaughtUp | Activate | Confirmed | LeaderNamed | Ping
+ToEngine = (
+    EngineSettings | Ring | RecordCommitted | CaughtUp | Activate | Confirmed | LeaderNamed | Ping
+)
 ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)

@@ -49,7 +49,7 @@ class Introduction(Message, tag="introduction"):
     """The caller's first message.
 
     ``kind``: a ``Kind``, or one of a later release. ``cell``: empty for a newcomer; ``name``: empty
-    for a caller without one. ``token``: credentials beside the certificate, unused so far.
+    for a caller without one. ``token``: who calls, beside the certificate (``security/token.py``).
     ``term``: that in which an engine leads, and gives orders; 0 for any other caller. An old one is
     a reason to refuse; a new one is believed of nobody because of this.
     """
@@ -73,19 +73,24 @@ class Accepted(Message, tag="accepted"):
 
 
 class Refused(Message, tag="refused"):
-    """The answer to a refused caller. ``gone``: its disk has left the cell for ever."""
+    """The answer to a refused caller. ``gone``: its disk has left the cell for ever.
+
+    ``passing``: it may be let in later, with a renewed token.
+    """
 
     reason: Text
     gone: bool = False
+    passing: bool = False
 
 
 class RefusedError(Exception):
     """Remote: the other side refuses us, with a reason for the operator."""
 
-    def __init__(self, reason: str, *, gone: bool = False) -> None:
-        """``gone`` as in ``Refused``."""
+    def __init__(self, reason: str, *, gone: bool = False, passing: bool = False) -> None:
+        """``gone`` and ``passing`` as in ``Refused``."""
         super().__init__(reason)
         self.gone = gone
+        self.passing = passing
 
 
 _INTRODUCTIONS: MessageSet[Introduction] = MessageSet(Introduction)
@@ -95,9 +100,11 @@ _EITHER: MessageSet[Introduction | Accepted | Refused] = MessageSet(
 )
 
 
-def introduce(kind: Kind, cell: str = "", name: str = "", term: int = 0) -> Introduction:
+def introduce(
+    kind: Kind, cell: str = "", name: str = "", term: int = 0, token: bytes | None = None
+) -> Introduction:
     """The introduction of this process."""
-    return Introduction(VERSION, RELEASE, FEATURES, kind, cell, name, term=term)
+    return Introduction(VERSION, RELEASE, FEATURES, kind, cell, name, token, term)
 
 
 def accept() -> Accepted:
@@ -123,7 +130,7 @@ def accepted(body: bytes) -> Accepted:
     """The answer that admits us. Raises ``RefusedError`` and ``ProtocolError``."""
     answer = _ANSWERS.decode(body)
     if isinstance(answer, Refused):
-        raise RefusedError(answer.reason, gone=answer.gone)
+        raise RefusedError(answer.reason, gone=answer.gone, passing=answer.passing)
     _compare(VERSION, answer.version)
     return answer
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import CellId, Message, Number
+from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Number
 
 KEY_BYTES = 32  # Ed25519
 TOKEN_ID_BYTES = 16
@@ -31,3 +31,6 @@ class Ring(Message, tag="ring"):
     keys: Annotated[tuple[Key, ...], Meta(max_length=KEYS_MAX)] = ()
     revoked: Annotated[tuple[TokenId, ...], Meta(max_length=REVOKED_MAX)] = ()
     certificate_alone: bool = False
+
+
+RINGS: MessageSet[Ring] = MessageSet(Ring)

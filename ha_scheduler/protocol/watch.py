@@ -1,9 +1,13 @@
-"""The watch protocol: views from a peer to its watchers, which send an introduction alone."""
+"""The watch protocol: views and key rings from a peer to its watchers, which introduce themselves.
+
+Under TLS the ring comes after the first view, and again at each change.
+"""
 
 from __future__ import annotations
 
 from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Term, Text
 from ha_scheduler.protocol.peer import PeerAddress
+from ha_scheduler.protocol.ring import Ring
 
 
 class WatchView(Message, tag="view"):
@@ -27,4 +31,4 @@ class WatchBeat(Message, tag="beat"):
     """Nothing has changed."""
 
 
-WATCH: MessageSet[WatchView | WatchBeat] = MessageSet(WatchView | WatchBeat)
+WATCH: MessageSet[WatchView | WatchBeat | Ring] = MessageSet(WatchView | WatchBeat | Ring)

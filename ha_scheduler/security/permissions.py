@@ -274,6 +274,12 @@ _TABLE = {
         transfer                            . . . . . A
         quarantine                          . . . . . A
         release                             . . . . . A
+        token-renew                         O C W . . A
+        token-login                         O C W . . A
+        token-issue                         . . . . . A
+        token-revoke                        . . . . . A
+        token-rotate                        . . . . . A
+        tokens                              . . . . . A
     """,
     Surface.HTTP: """
         /health                           N O C W E . A

@@ -22,6 +22,9 @@ class Role(StrEnum):
     CLIENT = "client"  # clients and workers
 
 
+LEADERS = (Role.ENGINE, Role.PEER)  # who may be taken for a leader
+
+
 def role_of(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Role:
     """The role (OU) of the other end of an established link. Raises ``CertificateRefused``."""
     return role_in(ssl_object.getpeercert())

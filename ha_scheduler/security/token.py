@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.utils import base64url_encode
 from msgspec import Meta
 
-from ha_scheduler.errors import HAError
+from ha_scheduler.errors import HAError, OperatorError
 from ha_scheduler.protocol.introduction import TOKEN_BYTES_MAX
 from ha_scheduler.security.identity import Identity, Scopes, TokenRole
 from ha_scheduler.security.key_ring import KeyRing, key_id, raw
@@ -171,6 +171,17 @@ def verified(token: str | bytes | None, ring: KeyRing) -> Claims:
         return _claims(_DECODER.decode(body))
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
         raise _garbled() from None
+
+
+def unverified(token: bytes) -> dict[str, Any]:
+    """What a token claims, for its holder; nobody has verified it. Raises ``OperatorError``."""
+    try:
+        fields = msgspec.json.decode(jwt.utils.base64url_decode(token.split(b".")[1]))
+    except (ValueError, IndexError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise OperatorError("This is no token; `dask ha token issue` makes one.")
+    return fields
 
 
 def thumbprint_of(certificate: bytes | None) -> bytes:

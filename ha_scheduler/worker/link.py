@@ -42,6 +42,7 @@ from distributed.worker_state_machine import FreeKeysEvent, TaskErredMsg
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
+from ha_scheduler.comm.callers import Callers
 from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.follower import Follower, Meeting
 from ha_scheduler.comm.one_by_one import OneByOneComm
@@ -57,6 +58,7 @@ from ha_scheduler.worker.registration import (
     RegistrationRefused,
     StaleLeader,
 )
+from ha_scheduler.worker.renewal import Renewal
 from ha_scheduler.worker.report import report_of, shuffle_runs
 from ha_scheduler.worker.runs import RunTracker
 
@@ -85,6 +87,7 @@ class Linked(Protocol):
     """What the link asks of a worker of ours beside upstream's."""
 
     runs: RunTracker
+    callers: Callers
     plugin_digests: dict[str, str]
 
     def registered(self) -> None:
@@ -105,9 +108,10 @@ class SchedulerLink:
         self._worker = worker
         self._own = own
         self.phase = Phase.DOWN
-        self.follower = Follower(self.abandon)
+        self.follower = Follower(self.abandon, own.callers.take)
         self.plain = False  # the scheduler is not one of a cell
         self._comm: Any = None
+        self._renewal = Renewal(worker.connection_args)
         self._rejoining: asyncio.Task[None] | None = None
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
@@ -162,6 +166,11 @@ class SchedulerLink:
         self._drop()
         if self._worker.status in WORKER_ANY_RUNNING:  # else ``join`` goes on by itself
             self._rejoin()
+
+    def look_at_token(self) -> None:
+        """Join again, if the token has been renewed."""
+        if self.phase is Phase.UP and self._renewal.is_due():
+            self.abandon("its token was renewed")
 
     async def stop(self) -> None:
         """Rejoin no more; an open stream stays for the goodbye."""
@@ -357,6 +366,7 @@ class SchedulerLink:
     async def _register(self) -> Registered:
         """Afterwards the phase is BUFFERING, or DOWN if it failed."""
         worker = self._worker
+        self._renewal.joining()
         async with asyncio.timeout(CONNECT_S_MAX + HANDSHAKE_S_MAX):
             comm = await connect(
                 worker.scheduler.address, timeout=CONNECT_S_MAX, **worker.connection_args
@@ -418,6 +428,10 @@ class SchedulerLink:
             logger.warning(accepted.warning)
         if accepted.view is not None:
             self.follower.welcomed(comm, accepted.view)
+            if accepted.ring is not None:
+                self._own.callers.take(accepted.ring, by_daemon=False)
+            else:
+                self._own.callers.stand_alone()
             worker.execution_state["scheduler"] = worker.scheduler.address
         worker.batched_stream.start(OneByOneComm(comm, self._dropped))
         self.phase = Phase.UP

@@ -23,16 +23,21 @@ from distributed.core import Status
 
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.callers import Callers
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
 from ha_scheduler.comm.roles import check_member
 from ha_scheduler.comm.security import renew
+from ha_scheduler.protocol.client import HA, Welcome
+from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.introduction import Kind, introduce
+from ha_scheduler.protocol.ring import RINGS
 from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
 
 PRELOAD = "ha_scheduler.worker.preload"
 STARTING = (Status.init, Status.starting)
+RING_S = 1.0  # a ring that is older is asked for again, before somebody is let in
 UNREGISTER_S_MAX = 2.0  # a courtesy: the leader finds out by itself, and the worker is waiting
 
 
@@ -76,6 +81,7 @@ class Nanny(distributed.Nanny):
         self.connection_args[INTRODUCTION] = introduce(Kind.WORKER)
         self.connection_args[CHECK_SERVER] = self._check_server
         renew(self.connection_args, self.security, "worker")
+        self.callers = Callers(self, self._ask_ring, RING_S)
         self.rpc.connect = self._registering(self.rpc.connect)  # type: ignore[method-assign]
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()
@@ -109,6 +115,19 @@ class Nanny(distributed.Nanny):
         """Whether callers have certificates with roles."""
         return addresses.is_ha(self.scheduler.addr)
 
+    async def _ask_ring(self) -> None:
+        """Of the leader: nothing tells a nanny of changes."""
+        try:
+            said = await self.scheduler.identity(n_workers=0)
+        except (OSError, TimeoutError) as error:
+            logger.info("No leader said whose tokens hold: %s", error)
+            return
+        ring = from_op(Welcome, said[HA]).ring if HA in said else b""
+        if ring:
+            self.callers.take(RINGS.decode(ring))
+        else:
+            self.callers.stand_alone()
+
     def let_go(self) -> None:
         """This is a fork of the nanny's process."""
         forks.let_go_of_loop(self.io_loop)
@@ -121,6 +140,7 @@ class Nanny(distributed.Nanny):
 
         async def connect_to_register(address: str, timeout: float | None = None) -> Any:
             comm = await connect(address, timeout)
+            self.callers.look()
             if address != self.scheduler.addr or self.status not in STARTING:
                 return comm
             self.rpc.connect = connect  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ from distributed.versions import get_versions
 from ha_scheduler.comm.directory import View
 from ha_scheduler.protocol.client import HA, Welcome
 from ha_scheduler.protocol.codec import from_op, to_op
+from ha_scheduler.protocol.ring import RINGS, Ring
 from ha_scheduler.protocol.worker import OTHER_CELL, STALE, Joining, RegisterWorker, Report
 
 
@@ -47,6 +48,7 @@ class Registered:
     plugins: Mapping[str, bytes]
     view: View | None  # None for a plain scheduler
     warning: str | None
+    ring: Ring | None = None
 
 
 def upstream_message(worker: Any, metrics: Mapping[str, Any], extra: Any) -> dict[str, Any]:
@@ -116,4 +118,5 @@ def understand(reply: Any, term_seen: int, cell_id: str = "") -> Registered:
         plugins=reply["worker-plugins"],
         view=View.from_welcome(welcome) if welcome is not None else None,
         warning=reply.get("warning"),
+        ring=RINGS.decode(welcome.ring) if welcome is not None and welcome.ring else None,
     )

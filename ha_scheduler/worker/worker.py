@@ -26,19 +26,23 @@ from distributed.core import Status
 from distributed.metrics import time
 from distributed.utils import in_async_call
 from distributed.worker import WORKER_ANY_RUNNING, fail_hard
+from tornado.ioloop import PeriodicCallback
 
 from client_replay.calls.rpc import SchedulerRPC, reconnect_timeout_s
 from client_replay.upstream import locks
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
+from ha_scheduler.comm.callers import Callers
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
 from ha_scheduler.comm.roles import check_member
 from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
+from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.orders import PresentLeaders
+from ha_scheduler.worker.renewal import LOOK_EVERY_S
 from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
@@ -51,6 +55,7 @@ class Worker(distributed.Worker):
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
     runs: RunTracker
+    callers: Callers
     plugin_digests: dict[str, str]  # also of those that could not be set up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,6 +64,7 @@ class Worker(distributed.Worker):
 
     def _setup_following(self) -> None:
         """Rebind what upstream's ``__init__`` bound to its own methods."""
+        self.callers = Callers(self, self._ask_rings)
         self._ha = SchedulerLink(self, self)
         self.runs = RunTracker()
         self.plugin_digests = {}
@@ -77,6 +83,8 @@ class Worker(distributed.Worker):
         self.stream_handlers["close"] = self.close
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
+        look = PeriodicCallback(self._ha.look_at_token, LOOK_EVERY_S * 1000)
+        self.periodic_callbacks["ha-token"] = look
 
     def _check_server(self, comm: Any) -> None:
         if self.serves_a_cell:
@@ -86,6 +94,14 @@ class Worker(distributed.Worker):
     def serves_a_cell(self) -> bool:
         """Whether callers have certificates with roles."""
         return addresses.is_ha(self.scheduler.addr)
+
+    @property
+    def key_ring(self) -> KeyRing | None:
+        """By which tokens are judged; None: of no cell, in plaintext, or not joined yet."""
+        return self.callers.ring
+
+    async def _ask_rings(self) -> None:
+        await self.link.follower.ask_rings()
 
     def let_go(self) -> None:
         """This is a fork of the worker's process, as a task may make one."""

@@ -51,6 +51,7 @@ def main() -> int:
         admission=Admission(given["entry"]) if "entry" in given else None,
         witness=given.get("witness", False),
         http=("127.0.0.1", given["http"][name]) if "http" in given else None,
+        token_command=given.get("token_command"),
     )
     try:
         return daemon.run(settings, engine_module=given.get("engine", "toy_engine"))

@@ -27,6 +27,7 @@ from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interv
 from distributed.utils import log_errors
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
+from ha_scheduler.comm.roles import identity_of
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import CheckedWorkerComm, refuse
 from ha_scheduler.engine.step import Step
@@ -233,6 +234,14 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
                 stimulus_id=f"ha-unsendable-{time()}",
                 **erred_fields(reason),
             )
+
+    def part_with_revoked(self) -> None:
+        """Workers whose tokens are revoked are gone: they are not awaited, as others would be."""
+        ring = self.callers.ring
+        for worker, stream in list(self.stream_comms.items()):
+            shown = identity_of(stream.comm).token_id if stream.comm is not None else ""
+            if ring is not None and shown in ring.revoked:
+                self._following.discard(worker)
 
     async def _connection_lost(self, worker: str, stream: BatchedSend) -> None:
         """Remove the worker, unless it lives and returns.

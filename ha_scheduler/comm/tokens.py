@@ -1,0 +1,56 @@
+"""Which token a connection of this process shows.
+
+distributed hands a connector a TLS context, and the token is beside the certificate in it. A
+context that is older than this package (an ``ha://`` address loads it) does not say of which files
+it was made, so whoever has it is asked.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import dask
+import distributed
+
+from ha_scheduler.protocol.introduction import Introduction, Kind
+from ha_scheduler.security.contexts import Reloading
+from ha_scheduler.security.token_source import find_token
+
+TOKEN_FILE = "ha-scheduler.token-file"
+
+#: The names of tokens by the kind of a connection. A task's client is where a worker is.
+_NAMES = {Kind.CLIENT: ("client", "worker"), Kind.WORKER: ("worker",)}
+
+
+def token_of(introduction: Introduction, context: ssl.SSLContext) -> bytes | None:
+    """The token to show, if this process has one. Raises ``OperatorError``."""
+    names = _NAMES.get(Kind(introduction.kind), ())  # none: an engine, known by its certificate
+    named = dask.config.get(TOKEN_FILE, None)
+    certificate = certificate_of(context)
+    found = (find_token(name, certificate, named) for name in names)
+    return next(filter(None, found), None)
+
+
+def certificate_of(context: ssl.SSLContext) -> str | None:
+    """The file of the certificate that a context shows, if it is known."""
+    if isinstance(context, Reloading):
+        return str(context.files.cert_file)
+    return _of_an_owner(context)
+
+
+def _of_an_owner(context: ssl.SSLContext) -> str | None:
+    for kind, role in (
+        (distributed.Client, "client"),
+        (distributed.Worker, "worker"),
+        (distributed.Nanny, "worker"),
+    ):
+        for owner in list(getattr(kind, "_instances", ())):
+            if getattr(owner, "connection_args", {}).get("ssl_context") is context:
+                return _file(owner.security.get_tls_config_for_role(role))
+    return None
+
+
+def _file(tls: dict[str, Any]) -> str | None:
+    certificate = tls.get("cert")
+    return None if certificate is None or "\n" in certificate else str(certificate)
