@@ -15,6 +15,7 @@ from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup
 #: also a command of ``dask-ha-scheduler``.
 COMMANDS = {
     "journal": "client_replay.cli:journal",
+    "audit": "ha_scheduler.cli.audit:audit",
     "cert": "ha_scheduler.cli.cert:cert",
     "history": "ha_scheduler.cli.operate:history",
     "status": "ha_scheduler.cli.operate:status",

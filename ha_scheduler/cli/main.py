@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from ha_scheduler.cell.peers import Cell, check_count, own_name
+from ha_scheduler.cli.audit import audit
 from ha_scheduler.cli.cert import cert
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
 from ha_scheduler.cli.daemon_options import (
@@ -333,7 +334,7 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
         fail(as_sentence(error), EXIT_FAILED)
 
 
-for _command in (init, cert, status, transfer, remove, history, repair, quarantine, token):
+for _command in (init, cert, status, transfer, remove, history, repair, quarantine, token, audit):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -57,6 +57,21 @@ def _offline(data_dir: Path) -> Iterator[Offline]:
         raise OperatorError(as_sentence(error)) from error
 
 
+def _note(offline: Offline, data_dir: Path, what: str) -> None:
+    """Write down in the audit log that it was done. What was done stays done without it."""
+    from ha_scheduler.audit.chain import Event
+    from ha_scheduler.audit.files import directory_of
+    from ha_scheduler.audit.log import AuditLog
+
+    try:
+        log = AuditLog(directory_of(data_dir), offline.identity.peer)
+    except OSError as error:
+        click.echo(f"The audit log does not say so, as it cannot be written: {error}.", err=True)
+        return
+    log.record(Event.REPAIRED, what=what)
+    log.close()
+
+
 def _ask(what_is_lost: str, yes: bool) -> None:
     click.echo(what_is_lost)
     if not yes:
@@ -104,6 +119,7 @@ def drop(index: int, data_dir: Path, yes: bool) -> None:
             found = dropping.look_at(offline, txn, index)
         _ask(found.loses, yes)
         dropping.drop(offline, found.entry)
+        _note(offline, data_dir, f"entry {index} was dropped")
         click.echo(f"Entry {index} is dropped; start peer {offline.identity.peer}.")
 
 
@@ -140,6 +156,7 @@ def found_anew(data_dir: Path, peers: str | None, yes: bool) -> None:
             what = founding.look_at(offline, txn, cell)
         _ask(what.loses, yes)
         successor = founding.found(offline, what)
+        _note(offline, data_dir, f"the cell {successor.cell} was founded from this ledger")
     click.echo(
         f"The cell {successor.cell} is founded. Start peer {what.name} with --peers {cell.text}, "
         f"then the others with empty directories, --join and --peers for all of them."

@@ -67,7 +67,7 @@ class LocalCell:
         self.certificates = directory / "certificates" if tls else None
         if self.certificates is not None:
             ensure_certificates(self.certificates, self.cell)
-        self.control = ControlClient(self.cell, self.client_tls, ASK_TIMEOUT_S)
+        self.control = ControlClient(self.cell, self._admin_tls, ASK_TIMEOUT_S)
         self.peers = [
             PeerProcess(
                 peer.name,
@@ -84,6 +84,13 @@ class LocalCell:
     def client_tls(self) -> TlsFiles | None:
         """The files of clients and workers; None in plaintext."""
         return client_files(self.certificates) if self.certificates is not None else None
+
+    @property
+    def _admin_tls(self) -> TlsFiles | None:
+        """The files of a peer, whose certificate is an admin's."""
+        if self.certificates is None:
+            return None
+        return peer_files(self.certificates, self.cell.names[0])
 
     @property
     def dask_config(self) -> Path | None:

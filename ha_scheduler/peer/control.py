@@ -4,9 +4,8 @@ Guarantee: each request gets exactly one answer, its own or ``Declined``. ``Tran
 another peer leads. A membership change is answered when the leader has begun it: its end is in the
 status.
 
-Any certificate of the cell allows the status and a transfer, and to renew a token. A membership
-change, to release something from the quarantine, and to issue or revoke tokens takes a peer's
-certificate or an admin's token, and a join as peer c the certificate of peer c.
+Who may ask for what stands in ``security/permissions.py``; a join as peer c takes the certificate
+of peer c. What changes something is in the audit log, with its outcome, and so is who was refused.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from ha_scheduler.audit.chain import Event
+from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.ledger.records import CaseReleased
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.inquest import quarantined
@@ -24,7 +25,7 @@ from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import named
 from ha_scheduler.protocol import frames
-from ha_scheduler.protocol.codec import ProtocolError
+from ha_scheduler.protocol.codec import ProtocolError, tag_of
 from ha_scheduler.protocol.control import (
     REQUESTS,
     Answer,
@@ -51,9 +52,21 @@ from ha_scheduler.protocol.control import (
     TransferRequest,
 )
 from ha_scheduler.raft.errors import CallerError
-from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity, TokenRole
+from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
+from ha_scheduler.security.permissions import Operation, Surface, describe, refusal
 from ha_scheduler.security.tls import Role
 
+_EVENTS: dict[type[Request], Event] = {
+    TransferRequest: Event.FORCED,
+    ReleaseRequest: Event.FORCED,
+    JoinRequest: Event.MEMBERSHIP,
+    RemoveRequest: Event.MEMBERSHIP,
+    TokenRequest: Event.TOKEN,
+    RenewRequest: Event.TOKEN,
+    LoginRequest: Event.TOKEN,
+    RevokeRequest: Event.TOKEN,
+    RotateRequest: Event.KEY,
+}
 TRANSFER_TIMEOUT_S = 3.0  # a transfer takes two round trips; then something is wrong
 TRANSFER_POLL_S = 0.005
 
@@ -63,10 +76,11 @@ logger = logging.getLogger(__name__)
 class Control:
     """Answers control connections."""
 
-    def __init__(self, replica: Replica, report: Report, issuer: Issuer) -> None:
+    def __init__(self, replica: Replica, report: Report, issuer: Issuer, audit: AuditLog) -> None:
         self._replica = replica
         self._report = report
         self._issuer = issuer
+        self._audit = audit
 
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Identity
@@ -83,9 +97,28 @@ class Control:
 
     async def answer(self, request: Request, caller: Identity = ANYBODY_LOCAL) -> Answer:
         """The answer to one request."""
-        replica = self._replica
-        if reason := self._no_longer(caller):
+        operation = Operation(Surface.CONTROL, tag_of(type(request)))
+        reason = self._no_longer(caller) or refusal(caller, operation)
+        if not reason and isinstance(request, JoinRequest):
+            reason = _not_of_disk(caller, request.disk.name)
+        if reason:
+            self._audit.record(Event.REFUSED, caller, what=operation.name, why=reason)
             return Declined(reason)
+        answer = await self._answer(request, caller)
+        self._note(caller, request, answer)
+        return answer
+
+    def _note(self, caller: Identity, request: Request, answer: Answer) -> None:
+        """What looks is one of many; what changes something is written each time."""
+        event, what = _EVENTS.get(type(request), Event.AUTHENTICATED), tag_of(type(request))
+        if event is Event.AUTHENTICATED:
+            self._audit.record(event, caller, what=what)
+            return
+        outcome = answer.reason if isinstance(answer, Declined) else "done"
+        self._audit.record(event, caller, what=what, of=_object_of(request), outcome=outcome)
+
+    async def _answer(self, request: Request, caller: Identity) -> Answer:
+        replica = self._replica
         match request:
             case StatusRequest():
                 return self._report.status()
@@ -98,12 +131,12 @@ class Control:
             case QuarantineRequest():
                 return Quarantine(tuple(map(quarantined, self._report.cases())))
             case ReleaseRequest(content):
-                return self._change(caller, None, lambda: self._release(content))
+                return self._change(lambda: self._release(content))
             case JoinRequest(disk, replacing):
                 join = replica.reconfiguration.join
-                return self._change(caller, disk.name, lambda: join(named(disk), replacing))
+                return self._change(lambda: join(named(disk), replacing))
             case RemoveRequest(peer):
-                return self._change(caller, None, lambda: replica.reconfiguration.remove(peer))
+                return self._change(lambda: replica.reconfiguration.remove(peer))
             case _:
                 return await self._tokens(request, caller)
 
@@ -120,9 +153,6 @@ class Control:
         issuer, by = self._issuer, caller.subject
         if self._replica.ring.ring is None:
             return Declined("this cell is in plaintext on loopback, where nobody needs a token")
-        for_anybody = isinstance(request, RenewRequest | LoginRequest)
-        if not for_anybody and (reason := _not_admin(caller, None)):
-            return Declined(reason)
         if isinstance(request, TokensRequest):
             return issuer.listed()
         if not self._replica.leading():
@@ -164,12 +194,8 @@ class Control:
             await asyncio.sleep(TRANSFER_POLL_S)
         return Declined("the transfer was not completed in time; ask for the status")
 
-    def _change(
-        self, caller: Identity, name: str | None, begin: Callable[[], Declined | None]
-    ) -> Taken | Declined:
-        """A change of the cell by peer ``name`` (None: by any, or an admin)."""
-        if reason := _not_admin(caller, name):
-            return Declined(reason)
+    def _change(self, begin: Callable[[], Declined | None]) -> Taken | Declined:
+        """A change of the cell."""
         if not self._replica.leading():
             return self._not_leading()
         return begin() or Taken()
@@ -193,12 +219,26 @@ class Control:
         return Declined(reason, passing=True, leader=leader)
 
 
-def _not_admin(caller: Identity, name: str | None) -> str:
-    """Why the caller is not peer ``name`` (None: neither any peer nor an admin), or empty."""
-    if caller == ANYBODY_LOCAL or (caller.role is Role.PEER and name in (None, caller.subject)):
-        return ""
-    if caller.role is TokenRole.ADMIN and name is None:
-        return ""
-    also, wanted = ("", f"peer {name}") if name is not None else ("an admin's token or ", "a peer")
-    holder = f"{caller.role} {caller.subject}"
-    return f"this takes {also}the certificate of {wanted}, not that of {holder}"
+def _not_of_disk(caller: Identity, name: str) -> str | None:
+    """Why ``caller`` may not join as peer ``name``; None if it may."""
+    if caller is ANYBODY_LOCAL or (caller.role is Role.PEER and caller.subject == name):
+        return None
+    return f"to join takes the certificate of peer {name}, and this is {describe(caller)}"
+
+
+def _object_of(request: Request) -> str:
+    """Never a token: of one that is revoked its id, of one that is issued whose it is."""
+    match request:
+        case JoinRequest(disk):
+            return disk.name
+        case RemoveRequest(peer):
+            return peer
+        case TransferRequest(to):
+            return to or "any peer"
+        case ReleaseRequest(content):
+            return content.hex()
+        case TokenRequest(role=role, subject=subject):
+            return f"{role} {subject}"
+        case RevokeRequest(token):
+            return token.hex()
+    return ""

@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ha_scheduler.peer.web_port import WebPort
 
+from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import held_port, opening, pid_file
+from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
@@ -87,8 +89,12 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.enter_context(_pid_file(settings))
         if not roster.own.witness:
             stack.enter_context(held_port.hold(settings.listen_host, settings.address.dask_port))
+        audit = opening.open_audit(settings)
+        stack.callback(audit.close)
         vip = _virtual_address(settings)
-        daemon = _Daemon(settings, security, roster, asker, store, bridge, engine_module, plan, vip)
+        daemon = _Daemon(
+            settings, security, roster, asker, store, bridge, engine_module, plan, vip, audit
+        )
         return asyncio.run(daemon.main(sock))
 
 
@@ -121,6 +127,7 @@ class _Daemon:
         engine_module: str,
         plan: Plan,
         vip: NoAddress,
+        audit: AuditLog,
     ) -> None:
         self._settings = settings
         self._security = security
@@ -131,6 +138,7 @@ class _Daemon:
         self._engine_module = engine_module
         self._plan = plan
         self._vip = vip
+        self._audit = audit
         self._stop = asyncio.Event()
         self._signals = 0
         self._certificates = Certificates(settings)
@@ -216,9 +224,10 @@ class _Daemon:
             {
                 Kind.PEER: self._serve_peer,
                 Kind.WATCH: watchers.serve,
-                Kind.CONTROL: Control(self._replica, report, self._issuer).serve,
+                Kind.CONTROL: Control(self._replica, report, self._issuer, self._audit).serve,
             },
             lambda: self._replica.ring.ring,
+            self._audit,
         )
 
     # -- the peer port
@@ -291,12 +300,19 @@ class _Daemon:
             self._replica.on_fatal(error)
 
     async def _tick(self) -> None:
+        state = StateAudit(self._audit, self._state)
         while True:
             self._replica.tick()
             self._replica.engine.name_leader(self._report.leader())
+            state.look()
             if self._web is not None:
                 self._web.tick()
             await asyncio.sleep(self._settings.timing.tick_s)
+
+    def _state(self) -> State:
+        members = self._driver.node.membership.peers
+        names = {self._roster.name(peer) or str(peer) for peer in members}
+        return self._replica.leading(), self._replica.term(), frozenset(names)
 
     def _write_tokens(self) -> asyncio.Task[None] | None:
         return asyncio.create_task(self._local.write()) if self._local.missing() else None

@@ -18,6 +18,8 @@ import time
 from asyncio import sslproto
 from collections.abc import Awaitable, Callable, Mapping
 
+from ha_scheduler.audit.chain import Event
+from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.gate.gate import First, Gate
 from ha_scheduler.gate.heap import Heap
@@ -67,9 +69,11 @@ class Listener:
         security: Security,
         services: Mapping[str, Serve],
         ring: Callable[[], KeyRing | None],
+        audit: AuditLog,
     ) -> None:
         """``is_ours``: whether a list of peers is our cell, as operators name it."""
         self._ring = ring
+        self._audit = audit
         self._cell = cell
         self._is_ours = is_ours
         self._security = security
@@ -153,6 +157,7 @@ class Listener:
                 writer.write(frames.pack(accept()))
                 await self._services[introduction.kind](reader, writer, caller)
             except RefusedError as error:
+                self._note(writer, error)
                 await _refuse(writer, error)
         except (OSError, EOFError, TimeoutError, ssl.SSLError) as error:
             logger.debug("a connection to the peer port ended: %r", error)
@@ -166,6 +171,11 @@ class Listener:
             logger.exception("a defect ended a connection", extra={"action": "connection_defect"})
         finally:
             writer.transport.abort()
+
+    def _note(self, writer: asyncio.StreamWriter, error: RefusedError) -> None:
+        """Of each host one line a minute for each reason."""
+        host = str((writer.get_extra_info("peername") or ("",))[0])
+        self._audit.record(Event.REFUSED, what=f"{host}: {error}", address=host)
 
     def _caller(self, holder: Holder | None, introduction: Introduction) -> Identity:
         """Who calls: by the token, if one is shown. Raises ``RefusedError``."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ha_scheduler.audit.files import directory_of
+from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.encoding import decode
@@ -94,6 +96,18 @@ def call_roll(settings: PeerSettings, known: Founding, store: LmdbStore) -> Rost
     if store.peer_id in store.initial_state()[1].peers:
         _check_list(settings, roster)
     return roster
+
+
+def open_audit(settings: PeerSettings) -> AuditLog:
+    """The audit log in the data directory. Raises ``OperatorError``."""
+    directory = directory_of(settings.data_dir)
+    try:
+        return AuditLog(directory, settings.name)
+    except OSError as error:
+        raise OperatorError(
+            f"The audit log in {directory} cannot be opened: {error.strerror or error}. Make room, "
+            f"or see what is there."
+        ) from error
 
 
 def check_format(directory: Path, tables: Tables) -> None:

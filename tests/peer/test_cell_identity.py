@@ -104,7 +104,7 @@ def test_a_stolen_key_and_a_huge_term_stop_no_cell_nor_its_restart(tmp_path: Pat
                 stream.send(gossip)
         assert elects(cell) == leader
         assert states(cell)[leader]["term"] == before, "nobody was disturbed"
-        assert cell.ask(leader, op="transfer", to=None)["ok"]
+        assert cell.ask(leader, as_peer=leader, op="transfer", to=None)["ok"]
         led = elects(cell)
         assert all(s["leader"] == led and s["serving"] for s in states(cell).values())
         for name in cell.names:

@@ -187,7 +187,7 @@ def test_watchers_are_told_of_the_leader_and_of_each_change_and_hear_beats(tmp_p
         assert [p[0] for p in view["peers"]] == list(cell.names)
         while watch.receive()["op"] != "beat":
             pass
-        assert cell.ask(leader, op="transfer", to=follower)["ok"]
+        assert cell.ask(leader, as_peer=leader, op="transfer", to=follower)["ok"]
         began = time.monotonic()
         while not ((new := watch.receive())["op"] == "view" and new["address"]):
             assert time.monotonic() - began < 2 * SCALE
@@ -200,10 +200,12 @@ def test_transfer_is_answered_when_another_peer_leads(tmp_path: Path) -> None:
     with ToyCell(tmp_path) as cell:
         leader = cell.settled()
         to = next(n for n in cell.names if n != leader)
-        assert cell.ask(to, op="transfer")["leader"] == leader, "a follower says who to ask"
-        assert "no peer" in cell.ask(leader, op="transfer", to="z")["reason"]
+        assert cell.ask(to, as_peer=to, op="transfer")["leader"] == leader, (
+            "a follower says who to ask"
+        )
+        assert "no peer" in cell.ask(leader, as_peer=leader, op="transfer", to="z")["reason"]
         began = time.monotonic()
-        answer = cell.ask(leader, op="transfer", to=to)
+        answer = cell.ask(leader, as_peer=leader, op="transfer", to=to)
         assert answer["ok"]
         assert answer["leader"] == to
         took_s = activated_after(cell, to, began)

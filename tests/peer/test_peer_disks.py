@@ -83,7 +83,7 @@ def led_by(cell: ToyCell, name: str) -> None:
     """Let ``name`` lead: the disk of a leader is the harder case."""
     leader = cell.settled()
     if leader != name:
-        assert cell.ask(leader, op="transfer", to=name)["ok"]
+        assert cell.ask(leader, as_peer=leader, op="transfer", to=name)["ok"]
         assert cell.settled() == name
 
 

@@ -189,7 +189,7 @@ class ToyCell:
     ) -> Connection:
         """Introduce a client, or peer ``as_peer``, and send what is to follow."""
         context = client_context(client_files(self.base / "certs")) if self.tls else None
-        if as_peer:
+        if as_peer and self.tls:
             context = client_context(peer_files(self.base / "certs", as_peer))
         cell = self.cell.identity if cell is None else cell
         introduction = Introduction(VERSION, RELEASE, FEATURES, kind, cell)

@@ -78,6 +78,9 @@ def test_show_tells_each_record_in_words_and_at_which_the_peer_stops(data: Path)
 
 def test_a_dropped_record_is_passed_over_written_down_and_nothing_else_is(data: Path) -> None:
     done = repair("drop", "3", "--data-dir", data, "--yes")
+    audited = CliRunner().invoke(main, ["audit", "show", "--data-dir", str(data)]).output
+    assert '"event":"repaired"' in audited
+    assert "entry 3 was dropped" in audited
     assert done.exit_code == 0
     assert "will lack what entry 3 of term 1 says" in done.output
     assert "Drop it on every peer" in done.output
