@@ -43,7 +43,7 @@ from client_replay.upstream import close_without_leader, locks, progress
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.dashboard_link import dashboard_link
-from ha_scheduler.comm.preamble import CHECK_SERVER
+from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
 from ha_scheduler.comm.roles import check_member
 from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.client import (
@@ -56,6 +56,7 @@ from ha_scheduler.protocol.client import (
     Welcome,
 )
 from ha_scheduler.protocol.codec import tag_of
+from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.keys import key_fault
 
 logger = logging.getLogger("distributed.client.ha")
@@ -112,6 +113,8 @@ class Client(Journaling, Connecting, Closing):
         close_without_leader.install()
         locks.install()
         progress.install()
+        if self._ha.made_for is not None:  # a task: this process shows what its worker shows
+            self.connection_args.setdefault(INTRODUCTION, introduce(Kind.WORKER))
         self.connection_args[CHECK_SERVER] = self._check_server
         renew(self.connection_args, self.security, "client")
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)

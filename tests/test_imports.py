@@ -41,7 +41,9 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.security",
     },
     "ha_scheduler.vip": {"ha_scheduler.errors", "ha_scheduler.shared_lease"},
+    "ha_scheduler.audit": {"ha_scheduler.security"},
     "ha_scheduler.peer": {
+        "ha_scheduler.audit",
         "ha_scheduler.backoff",
         "ha_scheduler.cell",
         "ha_scheduler.confinement",
@@ -107,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "client_replay.cli": {"client_replay", "ha_scheduler.cli", "ha_scheduler.errors"},
     "ha_scheduler.cli": {
+        "ha_scheduler.audit",
         "ha_scheduler.cell",
         "ha_scheduler.errors",
         "ha_scheduler.ledger",
@@ -147,6 +150,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "ha_scheduler.storage": _DASK | _UNPICKLING | _NETWORK,
     "ha_scheduler.cell": _DASK | _UNPICKLING | _NETWORK,
     "ha_scheduler.confinement": _DASK | _UNPICKLING | _NETWORK | {"threading"},
+    "ha_scheduler.audit": _DASK | _UNPICKLING | _NETWORK,
     "ha_scheduler.peer": _DASK | _UNPICKLING,
     "ha_scheduler.security": _DASK | _UNPICKLING,
     "ha_scheduler.web": _DASK | _UNPICKLING,

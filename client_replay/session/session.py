@@ -26,6 +26,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, cast
 
 import distributed
@@ -83,10 +84,15 @@ SUPERSEDED = frozenset(
 )
 
 
+#: The running task of a worker for which a client is made.
+made_for: ContextVar[Any] = ContextVar("made-for", default=None)
+
+
 class Session:
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
         self.id = uuid.uuid4().hex
+        self.made_for = made_for.get()
         self.journal = Journal()
         self.silent_s = self.closed_s = 0.0  # for how long the cell is asked to keep us
         self.adopting = False  # what this client wants is about to be learnt from the cell
@@ -245,7 +251,7 @@ class Session:
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
         seen = self.follower.fence.term, self.journal.floor, self.follower.cell_id
-        stream.send(to_op(Hello(self.id, *seen, self.silent_s, self.closed_s)))
+        stream.send(to_op(Hello(self.id, *seen, self.silent_s, self.closed_s, self.made_for)))
         last = self.journal.last_kept  # another thread may append while we go on
         for entry in self.journal.up_to(last):
             entry.sent_in = self._connection

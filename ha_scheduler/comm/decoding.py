@@ -7,6 +7,7 @@ Guarantee:
 - A message of a batch that cannot be unpickled here is marked ``UNREADABLE``, and the others of the
   batch are as they were. Upstream's comm fails on the batch, and with it the stream. So is a call
   to a scheduler. Another message alone (an answer) raises as upstream's does.
+- Nothing of an observer is unpickled or imported.
 - Frames expand to at most ``EXPANDED_BYTES_MAX`` in one message, and are refused before they do.
 
 ``tcp.TCP.read`` takes ``from_frames`` from its module, where ``preamble.register`` puts this one.
@@ -34,6 +35,8 @@ from distributed.protocol.utils import msgpack_opts, unpack_frames
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import nbytes, offload
 
+from ha_scheduler.comm.calling import may_send_pickles
+
 logger = logging.getLogger("distributed.ha.comm")
 
 HANDSHAKE_BYTES_MAX = 64 * 1024  # versions and a compression: some hundred bytes
@@ -50,6 +53,10 @@ _LENGTH = struct.Struct("Q")
 
 class ExpandsTooMuch(ValueError):
     """Remote: compressed frames are larger than ``EXPANDED_BYTES_MAX`` when decompressed."""
+
+
+class NoPickles(PermissionError):
+    """Remote: an observer sent what would have to be unpickled, which runs code."""
 
 
 class _Unreadable:
@@ -97,14 +104,20 @@ async def from_frames(
     allow_offload: bool = True,
 ) -> Any:
     """As ``distributed.comm.utils.from_frames``."""
+    pickles = may_send_pickles()
     may_offload = allow_offload and deserialize and OFFLOAD_THRESHOLD
     if may_offload and sum(map(nbytes, frames)) > OFFLOAD_THRESHOLD:
-        return await offload(loads, frames, deserialize, deserializers)
-    return loads(frames, deserialize, deserializers)
+        return await offload(loads, frames, deserialize, deserializers, pickles)
+    return loads(frames, deserialize, deserializers, pickles)
 
 
-def loads(frames: list[Any], deserialize: bool = True, deserializers: Any = None) -> Any:
-    """As ``distributed.protocol.core.loads``, which see; a batch loses what cannot be read."""
+def loads(
+    frames: list[Any], deserialize: bool = True, deserializers: Any = None, pickles: bool = True
+) -> Any:
+    """As ``distributed.protocol.core.loads``, which see; a batch loses what cannot be read.
+
+    Without ``pickles`` nothing can be that is more than numbers, text, lists, maps and sets.
+    """
     failed: list[_Unreadable] = []
     limit = EXPANDED_DATA_BYTES_MAX if deserialize else EXPANDED_BYTES_MAX
 
@@ -132,6 +145,8 @@ def loads(frames: list[Any], deserialize: bool = True, deserializers: Any = None
         return pickle.loads(header["pickled-obj"], buffers=sub)
 
     def decode_default(obj: dict[Any, Any]) -> Any:
+        if not pickles and not obj.keys().isdisjoint(_RUNNING):
+            return load(_refuse_pickle)
         if (offset := obj.get("__Serialized__", 0)) > 0:
             return load(lambda: serialized(offset))
         if (offset := obj.get("__Pickled__", 0)) > 0:
@@ -146,6 +161,14 @@ def loads(frames: list[Any], deserialize: bool = True, deserializers: Any = None
     if not isinstance(message, tuple):
         return _marked(message)  # a call to a scheduler, which answers it
     return [_marked(each) for each in message]
+
+
+#: In a map of a message: its value is made by importing, or by unpickling now or later.
+_RUNNING = frozenset({"__Serialized__", "__Pickled__", "__Enum__"})
+
+
+def _refuse_pickle() -> Any:
+    raise NoPickles("an observer sends nothing that is pickled, serialised or imported")
 
 
 def _sub_frames(frames: list[Any], offset: int, **options: Any) -> tuple[dict[str, Any], list[Any]]:

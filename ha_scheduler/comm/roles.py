@@ -88,6 +88,14 @@ def _shown(comm: Any) -> Any:
 
 
 def identity_of(comm: Any) -> Identity:
-    """Who has made the connection ``comm``, which this process has accepted."""
-    identity: Identity = comm.extra_info.get(IDENTITY, ANYBODY_LOCAL)
-    return identity
+    """Who has made the connection ``comm``, which this process has accepted.
+
+    Without a word of the listener it is whom the certificate names. Raises ``CertificateRefused``.
+    """
+    identity: Identity | None = comm.extra_info.get(IDENTITY)
+    if identity is not None:
+        return identity
+    certificate = comm.extra_info.get("peercert")
+    if certificate is None:
+        return ANYBODY_LOCAL
+    return Identity(name_in(certificate), role_in(certificate))

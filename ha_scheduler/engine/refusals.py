@@ -9,7 +9,8 @@ A stream is of the client or worker that registered for it: a message in which i
 another one, or that only the other kind sends, is refused as a malformed one.
 
 What an honest client may say is refused alone, and its stream goes on: a message that cannot be
-unpickled here, or with a key that the cell cannot keep.
+unpickled here, or with a key that the cell cannot keep, or that its role may not send
+(``security/permissions.py``).
 """
 
 from __future__ import annotations
@@ -24,32 +25,34 @@ from distributed.comm import CommClosedError
 from distributed.core import error_message
 
 from ha_scheduler.comm.decoding import UNREADABLE
-from ha_scheduler.protocol.client import FireAndForget, Heard, Hello, Resume, request
+from ha_scheduler.comm.permitted import denials
+from ha_scheduler.comm.roles import identity_of
+from ha_scheduler.protocol.client import request
 from ha_scheduler.protocol.codec import (
     MalformedMessage,
     Message,
     ProtocolError,
     UnknownMessage,
     shown,
-    tag_of,
     to_op,
 )
 from ha_scheduler.protocol.keys import check_names
-from ha_scheduler.protocol.worker import OF_BOTH, WORKERS_ALONE
+from ha_scheduler.security.permissions import (
+    Operation,
+    Party,
+    Surface,
+    on_client_stream,
+    permitted,
+    refusal,
+    rows,
+)
 
 logger = logging.getLogger(__name__)
 
 _END = "close-stream"  # core.py:888: no handler has it
 
-#: Upstream's messages of clients, and ours, that no worker's stream may have.
-CLIENTS_ALONE = frozenset(
-    {
-        *("update-graph", "client-desires-keys", "update-data", "report-key"),
-        *("client-releases-keys", "heartbeat-client", "close-client", "cancel-keys"),
-        *("subscribe-topic", "unsubscribe-topic"),
-        *map(tag_of, (Hello, Resume, Heard, FireAndForget)),
-    }
-)
+_OF_CLIENTS = permitted(Surface.STREAM, Party.CLIENT)
+_OF_WORKERS = permitted(Surface.STREAM, Party.WORKER)
 
 #: Raises ``ProtocolError`` for a message that ends its stream.
 Check = Callable[[dict[str, Any]], None]
@@ -93,6 +96,8 @@ class CheckedComm:
         self._refused = refused
         self._unread = unread
         self.ended: Exception | None = None  # the error with which the connection ended
+        self._identity = identity_of(comm)
+        self._permitted = on_client_stream(self._identity)
 
     async def read(self) -> list[dict[str, Any]]:
         """The next messages. Raises ``CommClosedError``, also when it has refused them."""
@@ -116,15 +121,26 @@ class CheckedComm:
     def _checked(self, message: Any) -> dict[str, Any]:
         checked = request(message)
         op = checked["op"]
-        if (op not in self._known or op in WORKERS_ALONE) and op != _END:
+        if op not in _OF_CLIENTS and op != _END and not _was_added(op, self._known):
             raise UnknownMessage(
-                f"there is no message {shown(op)} here. One that a library added to a "
+                f"there is no message {shown(op)} of a client here. One that a library added to a "
                 "leader ended with it; have a SchedulerPlugin add it to each"
             )
         self._check(checked)
         return checked
 
+    def _is_permitted(self, message: dict[str, Any]) -> bool:
+        op = message["op"]
+        reason = refusal(self._identity, Operation(Surface.STREAM, op), added=True)
+        if reason is None or op == _END:
+            return True
+        denials.note(self._identity, op, reason)
+        self._refused(message, PermissionError(reason))
+        return False
+
     def _can_be_handled(self, message: dict[str, Any]) -> bool:
+        if message["op"] not in self._permitted and not self._is_permitted(message):
+            return False
         error = message.get(UNREADABLE)
         if not isinstance(error, Exception):
             try:
@@ -171,13 +187,17 @@ class CheckedWorkerComm:
         if type(message) is not dict:
             raise MalformedMessage("a message of a stream is a map with an op")
         op = message.get("op")
-        of_workers = op in WORKERS_ALONE or op in OF_BOTH
-        if not of_workers and op != _END and (op in CLIENTS_ALONE or op not in self._known):
+        if op not in _OF_WORKERS and op != _END and not _was_added(op, self._known):
             raise UnknownMessage(f"there is no message {shown(op)} of a worker")
         require_sender(message, "worker", self._address)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
+
+
+def _was_added(op: Any, known: Container[str]) -> bool:
+    """By a library, for whom the table has one row for all."""
+    return op in known and Operation(Surface.STREAM, op) not in rows()
 
 
 def require_sender(message: Mapping[str, Any], field: str, sender: str) -> None:

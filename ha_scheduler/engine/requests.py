@@ -7,7 +7,8 @@ library or ``run_on_scheduler`` added to one leader no later one has.
 
 Order: the lease is looked at before a handler runs, because a handler of a library may act on what
 is outside of this process; and again before the answer leaves, because leadership may have ended
-meanwhile, and the answer be an old one.
+meanwhile, and the answer be an old one. Whether the caller may ask at all is known before
+(``comm/permitted.py``).
 
 What a request brings may end this process: it is an exposure while its handler runs, and is refused
 once it is set aside (``engine/exposures.py``).
@@ -28,6 +29,7 @@ from distributed.core import error_message
 from distributed.protocol.serialize import Serialized
 
 from ha_scheduler.comm.decoding import UNREADABLE
+from ha_scheduler.comm.permitted import Handler, PermittedHandlers
 from ha_scheduler.engine.exposures import Exposures, digest, short_name
 from ha_scheduler.engine.fencing import FencedComm, LeaseLike, hold
 from ha_scheduler.engine.takeover.recovery import Recovery
@@ -36,10 +38,9 @@ from ha_scheduler.protocol.codec import from_op, shown, tag_of
 from ha_scheduler.protocol.engine import Exposure
 from ha_scheduler.protocol.keys import check_names
 from ha_scheduler.protocol.worker import RegisterWorker
+from ha_scheduler.security.permissions import Surface
 
 logger = logging.getLogger(__name__)
-
-Handler = Callable[..., Any]
 
 #: Requests that are served while the recovery barrier is closed: they make it open, or wait for it
 #: themselves.
@@ -57,10 +58,10 @@ PART_BYTES = 64 * 1024  # of each
 _caller_is_checked: ContextVar[bool] = ContextVar("caller-is-checked", default=False)
 
 
-class Requests(dict[str, Handler]):
+class Requests(PermittedHandlers):
     """Handlers by operation. ``unknown``: of any other; it gets the comm, and not the operation.
 
-    ``check_caller``: who may ask for whom.
+    ``op_of``: the operation of a comm. ``check_caller``: who may ask for whom.
 
     One for all, because upstream keeps for ever what it has learned of a handler (core.py:122).
     """
@@ -71,10 +72,11 @@ class Requests(dict[str, Handler]):
         recovery: Recovery,
         lease: LeaseLike,
         unknown: Handler,
-        check_caller: Callable[[dict[str, Any]], None],
+        op_of: Callable[[Comm], Any],
+        check_caller: Callable[[str, dict[str, Any]], None],
         exposures: Exposures,
     ) -> None:
-        super().__init__()
+        super().__init__(handlers, Surface.REQUEST, op_of)
         self._check_caller = check_caller
         self._exposures = exposures
         self._recovery = recovery
@@ -85,7 +87,8 @@ class Requests(dict[str, Handler]):
     def __setitem__(self, op: str, handler: Handler) -> None:
         if op not in UNGATED:
             handler = exposed(op, handler, self._exposures)
-            handler = _gated(handler, self._recovery, self._lease, self._check_caller)
+            check = functools.partial(self._check_caller, op)
+            handler = _gated(handler, self._recovery, self._lease, check)
         super().__setitem__(op, handler)
 
     def update(self, *others: Any, **handlers: Handler) -> None:

@@ -31,9 +31,11 @@ from msgspec.structs import replace
 from tornado.ioloop import PeriodicCallback
 
 from ha_scheduler.comm import http
+from ha_scheduler.comm.calling import CALLER
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
-from ha_scheduler.comm.roles import check_worker
+from ha_scheduler.comm.roles import check_worker, identity_of
 from ha_scheduler.engine import gc_pauses, http_gate, worker_pages
+from ha_scheduler.engine.clients.rights import Rights
 from ha_scheduler.engine.clients.sessions import SessionCalls
 from ha_scheduler.engine.confirmations import READS, confirmed, wait
 from ha_scheduler.engine.coordination import EXTENSIONS, OPERATIONS
@@ -84,6 +86,7 @@ class Scheduler(
     Workers,
     StatusSubscribers,
     SessionCalls,
+    Rights,
     SchedulerPlugins,
     WorkerPlugins,
     MemoryManager,
@@ -158,6 +161,7 @@ class Scheduler(
             self.recovery,
             self.lease,
             self._unknown,
+            self._comms.get,
             self.check_caller,
             self.exposures,
         )
@@ -170,6 +174,10 @@ class Scheduler(
         """A quorum says that this peer leads, after this is called."""
         assert self.recorder is not None
         await wait(self.recorder.confirm)
+
+    async def _handle_comm(self, comm: Comm) -> None:
+        CALLER.set(identity_of(comm))  # the task is this connection's
+        await super()._handle_comm(comm)
 
     def _unknown(self, comm: Comm, **arguments: Any) -> dict[str, Any]:
         return unknown_request(self._comms.get(comm))

@@ -69,6 +69,7 @@ class Calls:
     _slots: dict[str, dict[int, Answer]] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
     _owned: dict[str, dict[str, None]] = field(default_factory=dict)  # the inverse
+    _subjects: dict[str, str] = field(default_factory=dict)
     _heavy: dict[tuple[str, int], int] = field(default_factory=dict)  # bytes; the oldest first
     heavy_bytes: int = 0
 
@@ -85,6 +86,10 @@ class Calls:
         """Whose session it is; empty if it has ended."""
         return self._owners.get(session, "")
 
+    def subject(self, session: str) -> str:
+        """Whose token or certificate opened it; empty on plaintext."""
+        return self._subjects.get(session, "")
+
     def owned_by(self, owner: str) -> list[str]:
         """The sessions of one owner."""
         return list(self._owned.get(owner, ()))
@@ -93,6 +98,7 @@ class Calls:
         for slot in self._slots.pop(session, ()):
             self._weigh((session, slot), 0)
         self._own(session, None)
+        self._subjects.pop(session, None)
 
     def called(self, record: Called, answer: bytes) -> None:
         slots = self._slots.get(record.session)
@@ -128,9 +134,10 @@ class Calls:
     def apply(self, record: Record) -> None:
         """Apply ``record``; the payload of a ``Called`` must be in it."""
         match record:
-            case CallsOpened(session, owner):
+            case CallsOpened(session, owner, subject):
                 self._slots.setdefault(session, {})
                 self._own(session, owner)
+                self._subjects[session] = subject
             case CallsEnded(session):
                 self.end(session)
             case Called():
@@ -179,10 +186,10 @@ def effects(payload: bytes) -> tuple[tuple[tuple[Effect, bytes], ...], bytes]:
 # The fold's side
 
 
-def open_session(tables: Tables, session: str, owner: str) -> None:
+def open_session(tables: Tables, session: str, owner: str, subject: str) -> None:
     key = name_key(session)
     indexes.delete(tables, CALL_SESSIONS, key)
-    indexes.put(tables, CALL_SESSIONS, key, pack((session, owner)))
+    indexes.put(tables, CALL_SESSIONS, key, pack((session, owner, subject)))
 
 
 def end_session(tables: Tables, session: str) -> None:

@@ -223,8 +223,8 @@ def _withdraw_errors(tables: Tables, graph: int, keys: tuple[bytes, ...]) -> Non
 def _client_joined(tables: Tables, index: int, record: ClientJoined, data: bytes) -> None:
     """A client that is known keeps its place."""
     former = indexes.delete(tables, CLIENTS, name_key(record.client))
-    place, _, session = (index, "", "") if former is None else unpack(former)
-    row = pack((place, record.client, record.session))
+    place, _, session, *_ = (index, "", "") if former is None else unpack(former)
+    row = pack((place, record.client, record.session, record.subject, record.scopes))
     indexes.put(tables, CLIENTS, name_key(record.client), row)
     events.put(tables, place, data)
     if session not in ("", record.session):
@@ -236,7 +236,7 @@ def _client_left(tables: Tables, index: int, record: ClientLeft, data: bytes) ->
     client_key = name_key(record.client)
     row = indexes.delete(tables, CLIENTS, client_key)
     if row is not None:
-        place, _, session = unpack(row)
+        place, _, session, *_ = unpack(row)
         events.drop(tables, place)
         if session:
             sessions.drop_if_unused(tables, session)
@@ -284,8 +284,8 @@ def _restarted(tables: Tables, index: int, record: Restarted, data: bytes) -> No
     for table in (EVENTS, GRAPHS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED, DEPARTED):
         tables.delete_prefix(table, b"")
     for _, row in tables.scan(CLIENTS):
-        place, client, session = unpack(row)
-        events.replace(tables, place, ClientJoined(client, session))
+        place, *joined = unpack(row)
+        events.replace(tables, place, ClientJoined(*joined))
 
 
 def _is_known(tables: Tables, graph: int) -> bool:
@@ -314,7 +314,7 @@ _APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
     PeerNamed: lambda tables, index, record, data: peer_table.put(tables, index, record, data),
     CellFounded: lambda tables, index, record, data: cell_identity.put(tables, index, data),
     CallsOpened: lambda tables, index, record, data: calls.open_session(
-        tables, record.session, record.owner
+        tables, record.session, record.owner, record.subject
     ),
     CallsEnded: lambda tables, index, record, data: calls.end_session(tables, record.session),
     AnswerDropped: lambda tables, index, record, data: calls.drop_answer(

@@ -73,13 +73,13 @@ def owned_calls(tables: Tables, owner: str) -> Iterator[bytes]:
 
 
 def _of_client(key: bytes, value: bytes) -> Iterator[Row]:
-    _, _, session = unpack(value)
+    _, _, session, *_ = unpack(value)
     if session:
         yield SESSION_CLIENTS, name_key(session) + key, b""
 
 
 def _of_call_session(key: bytes, value: bytes) -> Iterator[Row]:
-    _, owner = unpack(value)
+    _, owner, *_ = unpack(value)
     yield OWNED_CALLS, name_key(owner) + key, b""
 
 

@@ -41,6 +41,7 @@ CALL_PARTS_MAX = 1024  # 512 MiB of a call's changes and answer, which are read 
 TASK_KEY_BYTES_MAX = 256 * 1024  # bytes; what a record holds beside a key fits in the rest
 ROW_NAME_BYTES_MAX = 384 * 1024  # bytes; a value may be named for a task, and more
 NAME_CHARS_MAX = 4096  # of a client, a session, an owner or a space
+SCOPES_BYTES_MAX = 4096  # of one token
 RANGES_MAX = 1024  # answered ranges of one session; about 10 KB of row
 
 Id = Annotated[int, Meta(ge=1, le=INT_MAX)]
@@ -120,6 +121,7 @@ class GraphSubmitted(_Record, tag=3):
     acts is the leader's part. ``payload``: the engine's bytes, or empty when ``blob_parts`` > 0
     parts of blob ``blob`` (of the same term as the graph id) hold them. ``content``: the digest of
     what the client sent, by which every engine tells whether it may read it (``quarantine``).
+    ``subject``: as in ``ClientJoined``.
     """
 
     graph: Id
@@ -130,6 +132,7 @@ class GraphSubmitted(_Record, tag=3):
     blob: Number
     blob_parts: Parts
     content: Annotated[bytes, Meta(max_length=CONTENT_BYTES)] = b""
+    subject: Name = ""
 
 
 class GraphsRetired(_Record, tag=4):
@@ -208,10 +211,16 @@ class ScatteredForgotten(_Record, tag=11):
 
 
 class ClientJoined(_Record, tag=14):
-    """A client that a new leader must expect; ``session`` is empty for one without a journal."""
+    """A client that a new leader must expect; ``session`` is empty for one without a journal.
+
+    ``subject``: whose it is, by the token or certificate that it showed; empty on plaintext.
+    ``scopes``: the engine's bytes; what narrows that subject, empty for nothing.
+    """
 
     client: Name
     session: Name
+    subject: Name = ""
+    scopes: Annotated[bytes, Meta(max_length=SCOPES_BYTES_MAX)] = b""
 
 
 class ClientLeft(_Record, tag=15):
@@ -314,10 +323,12 @@ class CallsOpened(_Record, tag=23):
     """A caller is about to make numbered calls: their answers are kept from now on.
 
     ``owner``: the session of a client, or a worker's id. What it owns ends with a client's session.
+    ``subject``: as in ``ClientJoined``.
     """
 
     session: Name
     owner: Name
+    subject: Name = ""
 
 
 class CallsEnded(_Record, tag=24):

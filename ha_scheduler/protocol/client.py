@@ -79,6 +79,7 @@ class Hello(Message, tag="ha-hello"):
 
     ``cell_id``: of which cell it is, and the term. ``silent_s``, ``closed_s``: for how long its
     keys are to be kept when it falls silent, or its connection is closed; 0: for as long as usual.
+    ``task``: that of a worker for which the client was made; it acts for who has submitted that.
     """
 
     session: Name
@@ -87,6 +88,7 @@ class Hello(Message, tag="ha-hello"):
     cell_id: CellId = ""
     silent_s: Seconds = 0.0
     closed_s: Seconds = 0.0
+    task: Key | None = None
 
 
 class Resume(Message, tag="ha-resume"):

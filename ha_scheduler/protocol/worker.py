@@ -18,18 +18,10 @@ from ha_scheduler.protocol.codec import INT_MAX, CellId, Message, Name, Number, 
 ERROR_BYTES_MAX = 256 * 1024  # of a task's error; a larger one is not kept
 METADATA_BYTES_MAX = 256 * 1024  # of one task's; larger metadata ends with its leader
 FETCHING = "fetching"  # the state of a computed task that will be reported as a transfer
+#: In upstream's ``compute-task``: the subject that has submitted the task, if it has a name.
+SUBMITTER = "ha_submitter"
 STALE = "stale-leader"  # the status of an answer
 OTHER_CELL = "other-cell"  # likewise: what the worker holds is of a cell that this one is not
-
-#: Messages of a worker's stream that no client's may have.
-WORKERS_ALONE = frozenset(
-    {
-        *("task-finished", "task-erred", "release-worker-data", "add-keys", "long-running"),
-        *("reschedule", "worker-status-change", "request-refresh-who-has", "steal-response"),
-    }
-)
-#: Those that streams of both have.
-OF_BOTH = frozenset({"keep-alive", "log-event"})
 
 #: The id of a run of a task; -1 for scattered data, or data fetched from another worker.
 Run = Annotated[int, Meta(ge=-1, le=INT_MAX)]

@@ -169,6 +169,10 @@ _TABLE = {
         multi_lock_acquire                  . C W . . A
         multi_lock_release                  . C W . . A
         ha-open-calls                       . C W . . A
+        ha-detach                           . C w . . A
+        ha-session-keys                     . C w . . A
+        ha-sessions                         . C w . . A
+        ha-cancel-session                   . C w . . A
         shuffle_get                         . . W . . A
         shuffle_get_or_create               . . W . . A
         shuffle_barrier                     . . W . . A
@@ -230,7 +234,7 @@ _TABLE = {
         benchmark_network                   . C . E . A
         dump_state                          . C . E . A
         free_keys                           . . . E . A
-        terminate                           . . W E . A
+        terminate                           . . . E . A
         ha-leader                           . . . E . A
         (added by a plugin)                 . C W E . A
     """,
@@ -256,10 +260,10 @@ _TABLE = {
         get_logs                            O C W E . A
         dump_state                          . C . E . A
         run                                 . C . E . A
-        instantiate                         . . W E . A
+        instantiate                         . . . E . A
         kill                                . . . E . A
         restart                             . . . E . A
-        terminate                           . . W E . A
+        terminate                           . . . E . A
         close_gracefully                    . . W E . A
         plugin_add                          . . . E . A
         plugin_remove                       . . . E . A
@@ -400,6 +404,11 @@ def is_admin(identity: Identity) -> bool:
     return Party.ADMIN in parties_of(identity)
 
 
+def is_worker_alone(identity: Identity) -> bool:
+    """Whether it is a worker's, and so acts as a client for the submitters of its tasks alone."""
+    return parties_of(identity) == {Party.WORKER}
+
+
 def row_of(operation: Operation, *, added: bool = False) -> Row:
     """The row of ``operation``; of one without a row that of what plugins add, if it was added."""
     row = _ROWS.get(operation)
@@ -435,6 +444,15 @@ def permitted(surface: Surface, party: Party) -> frozenset[str]:
     return frozenset(
         name for (of, name), row in _ROWS.items() if of is surface and party in row.parties
     )
+
+
+def on_client_stream(identity: Identity) -> frozenset[str]:
+    """The messages that ``identity`` may say on a stream on which it registered as a client.
+
+    A worker says there what the submitter of its task would.
+    """
+    watches = parties_of(identity) <= {Party.OBSERVER}
+    return permitted(Surface.STREAM, Party.OBSERVER if watches else Party.CLIENT)
 
 
 def has_scope(identity: Identity | None, scope: str) -> bool:

@@ -24,13 +24,17 @@ from distributed.core import Status
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.callers import Callers
+from ha_scheduler.comm.calling import CALLER
+from ha_scheduler.comm.permitted import PermittedHandlers
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
-from ha_scheduler.comm.roles import check_member
+from ha_scheduler.comm.roles import check_member, identity_of
 from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.client import HA, Welcome
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.ring import RINGS
+from ha_scheduler.security.identity import ANYBODY_LOCAL
+from ha_scheduler.security.permissions import Surface
 from ha_scheduler.worker.worker import Worker
 
 logger = logging.getLogger("distributed.nanny.ha")
@@ -88,6 +92,7 @@ class Nanny(distributed.Nanny):
         forks.watch(self)
         self.handlers["plugin_add"] = self.plugin_add
         self.handlers["plugin_remove"] = self.plugin_remove
+        self.handlers = PermittedHandlers(self.handlers, Surface.NANNY, self._comms.get)
         # The class goes to the worker process by name, so only one that has a name can go. A
         # subclass of the user's is upgraded there.
         if self.Worker is distributed.Worker:
@@ -114,6 +119,10 @@ class Nanny(distributed.Nanny):
     def serves_a_cell(self) -> bool:
         """Whether callers have certificates with roles."""
         return addresses.is_ha(self.scheduler.addr)
+
+    async def _handle_comm(self, comm: Any) -> None:
+        CALLER.set(identity_of(comm) if self.serves_a_cell else ANYBODY_LOCAL)
+        await super()._handle_comm(comm)
 
     async def _ask_ring(self) -> None:
         """Of the leader: nothing tells a nanny of changes."""

@@ -33,17 +33,22 @@ from client_replay.upstream import locks
 from ha_scheduler import forks
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.comm.callers import Callers
+from ha_scheduler.comm.calling import CALLER
+from ha_scheduler.comm.permitted import PermittedHandlers
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
-from ha_scheduler.comm.roles import check_member
+from ha_scheduler.comm.roles import check_member, identity_of
 from ha_scheduler.comm.security import renew
 from ha_scheduler.protocol.codec import from_op, tag_of
 from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
+from ha_scheduler.security.identity import ANYBODY_LOCAL
 from ha_scheduler.security.key_ring import KeyRing
+from ha_scheduler.security.permissions import Surface
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.orders import PresentLeaders
 from ha_scheduler.worker.renewal import LOOK_EVERY_S
 from ha_scheduler.worker.runs import RunTracker
+from ha_scheduler.worker.submitters import Submitters
 
 logger = logging.getLogger("distributed.worker.ha")
 
@@ -55,6 +60,7 @@ class Worker(distributed.Worker):
 
     _ha: SchedulerLink | None = None  # None while upstream's __init__ runs
     runs: RunTracker
+    submitters: Submitters
     callers: Callers
     plugin_digests: dict[str, str]  # also of those that could not be set up
 
@@ -67,6 +73,7 @@ class Worker(distributed.Worker):
         self.callers = Callers(self, self._ask_rings)
         self._ha = SchedulerLink(self, self)
         self.runs = RunTracker()
+        self.submitters = Submitters(self)
         self.plugin_digests = {}
         self._set_up_plugins: dict[str, str] = {}
         self._adding_plugin = weakref.WeakValueDictionary[str, asyncio.Lock]()
@@ -80,6 +87,7 @@ class Worker(distributed.Worker):
         self.handlers["terminate"] = self.close
         self.handlers["plugin-add"] = self.plugin_add
         self.handlers["plugin-remove"] = self.plugin_remove
+        self.handlers = PermittedHandlers(self.handlers, Surface.WORKER, self._comms.get)
         self.stream_handlers["close"] = self.close
         self.stream_handlers[tag_of(RunNamed)] = self.run_named
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
@@ -181,6 +189,7 @@ class Worker(distributed.Worker):
         self.bandwidth_types.clear()
 
     async def _handle_comm(self, comm: Any) -> None:
+        CALLER.set(identity_of(comm) if self.serves_a_cell else ANYBODY_LOCAL)
         link = self._ha
         seen = (lambda: 0) if link is None else (lambda: link.follower.fence.term)
         await super()._handle_comm(cast("Comm", PresentLeaders(comm, seen)))
@@ -188,6 +197,7 @@ class Worker(distributed.Worker):
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         if self._ha is not None:
             await self._ha.stop()
+            await self.submitters.close()
         return await super().close(*args, **kwargs)
 
     async def plugin_add(
@@ -222,10 +232,13 @@ class Worker(distributed.Worker):
         if timeout is None:
             timeout = dask.config.get("distributed.comm.timeouts.connect")
         timeout = parse_timedelta(timeout)
-        if not self._client:
-            self._client = self._suitable_default_client() or self._make_client(timeout)
-        self.log_event("worker-get-client", {"client": self._client.id, "timeout": timeout})
-        return self._client
+        client = self.submitters.client(lambda: self._make_client(timeout))
+        if client is None:
+            if not self._client:
+                self._client = self._suitable_default_client() or self._make_client(timeout)
+            client = self._client
+        self.log_event("worker-get-client", {"client": client.id, "timeout": timeout})
+        return client
 
     def _suitable_default_client(self) -> Any:
         """A client of this process that already talks to our scheduler."""

@@ -18,6 +18,7 @@ from distributed.comm import connect
 
 from tests.adversary.lies import of_ours, of_upstream, one_wrong
 from tests.deadlines import SCALE
+from tests.engine.callers import arguments, subjects
 from tests.engine.conftest import Pair, pair
 
 #: Upstream's ``event_wait`` with a timeout that is none makes the coroutine and raises.
@@ -41,8 +42,11 @@ RIGHTS = frozenset(
 class Adversary:
     """One process of no good; ``said``: how much it has got rid of."""
 
-    def __init__(self, both: Pair, seed: int) -> None:
+    def __init__(self, both: Pair, seed: int, caller: str = "") -> None:
+        """``caller``: of ``tests/engine/callers.py``; who may nothing is to ask for everything."""
         self.both = both
+        self.arguments = arguments(caller) if caller else {}
+        self.spared = frozenset() if caller in ("eve", "joiner") else RIGHTS
         self.rng = Random(seed)
         self.said = 0
         self._late: list[Any] = []
@@ -51,7 +55,7 @@ class Adversary:
     async def act(self) -> None:
         rng = self.rng
         with contextlib.suppress(OSError, TimeoutError):
-            comm = await connect(self.both.leader.address, timeout=5)
+            comm = await connect(self.both.leader.address, timeout=5, **self.arguments)
             try:
                 async with asyncio.timeout(5):
                     await rng.choice([self._as_client, self._as_worker, self._calls])(comm)
@@ -70,7 +74,7 @@ class Adversary:
             late.abort()
 
     def _message(self, handlers: Any) -> dict[str, Any]:
-        chosen = {op: handler for op, handler in handlers.items() if op not in RIGHTS}
+        chosen = {op: handler for op, handler in handlers.items() if op not in self.spared}
         message = of_ours(self.rng) if self.rng.random() < 0.4 else of_upstream(chosen, self.rng)
         return one_wrong(message, self.rng) if self.rng.random() < 0.7 else message
 
@@ -123,11 +127,13 @@ class Adversary:
         await self._heard(comm)
 
 
-async def lied_to(both: Pair, seconds: float, seed: int) -> None:
+async def lied_to(
+    both: Pair, seconds: float, seed: int, callers: tuple[str, ...] = ("", "", "")
+) -> None:
     """An honest client works meanwhile, and nothing of it is late or lost."""
     held = both.client.submit(int, 7, pure=False, key="held")
     assert await held == 7
-    adversaries = [Adversary(both, seed + number) for number in range(3)]
+    adversaries = [Adversary(both, seed + n, caller) for n, caller in enumerate(callers)]
     over = time.monotonic() + seconds
 
     async def lie(adversary: Adversary) -> None:
@@ -164,6 +170,16 @@ async def goes_on(both: Pair) -> None:
 async def test_an_honest_user_notices_nothing_of_what_others_say(seed: int) -> None:
     async with pair(1) as both:
         await lied_to(both, 3.0, seed)
+        await goes_on(both)
+
+
+async def test_an_honest_user_notices_nothing_of_whoever_has_a_token_of_another_kind() -> None:
+    """An observer, another subject's client, a worker that acts as a client, a node that joins."""
+    async with subjects() as both:
+        name, session = both.client.id, both.client._ha.id
+        await lied_to(both, 3.0, 5, ("eve", "bob", "node", "joiner"))
+        assert both.leader.session_of[name] == session
+        assert both.leader.subject_of(name) == "alice"
         await goes_on(both)
 
 

@@ -168,6 +168,8 @@ class Pair:
     The follower replays each record when the leader writes it, as a hot standby does.
     """
 
+    kind: type[Scheduler] = Scheduler
+
     def __init__(self, dashboard: bool = False) -> None:
         self.dashboard = dashboard
         self.ports = free_ports("127.0.0.1", 2)
@@ -185,7 +187,7 @@ class Pair:
         self.client = await HAClient(self.address, asynchronous=True, set_as_default=False)
 
     def _scheduler(self, number: int) -> Scheduler:
-        return Scheduler(
+        return self.kind(
             host="127.0.0.1",
             port=self.ports[number],
             protocol="tcp://",

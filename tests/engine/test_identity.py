@@ -10,10 +10,9 @@ from distributed.comm import CommClosedError, connect
 from distributed.core import rpc
 from distributed.protocol.serialize import to_serialize
 
-from ha_scheduler.engine.refusals import CLIENTS_ALONE
 from ha_scheduler.protocol.client import Hello, Resume
 from ha_scheduler.protocol.codec import to_op
-from ha_scheduler.protocol.worker import OF_BOTH, WORKERS_ALONE
+from ha_scheduler.security.permissions import ADDED, Party, Surface, permitted
 from tests.engine.conftest import KeptLog, Pair, eventually, leading, pair
 from tests.engine.test_refusals import EVIL, refusal, told
 
@@ -62,7 +61,11 @@ async def test_a_message_of_a_stream_that_names_another_client_is_refused(said: 
         await unharmed(both, future)
 
 
-@pytest.mark.parametrize("op", sorted(WORKERS_ALONE))
+OF_CLIENTS = permitted(Surface.STREAM, Party.CLIENT) - {ADDED}
+OF_WORKERS = permitted(Surface.STREAM, Party.WORKER) - {ADDED}
+
+
+@pytest.mark.parametrize("op", sorted(OF_WORKERS - OF_CLIENTS))
 async def test_a_client_sends_nothing_that_only_a_worker_does(op: str) -> None:
     async with pair(1) as both:
         future = await honest(both)
@@ -183,15 +186,15 @@ async def test_an_unmodified_client_and_worker_are_served_as_ever() -> None:
 
 
 def test_every_message_of_a_stream_is_a_workers_or_a_clients() -> None:
-    """A new one of upstream's has to be put into one of the lists."""
+    """A new one of upstream's has to have its row."""
     import inspect
 
     from distributed import Scheduler
 
     source = inspect.getsource(Scheduler.__init__)
     for lists, known in (
-        ("worker_handlers", WORKERS_ALONE | OF_BOTH),
-        ("client_handlers", CLIENTS_ALONE),
+        ("worker_handlers", OF_WORKERS),
+        ("client_handlers", OF_CLIENTS),
     ):
         body = source.partition(f"{lists} = {{")[2].partition("}")[0]
         names = set(re.findall(r'"([a-z-]+)":', body))

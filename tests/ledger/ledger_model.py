@@ -52,7 +52,8 @@ class Model:
     tokens: dict[bytes, r.TokenIssued] = field(default_factory=dict)
     revoked: dict[bytes, int] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
-    call_owners: dict[str, str] = field(default_factory=dict)
+    subjects: dict[str, str] = field(default_factory=dict)  # of clients
+    call_owners: dict[str, tuple[str, str]] = field(default_factory=dict)
     cases: dict[bytes, dict[int, tuple[str, bool]]] = field(default_factory=dict)
 
     def apply(self, record: Any) -> None:
@@ -154,16 +155,18 @@ class Model:
     def on_ClientJoined(self, rec: r.ClientJoined) -> None:
         former = self.clients.get(rec.client, "")
         self.clients[rec.client] = rec.session
+        self.subjects[rec.client] = rec.subject
         self.drop_unused(former)
 
     def drop_unused(self, session: str) -> None:
         if session and session not in self.clients.values():
             self.answers.pop(session, None)
-            for owned in [each for each, of in self.call_owners.items() if of == session]:
+            for owned in [each for each, of in self.call_owners.items() if of[0] == session]:
                 self.end_calls(owned)
 
     def on_ClientLeft(self, rec: r.ClientLeft) -> None:
         session = self.clients.pop(rec.client, "")
+        self.subjects.pop(rec.client, None)
         self.drop_unused(session)
         self.wants = {k: v for k, v in self.wants.items() if k[1] != rec.client}
 
@@ -231,7 +234,7 @@ class Model:
 
     def on_CallsOpened(self, rec: r.CallsOpened) -> None:
         self.calls.setdefault(rec.session, {})
-        self.call_owners[rec.session] = rec.owner
+        self.call_owners[rec.session] = rec.owner, rec.subject
 
     def on_CallsEnded(self, rec: r.CallsEnded) -> None:
         self.end_calls(rec.session)
@@ -280,6 +283,7 @@ class Model:
             "retried": self.retried,
             "scattered": self.scattered,
             "clients": self.clients,
+            "subjects": self.subjects,
             "answers": {name: _answers(*known) for name, known in self.answers.items()},
             "cell": self.cell,
             "keys": self.keys,
@@ -324,6 +328,7 @@ def whole(history: list[Any]) -> Iterator[Any]:
 _keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4, unique=True).map(tuple)
 _client = st.sampled_from(CLIENTS)
 _session = st.sampled_from(SESSIONS)
+_subject = st.sampled_from(["", "alice", "bob"])
 _sequence = st.integers(0, 9)
 _payload = st.binary(max_size=4)
 _key = st.sampled_from((b"k" * 32, b"l" * 32))
@@ -425,11 +430,15 @@ class _Writer:
             r.Retried: lambda: (self.graph(), draw(_keys)),
             r.Scattered: lambda: (draw(_client), draw(_keys)),
             r.ScatteredForgotten: lambda: (draw(_keys),),
-            r.ClientJoined: lambda: (draw(_client), draw(_session)),
+            r.ClientJoined: lambda: (draw(_client), draw(_session), draw(_subject), b""),
             r.ClientLeft: lambda: (draw(_client),),
             r.SessionAdvanced: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_sequence)),
             r.ValueDeleted: lambda: (draw(st.sampled_from(SPACES)), draw(st.sampled_from(NAMES))),
-            r.CallsOpened: lambda: (draw(st.sampled_from(SESSIONS[1:])), draw(_session)),
+            r.CallsOpened: lambda: (
+                draw(st.sampled_from(SESSIONS[1:])),
+                draw(_session),
+                draw(_subject),
+            ),
             r.CallsEnded: lambda: (draw(st.sampled_from(SESSIONS[1:])),),
             r.AnswerDropped: lambda: (draw(_session), draw(st.integers(0, 2))),
             r.Answered: lambda: (draw(_client), draw(_session), (draw(_sequence),)),

@@ -10,9 +10,10 @@ leader's death in between leaves a cancellation to be retried, and never a futur
 for want of a notice. A notice is deleted when its client has confirmed it (``ha-heard``).
 
 What is cancelled is upstream's (scheduler.py:5758): a key that only the client wants, or any by
-``force``, and its dependents alike. Three defects of upstream's are avoided: an unwanted
-intermediate result is passed through, where upstream fails an assertion and ends the client's
-stream; a long chain does not exhaust the stack; many keys take no quadratic time.
+``force``, and its dependents alike; but ``force`` ends no futures of another subject, unless an
+admin says so. Three defects of upstream's are avoided: an unwanted intermediate result is passed
+through, where upstream fails an assertion and ends the client's stream; a long chain does not
+exhaust the stack; many keys take no quadratic time.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from typing import Any
 from distributed.scheduler import ClientState, TaskState
 
 from ha_scheduler import failpoints
+from ha_scheduler.comm.calling import CALLER
 from ha_scheduler.engine.clients.intents import Intents
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.engine.stream.tables import DELETED, Table
 from ha_scheduler.protocol.client import AFTER, NUMBER, Heard
+from ha_scheduler.security.permissions import is_admin
 
 # Where upstream's own message is looked for.
 logger = logging.getLogger("distributed.scheduler")
@@ -106,14 +109,15 @@ class Cancellation(Intents):
         sequence: int,
     ) -> None:
         tasks = [self.tasks[key] for key in keys if key in self.tasks]
-        chosen = _with_dependents(tasks, cs, force)
+        mine = self._releasable(cs, force)
+        chosen = _with_dependents(tasks, mine)
         if not chosen:
             return
         for ts in chosen:
             logger.info("Scheduler cancels key %s.  Force=%s", ts.key, force)
         released: dict[str, list[Key]] = {}
         for ts in chosen:
-            for wanting in ts.who_wants or () if force else {cs} & (ts.who_wants or set()):
+            for wanting in mine & (ts.who_wants or set()):
                 released.setdefault(wanting.client_key, []).append(ts.key)
         numbers = self._give_notice(released, cs.client_key, set(keys), reason, msg, sequence)
         for client, theirs in released.items():
@@ -122,6 +126,16 @@ class Cancellation(Intents):
         message: dict[str, Any] = {"op": "cancelled-keys", "keys": [ts.key for ts in chosen]}
         message |= {"reason": reason, "msg": msg}
         self._tell(message, numbers, {cs.client_key: sequence})
+
+    def _releasable(self, cs: ClientState, force: bool) -> set[ClientState]:
+        """Whose futures a cancellation by ``cs`` may end."""
+        if not force:
+            return {cs}
+        subject = self.subject_of(cs.client_key)
+        if not subject or is_admin(CALLER.get()):
+            return set(self.clients.values())
+        own = ("", subject)
+        return {other for name, other in self.clients.items() if self.subject_of(name) in own}
 
     # Telling
 
@@ -206,13 +220,13 @@ class Cancellation(Intents):
             self.drop_notices(client, list(self._notices.get(client, ())))
 
 
-def _with_dependents(tasks: Iterable[TaskState], cs: ClientState, force: bool) -> list[Any]:
-    """All tasks to cancel: without ``force`` those that ``cs`` alone wants, past unwanted ones."""
+def _with_dependents(tasks: Iterable[TaskState], mine: set[ClientState]) -> list[Any]:
+    """All tasks to cancel: those that nobody but ``mine`` wants, past unwanted ones."""
     passed: dict[Any, None] = {}
     stack = list(tasks)
     while stack:
         ts = stack.pop()
-        if ts not in passed and (force or not (ts.who_wants or set()) - {cs}):
+        if ts not in passed and not (ts.who_wants or set()) - mine:
             passed[ts] = None
             stack.extend(ts.dependents)
     return [ts for ts in passed if ts.who_wants]

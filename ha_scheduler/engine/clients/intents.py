@@ -121,6 +121,7 @@ class Intents(Submissions):
         with self.during(Step(releases=True)):  # ClientLeft says it all
             super().remove_client(client=client, stimulus_id=stimulus_id)
         self.calls.abandon(self.session_of.pop(client, ""))
+        self.holders.pop(client, None)
         self._kept_for.pop(client, None)
         self.sessions.apply(ClientLeft(client))
         if self.recorder is not None:

@@ -6,9 +6,9 @@ returning client resubmits what was never acknowledged, then states all that it 
 (``ha-resume``), and is told the state of each key. One that was given up meanwhile is told that.
 
 Who registers under the name of a client with a session is that client if its first message names
-the session, which no other knows. Nobody else ends its stream, speaks in its stead or takes its
-session. A client without one, which has nothing of this package, can be known by the certificate
-alone, and that all share: tokens are not built.
+the session, which no other knows, and if it shows a token or certificate of the same subject.
+Nobody else ends its stream, speaks in its stead or takes its session, under this leader and the
+next. A client without a session, which has nothing of this package, is known by its subject alone.
 
 Wire: ``protocol/client.py``.
 """
@@ -27,11 +27,14 @@ from distributed.scheduler import ClientState
 from distributed.versions import error_message, get_versions
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
+from ha_scheduler.comm.permitted import denials
 from ha_scheduler.comm.preamble import peer_introduction
+from ha_scheduler.comm.roles import identity_of
 from ha_scheduler.engine.clients.absence import SESSION_TTL_SECONDS, Absence, is_silence
 from ha_scheduler.engine.clients.cancellation import Cancellation
 from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.fencing import FencedComm
+from ha_scheduler.engine.holders import ANYBODY, NARROWEST, Holder, encode_scopes, holder_of
 from ha_scheduler.engine.refusals import CheckedComm, TurnedAway, refuse, require_sender
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.errors import SetAside
@@ -40,7 +43,6 @@ from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
     NOT_HA,
     PSEUDO_CLIENTS,
-    SESSION,
     SESSION_ENDED,
     UNKNOWN_KEYS,
     Hello,
@@ -50,6 +52,8 @@ from ha_scheduler.protocol.client import (
 )
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, shown, tag_of, to_op
 from ha_scheduler.protocol.engine import Exposure
+from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
+from ha_scheduler.security.permissions import describe, is_worker_alone
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +86,13 @@ class Clients(Cancellation):
             if client.startswith(PSEUDO_CLIENTS):
                 raise MalformedMessage(f"register-client: {shown(client)} is a name of Dask's own")
             await self.recovery.opened()
+            identity = identity_of(comm)
+            self._check_subject(identity, client)
             comm.name = "Scheduler->Client"
             await self._welcome(comm, versions)
-            said = await self._proof(comm, client)
-        except (MalformedMessage, SetAside) as error:
+            said = await self._proof(comm, client, identity)
+            holder = self._holder(identity, client, said)
+        except (MalformedMessage, PermissionError, SetAside, ValueError) as error:
             return await refuse(comm, error)
         served, ended = asyncio.Event(), None
         before, self._served[client] = self._served.get(client), served
@@ -93,6 +100,7 @@ class Clients(Cancellation):
             await self._end_former_stream(client, before)
             if self._served.get(client) is not served:  # its end may never be heard of here
                 raise CommClosedError(f"{client} has registered anew meanwhile")
+            self._hold(client, holder)
             ended = await self._serve_client(comm, client, versions, said)
         finally:
             served.set()
@@ -106,16 +114,19 @@ class Clients(Cancellation):
         warning = self._warning(versions, plain=peer_introduction(comm) is None)
         await FencedComm(comm, self.lease).write([{"op": "stream-start", **warning}])
 
-    async def _proof(self, comm: Any, client: str) -> Any:
-        """The first messages of one whose name has a session. Raises ``MalformedMessage``."""
-        if client not in self.session_of:
+    async def _proof(self, comm: Any, client: str, identity: Identity) -> Any:
+        """The first messages of one whose name has a session, or that a task has made.
+
+        Raises ``MalformedMessage``.
+        """
+        if client not in self.session_of and not is_worker_alone(identity):
             return ()
         try:
             async with asyncio.timeout(PROOF_SECONDS):
                 messages = await comm.read()
         except TimeoutError:
             messages = None
-        first = messages[0] if isinstance(messages, (tuple, list)) and messages else messages
+        first = _first(messages)
         if not isinstance(first, dict) or first.get("op") != tag_of(Hello):
             raise MalformedMessage(f"register-client: {client} begins with {tag_of(Hello)}")
         self._check_session(client, from_op(Hello, first))
@@ -131,6 +142,75 @@ class Clients(Cancellation):
         if any(s == message.session and c != client for c, s in self.session_of.items()):
             raise MalformedMessage(f"ha-hello: the session is not that of {client}")
 
+    def speaks_for(self, identity: Identity, client: str) -> bool:
+        """Whether the client is of this subject, or of none.
+
+        A worker's is that of a task's submitter, whose session it knows.
+        """
+        if identity is ANYBODY_LOCAL or (client in self.session_of and is_worker_alone(identity)):
+            return True
+        return self.subject_of(client) in ("", identity.subject)
+
+    def _holder(self, identity: Identity, client: str, said: Any) -> Holder:
+        """Whose the client is that registers. Raises ``PermissionError``, ``MalformedMessage``."""
+        if not is_worker_alone(identity):
+            return holder_of(identity)
+        if client in self.session_of:  # which it has proved to know
+            return self.holders.get(client, ANYBODY)
+        return self.submitter(identity, from_op(Hello, _first(said)).task)
+
+    def submitter(self, identity: Identity, task: Key | None) -> Holder:
+        """Who has submitted a task that runs on a worker of ``identity``.
+
+        With the scopes of a client of that subject; if none is here, without what needs a scope.
+        Raises ``PermissionError``.
+        """
+        ts = self.tasks.get(task) if task is not None else None
+        ws = ts.processing_on if ts is not None else None
+        if (
+            ts is None
+            or ws is None
+            or self.worker_callers.get(ws.address, identity).subject != identity.subject
+        ):
+            reason = (
+                f"register-client is for the role client, and this is {describe(identity)}, which "
+                f"acts for the submitter of a task that it runs (get_client, worker_client); "
+                f"{shown(task)} is none"
+            )
+            denials.note(identity, "register-client", reason)
+            raise PermissionError(reason)
+        return self.holder_named(self.graphs.subjects.get(self.graphs.maker_of(ts.key), ""))
+
+    def holder_named(self, subject: str) -> Holder:
+        if not subject:
+            return ANYBODY
+        known = (held for held in self.holders.values() if held.subject == subject)
+        return next(known, Holder(subject, NARROWEST))
+
+    def _check_subject(self, identity: Identity, client: str) -> None:
+        """Raises ``PermissionError`` if the client is another's, who may be away for a moment."""
+        if not self.speaks_for(identity, client):
+            reason = f"register-client: {client} is not of {describe(identity)}"
+            denials.note(identity, "register-client", reason)
+            raise PermissionError(reason)
+
+    def _hold(self, client: str, holder: Holder) -> None:
+        """Remember whose it is, by the newest token that it has shown."""
+        if holder.subject and self.holders.get(client) != holder:
+            self.holders[client] = holder
+            if client in self.clients:
+                self._record_session(self._joined(client, self.session_of.get(client, "")))
+
+    def _joined(self, client: str, session: str) -> ClientJoined:
+        holder = self.holders.get(client, ANYBODY)
+        return ClientJoined(client, session, holder.subject, encode_scopes(holder.scopes))
+
+    def is_foreign_work(self, subject: str, key: Key) -> bool:
+        """Whether other subjects want the key, and this one does not."""
+        ts = self.tasks.get(key)
+        wanting = {self.subject_of(cs.client_key) for cs in (ts and ts.who_wants) or ()}
+        return bool(wanting) and not wanting & {"", subject}
+
     def _check_message(self, client: str, message: dict[str, Any]) -> None:
         """Raises ``MalformedMessage`` for one that is not of this client, and ``TurnedAway`` for
         one of another cell: what it wants was asked of that."""
@@ -141,13 +221,6 @@ class Clients(Cancellation):
             self._check_session(client, message["message"])
         elif op != "client-desires-keys" or message.get("client") != FIRE_AND_FORGET:
             require_sender(message, "client", client)
-
-    def check_caller(self, arguments: dict[str, Any]) -> None:
-        """Of a call, which has no stream. Raises ``PermissionError``, and takes the proof out."""
-        client, said = arguments.get("client"), arguments.pop(SESSION, None)
-        session = self.session_of.get(client) if client is not None else None
-        if session is not None and said != session:
-            raise PermissionError(f"only {client} itself may make this call for {client}")
 
     async def _end_former_stream(self, client: str, served: asyncio.Event | None) -> None:
         """Two streams of one client are never served side by side."""
@@ -203,7 +276,7 @@ class Clients(Cancellation):
         self.log_event(["all", client], {"action": "add-client", "client": client})
         self.clients[client] = ClientState(client, versions=versions)
         self._client_connections_added_total += 1
-        self.record(ClientJoined(client, ""))
+        self.record(self._joined(client, ""))
         for plugin in list(self.plugins.values()):
             try:
                 plugin.add_client(scheduler=self, client=client)
@@ -287,7 +360,7 @@ class Clients(Cancellation):
             if message.term:  # it was another leader's, and is about to state what it wants
                 self._kept_for.setdefault(client, set())
             self.session_of[client] = message.session
-            self._record_session(ClientJoined(client, message.session))
+            self._record_session(self._joined(client, message.session))
         if message.floor:
             self._record_session(SessionAdvanced(message.session, message.floor))
         stream.send(to_op(self.welcome()))
@@ -359,6 +432,10 @@ class Clients(Cancellation):
             self.report_on_key(ts=ts, client=client)
         elif believed_finished:
             stream.send({"op": "lost-data", "key": key})
+
+
+def _first(messages: Any) -> Any:
+    return messages[0] if isinstance(messages, (tuple, list)) and messages else messages
 
 
 def _exposure(client: str) -> Exposure:

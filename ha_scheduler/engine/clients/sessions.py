@@ -1,7 +1,8 @@
 """The sessions of clients, as calls see them: to list, to detach, to attach and to cancel.
 
 Guarantee: what a call says or does has committed when it is answered. A session is cancelled as a
-whole: its client is told, at once or when it comes back, and what others want as well stays.
+whole: its client is told, at once or when it comes back, and what others want as well stays. A
+session of another subject is an admin's alone to see and to cancel.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from distributed.scheduler import ClientState
 
+from ha_scheduler.comm.calling import CALLER
 from ha_scheduler.engine.clients.registration import Clients
 from ha_scheduler.engine.stream.keys import Key
 from ha_scheduler.ledger.records import SessionAdvanced
@@ -26,6 +28,8 @@ from ha_scheduler.protocol.client import (
     SessionKeys,
 )
 from ha_scheduler.protocol.codec import tag_of
+from ha_scheduler.security.identity import Identity
+from ha_scheduler.security.permissions import is_admin
 
 SHOWN_KEYS = 10  # of what a session waits for
 CANCELLED = "session-cancelled"  # the reason for cancelled keys
@@ -55,10 +59,18 @@ class SessionCalls(Clients):
         return {"keys": keys, "last": self.sessions.last(self.session_of.get(client, ""))}
 
     async def list_sessions(self, client: str) -> list[dict[str, Any]]:
-        others = (cs for name, cs in self.clients.items() if not name.startswith(PSEUDO_CLIENTS))
+        identity = CALLER.get()
+        others = (
+            cs
+            for name, cs in self.clients.items()
+            if not name.startswith(PSEUDO_CLIENTS) and self._may_see(identity, name)
+        )
         forgotten = self.clients.get(FIRE_AND_FORGET)
         listed = [*others, *([forgotten] if forgotten is not None else ())]
         return [self._described(cs) for cs in listed]
+
+    def _may_see(self, identity: Identity, client: str) -> bool:
+        return is_admin(identity) or self.speaks_for(identity, client)
 
     def _described(self, cs: ClientState) -> dict[str, Any]:
         waiting = [ts for ts in cs.wants_what if ts.state not in _OUTCOMES]
@@ -73,8 +85,8 @@ class SessionCalls(Clients):
         }
 
     async def cancel_session(self, client: str, session: str) -> int:
-        """Raises ``ValueError`` for a session that is not there."""
-        cs = self.clients.get(session)
+        """Raises ``ValueError`` for a session that is not there, or is another subject's."""
+        cs = self.clients.get(session) if self._may_see(CALLER.get(), session) else None
         if cs is None or (session.startswith(PSEUDO_CLIENTS) and session != FIRE_AND_FORGET):
             raise ValueError(f"the cell has no session {session!r}; see Client.sessions()")
         keys = [ts.key for ts in cs.wants_what]

@@ -22,8 +22,10 @@ from distributed.utils import nbytes, offload
 from ha_scheduler import failpoints
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.base import SchedulerBase
+from ha_scheduler.engine.clients.quotas import check_graph, priorities_of
 from ha_scheduler.engine.exposures import READ_BYTES_PER_S, LeavingRefused
 from ha_scheduler.engine.extensions.spans import Spans
+from ha_scheduler.engine.holders import ANYBODY
 from ha_scheduler.engine.step import Step
 from ha_scheduler.engine.stream.graphs import (
     GraphRequest,
@@ -195,6 +197,8 @@ class Submissions(SchedulerBase):
         if self.recorder is not None:
             check_keys(keys | dsk.keys())  # intermediate ones came within a pickle
         if self.recorder is not None and request is not None:
+            holder = self.holders.get(client, ANYBODY)
+            check_graph(self, holder, dsk, request.size, priorities_of(kwargs))
             graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
             failpoints.reach("graph.appended")
         try:
@@ -275,7 +279,9 @@ class Submissions(SchedulerBase):
         session, sequence = request.session, request.sequence
         content = request.exposure.content
         inlined = recorder.inline(payload)
-        record = GraphSubmitted(graph, client, session, sequence, *inlined, content)
+        subject = self.subject_of(client)
+        self.graphs.note(graph, subject, len(payload))
+        record = GraphSubmitted(graph, client, session, sequence, *inlined, content, subject)
         self.sessions.apply(record)
         recorder.append(record, on_commit=self._when_committed(client, session, sequence, "graph"))
 

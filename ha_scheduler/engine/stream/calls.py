@@ -29,6 +29,7 @@ from distributed.core import Status
 from distributed.protocol.pickle import loads
 
 from ha_scheduler import failpoints
+from ha_scheduler.comm.calling import CALLER
 from ha_scheduler.engine.stream.state import StreamScheduler
 from ha_scheduler.engine.stream.transactions import Call, Transactions, current_call
 from ha_scheduler.ledger.calls import DROPPED
@@ -88,7 +89,7 @@ class NumberedCalls:
         failpoints.reach(f"{_OPEN}.arrived")
         self._heard[session] = asyncio.get_running_loop().time()
         if session not in self._scheduler.sessions.calls:
-            record = CallsOpened(session, owner)
+            record = CallsOpened(session, owner, CALLER.get().subject)
             self._scheduler.sessions.apply(record)
             self._scheduler.record(record, self._transactions.mark())
         failpoints.reach(f"{_OPEN}.appended")
@@ -100,6 +101,8 @@ class NumberedCalls:
         calls = self._scheduler.sessions.calls
         if call.session not in calls:
             return EXPIRED
+        if calls.subject(call.session) not in ("", CALLER.get().subject):
+            raise PermissionError(f"{call.op}: this session of calls is another subject's")
         self._heard[call.session] = asyncio.get_running_loop().time()
         kept = calls.answer(call.session, call.slot)
         if kept is not None and kept.sequence >= call.sequence:

@@ -62,6 +62,13 @@ class GraphRequest:
     materialised: bytes | None = None
     recorded: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes in the ledger, but for what is decided about it here."""
+        return (
+            sum(map(nbytes, self.frames)) if self.materialised is None else len(self.materialised)
+        )
+
 
 #: The request that the running task handles; ``offload`` hands it to the materialising thread.
 current_request: ContextVar[GraphRequest | None] = ContextVar("current_request", default=None)
@@ -139,6 +146,8 @@ class GraphTable:
         self._older: dict[Key, list[int]] = {}
         self._live: dict[int, set[Key]] = {}
         self.contents: dict[int, bytes] = {}  # of graphs with known keys: what was sent
+        self.subjects: dict[int, str] = {}  # of those: who submitted them, if it has a name
+        self.sizes: dict[int, int] = {}  # likewise: bytes in the ledger
 
     def __len__(self) -> int:
         return len(self._live)
@@ -151,6 +160,15 @@ class GraphTable:
             self._older.setdefault(key, []).append(latest[key])
         latest.update(dict.fromkeys(keys, graph))
         self._live[graph] = set(keys)
+
+    def note(self, graph: int, subject: str, size: int) -> None:
+        """Who has submitted a graph that is about to be added, and its bytes in the ledger."""
+        if subject:
+            self.subjects[graph], self.sizes[graph] = subject, size
+
+    def of_subject(self, subject: str) -> list[int]:
+        """The graphs with known keys that ``subject`` has submitted."""
+        return [graph for graph, of in self.subjects.items() if of == subject]
 
     def graph_of(self, key: Key) -> int:
         """The latest graph that mentions ``key``; 0 for none."""
@@ -187,12 +205,16 @@ class GraphTable:
         if live:
             return False
         del self._live[graph]
-        self.contents.pop(graph, None)
+        self._forget(graph)
         return True
+
+    def _forget(self, graph: int) -> None:
+        for known in (self.contents, self.subjects, self.sizes):
+            known.pop(graph, None)
 
     def drop(self, graph: int) -> None:
         """Forget a retired graph with all its keys."""
-        self.contents.pop(graph, None)
+        self._forget(graph)
         for key in self._live.pop(graph, ()):
             if self._latest.get(key) == graph:
                 del self._latest[key]

@@ -28,6 +28,7 @@ from msgspec.structs import replace
 from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.compat import cull, materialize_graph
 from ha_scheduler.engine.exposures import READ_BYTES_PER_S, TASKS_PER_S, Opened, digest
+from ha_scheduler.engine.holders import decode_holder
 from ha_scheduler.engine.stream.graphs import (
     ReplayDivergedError,
     decode_graph,
@@ -124,10 +125,12 @@ class Replay:
     def _of_the_cluster(self, record: Record) -> None:
         scheduler = self._scheduler
         match record:
-            case records.ClientJoined(client, session):
+            case records.ClientJoined(client, session, subject, scopes):
                 self._client(client)
                 if session:
                     scheduler.session_of[client] = session
+                if subject:
+                    scheduler.holders[client] = decode_holder(subject, scopes)
             case records.ClientLeft(client, upto):
                 scheduler.runs.advance(upto)
                 scheduler.remove_client(client=client, stimulus_id=_STIMULUS)
@@ -174,6 +177,7 @@ class Replay:
     def _graph(self, record: records.GraphSubmitted) -> None:
         payload = record.payload or self._blob(record.graph >> 32, record.blob, record.blob_parts)
         keys, body = keys_of(payload)
+        self._scheduler.graphs.note(record.graph, record.subject, len(payload))
         content = record.content or digest([body])
         who = (record.client, record.session, record.sequence)
         exposure = exposure_of(content, keys, *who)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ha_scheduler.engine import compat
 from ha_scheduler.engine.exposures import Exposures, short_name
 from ha_scheduler.engine.fencing import LeaseLike, Unfenced
+from ha_scheduler.engine.holders import ANYBODY, Holder
 from ha_scheduler.engine.metrics import Counts
 from ha_scheduler.engine.step import OTHER, Step
 from ha_scheduler.engine.stream.graphs import GraphTable
@@ -30,6 +31,7 @@ from ha_scheduler.ledger.records import Record
 from ha_scheduler.ledger.sessions import Sessions
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import Exposure
+from ha_scheduler.security.identity import Identity
 
 OnMark = Callable[[str, dict[str, Any]], None]
 
@@ -57,6 +59,8 @@ class StreamScheduler(upstream.Scheduler):
         self.graphs = GraphTable()
         self.sessions = Sessions()
         self.session_of: dict[str, str] = {}  # by client
+        self.holders: dict[str, Holder] = {}  # by client, of those with a subject
+        self.worker_callers: dict[str, Identity] = {}  # by address: who registered there
         self.scattered: set[Key] = set()
         self.retried: set[Key] = set()  # whose errors were withdrawn, and that have none since
         self.tables = ReplicatedTables(self.exposures)
@@ -96,6 +100,9 @@ class StreamScheduler(upstream.Scheduler):
     def welcome(self) -> Welcome:
         """What a worker or client learns of the cell when it registers."""
         return replace(self.cell, term=self.term)
+
+    def subject_of(self, client: str) -> str:
+        return self.holders.get(client, ANYBODY).subject
 
     # Asked of parts
 

@@ -27,6 +27,7 @@ from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interv
 from distributed.utils import log_errors
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
+from ha_scheduler.comm.permitted import denials
 from ha_scheduler.comm.roles import identity_of
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import CheckedWorkerComm, refuse
@@ -45,12 +46,14 @@ from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
 from ha_scheduler.protocol.worker import (
     OTHER_CELL,
     STALE,
+    SUBMITTER,
     LeaderCalled,
     RegisterPlainWorker,
     RegisterWorker,
     Report,
     RunNamed,
 )
+from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again 
 _SEND_FAILED = ("worker-send-comm-fail", "send-all-comm-fail")
 # For a worker whose report ends leaders: its nanny starts another one
 _BEGIN_ANEW = {"op": "close", "nanny": False, "reason": "ha-report-set-aside"}
+_AGAIN = "ask again"  # the former worker's connection is still open
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
@@ -126,12 +130,18 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         except SetAside as error:
             logger.error("%s", error, extra={"action": "report-set-aside"})
             return await self._send_away(fenced, address, _BEGIN_ANEW)
+        identity, known = identity_of(comm), self.workers.get(address)
+        if known is not None and known.server_id != fields["server_id"]:
+            if why := await self._still_there(identity, address, fields["server_id"]):
+                return await self._turn_away(comm, identity, why)
+            known = self.workers.get(address)
         self._latest[address] = fenced
-        known = self.workers.get(address)
         if known is not None and known.server_id == fields["server_id"]:
+            self.worker_callers[address] = identity
             return await self._take_back(fenced, address, report, status)
         if known is not None:
             await self.remove_worker(address, stimulus_id=f"ha-replaced-{time()}", close=False)
+        self.worker_callers[address] = identity
         self._reports[address] = (report, status)
         self._following.add(address)
         running = status == Status.running.name
@@ -142,6 +152,33 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
             )
         finally:
             await self._unless_served(address, fenced)
+
+    async def _still_there(self, identity: Identity, address: str, server_id: str) -> str | None:
+        """Why the worker at ``address`` is not replaced by another process; None: it is gone.
+
+        It is asked itself, for no other listens there. A process that has begun there answers
+        nobody before it is registered, and the stream of the former one has ended with it.
+        """
+        if identity is ANYBODY_LOCAL:
+            return None  # as upstream
+        try:
+            there = await call(address, self.rpc(address).identity(), CALL_SECONDS)
+        except WorkerSilent:
+            stream = self.stream_comms.get(address)
+            open_still = stream is not None and stream.comm is not None and not stream.comm.closed()
+            return _AGAIN if open_still else None
+        except OSError:
+            return None
+        if there.get("id") == server_id:
+            return None
+        return f"register-worker: another worker answers at {address}"
+
+    async def _turn_away(self, comm: Any, identity: Identity, why: str) -> None:
+        if why is _AGAIN:
+            await comm.write({"status": STALE, "term": self.term, "time": time()})
+            return
+        denials.note(identity, "register-worker", why)
+        await refuse(comm, PermissionError(why))
 
     async def _send_away(self, comm: FencedComm, address: str, farewell: dict[str, Any]) -> None:
         """Tell a dismissed worker to close, as on a stream; it is not registered."""
@@ -194,6 +231,8 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         except MalformedMessage as error:
             return await refuse(comm, error)
         await self.recovery.opened()
+        if fields["address"] not in self.workers:
+            self.worker_callers[fields["address"]] = identity_of(comm)
         return await super().add_worker(cast("Comm", FencedComm(comm, self.lease)), **fields)
 
     def _amend(self, reply: dict[str, Any], held: dict[str, str]) -> dict[str, Any]:
@@ -359,6 +398,7 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
             return "already-removed"  # the end of its stream is about to be noticed
         self._reports.pop(address, None)
         self._following.discard(address)
+        self.worker_callers.pop(address, None)
         self.adoption.forget_worker(address)
         retired = bool(kwargs.get("expected"))  # which upstream says of no others
         self.end_departures_at(address, retired=retired)
@@ -454,6 +494,17 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         ):
             await asyncio.sleep(min(LISTEN_SECONDS, self.worker_ttl))
             await super().check_worker_ttl()
+
+    # Whose a task is
+
+    def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
+        """As upstream's, with the subject for which a task that submits acts."""
+        message: dict[str, Any] = super()._task_to_msg(ts)
+        graph = self.graphs.maker_of(ts.key)  # 0: it is being made
+        subject = self.graphs.subjects.get(graph, "") or self.subject_of(self.step.desires_of)
+        if subject and ts.processing_on is not None and ts.processing_on.address in self._following:
+            message[SUBMITTER] = subject
+        return message
 
     # Copies that workers are told to make
 
