@@ -76,4 +76,5 @@ def _let_go() -> None:
         thing.let_go()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_let_go)

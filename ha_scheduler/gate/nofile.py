@@ -1,13 +1,18 @@
 """How many files and connections this process may have open.
 
 Each client, worker and watcher is one. A process that has none left can neither accept nor open its
-log, so the last ``RESERVE`` are kept from callers.
+log, so the last ``RESERVE`` are kept from callers. Where the system has no such limit (Windows, on
+which clients run), nothing is kept.
 """
 
 from __future__ import annotations
 
 import logging
-import resource
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 WANTED = 8192  # a thousand workers and clients, each with some connections
 RAISED_MAX = 1 << 20  # more only makes tables of the kernel longer
@@ -35,6 +40,8 @@ def raise_limit() -> int:
 
 def is_reserved(fd: int) -> bool:
     """Whether so many are open that a caller may not have this one; the lowest is given first."""
+    if resource is None:
+        return False
     limit = _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     return fd >= limit - min(RESERVE, limit // 4)
 
