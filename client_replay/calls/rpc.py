@@ -77,28 +77,28 @@ READ_ONLY = _names(
     get_runspec get_story get_task_prefix_states get_task_status get_task_stream
     get_task_stream_index has_what identity logs nbytes ncores ncores_running performance_report
     processing profile publish_get publish_list queue_qsize semaphore_value versions who_has
-    worker_logs ha-session-keys ha-sessions"""
+    worker_logs"""
 )
 IDEMPOTENT = _names(
     """amm_handler dump_cluster_state_to_url rebalance register_nanny_plugin
-    register_worker_plugin replicate retry scatter semaphore_acquire semaphore_refresh_leases
+    register_worker_plugin replicate scatter semaphore_acquire semaphore_refresh_leases
     semaphore_release set_resources
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
-    variable_get ha-cancel-session ha-detach"""
+    variable_get ha-cancel-session ha-detach ha-session-keys ha-sessions"""
 )
 #: What a leader of ours does once, however often it arrives.
 NUMBERED = _names(
     """event_clear event_set event_wait log_event memory_sampler_start memory_sampler_stop
     multi_lock_acquire multi_lock_release publish_delete publish_put queue_create queue_get
     queue_put queue_release register_scheduler_plugin restart restart_workers retire_workers
+    retry unregister_nanny_plugin unregister_worker_plugin
     semaphore_close semaphore_register set_metadata set_restrictions start_task_metadata
     stop_task_metadata unregister_scheduler_plugin variable_delete variable_set"""
 )
 #: What would be done twice, or does what the user says. ``docs/handlers.md`` says of each why.
 ONCE = _names(
     """add_keys broadcast connection_stream feed heartbeat_worker proxy register-client
-    register-worker register_nanny run_function subscribe_worker_status terminate unregister
-    unregister_nanny_plugin unregister_worker_plugin"""
+    register-worker register_nanny run_function subscribe_worker_status terminate unregister"""
 )
 #: What a ``broadcast`` or ``proxy`` may carry to workers and be repeated all the same:
 #: Client.story, get_versions, attributes of actors.

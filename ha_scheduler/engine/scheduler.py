@@ -76,6 +76,7 @@ CALLS = (
     | WORKER_OPERATIONS
     | {
         *("register_scheduler_plugin", "unregister_scheduler_plugin"),
+        *("unregister_worker_plugin", "unregister_nanny_plugin", "retry"),
         *("memory_sampler_start", "memory_sampler_stop"),
     }
 )

@@ -50,6 +50,7 @@ async def test_a_task_that_failed_again_while_its_client_was_away_has_failed_for
     """The retry goes its own way to the next leader, where nobody tells of it on the stream."""
     async with pair(1) as both:
         client, back = both.client, asyncio.Event()
+        await client.set_metadata("a call", "opens the session of calls")
         future = await failed(client.submit(fail_each_time, 1))
         connect = client._ensure_connected
 

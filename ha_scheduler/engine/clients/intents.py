@@ -21,6 +21,7 @@ from ha_scheduler.engine.stream.keys import Key, check_client, encode_key
 from ha_scheduler.engine.stream.pending_releases import FIRE_AND_FORGET
 from ha_scheduler.engine.stream.recorder import Recorder, key_parts
 from ha_scheduler.engine.stream.task_errors import encode_error
+from ha_scheduler.engine.stream.transactions import take_call
 from ha_scheduler.ledger.records import (
     ClientLeft,
     Erred,
@@ -165,7 +166,10 @@ class Intents(Submissions):
 
     async def retry_asked(self, keys: Collection[Key], client: str | None = None) -> Any:
         """A client's request: errors are withdrawn, and that has committed."""
+        call = take_call()
         retried = self.stimulus_retry(keys=keys, client=client)
+        self.transactions.answer(call, answer=list(retried))
+        await self.transactions.settled()
         if self._retry_committed is not None:
             await self._retry_committed.wait()
         return retried

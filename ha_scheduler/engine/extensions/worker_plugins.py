@@ -1,7 +1,8 @@
 """Plugins of workers and nannies, also for those that join under a new leader.
 
 Guarantee: registering or unregistering one is answered after the commit; the present workers have
-it by then.
+it by then, or have it no more. It is unregistered once, however often that is asked under one
+number.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from ha_scheduler import failpoints
 from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
-from ha_scheduler.engine.stream.transactions import Transactions
+from ha_scheduler.engine.stream.transactions import Transactions, take_call
 
 WORKER_PLUGINS = "worker-plugin"  # name → pickled
 NANNY_PLUGINS = "nanny-plugin"  # likewise
@@ -41,6 +42,25 @@ class Recorded:
         failpoints.reach(f"{op}.committed")
         return result
 
+    async def remove(self, op: str, name: str, change: Coroutine[Any, Any, Any]) -> Any:
+        """Make upstream's removal of a plugin; its result is the answer to the call in progress.
+
+        A worker that has removed it for a former leader has done what was asked.
+        """
+        failpoints.reach(f"{op}.arrived")
+        call = take_call()
+        responses: dict[str, dict[str, Any]] = await change
+        failpoints.reach(f"{op}.done")
+        lacking = repr(KeyError(name))
+        answer = {
+            address: {"status": "OK"} if said.get("exception_text") == lacking else said
+            for address, said in responses.items()
+        }
+        self._transactions.answer(call, self._table.delete(name), answer=answer)
+        await self._transactions.settled()
+        failpoints.reach(f"{op}.committed")
+        return answer
+
     async def record(self, name: str) -> None:
         """Record the plugin if it changed, and wait for the commit.
 
@@ -68,7 +88,7 @@ class WorkerPlugins(SchedulerBase):
 
     async def unregister_worker_plugin(self, comm: Any, name: str) -> Any:
         change = super().unregister_worker_plugin(comm, name=name)
-        return await self._of_workers.change("unregister_worker_plugin", name, change)
+        return await self._of_workers.remove("unregister_worker_plugin", name, change)
 
     async def register_nanny_plugin(
         self, comm: Any, plugin: bytes, name: str, idempotent: bool
@@ -78,4 +98,4 @@ class WorkerPlugins(SchedulerBase):
 
     async def unregister_nanny_plugin(self, comm: Any, name: str) -> Any:
         change = super().unregister_nanny_plugin(comm, name=name)
-        return await self._of_nannies.change("unregister_nanny_plugin", name, change)
+        return await self._of_nannies.remove("unregister_nanny_plugin", name, change)
