@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from distributed import wait
+from distributed.client import _wait
 
 from benchmarks.plain import PlainCluster
 from client_replay import Client
@@ -64,7 +64,7 @@ def measure(client: Any, operation: Callable[[Any], list[Any]], rounds: int) -> 
         begun = time.perf_counter()
         futures = operation(client)
         returned = time.perf_counter()
-        wait(futures)
+        client.sync(_wait, futures)
         ended = time.perf_counter()
         if number:
             waits.append(returned - begun)
