@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,7 +76,11 @@ def measure(client: Any, operation: Callable[[Any], list[Any]], rounds: int) -> 
 
 
 def of_client(client: Any, rounds: int) -> dict[str, tuple[float, float]]:
-    return {name: measure(client, operation, rounds) for name, operation in OPERATIONS.items()}
+    found = {}
+    for name, operation in OPERATIONS.items():
+        found[name] = measure(client, operation, rounds)
+        print(f"{type(client).__module__}: {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
 
 
 def outstanding(directory: Path) -> tuple[float, float]:
