@@ -23,23 +23,11 @@ HOST = "127.0.0.1"
 class PlainCluster:
     """Upstream's scheduler and workers, ended with the ``with`` block."""
 
-    def __init__(self, n_workers: int) -> None:
+    def __init__(self, n_workers: int, *, tls: bool = True) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="plain-dask-")
-        root = Path(self._directory.name)
-        ensure_certificates(root, Cell((PeerAddress("a", HOST, 8785, 8786),)))
-        files = client_files(root)
-        self._tls = [
-            f"--tls-ca-file={files.ca_file}",
-            f"--tls-cert={files.cert_file}",
-            f"--tls-key={files.key_file}",
-        ]
-        self.security = Security(
-            require_encryption=True,
-            tls_ca_file=str(files.ca_file),
-            tls_client_cert=str(files.cert_file),
-            tls_client_key=str(files.key_file),
-        )
-        self.address = f"tls://{HOST}:{free_ports(HOST, 1)[0]}"
+        self._tls, self.security = self._with_tls() if tls else ([], Security())
+        scheme = "tls" if tls else "tcp"
+        self.address = f"{scheme}://{HOST}:{free_ports(HOST, 1)[0]}"
         scheduler = self._start("scheduler", f"--host={self.address}", "--dashboard-address=:0")
         self.scheduler_pid = scheduler.pid
         self._processes = [scheduler]
@@ -51,6 +39,22 @@ class PlainCluster:
                 )
             )  # fmt: skip
         self._n_workers = n_workers
+
+    def _with_tls(self) -> tuple[list[str], Security]:
+        root = Path(self._directory.name)
+        ensure_certificates(root, Cell((PeerAddress("a", HOST, 8785, 8786),)))
+        files = client_files(root)
+        words = [
+            f"--tls-ca-file={files.ca_file}",
+            f"--tls-cert={files.cert_file}",
+            f"--tls-key={files.key_file}",
+        ]
+        return words, Security(
+            require_encryption=True,
+            tls_ca_file=str(files.ca_file),
+            tls_client_cert=str(files.cert_file),
+            tls_client_key=str(files.key_file),
+        )
 
     def _start(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
