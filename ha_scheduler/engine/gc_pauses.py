@@ -1,8 +1,8 @@
 """When Python's cyclic garbage collector may run in an engine.
 
 A full collection walks every object: 1 s with 100,000 tasks (measured), as long as a takeover may
-take, and making that many tasks triggers several. A pause leaks nothing: the next collection looks
-at what was made meanwhile.
+take, and making that many tasks triggers several; so does the end of a pause, unless what was made
+in it is spared first. A pause leaks nothing: the next collection looks at what was made meanwhile.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 from typing import Any
 
 import dask
 import dask.array as da
 import pytest
+from dask._task_spec import GraphNode
 from distributed import Future, fire_and_forget
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import loads
+from distributed.scheduler import TaskState
 
+from ha_scheduler.engine import gc_pauses
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.engine.stream.task_errors import ErrorTooLarge
 from ha_scheduler.ledger import records
@@ -57,6 +61,37 @@ async def test_a_follower_has_the_tasks_of_a_map_and_of_what_depends_on_it() -> 
         assert await total == 210
         follower = await check_follower(leader, log)
         assert follower.tasks[total.key].state == "waiting"
+        await end(follower)
+
+
+async def test_no_collection_walks_the_tasks_of_a_large_graph_on_a_follower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    walked: list[Any] = []
+
+    def look(phase: str, _: Any) -> None:
+        if phase == "start":
+            walked.extend(o for o in gc.get_objects() if isinstance(o, GraphNode | TaskState))
+
+    log = KeptLog()
+    async with leading(log) as (leader, client, _):
+        futures = client.map(operator.neg, range(20))
+        await eventually(lambda: len(leader.tasks) == 20)
+        assert leader.recorder is not None
+        leader.recorder.flush()
+        thresholds = gc.get_threshold()
+        monkeypatch.setattr(gc_pauses, "LARGE_TASKS", 20)
+        gc.freeze()  # the leader's
+        gc.callbacks.append(look)
+        gc.set_threshold(1, 1, 1)
+        try:
+            follower = follow(log.records)
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.callbacks.remove(look)
+            gc.unfreeze()
+        assert len(follower.tasks) == len(futures)
+        assert not walked
         await end(follower)
 
 

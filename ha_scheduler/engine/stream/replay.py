@@ -190,14 +190,14 @@ class Replay:
         except SetAside as error:
             self._set_aside(record, keys, error)
 
+    @gc_pauses.paused()  # until what it makes is spared
     def _read_graph(
         self, record: records.GraphSubmitted, keys: list[Key], body: memoryview, opened: Opened
     ) -> None:
         scheduler = self._scheduler
         try:
-            with gc_pauses.paused():
-                form, decisions = decode_graph(body)
-                dsk, by_type = self._materialise(form, set(keys))
+            form, decisions = decode_graph(body)
+            dsk, by_type = self._materialise(form, set(keys))
         except Exception:
             # The leader could: a module that was uploaded to it alone, or another environment here.
             # Its keys are unknown to us, and their clients will be told so if we ever lead.
