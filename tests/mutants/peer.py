@@ -48,8 +48,8 @@ PEER_MUTANTS = (
     ),
     _replica(
         "the lease outlives a fatal error of the store",
-        before="        self.engine.revoke()\n        if not self.failed.done():\n",
-        after="        if not self.failed.done():\n",
+        before="        self.engine.revoke()\n        self.vip.deposed()\n",
+        after="        self.vip.deposed()\n",
     ),
     _replica(
         "a revocation that was decided is not done",

@@ -351,10 +351,14 @@ STORE_MUTANTS = (
     _driver(
         "messages leave before a lost leadership takes effect",
         before="        if ready.soft_state is not None:\n"
+        "            self._timed = None  "
+        "# what another leader commits says nothing of our proposals\n"
         "            self._events.on_soft_state(ready.soft_state)\n"
         "        self._send(ready.messages)\n",
         after="        self._send(ready.messages)\n"
         "        if ready.soft_state is not None:\n"
+        "            self._timed = None  "
+        "# what another leader commits says nothing of our proposals\n"
         "            self._events.on_soft_state(ready.soft_state)\n",
     ),
     _driver(
