@@ -207,6 +207,8 @@ class Pair:
         leader.recorder = None
         leader._stop_listeners()
         leader.http_server.stop()
+        if (calls := getattr(leader, "_call", None)) is not None:
+            calls.cancel()
         for comm in list(leader._comms):
             comm.abort()
         for callback in leader.periodic_callbacks.values():

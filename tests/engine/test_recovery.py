@@ -84,10 +84,15 @@ class Clock:
         time, self._ahead = loop.time, 0.0
         monkeypatch.setattr(loop, "time", lambda: time() + self._ahead)
 
-    async def move(self, seconds: float) -> None:
+    async def jump(self, seconds: float) -> None:
+        """As if one step of the loop had taken so long."""
         self._ahead += seconds
         for _ in range(3):  # timers that are due, and what they call
             await asyncio.sleep(0)
+
+    async def move(self, seconds: float) -> None:
+        for _ in range(100):
+            await self.jump(seconds / 100)
 
 
 async def test_the_window_begins_anew_with_each_worker_that_comes(
@@ -106,6 +111,22 @@ async def test_the_window_begins_anew_with_each_worker_that_comes(
     await clock.move(1.5)
     assert recovery.is_open
     assert recovery.awaited == {workers[-1]}
+
+
+async def test_time_in_which_nobody_could_come_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, recovery = Clock(monkeypatch), Recovery(lambda: None)
+    recovery.begin(["tcp://w:1", "tcp://w:2"], window_seconds=10)
+    stalled = asyncio.ensure_future(recovery.stalled(5))
+    await clock.jump(20)
+    assert not recovery.is_open
+    assert not stalled.done()
+    await clock.move(7)
+    assert stalled.done()
+    assert not recovery.is_open
+    await clock.move(10)
+    assert recovery.is_open
 
 
 def count_calls(worker: Any, calls: list[str]) -> None:

@@ -6,7 +6,8 @@ window is over. ``on_open`` runs in the same event-loop step, so all reports are
 anybody who waited goes on.
 
 The window measures progress: it begins anew with each awaited worker that comes, so a thousand that
-come one after the other are all waited for, and none can extend it twice.
+come one after the other are all waited for, and none can extend it twice. It is counted in looks,
+between which others have their turn: while this process reads one large report, nobody can come.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ha_scheduler import failpoints
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 5.0  # after the last that came: one that is alive needs a fraction of a second
+LOOKS = 10  # in a time without progress
 
 
 def end_engine() -> NoReturn:
@@ -37,7 +39,6 @@ class Recovery:
         self._early: set[str] = set()  # settled before the leader knew whom to expect
         self._opened = asyncio.Event()
         self._window: asyncio.TimerHandle | None = None
-        self._moved_at = 0.0  # loop time of the last that came
 
     @property
     def is_open(self) -> bool:
@@ -52,8 +53,7 @@ class Recovery:
         """Wait for these workers; opens at once if all are settled."""
         self._awaited = set(expected) - self._early
         if self._awaited:
-            self._moved_at = asyncio.get_running_loop().time()
-            self._expire(window_seconds)
+            self._look(window_seconds / LOOKS, LOOKS, len(self._awaited))
         else:
             self._open()
         failpoints.reach("recovery.begun")
@@ -62,9 +62,7 @@ class Recovery:
         """The worker has reported, or certainly will not."""
         if not self.is_open:
             self._early.add(address)
-        if address in self._awaited:
-            self._awaited.remove(address)
-            self._moved_at = asyncio.get_running_loop().time()
+        self._awaited.discard(address)
         if not self._awaited and self._window is not None:
             self._open()
 
@@ -73,18 +71,22 @@ class Recovery:
 
     async def stalled(self, seconds: float) -> None:
         """Wait until no awaited worker has come for so long, or the barrier is open."""
-        loop = asyncio.get_running_loop()
-        while not self.is_open and (left := self._moved_at + seconds - loop.time()) > 0:
+        looks = LOOKS
+        while looks and not self.is_open:
+            awaited = len(self._awaited)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(seconds / LOOKS):
                     await self.opened()
+            looks = looks - 1 if len(self._awaited) == awaited else LOOKS
 
-    def _expire(self, window_seconds: float) -> None:
-        """Open, if nobody has come for the time of the window."""
-        loop = asyncio.get_running_loop()
-        until = self._moved_at + window_seconds
-        if loop.time() < until:
-            self._window = loop.call_at(until, self._expire, window_seconds)
+    def _look(self, every: float, looks: int, awaited: int) -> None:
+        """Open after so many looks, unless fewer are awaited than at the last."""
+        if len(self._awaited) < awaited:
+            looks = LOOKS
+        if looks:
+            loop = asyncio.get_running_loop()
+            left = len(self._awaited)
+            self._window = loop.call_later(every, self._look, every, looks - 1, left)
         else:
             self._open()
 
