@@ -135,7 +135,6 @@ async def test_the_configuration_may_name_the_file(files: Path, tmp_path: Path) 
 
 REFUSED = {
     "garbled": "x.y.z",
-    "expired": token(issued=1000, expires=2000),
     "of the future": token(issued=int(time.time()) + 5000),
     "of another cell": token(cell_id="2" * 32),
     "revoked": token(token_id="b" * 32),
@@ -158,6 +157,17 @@ async def test_a_token_is_refused_before_distributed_reads_anything(
             await who_am_i(server.address, calling(files))
         assert not server._comms
         assert REFUSED[kind] not in str(refused.value)
+
+
+async def test_an_expired_token_is_waited_for_since_its_file_may_be_renewed(files: Path) -> None:
+    shows(files, token(issued=1000, expires=2000))
+    async with serving(files) as server:
+        with pytest.raises(OSError, match="after 0.5 s"):
+            await connect(server.address, timeout=0.5, **calling(files))
+        asking = asyncio.ensure_future(who_am_i(server.address, calling(files)))
+        await asyncio.sleep(0)
+        shows(files, token())
+        assert await asking == ("alice", "client")
 
 
 async def test_a_bound_token_holds_under_its_certificate_alone(files: Path) -> None:
