@@ -162,7 +162,7 @@ async def test_a_token_is_refused_before_distributed_reads_anything(
 async def test_an_expired_token_is_waited_for_since_its_file_may_be_renewed(files: Path) -> None:
     shows(files, token(issued=1000, expires=2000))
     async with serving(files) as server:
-        with pytest.raises(OSError, match="after 0.5 s"):
+        with pytest.raises(OSError, match=r"after 0\.5 s"):
             await connect(server.address, timeout=0.5, **calling(files))
         asking = asyncio.ensure_future(who_am_i(server.address, calling(files)))
         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ import pytest
 from ha_scheduler import shared_lease
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.ledger.records import PeerNamed
+from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
 from ha_scheduler.peer.lease import LeaderLease
@@ -70,7 +71,8 @@ class Desk:
             node, store, self.replica, contact, 1.0, call_soon=self._soon.append, clock=lambda: 0.0
         )
         nothing: Any = SimpleNamespace()
-        watchers = Watchers(Report(self.replica, store, isolation="").watch_view)
+        report = Report(self.replica, store, isolation="", certificates=Certificates(settings))
+        watchers = Watchers(report.watch_view)
         self.replica.connect(self.driver, self, nothing, nothing, watchers)  # type: ignore[arg-type]
         self.driver.muted = False
         self.replica.engine._engine = SimpleNamespace(  # type: ignore[assignment]
