@@ -336,7 +336,10 @@ async def turn_away(comm: Any, reason: str) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             asked = await comm.read()
-            if isinstance(asked, dict) and str(asked.get("op")).startswith("register-worker"):
+            op = asked.get("op") if isinstance(asked, dict) else None
+            if op == "register-client":  # client.py:1589
+                await comm.write([{"op": "stream-start", "error": reason}])
+            elif op == "register-worker":  # worker.py:1133
                 await comm.write({"status": "error", "message": reason, "time": 0})
             else:
                 await comm.write(error_message(PermissionError(reason), status="uncaught-error"))

@@ -7,8 +7,10 @@ it was made, so whoever has it is asked.
 
 from __future__ import annotations
 
+import gc
 import ssl
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dask
 import distributed
@@ -21,6 +23,8 @@ TOKEN_FILE = "ha-scheduler.token-file"
 
 #: The names of tokens by the kind of a connection. A task's client is where a worker is.
 _NAMES = {Kind.CLIENT: ("client", "worker"), Kind.WORKER: ("worker",)}
+_OWNERS = (distributed.Client, distributed.Worker, distributed.Nanny)
+_found: WeakKeyDictionary[ssl.SSLContext, str] = WeakKeyDictionary()
 
 
 def token_of(introduction: Introduction, context: ssl.SSLContext) -> bytes | None:
@@ -36,18 +40,24 @@ def certificate_of(context: ssl.SSLContext) -> str | None:
     """The file of the certificate that a context shows, if it is known."""
     if isinstance(context, Reloading):
         return str(context.files.cert_file)
-    return _of_an_owner(context)
+    if context not in _found:
+        found = _of_its_owner(context)
+        if found is None:
+            return None
+        _found[context] = found
+    return _found[context]
 
 
-def _of_an_owner(context: ssl.SSLContext) -> str | None:
-    for kind, role in (
-        (distributed.Client, "client"),
-        (distributed.Worker, "worker"),
-        (distributed.Nanny, "worker"),
-    ):
-        for owner in list(getattr(kind, "_instances", ())):
-            if getattr(owner, "connection_args", {}).get("ssl_context") is context:
-                return _file(owner.security.get_tls_config_for_role(role))
+def _of_its_owner(context: ssl.SSLContext) -> str | None:
+    """Of the client, worker or nanny that has it. It is looked for among all objects, once.
+
+    distributed lists a client when it has started, which is too late.
+    """
+    for owner in gc.get_objects():
+        mine = issubclass(type(owner), _OWNERS) and getattr(owner, "connection_args", {})
+        if mine and mine.get("ssl_context") is context:
+            role = "client" if isinstance(owner, distributed.Client) else "worker"
+            return _file(owner.security.get_tls_config_for_role(role))
     return None
 
 
