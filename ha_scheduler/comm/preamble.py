@@ -302,7 +302,7 @@ async def _hear(stream: Any, callers: Callers | None) -> None:
     said = await frames.read(stream.read_bytes, frames.INTRODUCTION_BYTES_MAX)
     try:
         introduction = introduced(said)
-        setattr(stream, INTRODUCTION, introduction)
+        setattr(stream, INTRODUCTION, replace(introduction, token=None))  # it is kept nowhere
         if callers is not None:
             identity = await callers.identify(stream.socket, introduction.token)
             setattr(stream, IDENTITY, identity)

@@ -223,6 +223,8 @@ async def test_a_revocation_cuts_the_connections_of_that_token_at_once(files: Pa
             await revoked.read()
         await other.write({"op": "who"})
         assert await other.read() == ("alice", "client")
+        (kept,) = server._comms
+        assert (files / "client.token").read_text() not in repr(kept.extra_info)
         other.abort()
 
 
