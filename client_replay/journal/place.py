@@ -26,7 +26,7 @@ NETWORK = frozenset(
     }
 )
 _FUSE = "fuse."  # and what it stands for, as in fuse.sshfs
-LOCAL = ("/var/tmp", "/tmp")
+LOCAL = ("/var/tmp", "/tmp")  # nosec B108
 
 
 def path_of(place: str | os.PathLike[str], client: str) -> Path:

@@ -85,7 +85,7 @@ class Variables(VariableExtension):
             return item
         self._holds.hand_out(name, item["value"])
         # ``token``: upstream's client sends it back; what counts here is that it does.
-        return {**with_state(self.scheduler, item), "token": ""}  # nosec B105
+        return {**with_state(self.scheduler, item), "token": ""}
 
     async def future_received_confirm(
         self, name: Any = None, key: Any = None, token: str | None = None, client: str = ""
