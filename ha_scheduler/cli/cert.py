@@ -13,6 +13,7 @@ import click
 from cryptography import x509
 
 from ha_scheduler.cell.tls_files import TlsFiles
+from ha_scheduler.cli import enrolment
 from ha_scheduler.cli.init import init
 from ha_scheduler.cli.operate import new_table, print_table
 from ha_scheduler.cli.options import path_option
@@ -30,6 +31,7 @@ from ha_scheduler.security.authority import (
 from ha_scheduler.security.certificate import LEAF_LIFETIME, LOOPBACK, Subject, fingerprint
 from ha_scheduler.security.checks import subject_of
 from ha_scheduler.security.files import read_certificates
+from ha_scheduler.security.private import read_private
 from ha_scheduler.security.tls import Role
 
 _FILES = {Role.PEER: peer_files, Role.ENGINE: engine_files}
@@ -133,6 +135,46 @@ def show(dir: Path | None) -> None:
             path.name, role, name, f"{until:%F %R}", fingerprint(certificate), style=style
         )
     print_table(table)
+
+
+@cert.command()
+@_directory
+@click.option(
+    "--peers",
+    required=True,
+    metavar="LIST",
+    help="Enrolment ports of peers: HOST:PORT,…",
+)
+@click.option("--ca-fingerprint", default=None, help="Of peers-ca.pem; `dask ha cert show` has it.")
+@path_option("--token-file", "File with a token of the role join; it holds once.")
+def join(dir: Path | None, peers: str, ca_fingerprint: str | None, token_file: Path | None) -> None:
+    """Get a certificate for this node, for a token; without a token, renew the one it has.
+
+    The certificate is for a day. Renew it in time, as by a timer each eight hours.
+    """
+    if dir is None:
+        raise OperatorError("--dir is missing; name the directory for the certificate.")
+    addresses = [_address(each) for each in peers.split(",")]
+    if token_file is None:
+        config = enrolment.renew(addresses, _named(dir))
+    elif ca_fingerprint is None:
+        raise OperatorError(
+            "--ca-fingerprint is missing, without which anybody could pretend to be the cell; "
+            "`dask ha cert show` has it, in the line of peers-ca.pem."
+        )
+    else:
+        token = read_private(token_file, "token").strip()
+        config = enrolment.join(addresses, ca_fingerprint, token, dir.absolute())
+    click.echo(f"This node has a certificate; clients and workers use DASK_CONFIG={config}.")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isdigit():
+        raise OperatorError(
+            f"--peers {text}: give the host and the enrolment port of each, as in 10.0.0.1:8784."
+        )
+    return host.strip("[]"), int(port)
 
 
 def _named(directory: Path | None) -> Path:

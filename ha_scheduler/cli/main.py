@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ha_scheduler.cell.peers import Cell, check_count, own_name
+from ha_scheduler.cell.peers import PORT_MAX, Cell, check_count, own_name
 from ha_scheduler.cli.audit import audit
 from ha_scheduler.cli.cert import cert
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
@@ -51,6 +51,7 @@ from ha_scheduler.peer.settings import (
     PeerSettings,
     Timing,
 )
+from ha_scheduler.security.authority import ISSUING, load
 from ha_scheduler.vip.hooks import Commands
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,12 @@ _TIMING = Timing()
     default=None,
     metavar="FILE",
     help="A program that says who somebody is: `dask ha token login`. The same on all peers.",
+)
+@click.option(
+    "--enrolment-port",
+    type=click.IntRange(1, PORT_MAX),
+    default=None,
+    help="Give certificates there to nodes with a token to join.  [default: nowhere]",
 )
 @click.option(
     "--check",
@@ -286,6 +293,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         http=http_address(values.pop("http_address"), host or own.host),
         hooks=Commands(values.pop("on_promote"), values.pop("on_demote")),
         pid_file=pid_file.absolute() if pid_file is not None else None,
+        enrolment_port=_enrolment_port(values.pop("enrolment_port"), certificates),
         admission=admission,
         witness=witness,
         certificate_alone=values.pop("certificate_alone"),
@@ -297,6 +305,18 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
 
 def _absolute(path: str | None) -> str | None:
     return str(Path(path).absolute()) if path is not None else None
+
+
+def _enrolment_port(port: int | None, certificates: Choice) -> int | None:
+    """Raises ``OperatorError`` for a peer that could give no certificates."""
+    if port is None:
+        return None
+    files = certificates.files
+    if files is None:
+        raise OperatorError("--enrolment-port is for TLS; leave out --protocol tcp.")
+    if certificates.create_in is None:
+        load(files.cert_file.parent, ISSUING)
+    return port
 
 
 def _admission(*, join: bool, replace: bool) -> Admission | None:

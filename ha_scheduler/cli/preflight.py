@@ -32,6 +32,9 @@ def check_start(settings: PeerSettings) -> None:
     host, own = settings.listen_host, settings.address
     check_port(host, own.peer_port, "peer port", "another port in --peers (HOST:PEER_PORT)")
     check_port(host, own.dask_port, "Dask port", "another one with --port")
+    if settings.enrolment_port is not None:
+        remedy = "another one with --enrolment-port"
+        check_port(host, settings.enrolment_port, "enrolment port", remedy)
     check_data(settings)
 
 

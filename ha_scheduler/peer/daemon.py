@@ -35,6 +35,7 @@ from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.driver import Driver
+from ha_scheduler.peer.enrolment import Enrolment
 from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.joining import Asker, Joiner
@@ -79,7 +80,8 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
     plan = isolate(settings)  # it forks, so before any thread
     security = _security(settings)
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(_bind(settings))
+        peer_port, another = settings.address.peer_port, "give this peer another one in --peers"
+        sock = stack.enter_context(_bind(settings, peer_port, "peer port", another))
         asker = Asker(settings.name, security)
         known = opening.found(settings, lambda: asyncio.run(asker.learn_cell(settings.cell)))
         bridge = _Durability()
@@ -142,6 +144,7 @@ class _Daemon:
         self._stop = asyncio.Event()
         self._signals = 0
         self._certificates = Certificates(settings)
+        self._enrolment: Enrolment | None = None
 
     async def main(self, sock: socket.socket) -> int:
         """Start the parts, wait, end them."""
@@ -149,6 +152,7 @@ class _Daemon:
         self._build()
         with self._signal_handlers():
             await self._listener.start(sock)
+            self._start_enrolment()
             self._vip.start()
             if self._web is not None:
                 self._web.start()
@@ -276,6 +280,17 @@ class _Daemon:
         self._driver.step(message)
         return self._driver.node.first_index > self._store.first_index()
 
+    def _start_enrolment(self) -> None:
+        """Nodes get certificates, if the operator has named a port for it."""
+        settings = self._settings
+        if settings.enrolment_port is None or settings.tls is None:
+            return
+        address = self._roster.founding.client_address
+        another = "name another one with --enrolment-port"
+        sock = _bind(settings, settings.enrolment_port, "enrolment port", another)
+        self._enrolment = Enrolment(self._replica, self._issuer, settings.tls, address)
+        self._enrolment.start(sock)
+
     # -- life and end
 
     async def _run_engines(self) -> None:
@@ -374,6 +389,8 @@ class _Daemon:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.stop()
         await self._listener.stop()
+        if self._enrolment is not None:
+            await self._enrolment.stop()
         if self._web is not None:
             await self._web.stop()
         await self._replica.hooks.stop()
@@ -441,8 +458,8 @@ def _security(settings: PeerSettings) -> Security:
     return Security(server_context(settings.tls), client_context(settings.tls))
 
 
-def _bind(settings: PeerSettings) -> socket.socket:
-    host, port = settings.listen_host, settings.address.peer_port
+def _bind(settings: PeerSettings, port: int, kind: str, remedy: str) -> socket.socket:
+    host = settings.listen_host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not host and socket.has_dualstack_ipv6():
         family, host = socket.AF_INET6, "::"
@@ -455,8 +472,8 @@ def _bind(settings: PeerSettings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise OperatorError(
-            f"Cannot listen at the peer port {port} of {host or 'this host'}: {error.strerror}; "
-            f"free it, or give this peer another one in --peers."
+            f"Cannot listen at the {kind} {port} of {host or 'this host'}: {error.strerror}; "
+            f"free it, or {remedy}."
         ) from error
     return sock
 

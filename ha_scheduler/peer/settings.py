@@ -102,7 +102,7 @@ class PeerSettings:
     the only files of TLS that it is given. ``host``: the address to listen at, if the
     operator gave one (``listen_host``). ``cell``: the operator's ``--peers``, the founding list or
     the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
-    peer votes and keeps no ledger.
+    peer votes and keeps no ledger. ``enrolment_port``: where nodes get certificates for tokens.
 
     ``certificate_alone``: a process without this package, which shows no token, is served as what
     its certificate says. ``token_command``: a program that says who the holder of a credential is.
@@ -135,6 +135,7 @@ class PeerSettings:
     http: tuple[str, int] | None = None
     hooks: Commands = field(default_factory=Commands)
     pid_file: Path | None = None
+    enrolment_port: int | None = None
     admission: Admission | None = None
     witness: bool = False
     certificate_alone: bool = False

@@ -47,7 +47,15 @@ def client_context(files: TlsFiles) -> Reloading:
 
 def web_context(files: TlsFiles) -> Reloading:
     """For listening to browsers and scrapers, who have no certificate. Raises ``OperatorError``."""
-    return Reloading(files, ssl.PROTOCOL_TLS_SERVER, asks=False)
+    return Reloading(files, ssl.PROTOCOL_TLS_SERVER, asks=ssl.CERT_NONE)
+
+
+def enrolment_context(files: TlsFiles) -> Reloading:
+    """For listening to nodes that have no certificate yet, or one that is to be renewed.
+
+    Raises ``OperatorError``.
+    """
+    return Reloading(files, ssl.PROTOCOL_TLS_SERVER, asks=ssl.CERT_OPTIONAL)
 
 
 def harden(context: ssl.SSLContext) -> None:
@@ -82,11 +90,15 @@ def reload_all() -> list[OperatorError]:
 class Reloading(ssl.SSLContext):
     """A context of ``files`` as they are now."""
 
-    def __new__(cls, files: TlsFiles, protocol: Any, *, asks: bool = True) -> Reloading:
+    def __new__(
+        cls, files: TlsFiles, protocol: Any, *, asks: ssl.VerifyMode = ssl.CERT_REQUIRED
+    ) -> Reloading:
         """``asks``: whether the other side is to show a certificate."""
         return super().__new__(cls, protocol)
 
-    def __init__(self, files: TlsFiles, protocol: Any, *, asks: bool = True) -> None:
+    def __init__(
+        self, files: TlsFiles, protocol: Any, *, asks: ssl.VerifyMode = ssl.CERT_REQUIRED
+    ) -> None:
         """Raises ``OperatorError``."""
         self.files = files
         self._kind = protocol
@@ -153,7 +165,11 @@ class Reloading(ssl.SSLContext):
 
 
 def made(
-    files: TlsFiles, protocol: Any, *, asks: bool = True, owner: int | None = None
+    files: TlsFiles,
+    protocol: Any,
+    *,
+    asks: ssl.VerifyMode = ssl.CERT_REQUIRED,
+    owner: int | None = None,
 ) -> ssl.SSLContext:
     """A context of ``files`` that does not change. ``owner`` as for ``check_private``.
 
@@ -162,7 +178,7 @@ def made(
     check_private(files.key_file, "key", owner=owner)
     context = ssl.SSLContext(protocol)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
+    context.verify_mode = asks
     harden(context)
     try:
         context.load_verify_locations(cafile=files.ca_file)
