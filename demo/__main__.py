@@ -84,6 +84,9 @@ def serve(console: Console) -> None:
             url = cluster.cell.dashboard_url(peer.name)
             line = f"peer {peer.name}      {peer.status:<10} {url}  log: {peer.log_path}"
             console.print(line, soft_wrap=True)
+        if cluster.cell.certificates is not None:
+            token = cluster.cell.certificates / "client.token"
+            console.print(f"A dashboard asks for the token in {token}", soft_wrap=True)
         console.print('\nThe dashboard with the tasks is the leader\'s. Try "kill -9" on it:')
         for peer in cluster.peers:
             console.print(f"    peer {peer.name}: daemon {peer.pid}, engine {peer.engine_pid}")

@@ -2,8 +2,9 @@
 
 Guarantee: what serves a cell over TLS serves HTTP over TLS 1.3, with its own certificate or with
 that of ``distributed.scheduler.dashboard.tls``, behind the guard (``web/guard.py``). In plaintext,
-which is for cells on loopback, and where no ring of keys can verify a token, it asks nobody who
-they are and listens on loopback alone, whatever address it is given.
+which is for cells on loopback, and where no ring of keys will verify a token (an engine that
+stands alone), it asks nobody who they are and listens on loopback alone, whatever address it is
+given.
 
 distributed starts its servers by ``ServerNode.start_http_server``, which ``install`` replaces in
 this process; those that are of no cell are left as they are. Nannies have no HTTP server.
@@ -61,7 +62,14 @@ def close_to_strangers(server: Any, prefix: str) -> None:
 
 def ring_of(server: Any) -> Callable[[], KeyRing | None] | None:
     """Where to look for the keys of the cell; None: there will be none."""
-    return None
+    if files_of(server) is None or _stands_alone(server):
+        return None
+
+    def ring() -> KeyRing | None:  # of a worker that is made ours when it has begun to listen
+        callers = getattr(server, "callers", None)
+        return callers.ring if callers is not None else None
+
+    return ring
 
 
 def files_of(server: Any) -> TlsFiles | None:
@@ -74,7 +82,7 @@ def files_of(server: Any) -> TlsFiles | None:
     if not certificate:
         certificate = getattr(security, f"tls_{role}_cert")
         key = getattr(security, f"tls_{role}_key")
-    if not Path(certificate).is_file():
+    if "\n" in certificate:
         return None  # a pair in memory, as that of ``Security.temporary``
     return TlsFiles(Path(security.tls_ca_file), Path(certificate), Path(key or certificate))
 
@@ -103,6 +111,11 @@ def on_loopback(host: str) -> str:
             extra={"action": "http-on-loopback"},
         )
     return LOOPBACK
+
+
+def _stands_alone(server: Any) -> bool:
+    """Whether it is an engine without a cell."""
+    return not _is_worker(server) and not server.cell.addresses
 
 
 def _is_worker(server: Any) -> bool:

@@ -131,7 +131,8 @@ class Scheduler(
 
     def _serve_http(self, prefix: str) -> None:
         """What a leader alone answers, behind the guard, which is asked first."""
-        handlers = get_handlers(self, ["distributed.http.scheduler.api"], prefix)
+        modules = ["distributed.http.scheduler.api"]
+        handlers = get_handlers(self, modules, prefix)
         self.http_application.add_handlers(".*$", [*handlers, worker_pages.route(self, prefix)])
         leads, leader = self._answers_for_all, lambda: self.known_leader
         http_gate.install(self.http_application, prefix, leads, self.cell.leader, leader)

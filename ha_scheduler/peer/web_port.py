@@ -60,8 +60,7 @@ class WebPort:
         await self._server.stop()
 
     def _ring(self) -> KeyRing | None:
-        keeper = getattr(self._replica, "ring", None)
-        return keeper.ring if keeper is not None else None
+        return self._replica.ring.ring
 
     def _facts(self) -> Facts:
         space = self._store.space()

@@ -17,14 +17,22 @@ pytestmark = pytest.mark.system
 
 
 def fetch(
-    cluster: LocalHACluster, peer: Any, path: str, headers: dict[str, str] | None = None
+    cluster: LocalHACluster,
+    peer: Any,
+    path: str,
+    headers: dict[str, str] | None = None,
+    with_token: bool = True,
 ) -> tuple[int, bytes]:
     assert cluster.cell is not None
     url = cluster.cell.dashboard_url(peer.name)
     assert url is not None
     assert cluster.cell.certificates is not None
     trust = ssl.create_default_context(cafile=str(cluster.cell.certificates / "ca.pem"))
-    request = urllib.request.Request(url.removesuffix("/status") + path, headers=headers or {})
+    token = (cluster.cell.certificates / "client.token").read_text().strip()
+    given = {"Authorization": f"Bearer {token}"} if with_token else {}
+    request = urllib.request.Request(
+        url.removesuffix("/status") + path, headers={**given, **(headers or {})}
+    )
     try:
         with urllib.request.urlopen(request, timeout=DEADLINE_S, context=trust) as page:
             return page.status, page.read()
@@ -58,6 +66,8 @@ def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
         link = f'href="{cluster.dashboard_link}"'
         assert cluster.dashboard_link == client.dashboard_link == dashboard_of(cluster, leader)
         assert fetch(cluster, leader, "/json/counts.json")[0] == 200
+        for path in ("/json/counts.json", "/metrics", "/status", "/info/main/workers.html"):
+            assert fetch(cluster, leader, path, with_token=False)[0] == 401
         for peer in followers:
             assert fetch(cluster, peer, "/health") == (200, b"ok")
             assert fetch(cluster, peer, "/json/counts.json")[0] == 503

@@ -159,6 +159,8 @@ async def test_a_browser_is_led_to_the_login_and_back_behind_any_prefix(
         assert where == "../../login?next=info%2Fmain%2Fworkers.html%3Fa%3D1"
         form = await server.fetch("/login?next=info%2Fmain%2Fworkers.html%3Fa%3D1")
         assert b'action="login?next=info%2Fmain%2Fworkers.html%3Fa%3D1"' in form.body
+        # Without a referrer Chromium sends the form with "Origin: null", which is refused.
+        assert form.headers["Referrer-Policy"] == "same-origin"
         done = await server.log_in(tokens.token("observer"), "/login?next=info%2Fmain")
         assert (done.code, done.headers["Location"]) == (303, "info/main")
         cookie = done.headers["Set-Cookie"]
