@@ -11,9 +11,10 @@ import click
 
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup
 
-#: Name of a command → its object. But for ``journal``, which is of the machines of clients, it is
-#: also a command of ``dask-ha-scheduler``.
+#: Name of a command → its object. But for ``dashboard`` and ``journal``, of the machines of
+#: clients, it is also a command of ``dask-ha-scheduler``.
 COMMANDS = {
+    "dashboard": "ha_scheduler.cli.dashboard:dashboard",
     "journal": "client_replay.cli:journal",
     "audit": "ha_scheduler.cli.audit:audit",
     "cert": "ha_scheduler.cli.cert:cert",
