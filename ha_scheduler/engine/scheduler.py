@@ -34,7 +34,7 @@ from ha_scheduler.comm import http
 from ha_scheduler.comm.calling import CALLER
 from ha_scheduler.comm.preamble import CHECK_SERVER, INTRODUCTION
 from ha_scheduler.comm.roles import check_worker, identity_of
-from ha_scheduler.engine import gc_pauses, http_gate, worker_pages
+from ha_scheduler.engine import gc_pauses, http_gate, sitemap, worker_pages
 from ha_scheduler.engine.clients.rights import Rights
 from ha_scheduler.engine.clients.sessions import SessionCalls
 from ha_scheduler.engine.confirmations import READS, confirmed, wait
@@ -134,6 +134,7 @@ class Scheduler(
         modules = ["distributed.http.scheduler.api"]
         handlers = get_handlers(self, modules, prefix)
         self.http_application.add_handlers(".*$", [*handlers, worker_pages.route(self, prefix)])
+        sitemap.install(self.http_application)
         leads, leader = self._answers_for_all, lambda: self.known_leader
         http_gate.install(self.http_application, prefix, leads, self.cell.leader, leader)
         http.close_to_strangers(self, prefix)

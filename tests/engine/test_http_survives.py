@@ -110,6 +110,13 @@ async def test_a_page_of_a_follower_says_so_and_leads_to_the_leader() -> None:
     await end(follower)
 
 
+async def test_all_paths_are_listed_with_a_dashboard_too() -> None:
+    async with pair(dashboard=True) as both:
+        answer = await fetch(both.leader, "/sitemap.json")
+        paths = set(json.loads(answer.body)["paths"])
+        assert {"/status", "/info/main/workers.html", "/api/v1/retire_workers"} <= paths
+
+
 async def test_the_dashboard_of_a_worker_is_where_the_worker_is_and_nowhere_else() -> None:
     async with furnished() as (both, worker):
         ((host, port),) = [
