@@ -139,6 +139,11 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
         (["--peers", "a=127.0.0.1", "--host", "a/b"], "no address or host name"),
         (["--peers", "a=127.0.0.1", "--tls-cert", "x"], "belong together"),
         (["--peers", "a=127.0.0.1", "--dashboard-address", "x:y"], "ends in no port"),
+        (["--peers", "a=127.0.0.1", "--http-address", "8788x"], "ends in no port"),
+        (
+            ["--peers", "a=127.0.0.1", "--protocol", "tcp", "--http-address", "0.0.0.0:8788"],
+            "name an address of loopback",
+        ),
         (
             ["--peers", "a=127.0.0.1", "--protocol", "tcp", "--dashboard-address", "0.0.0.0:8787"],
             "name an address of loopback",
@@ -390,6 +395,7 @@ def test_the_daemon_is_given_what_the_options_said(
         "--peers", peers, "--name", "b", "--data-dir", tmp_path / "data",
         "--host", "tls://127.0.0.1", "--tls-dir", tmp_path / "tls",
         "--no-dashboard", "--dashboard-address", ":0", "--dashboard-prefix", "/x",
+        "--http-address", ":8788",
         "--preload", preload, "--preload-argv", "y", "--preload-argv", "z",
         "--idle-timeout", "1 hour", "--session-ttl", "30 minutes",
         "--pid-file", tmp_path / "pid", "--log-level", "DEBUG",
@@ -407,6 +413,7 @@ def test_the_daemon_is_given_what_the_options_said(
     assert settings.timing.election_s == pytest.approx((0.6, 1.2))
     assert settings.engine_watchdog_s == 60.0
     assert settings.priority == 1
+    assert settings.http == ("127.0.0.1", 8788)  # as the peer is
     assert tuple(settings.engine_options) == ENGINE_OPTIONS
     assert settings.engine_options == {
         "host": "127.0.0.1",
