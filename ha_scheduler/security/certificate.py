@@ -66,7 +66,9 @@ def authority_certificate(
     until = datetime.now(UTC) + CA_LIFETIME
     return (
         _builder(subject, subject, key.public_key(), until, ca=True)
-        .add_extension(x509.NameConstraints(permitted, None), critical=True)
+        # Not critical, against RFC 5280: OpenSSL holds to it in either case, and Go, which knows
+        # none of directory names, refuses what is critical and unknown: Prometheus, Kubernetes.
+        .add_extension(x509.NameConstraints(permitted, None), critical=False)
         .sign(key, hashes.SHA256())
     )
 

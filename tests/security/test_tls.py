@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -34,7 +35,7 @@ from ha_scheduler.security.checks import check_files
 from ha_scheduler.security.contexts import client_context, harden, server_context
 from ha_scheduler.security.files import read_certificates
 from ha_scheduler.security.tls import Role, name_of, role_of
-from tests.certificates import institution, odd
+from tests.certificates import institution, issue, odd
 
 CELL = parse_peers("a=127.0.0.1:1/2,b=127.0.0.1:3/4,c=127.0.0.1:5/6")
 TIMEOUT_S = 10.0
@@ -244,6 +245,14 @@ def test_the_authority_of_peers_makes_no_engine_and_no_client(tmp_path: Path) ->
         files = odd(tmp_path, "odd", [("OU", role), ("CN", "a")], load(tmp_path, PEERS))
         server, _ = link(server_context(peer_files(tmp_path, "b")), client_context(files), who)
         assert isinstance(server, ssl.SSLCertVerificationError)
+
+
+def test_what_browsers_and_go_cannot_read_of_an_authority_is_not_critical(tmp_path: Path) -> None:
+    """Go (Prometheus, Kubernetes) refuses constraints on directory names that are critical."""
+    made = issue(tmp_path, "a")
+    for name in ("peers-ca.pem", "issuing-ca.pem"):
+        authority = x509.load_pem_x509_certificate((made / name).read_bytes())
+        assert not authority.extensions.get_extension_for_class(x509.NameConstraints).critical
 
 
 def test_a_holder_is_no_authority(tmp_path: Path) -> None:
