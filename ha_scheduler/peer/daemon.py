@@ -212,7 +212,7 @@ class _Daemon:
         self._report = report = Report(self._replica, store, self._plan.summary, certificates)
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
-        self._web = _web_port(settings, self._replica, report, store)
+        self._web = _web_port(settings, self._replica, report, store, self._audit)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
             self._engine_module,
@@ -430,14 +430,14 @@ def _virtual_address(settings: PeerSettings) -> NoAddress:
 
 
 def _web_port(
-    settings: PeerSettings, replica: Replica, report: Report, store: LmdbStore
+    settings: PeerSettings, replica: Replica, report: Report, store: LmdbStore, audit: AuditLog
 ) -> WebPort | None:
     """Raises ``OperatorError`` if its port is taken."""
     if settings.http is None:
         return None
     from ha_scheduler.peer.web_port import WebPort  # tornado and the client of Prometheus
 
-    return WebPort(settings, replica, report, store)
+    return WebPort(settings, replica, report, store, audit)
 
 
 def _config(settings: PeerSettings, own_id: int) -> Config:

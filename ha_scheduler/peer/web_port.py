@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 
+from ha_scheduler.audit.chain import Event
+from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import tokens
 from ha_scheduler.peer.history import ENTRIES_MAX
@@ -16,6 +18,7 @@ from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.security.files import read_certificates
+from ha_scheduler.security.identity import Identity
 from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.web.routes import Source
@@ -24,7 +27,12 @@ from ha_scheduler.web.server import Server, bind
 
 class WebPort:
     def __init__(
-        self, settings: PeerSettings, replica: Replica, report: Report, store: LmdbStore
+        self,
+        settings: PeerSettings,
+        replica: Replica,
+        report: Report,
+        store: LmdbStore,
+        audit: AuditLog,
     ) -> None:
         """``settings.http`` is set. Raises ``OperatorError`` if the port is taken."""
         assert settings.http is not None
@@ -35,7 +43,8 @@ class WebPort:
         self._transitions = 0
         self._seen = (0, 0)  # term and leader
         self._metrics = Metrics(report.status, self._facts)
-        self._server = Server(bind(*settings.http), settings.tls, self._ring)
+        self._audit = audit
+        self._server = Server(bind(*settings.http), settings.tls, self._ring, self._note)
 
     def start(self) -> None:
         self._replica.driver.on_commit_s = self._metrics.commit.observe
@@ -58,6 +67,10 @@ class WebPort:
 
     async def stop(self) -> None:
         await self._server.stop()
+
+    def _note(self, identity: Identity | None, what: str) -> None:
+        event = Event.AUTHENTICATED if identity is not None else Event.REFUSED
+        self._audit.record(event, identity, what=what)
 
     def _ring(self) -> KeyRing | None:
         return self._replica.ring.ring

@@ -64,6 +64,14 @@ _NAMES = frozenset(row.name for row in rows() if row.surface is Surface.HTTP)
 _PATTERNS = [(name, re.compile(name)) for name in _NAMES if "(" in name and name != PAGE]
 
 
+#: Told of who has shown a token that holds, and why one was refused (then of nobody).
+Note = Callable[[Identity | None, str], None]
+
+
+def nothing(identity: Identity | None, what: str) -> None:
+    pass
+
+
 class Access:
     """Of one server. ``ring`` None: plaintext on loopback, where everybody may."""
 
@@ -71,11 +79,13 @@ class Access:
         self,
         ring: Ring | None,
         cookie_name: str,
+        note: Note = nothing,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ring = ring
         self.sessions = Sessions(cookie_name, clock)
         self._attempts = Attempts()
+        self._note = note
         self._clock = clock
 
     @property
@@ -130,8 +140,11 @@ class Access:
         if ring is None:
             return Refusal(503, _NO_RING, 1.0)
         try:
-            return tokens.read(token, ring, now=self._clock())
+            identity = tokens.read(token, ring, now=self._clock())
+            self._note(identity, "HTTP")
+            return identity
         except TokenRefused as error:
+            self._note(None, f"HTTP: {error}")
             return Refusal(401, str(error))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
-from ha_scheduler.web.access import Access, Refusal, Ring, is_websocket
+from ha_scheduler.web.access import Access, Note, Refusal, Ring, is_websocket, nothing
 from ha_scheduler.web.login import Login, Logout, Page, way_to_login
 
 LOOK_EVERY_S = 1.0  # at web sockets, whose only request was their first
@@ -98,7 +98,13 @@ def cookie_name(port: int, *, secure: bool) -> str:
 
 
 def install(
-    application: Application, ring: Ring | None, port: int, *, secure: bool, prefix: str = ""
+    application: Application,
+    ring: Ring | None,
+    port: int,
+    *,
+    secure: bool,
+    prefix: str = "",
+    note: Note = nothing,
 ) -> Guard:
     """Guard ``application``, which is served at ``port``, ``secure``: by TLS."""
-    return Guard(application, Access(ring, cookie_name(port, secure=secure)), prefix)
+    return Guard(application, Access(ring, cookie_name(port, secure=secure), note), prefix)

@@ -13,7 +13,7 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.gate.servers import GatedHTTPServer
 from ha_scheduler.security.contexts import web_context
 from ha_scheduler.web import guard
-from ha_scheduler.web.access import Ring
+from ha_scheduler.web.access import Note, Ring, nothing
 from ha_scheduler.web.routes import Source, application
 
 BACKLOG = 128
@@ -41,8 +41,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    def __init__(self, sock: socket.socket, files: TlsFiles | None, ring: Ring) -> None:
+    def __init__(
+        self, sock: socket.socket, files: TlsFiles | None, ring: Ring, note: Note = nothing
+    ) -> None:
         """``sock`` is bound. ``files``: the peer's; None: plaintext."""
+        self._note = note
         self._sock = sock
         self._files = files
         self._ring = ring
@@ -52,7 +55,8 @@ class Server:
         pages = application(source)
         port, secure = self._sock.getsockname()[1], self._files is not None
         context = web_context(self._files) if self._files is not None else None
-        guard.install(pages, self._ring if secure else None, port, secure=secure)
+        ring = self._ring if secure else None
+        guard.install(pages, ring, port, secure=secure, note=self._note)
         self._server = GatedHTTPServer(pages, ssl_options=context)
         self._sock.listen(BACKLOG)
         self._server.add_sockets([self._sock])

@@ -14,6 +14,7 @@ import pytest
 
 from ha_scheduler.deploy.ports import free_ports
 from tests.deadlines import SCALE
+from tests.peer.test_peer_audit import events
 from tests.peer.toy_cell import ToyCell, within
 
 pytestmark = pytest.mark.system
@@ -64,6 +65,11 @@ def test_a_load_balancer_finds_the_leader_whatever_becomes_of_its_engine(tmp_pat
         assert "dask_ha_fsync_duration_seconds_count 0.0" not in metrics
         assert "dask_ha_commit_duration_seconds_count 0.0" not in metrics
         assert "dask_ha_tokens_valid 0.0" not in metrics
+        assert doors.ask(leader, "/metrics", token[:-9] + "AAAAAAAAA")[0] == 401
+        shown = within(5, lambda: events(cell, leader, "authenticated"), every=0.05)
+        assert "prometheus" in {event["subject"] for event in shown if event["what"] == "HTTP"}
+        refused = within(5, lambda: events(cell, leader, "refused"), every=0.05)
+        assert any("HTTP" in event["what"] for event in refused)
         told = json.loads(doors.ask(leader, "/cell", token)[1])
         assert (told["leader"], told["is_leader"], told["unready"]) == (leader, True, "")
         (entry, *_) = json.loads(doors.ask(leader, "/history", token)[1])["failovers"]
