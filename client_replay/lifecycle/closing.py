@@ -58,6 +58,8 @@ class Closing(distributed.Client):
 
     def __exit__(self, *exception: Any) -> None:
         if not self._ends_inner_context():
+            if self._breaks_off(exception):
+                sync(cast("IOLoop", self.loop), self._leave)
             super().__exit__(*exception)
 
     async def __aenter__(self) -> Self:
@@ -67,8 +69,27 @@ class Closing(distributed.Client):
 
     async def __aexit__(self, *exception: Any) -> None:
         if self._owner.is_here() and not self._ends_inner_context():
-            await self._settle()
+            if self._breaks_off(exception):
+                await self._leave()
+            else:
+                await self._settle()
             await super().__aexit__(*exception)
+
+    async def _leave(self) -> None:
+        raise NotImplementedError
+
+    def _breaks_off(self, exception: tuple[Any, ...]) -> bool:
+        """Whether an error ends the context while a journal on disk has work: it can be resumed."""
+        journal = self._ha.journal
+        if exception[0] is None or self.status == "closed" or not journal.wanted():
+            return False
+        logger.warning(
+            "The client ends by an error with unfinished work; go on with it by "
+            "client_replay.resume(%r).",
+            str(journal.path),
+            extra={"action": "journal-left"},
+        )
+        return True
 
     def _ends_inner_context(self) -> bool:
         """Whether the client goes on after this context.
@@ -127,7 +148,9 @@ class Closing(distributed.Client):
             self.status = "closing"
             await self._ha.follower.stop()
         await super()._close(fast=fast)
-        if self._leaves or self._ha.journal.lasting():  # a request that outlives this client
-            self._ha.journal.leave()
+        journal = self._ha.journal
+        unheard = not self._ha.connected_before and (len(journal) or journal.wanted())
+        if self._leaves or unheard or journal.lasting():  # a request that outlives this client
+            journal.leave()
         else:
             self._ha.journal.close()

@@ -14,7 +14,9 @@ import pytest
 from distributed import fire_and_forget
 from distributed.protocol.pickle import dumps
 
-from client_replay import Client, JournalFull
+from client_replay import Client, JournalFull, resume
+from client_replay.journal.disk import DiskKeeper
+from client_replay.journal.file import Identity, Owner
 from client_replay.journal.journal import Journal
 from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import View, directory_of
@@ -425,4 +427,42 @@ async def test_submit_waits_for_room_and_then_says_how_to_have_more(
         assert len(leader.said("update-graph")) == 1
         await leader.tell(commit([1]))
         await using
+    await leader.die()
+
+
+def left_in(path: Path) -> tuple[int, list[Any]]:
+    """What a later process would find: open requests, and keys."""
+    with mock.patch.object(Owner, "is_alive", return_value=False):
+        journal = Journal(DiskKeeper.resume(path, 1 << 20))
+    found = len(journal), journal.wanted()
+    journal.leave()
+    return found
+
+
+async def test_a_journal_is_not_lost_by_resuming_it_while_nobody_leads(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    journal = Journal(DiskKeeper.create(path, Identity("s", "Client-1", "ha://127.0.0.1:1"), 1000))
+    journal.append({"op": "update-graph", "keys": {"x"}}, 1)
+    journal.leave()
+    with pytest.raises(OSError):
+        await resume(path, asynchronous=True, timeout=0.3, set_as_default=False)
+    assert left_in(path) == (1, ["x"])
+
+
+async def test_an_error_in_a_context_leaves_the_journal_to_another_process(tmp_path: Path) -> None:
+    leader, path = await ScriptedLeader().open(), tmp_path / "x.journal"
+    address = f"ha://127.0.0.1:{leader.port}"
+
+    async def break_off() -> Any:
+        async with Client(address, journal=path, asynchronous=True, set_as_default=False) as client:
+            futures.append(client.submit(int, key="x"))
+            await until(lambda: leader.said("update-graph"))
+            raise ZeroDivisionError
+
+    futures: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        await break_off()
+    assert futures[0].cancelled()
+    assert left_in(path) == (1, ["x"])
+    assert "close-client" not in leader.ops()
     await leader.die()
