@@ -13,6 +13,7 @@ It takes the certificate of a peer, or an admin's token. Every method raises ``C
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -31,6 +32,9 @@ from ha_scheduler.protocol.control import (
     Tokens,
     TokensRequest,
 )
+
+LEADER_S_MAX = 3.0  # some elections
+POLL_S = 0.1
 
 _T = TypeVar("_T")
 
@@ -75,14 +79,21 @@ class TokenAdmin:
         self._of_leader(RotateRequest(drop_old), Taken)
 
     def _of_leader(self, request: Request, wanted: type[_T]) -> _T:
-        control = self._control
-        answers = control.of_all(control.status)
-        leaders = [
-            (answer.term, name)
-            for name, answer in answers.items()
-            if isinstance(answer, Status) and answer.role == "leader"
-        ]
-        if not leaders:
-            reasons = [str(e) for e in answers.values() if isinstance(e, ControlError)]
-            raise ControlError(" ".join(["No peer leads at the moment.", *reasons]))
-        return control.request(max(leaders)[1], request, wanted)
+        return self._control.request(self._leader(), request, wanted)
+
+    def _leader(self) -> str:
+        """Who leads; during a change of leaders it is waited for."""
+        deadline = time.monotonic() + LEADER_S_MAX
+        while True:
+            answers = self._control.of_all(self._control.status)
+            leaders = [
+                (answer.term, name)
+                for name, answer in answers.items()
+                if isinstance(answer, Status) and answer.role == "leader"
+            ]
+            if leaders:
+                return max(leaders)[1]
+            if time.monotonic() > deadline:
+                reasons = [str(e) for e in answers.values() if isinstance(e, ControlError)]
+                raise ControlError(" ".join(["No peer leads at the moment.", *reasons]))
+            time.sleep(POLL_S)
