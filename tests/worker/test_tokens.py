@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,27 @@ async def test_a_worker_whose_token_ran_out_gets_no_new_work_and_keeps_its_resul
         worker.link.look_at_token()
         assert await asyncio.wait_for(new.result(), 20 * SCALE) == 7
         assert worker.state.tasks["kept"] is runs  # nobody computed it again
+
+
+async def test_a_client_whose_token_ran_out_comes_back_with_the_renewed_one_and_loses_nothing(
+    files: Path,
+) -> None:
+    security = security_of(client_files(files))
+    shows(files, TokenRole.WORKER, 9 * HOUR, "b" * 32)
+    async with (
+        engine_with_tokens(files) as scheduler,
+        Worker(address_of(scheduler), security=security),
+        Client(address_of(scheduler), security=security, asynchronous=True) as client,
+    ):
+        kept = client.submit(sum, [1, 2], key="kept")
+        assert await kept == 3
+        former = scheduler.client_comms[client.id].comm
+        expiry.check(scheduler, time.time() + HOUR + LEEWAY_S + 1)
+        assert not former.closed()  # it is given some minutes
+        shows(files, TokenRole.CLIENT, 2 * HOUR)
+        expiry.check(scheduler, time.time() + HOUR + LEEWAY_S + expiry.CUT_AFTER_S + 1)
+        assert former.closed()
+        assert await asyncio.wait_for(client.submit(add, kept, 1).result(), 20 * SCALE) == 4
 
 
 async def test_a_revoked_worker_is_cut_off_and_one_with_another_token_works_on(
