@@ -1,8 +1,9 @@
 """Secrets stay in their files: a cell with canaries, and all that it writes is searched for them.
 
 Method: one peer of its own daemon and engine, real processes under TLS. The canaries are the bytes
-of its private keys and a variable of the daemon's environment. Searched: the arguments and the
-environment of every process, its logs, its status, and what is printed of what holds them.
+of its private keys, tokens that it has made and a variable of the daemon's environment. Searched:
+the arguments and the environment of every process, its logs, its status, and what is printed of
+what holds them.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ ENVIRONMENT = "canary-of-the-environment-5f1e"
 
 
 def canaries(directory: Path) -> list[str]:
-    """A line of each private key, which is in nothing but that key."""
+    """Of each private key a line, which is in nothing but that key; of each token its signature."""
     found = []
-    for path in directory.glob("*-key.pem"):
+    for path in directory.rglob("*-key.pem"):
         lines = path.read_text().splitlines()
         found += [line for line in lines[1:-1] if len(line) > 40]
     assert len(found) >= 5
-    return [*found, ENVIRONMENT]
+    tokens = [path.read_text().strip() for path in directory.rglob("*.token")]
+    return [*found, *(token.rpartition(".")[2] for token in tokens), ENVIRONMENT]
 
 
 def held(text: str, directory: Path) -> list[str]:
@@ -92,14 +94,16 @@ def test_nothing_that_a_peer_writes_or_shows_has_a_secret(
     while '"serving": true' not in status():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
+    assert len(canaries(log.parent)) > len(canaries(directory)), "the data has a key that signs"
+    assert list(directory.glob("*.token"))
     for process in daemon.children(recursive=True):
-        assert held("\0".join(process.cmdline()), directory) == []
+        assert held("\0".join(process.cmdline()), log.parent) == []
         if process.pid != daemon.pid and os.geteuid() == 0:
             environ = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
-            assert held(environ, directory) == []
-    assert held("\0".join(daemon.cmdline()), directory) == []
-    assert held(status(), directory) == []
-    assert held(log.read_text(), directory) == []
+            assert held(environ, log.parent) == []
+    assert held("\0".join(daemon.cmdline()), log.parent) == []
+    assert held(status(), log.parent) == []
+    assert held(log.read_text(), log.parent) == []
     assert json.loads(status())["peers"][0]["certificates"]
 
 
