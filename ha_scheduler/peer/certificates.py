@@ -41,6 +41,7 @@ class Certificates:
     def reload(self) -> None:
         """The operator says that the files have changed."""
         errors = reload_all()
+        self._read_at = -math.inf
         logger.info(
             "looked at the certificates again: %s",
             "; ".join(map(str, errors)) or "all can be used",

@@ -6,6 +6,7 @@ Method: one real peer with its enrolment port; the commands as an operator and a
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,13 +25,19 @@ from ha_scheduler.cli.main import main
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.enrolment import Authorities
-from ha_scheduler.security.authority import client_files, create_authority
+from ha_scheduler.security.authority import (
+    client_files,
+    create_authority,
+    ec_key,
+    peer_files,
+)
 from ha_scheduler.security.certificate import fingerprint
 from ha_scheduler.security.checks import check_files, subject_of
 from ha_scheduler.security.contexts import web_context
 from ha_scheduler.security.enrolment import Unfit, requested_key
 from ha_scheduler.security.files import read_certificates
 from ha_scheduler.security.tls import Role
+from tests.certificates import Signer, odd
 from tests.deadlines import SCALE
 
 
@@ -43,6 +51,8 @@ class Running:
     directory: Path
     enrolment: str
     fingerprint: str
+    pid: int
+    log: Path
 
     def token(self, path: Path, role: str = "join") -> Path:
         asked = ("--role", role, "--subject", "node-7", "--out", path)
@@ -75,7 +85,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             assert time.monotonic() < deadline, (base / "log").read_text()
             time.sleep(0.1)
         authority = read_certificates(tls / "peers-ca.pem")[0]
-        yield Running(peers, tls, f"127.0.0.1:{enrolment}", fingerprint(authority))
+        yield Running(
+            peers,
+            tls,
+            f"127.0.0.1:{enrolment}",
+            fingerprint(authority),
+            process.pid,
+            base / "log",
+        )
     finally:
         process.kill()
         process.wait()
@@ -116,6 +133,33 @@ def test_a_token_for_something_else_gives_none(running: Running, tmp_path: Path)
     result = running.join(tmp_path / "node", *joined)
     assert result.exit_code == 1
     assert "it is one of client" in result.output
+
+
+@pytest.mark.system
+def test_a_daemon_looks_at_renewed_certificates_when_it_is_told_to(running: Running) -> None:
+    own = peer_files(running.directory, "a")
+    by, subject = load_offline(running), [("OU", "peer"), ("CN", "a")]
+    odd(running.directory, "peer-a", subject, by, valid=(-timedelta(days=1), timedelta(days=5)))
+    os.kill(running.pid, signal.SIGHUP)
+    deadline = time.monotonic() + 20 * SCALE
+    while not all(
+        words in running.log.read_text()
+        for words in (
+            f"made with the renewed {own.cert_file}",
+            "looked at the certificates again: all can be used",
+            "peer-a.pem expires in 4 days",
+        )
+    ):
+        assert time.monotonic() < deadline, running.log.read_text()
+        time.sleep(0.05)
+    status = run("status", "--peers", running.peers, "--tls-dir", running.directory)
+    assert "peer-a.pem expires in 4 days" in status.output
+
+
+def load_offline(running: Running) -> Signer:
+    """The peers' authority, whose key is kept elsewhere."""
+    certificate = read_certificates(running.directory / "peers-ca.pem")[0]
+    return certificate, ec_key(running.directory.parent / "offline.pem")
 
 
 def test_who_has_another_authority_never_sees_the_token(tmp_path: Path) -> None:
