@@ -66,7 +66,7 @@ def test_its_repr_says_what_it_is(shared: LocalHACluster) -> None:
     assert text.startswith("LocalHACluster(shared, 'ha://127.0.0.1:")
     assert "workers=2, threads=2" in text
     assert "shared" in shared._repr_html_()
-    assert shared.dashboard_link.startswith("http://127.0.0.1:")
+    assert shared.dashboard_link.startswith("https://127.0.0.1:")
 
 
 def test_every_peer_and_every_worker_is_a_process(shared: LocalHACluster) -> None:
