@@ -89,6 +89,8 @@ class Callers:
         Raises ``TokenRefused`` and ``CertificateRefused``.
         """
         holder = holder_of(sock)
+        if self._stands_alone():
+            return ANYBODY_LOCAL
         if holder.role is not Role.CLIENT:
             return by_certificate(holder)
         if self._is_stale():
@@ -106,7 +108,7 @@ class Callers:
     def identify_without_token(self, sock: Any) -> Identity:
         """Who has called without this package. Raises as ``identify``."""
         holder = holder_of(sock)
-        if holder.role is Role.CLIENT and self.ring is None and self.alone:
+        if self._stands_alone():
             return ANYBODY_LOCAL
         alone = self.ring is not None and self.ring.ring.certificate_alone
         if holder.role is Role.CLIENT and not alone:
@@ -117,6 +119,9 @@ class Callers:
         """Ask for a ring before somebody calls."""
         if self._is_stale():
             self._begin_to_learn()
+
+    def _stands_alone(self) -> bool:
+        return self.ring is None and self.alone
 
     def _is_stale(self) -> bool:
         if self.ring is None:
