@@ -12,7 +12,7 @@ import asyncio
 import inspect
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from dask._expr import LLGExpr
 from dask._task_spec import Task
@@ -78,6 +78,7 @@ class Answer:
     """The comm of a registration: takes the reply."""
 
     name = ""
+    extra_info: ClassVar[dict[str, Any]] = {}
 
     async def write(self, msg: Any, **_: Any) -> None:
         self.reply = msg
