@@ -300,7 +300,9 @@ class Scheduler(
         self.cell = replace(self.cell, ring=msgspec.msgpack.encode(ring))
 
     def identity(self, n_workers: int = -1) -> dict[str, Any]:
-        return {**super().identity(n_workers), HA: to_op(self.welcome())}
+        welcome = to_op(self.welcome())
+        del welcome["ring"]  # of bytes, and scheduler files are JSON; who registers gets it
+        return {**super().identity(n_workers), HA: welcome}
 
     async def identity_asked(self, n_workers: int = -1) -> dict[str, Any]:
         """Who leads, at once; the workers once the barrier is open."""

@@ -17,7 +17,7 @@ from distributed import Security
 
 from client_replay import Client
 from ha_scheduler.deploy.ports import free_ports
-from ha_scheduler.security.authority import engine_files
+from ha_scheduler.security.authority import client_files, engine_files
 from tests.certificates import issue
 from tests.deadlines import SCALE
 
@@ -56,10 +56,14 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        files = engine_files(issue(directory, "a"), "a")
+        made = issue(directory, "a")
+        files = client_files(made)
         ca, cert, key = files.ca_file, files.cert_file, files.key_file
         self.paths = {"ca_file": ca, "client_cert": cert, "client_key": key}
-        self.options = (f"--tls-ca-file={ca}", f"--tls-cert={cert}", f"--tls-key={key}")
+        self.worker = (f"--tls-ca-file={ca}", f"--tls-cert={cert}", f"--tls-key={key}")
+        files = engine_files(made, "a")
+        ca, cert, key = files.ca_file, files.cert_file, files.key_file
+        self.engine = (f"--tls-ca-file={ca}", f"--tls-cert={cert}", f"--tls-key={key}")
         self.processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -68,10 +72,11 @@ class Files:
 
     def start(self, *command: str) -> None:
         """Start ``python -m command``, a server that goes on until the test is over."""
+        options = self.worker if "worker" in command else self.engine
         environment = {**os.environ, "DASK_CONFIG": str(self.directory), "PYTHONPATH": ROOT}
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command, *self.options],
+                [sys.executable, "-m", *command, *options],
                 cwd=self.directory,
                 env=environment,
                 stdout=log,
