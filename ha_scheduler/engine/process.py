@@ -150,15 +150,17 @@ class EngineProcess:
                 raise TypeError(message)
 
     def _create(self, settings: EngineSettings) -> Any:
+        import distributed  # noqa: F401  # it sets levels of its own
+
+        level = (settings.options.get("log_level") or "info").upper()
+        for name in (None, "distributed"):
+            logging.getLogger(name).setLevel(level)
         from ha_scheduler.engine import message_parts
         from ha_scheduler.engine.exposures import Exposures, note_own_signals
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
         from ha_scheduler.engine.rehearsal import rehearse
         from ha_scheduler.engine.scheduler import Scheduler
 
-        level = (settings.options.get("log_level") or "info").upper()
-        for name in (None, "distributed"):  # the latter has one of its own
-            logging.getLogger(name).setLevel(level)
         protocol = settings.options.get("protocol") or "tls"
         watch = tuple((peer.name, peer.host, peer.peer_port) for peer in settings.peers)
         addresses = tuple(f"{protocol}://{peer.host}:{peer.dask_port}" for peer in settings.peers)
