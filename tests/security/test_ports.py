@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ha_scheduler.cell.peers import parse_peers
@@ -44,6 +44,7 @@ from tests.deadlines import SCALE
 pytestmark = pytest.mark.system
 
 PORTS = ("peer", "engine", "worker", "nanny")
+_STARTED = re.compile(r"Start (Nanny|worker) at: *'?tls://127\.0\.0\.1:(\d+)")
 DAY = timedelta(days=1)
 
 
@@ -73,32 +74,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ]
     environment = {**os.environ, "DASK_CONFIG": str(tls / "dask.yaml")}
     with contextlib.ExitStack() as stack, (base / "log").open("wb") as log:
-        processes = []
         for command in commands:
             process = subprocess.Popen(
                 [sys.executable, *command], env=environment, stdout=log, stderr=log, cwd=base
             )
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            processes.append(process)
-        ports = {"peer": peer, "engine": dask, **_of_the_worker(processes[1].pid, base / "log")}
+        ports = {"peer": peer, "engine": dask, **_of_the_worker(base / "log")}
         yield Running(tls, cell.identity, ports)
 
 
-def _of_the_worker(nanny: int, log: Path) -> dict[str, int]:
-    """Where the nanny and its worker listen."""
+def _of_the_worker(log: Path) -> dict[str, int]:
+    """Where the nanny and its worker listen, by what they say; each serves HTTP somewhere else."""
     deadline = time.monotonic() + 60 * SCALE
     while time.monotonic() < deadline:
-        with contextlib.suppress(psutil.Error):
-            found: dict[str, int] = {}
-            process = psutil.Process(nanny)
-            for each in (process, *process.children(recursive=True)):
-                name = "nanny" if each.pid == nanny else "worker"
-                for link in each.net_connections():
-                    if link.status == psutil.CONN_LISTEN:
-                        found[name] = link.laddr.port
-            if len(found) == 2 and "Registered to" in log.read_text():
-                return found
+        said = log.read_text()
+        found = {name.lower(): int(number) for name, number in _STARTED.findall(said)}
+        if len(found) == 2 and "Registered to" in said:
+            return found
         time.sleep(0.1)
     raise AssertionError(log.read_text())
 
