@@ -30,7 +30,7 @@ def freeze_peer(scene: Scene) -> None:
     scene.cluster.leader.pause()
 
 
-@pytest.mark.parametrize("blow", [kill_peer, freeze_peer])
+@pytest.mark.parametrize("blow", [kill_peer, pytest.param(freeze_peer, marks=pytest.mark.slow)])
 def test_a_live_adaptive_goes_on_scaling_under_the_next_leader(
     scene: Scene, blow: Callable[[Scene], None]
 ) -> None:

@@ -89,7 +89,8 @@ def add_a_worker(scene: Scene) -> None:
         pytest.param("register_worker_plugin", "arrived", marks=pytest.mark.slow),
         pytest.param("register_worker_plugin", "done", marks=pytest.mark.slow),
         pytest.param("register_worker_plugin", "committed", marks=pytest.mark.slow),
-        ("register_scheduler_plugin", "committed"),  # all is done, the client was not told
+        # all is done, the client was not told
+        pytest.param("register_scheduler_plugin", "committed", marks=pytest.mark.slow),
     ],
 )
 def test_a_package_is_installed_once_on_each_worker(
