@@ -113,6 +113,7 @@ class SchedulerLink:
         self._comm: Any = None
         self._renewal = Renewal(worker.connection_args)
         self._rejoining: asyncio.Task[None] | None = None
+        self._stopped = False
         self._metrics_lock = asyncio.Lock()
         self._complained = 0.0
         self._calls: set[asyncio.Task[None]] = set()  # of leaders that no daemon has confirmed yet
@@ -174,6 +175,7 @@ class SchedulerLink:
 
     async def stop(self) -> None:
         """Rejoin no more; an open stream stays for the goodbye."""
+        self._stopped = True
         task, self._rejoining = self._rejoining, None
         if task is asyncio.current_task():
             task = None
@@ -298,6 +300,8 @@ class SchedulerLink:
     # ---- joining
 
     def _rejoin(self) -> None:
+        if self._stopped:
+            return  # its stream was lost while it closes
         if self._rejoining is None or self._rejoining.done():
             self._rejoining = asyncio.ensure_future(self._rejoin_until_taken())
         self.follower.news.set()
