@@ -85,6 +85,16 @@ async def test_the_next_leader_is_told_what_the_worker_holds_and_the_worker_live
     await second.die()
 
 
+async def test_a_worker_that_is_closing_and_loses_its_stream_begins_no_registration() -> None:
+    leader = await ScriptedLeader().open()
+    async with joined(leader) as worker:
+        await worker._ha.stop()  # as ``close`` does first, while the worker still runs
+        worker._ha.abandon("its stream was lost")
+        assert worker._ha._rejoining is None
+    assert len(leader.registrations) == 1
+    await leader.die()
+
+
 async def test_what_happens_between_snapshot_and_stream_is_said_on_the_stream() -> None:
     leader = await ScriptedLeader().open()
     async with joined(leader) as worker:
