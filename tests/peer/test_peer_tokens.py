@@ -43,6 +43,9 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyCell]:
 
 
 def serving(cell: ToyCell) -> str:
+    """Who leads, once all that were started answer."""
+    for name in cell.daemons:
+        within(20, lambda name=name: cell.status(name))
     return within(20, cell.leader)
 
 
