@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.errors": set(),
     "ha_scheduler.failpoints": set(),
     "ha_scheduler.forks": {"ha_scheduler.errors"},
-    "ha_scheduler.gate": set(),
+    "ha_scheduler.gate": {"ha_scheduler.errors"},
     "ha_scheduler.protocol": set(),
     "ha_scheduler.shared_lease": set(),
     "ha_scheduler.shared_exposures": {"ha_scheduler.protocol"},

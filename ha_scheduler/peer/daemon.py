@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.confinement.plan import Plan
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
+from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import held_port, opening, pid_file
@@ -81,7 +82,7 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
     security = _security(settings)
     with contextlib.ExitStack() as stack:
         peer_port, another = settings.address.peer_port, "give this peer another one in --peers"
-        sock = stack.enter_context(_bind(settings, peer_port, "peer port", another))
+        sock = stack.enter_context(bind(settings.listen_host, peer_port, "peer port", another))
         asker = Asker(settings.name, security)
         known = opening.found(settings, lambda: asyncio.run(asker.learn_cell(settings.cell)))
         bridge = _Durability()
@@ -287,7 +288,7 @@ class _Daemon:
             return
         address = self._roster.founding.client_address
         another = "name another one with --enrolment-port"
-        sock = _bind(settings, settings.enrolment_port, "enrolment port", another)
+        sock = bind(settings.listen_host, settings.enrolment_port, "enrolment port", another)
         self._enrolment = Enrolment(self._replica, self._issuer, settings.tls, address)
         self._enrolment.start(sock)
 
@@ -456,26 +457,6 @@ def _security(settings: PeerSettings) -> Security:
     if settings.tls is None:
         return Security(None, None)
     return Security(server_context(settings.tls), client_context(settings.tls))
-
-
-def _bind(settings: PeerSettings, port: int, kind: str, remedy: str) -> socket.socket:
-    host = settings.listen_host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if not host and socket.has_dualstack_ipv6():
-        family, host = socket.AF_INET6, "::"
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise OperatorError(
-            f"Cannot listen at the {kind} {port} of {host or 'this host'}: {error.strerror}; "
-            f"free it, or {remedy}."
-        ) from error
-    return sock
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 
 from ha_scheduler.cell.tls_files import TlsFiles
-from ha_scheduler.errors import OperatorError
+from ha_scheduler.gate import binding
 from ha_scheduler.gate.servers import GatedHTTPServer
 from ha_scheduler.security.contexts import web_context
 from ha_scheduler.web import guard
@@ -20,22 +20,8 @@ BACKLOG = 128
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Raises ``OperatorError``. ``host``: empty for all addresses."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if not host and socket.has_dualstack_ipv6():
-        family, host = socket.AF_INET6, "::"
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise OperatorError(
-            f"Cannot serve HTTP at port {port} of {host or 'this host'}: {error.strerror}; "
-            f"free it, or name another one with --http-address."
-        ) from error
+    """As ``gate.binding``, for a loop."""
+    sock = binding.bind(host, port, "HTTP port", "name another one with --http-address")
     sock.setblocking(False)
     return sock
 
