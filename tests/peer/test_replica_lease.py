@@ -34,6 +34,7 @@ from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerS
 from ha_scheduler.raft.node import RawNode
 from ha_scheduler.shared_lease import SharedLease
 from ha_scheduler.storage.errors import StorageError
+from ha_scheduler.vip.no_address import NoAddress
 from tests.twins.store import MemoryStore
 
 CELL = parse_peers("a=127.0.0.1,b=127.0.0.2,c=127.0.0.3")
@@ -154,6 +155,48 @@ async def test_the_order_to_campaign_leaves_when_the_lease_is_over(tmp_path: Pat
         desk.turn()
         orders = [held for message, held in desk.left if message.kind is MessageKind.TIMEOUT_NOW]
         assert orders == [False]
+
+
+class Address(NoAddress):
+    """A virtual address that can, or cannot, be given up; what happened to it, in order."""
+
+    def __init__(self, desk: Desk, *, leaves: bool = True) -> None:
+        self.said: list[str] = []
+        self._desk, self._leaves = desk, leaves
+
+    def give_up(self) -> bool:
+        orders = [m for m, _ in self._desk.left if m.kind is MessageKind.TIMEOUT_NOW]
+        self.said.append("given up" if not orders else "too late")
+        return self._leaves
+
+    def deposed(self) -> None:
+        self.said.append("deposed")
+
+
+async def test_the_order_to_campaign_leaves_after_the_address_has_gone(tmp_path: Path) -> None:
+    async with leading(tmp_path) as desk:
+        desk.replica.vip = address = Address(desk)
+        desk.driver.transfer_leadership(B)
+        desk.turn()
+        assert address.said == ["given up"]
+        assert MessageKind.TIMEOUT_NOW in [message.kind for message, _ in desk.left]
+
+
+async def test_nobody_is_told_to_campaign_while_the_address_cannot_be_given_up(
+    tmp_path: Path,
+) -> None:
+    async with leading(tmp_path) as desk:
+        desk.replica.vip = Address(desk, leaves=False)
+        desk.driver.transfer_leadership(B)
+        desk.turn()
+        assert MessageKind.TIMEOUT_NOW not in [message.kind for message, _ in desk.left]
+
+
+async def test_the_address_goes_with_leadership(tmp_path: Path) -> None:
+    async with leading(tmp_path) as desk:
+        desk.replica.vip = address = Address(desk)
+        desk.hear(MessageKind.HEARTBEAT, term=2, source=C, round=1, tick=1)
+        assert address.said == ["deposed"]
 
 
 async def test_the_lease_is_over_when_the_store_has_failed(tmp_path: Path) -> None:
