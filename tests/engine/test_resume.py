@@ -17,6 +17,7 @@ import pytest
 from distributed import CancelledError, fire_and_forget
 
 from client_replay import Client, JournalFenced, JournalInUse, NoLeader, resume
+from client_replay.journal.file import JournalFile
 from ha_scheduler.engine.clients import absence
 from tests.engine.conftest import Pair, eventually, pair
 from tests.engine.counted import begin, blocked, gate, runs, work
@@ -82,6 +83,15 @@ async def resumed(path: Path, **options: Any) -> Client:
     return client
 
 
+def wanted_by(path: Path) -> set[Any]:
+    """The keys that the journal of a living program has on the disk."""
+    file = JournalFile(path, bytes_max=1 << 30, create=False, readonly=True)
+    try:
+        return {key for keys in file.read().keys.values() for key in keys}
+    finally:
+        file.close()
+
+
 SUBMIT = (
     "futures = {k: client.submit(f, k, key=k) for k, f in dict(a=work, b=work, c=blocked).items()}"
 )
@@ -94,6 +104,7 @@ async def test_after_kill_9_another_process_has_what_is_unfinished_or_not_fetche
         async with program(both, path) as notebook:
             await notebook.do(SUBMIT)
             await notebook.do("futures['a'].result(), futures['b'].exception()")
+            await eventually(lambda: wanted_by(path) == {"b", "c"})
             await eventually(lambda: runs["c"] == 1)
             await notebook.kill()
         gate.set()
