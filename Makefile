@@ -34,9 +34,9 @@ test-versions:
 lint: $(VENV)/.demo $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo
+	$(BIN)/mypy -p ha_scheduler -p client_replay -p demo -p chaos
 	$(BIN)/mypy examples
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml ha_scheduler client_replay demo
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml ha_scheduler client_replay demo chaos
 
 audit: $(VENV)/.demo $(VENV)/.audit
 	$(BIN)/pip-audit --local --skip-editable

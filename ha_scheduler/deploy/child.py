@@ -48,9 +48,9 @@ class ChildProcess:
     ) -> None:
         self.name = name
         self.log_path = log_path
+        self.environment = dict(environment)  # of the next start
         self._module = module
         self._arguments = list(arguments)
-        self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
         self._owner = Owner()
@@ -85,6 +85,16 @@ class ChildProcess:
         self._owner.require(f"the process {self.name}")
         return self._process.poll() if self._process is not None else None
 
+    @property
+    def child_pid(self) -> int | None:
+        """The first process that it started and that lives, or None."""
+        for child in self._children(recursive=False):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # A zombie was killed, and its parent has not noticed.
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    return child.pid
+        return None
+
     def start(self) -> None:
         """Start the process; what it prints is appended to ``log_path``."""
         if self.alive:
@@ -97,7 +107,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 # Ctrl-C is for the cluster, which ends its children in order.
                 start_new_session=True,
             )

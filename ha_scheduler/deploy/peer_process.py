@@ -5,15 +5,12 @@ To try on it: kill it, kill its engine only, freeze it, start it again on its da
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from ha_scheduler.deploy.child import REAP_TIMEOUT_S, ChildProcess
 from ha_scheduler.errors import ControlError
@@ -60,13 +57,7 @@ class PeerProcess(ChildProcess):
     @property
     def engine_pid(self) -> int | None:
         """The process id of the engine, or None between two engines."""
-        for engine in self._children(recursive=False):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if (
-                    engine.status() != psutil.STATUS_ZOMBIE
-                ):  # killed, and the daemon has not noticed
-                    return engine.pid
-        return None
+        return self.child_pid
 
     def kill_engine(self) -> int:
         """SIGKILL to the engine alone; returns its pid once it has ended.
