@@ -21,12 +21,12 @@ demo: $(VENV)/.demo
 demo-serve: $(VENV)/.demo
 	$(BIN)/python -m demo --serve
 
-# Most tests wait more than they work; the others have the machine for themselves (docs/testing.md).
+# Most tests wait more than they work; those with a cell of real processes do both (docs/testing.md).
 # Neighbours share what they set up, so each process begins with a run of them and takes more later.
 NONE_WILL_DO := || test $$? -eq 5  # as pytest says that no test was chosen
 test: $(VENV)/.demo $(VENV)/.test
 	$(BIN)/python -m pytest -q --part=parallel -n 3 --dist worksteal $(PYTEST_ARGS) $(NONE_WILL_DO)
-	$(BIN)/python -m pytest -q --part=alone $(PYTEST_ARGS) $(NONE_WILL_DO)
+	$(BIN)/python -m pytest -q --part=cells -n 2 --dist loadfile $(PYTEST_ARGS) $(NONE_WILL_DO)
 
 test-versions:
 	scripts/test-versions $(PYTEST_ARGS)

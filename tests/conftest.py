@@ -35,9 +35,9 @@ set_hypothesis_home_dir(_scratch)  # processes that share one write its files at
 settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
-#: Tests that keep several cells of real processes busy: one after the other.
-ALONE = frozenset({"deploy", "system", "test_cli_system.py"})
-PARTS = ("parallel", "alone")
+#: Tests that keep a cell of real processes busy, which most share within a module.
+CELLS = frozenset({"deploy", "system", "test_cli_system.py"})
+PARTS = ("parallel", "cells")
 TESTS = Path(__file__).resolve().parent
 DEADLINE_S = 60 * SCALE
 os.environ.setdefault("PYTEST_TIMEOUT", str(120 * SCALE))  # of any test, as pytest-timeout has it
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     parts: dict[str, list[pytest.Item]] = {name: [] for name in PARTS}
     for item in items:
-        alone = ALONE.intersection(item.path.relative_to(TESTS).parts)
-        parts["alone" if alone else "parallel"].append(item)
+        with_cell = CELLS.intersection(item.path.relative_to(TESTS).parts)
+        parts["cells" if with_cell else "parallel"].append(item)
     items[:] = parts.pop(part)
     config.hook.pytest_deselected(items=[item for rest in parts.values() for item in rest])
