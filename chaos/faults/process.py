@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -210,7 +211,7 @@ def _rolling(target: Target, random: Random, pause_s: float) -> Active:
         _until(lambda: target.pids(peer).engine is not None, BACK_S_MAX)
         return active
 
-    blows = [lambda peer=peer: blow(peer) for peer in target.peers]  # type: ignore[misc]
+    blows = [partial(blow, peer) for peer in target.peers]
     return Repeated(target, blows, pause_s)
 
 
