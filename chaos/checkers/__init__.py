@@ -1,0 +1,1 @@
+"""Judges of a run that is over: each reads the record, and none asks anybody."""

@@ -1,0 +1,84 @@
+"""What clients were answered: that it came, that it was right, and how often it was worked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chaos.checkers.base import Checker, Finding, some
+from chaos.faults.base import parse
+from chaos.history import Operation
+from chaos.record import Record
+from chaos.workloads.registry import workload
+
+#: Faults after which a task may run again: its worker was gone, or seemed to be.
+HURT_WORKERS = ("worker", "partition", "packet", "wire", "unplug")
+
+_Found = tuple[Iterable[Finding], Mapping[str, Any]]
+
+
+def _lost(record: Record) -> _Found | None:
+    """Operations without an end, of processes that were not killed."""
+    kind = workload(record.scenario.workload)
+    if not kind.acknowledges:
+        return None
+    lost = [op for op in record.operations if op.type == "info" and not _was_killed(record, op)]
+    texts = (f"{op.f} {op.key} of {op.process}: {op.error}" for op in lost)
+    return some(texts), {"operations": len(record.operations), "lost": len(lost)}
+
+
+def _was_killed(record: Record, operation: Operation) -> bool:
+    """By a fault or by itself; one that failed has another exit status."""
+    status = record.facts.clients.get(operation.process)
+    return status is None or status < 0
+
+
+def _ended(record: Record) -> _Found:
+    """Each client has ended in order."""
+    kind = workload(record.scenario.workload)
+    wrong = {
+        name: status
+        for name, status in record.facts.clients.items()
+        if status != 0 and not (kind.killed and status is not None and status < 0)
+    }
+    texts = (f"client {name} ended with {status}: see its log" for name, status in wrong.items())
+    return some(texts), {"clients": len(record.facts.clients)}
+
+
+def _values(record: Record) -> _Found:
+    """A result is the expected one; what cannot fail has not failed."""
+    known = [op for op in record.operations if op.expected is not None]
+    wrong = [op for op in known if op.type == "ok" and op.got != op.expected]
+    failed = [op for op in known if op.type == "fail"]
+    texts = [f"{op.f} {op.key}: got {op.got!r}, expected {op.expected!r}" for op in wrong]
+    texts += [f"{op.f} {op.key} failed: {op.error}" for op in failed]
+    return some(texts), {"compared": len(known), "wrong": len(wrong), "failed": len(failed)}
+
+
+def _executions(record: Record) -> _Found | None:
+    """Who got a result has had it computed; nothing ran twice without need."""
+    kind = workload(record.scenario.workload)
+    if not kind.counted or "shared-files" not in record.facts.abilities:
+        return None
+    counts = Counter(key for key, _, _ in record.executions)
+    done = {op.key for op in record.operations if op.type == "ok" and op.f == "submit"}
+    texts = [f"{key} has a result and was never executed" for key in done - counts.keys()]
+    again = {key: count for key, count in counts.items() if count > 1}
+    hurt = any(parse(text).name.startswith(HURT_WORKERS) for text in record.scenario.faults)
+    if not hurt:
+        texts += [
+            f"{key} was executed {n} times, and no worker was hurt" for key, n in again.items()
+        ]
+    return some(texts), {
+        "executions": sum(counts.values()),
+        "again": sum(again.values()) - len(again),
+    }
+
+
+CHECKERS = (
+    Checker("lost", "no acknowledged operation is without an end", _lost),
+    Checker("ended", "each client ended in order", _ended),
+    Checker("values", "each value equals the oracle's", _values),
+    Checker("executions", "what has a result ran, and once unless a worker was hurt", _executions),
+)

@@ -1,0 +1,31 @@
+"""The targets there are, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos.scenario import Scenario
+from chaos.targets.base import Target
+from chaos.targets.loopback import Loopback
+from ha_scheduler.errors import OperatorError
+
+TARGETS = {
+    "loopback": "a cell on loopback that the run starts",
+}
+
+
+class BadTarget(OperatorError):
+    """Operator: there is no such target."""
+
+
+def make(scenario: Scenario, root: Path) -> Target:
+    """The target of a scenario, not started. Raises ``BadTarget``."""
+    match scenario.target:
+        case "loopback":
+            return Loopback(root, scenario.peers, scenario.workers, scenario.options)
+    raise BadTarget(f"There is no target {scenario.target!r}; there are: {', '.join(TARGETS)}.")
+
+
+def is_owned(name: str) -> bool:
+    """Whether the run makes the target and ends it."""
+    return name != "ssh"
