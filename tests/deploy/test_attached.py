@@ -11,16 +11,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
+import distributed
 import msgspec
 import pytest
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
+from distributed.deploy.spec import SpecCluster
 
 from ha_scheduler import HACluster
 from ha_scheduler.comm.address import parse_endpoint
 from ha_scheduler.comm.directory import View
+from ha_scheduler.deploy import attach
 from ha_scheduler.engine.workers import registration as engine_workers
 from ha_scheduler.protocol.client import Welcome
+from ha_scheduler.worker.nanny import Nanny
 from ha_scheduler.worker.worker import Worker
 from tests.engine.conftest import Pair, eventually, pair
 
@@ -289,3 +293,109 @@ async def test_a_retirement_that_a_failover_interrupts_takes_no_work_with_it() -
             await has(cluster, 1)
             assert await both.client.gather(kept) == list(range(9))
             assert adaptive.errors == 0
+
+
+# -- attach
+
+
+class Launcher(SpecCluster):
+    """A class of the kind that launchers have: it starts a scheduler of its own."""
+
+    def __init__(self, flavour: str, **kwargs: Any) -> None:
+        self.flavour = flavour
+        options = {"nthreads": 1, "dashboard_address": ":0"}
+        super().__init__(
+            scheduler={"cls": distributed.Scheduler, "options": {"dashboard_address": ":0"}},
+            worker={"cls": distributed.Worker, "options": options},
+            shutdown_scheduler=True,
+            **kwargs,
+        )
+
+    async def _start(self) -> None:
+        self.scheduler_spec = {"cls": distributed.Scheduler}
+        await super()._start()
+
+
+async def test_any_launcher_is_attached_to_a_cell_and_ends_nothing_but_its_own() -> None:
+    async with pair(1) as both:
+        async with attach(Launcher)(both.address, "vanilla", asynchronous=True) as cluster:
+            assert cluster.flavour == "vanilla"
+            assert cluster.shutdown_scheduler is False
+            cluster.scale(1)
+            await has_own(cluster, 1)
+            await eventually(lambda: bool(cluster.workers))
+            assert {type(worker) for worker in cluster.workers.values()} == {Worker}
+            await both.kill_leader()
+            leader = await both.take_over()
+            await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
+        assert [ws.name for ws in leader.workers.values()] == ["w0"]
+        assert await both.client.submit(int, 3) == 3
+
+
+async def has_own(cluster: Any, n: int) -> None:
+    await eventually(lambda: len(cluster.plan & cluster.observed) == n)
+
+
+@pytest.mark.parametrize("cls", [distributed.LocalCluster, Launcher])
+def test_what_is_attached_wants_the_address_of_a_cell(cls: type) -> None:
+    with pytest.raises(ValueError, match="names no cell"):
+        attach(cls)("tcp://127.0.0.1:8786", "vanilla")
+    with pytest.raises(ValueError, match="names no cell"):
+        attach(cls)(4)
+
+
+def test_only_a_spec_cluster_can_be_attached() -> None:
+    with pytest.raises(TypeError, match="SpecCluster"):
+        attach(distributed.Client)
+    assert attach(HACluster) is HACluster
+
+
+async def test_what_a_worker_holds_is_handed_over_when_its_cluster_closes() -> None:
+    async with pair(1) as both:
+        async with attached(both) as cluster:
+            cluster.scale(1)
+            await has_own(cluster, 1)
+            (name,) = cluster.plan
+            future = both.client.submit(
+                blocked_once, 1, workers=[name], allow_other_workers=True, key="held"
+            )
+            assert await future == 1
+        assert await future == 1
+        assert runs["held"] == 1, "it was not computed again"
+
+
+def blocked_once(number: int) -> int:
+    runs["held"] += 1
+    return number
+
+
+async def test_two_adaptive_clusters_of_a_cell_close_only_their_own_workers() -> None:
+    async with pair(0) as both, attached(both) as one, attached(both) as other:
+        other.scale(2)
+        await has_own(other, 2)
+        adaptive = one.adapt(minimum=0, maximum=2, interval="20ms", wait_count=2)
+        futures = both.client.map(blocked, range(8))
+        await has_own(one, 2)
+        gate.set()
+        assert await both.client.gather(futures) == list(range(8))
+        futures.clear()
+        await eventually(lambda: not one.plan and not one.workers)
+        await asyncio.sleep(0.1)  # some more rounds of it
+        adaptive.stop()
+        assert len(other.plan & other.observed) == 2
+
+
+@pytest.mark.parametrize("protocol", ["ha://", "tcp://"])
+async def test_a_nanny_that_names_its_protocol_is_ours(protocol: str) -> None:
+    async with pair(0) as both:
+        options = {"nthreads": 1, "host": "127.0.0.1", "protocol": protocol}
+        spec = {"n": {"cls": distributed.Nanny, "options": options}}
+        async with HACluster(both.address, workers=spec, asynchronous=True) as cluster:
+            (nanny,) = cluster.workers.values()
+            assert type(nanny) is Nanny
+            assert nanny.worker_address.startswith("tcp://127.0.0.1:")
+            assert await both.client.run(_kind) == {nanny.worker_address: Worker.__module__}
+
+
+def _kind(dask_worker: Any) -> str:
+    return type(dask_worker).__module__
