@@ -40,7 +40,7 @@ from distributed import wait
 
 from benchmarks.counting import counted_sleep, verdict
 from benchmarks.figures import print_percentiles, print_phases, print_verdict, succeeded
-from benchmarks.namespaces import NoNamespaces, check_permitted
+from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.spread_cell import SpreadCell
 from ha_scheduler.errors import ControlError
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from distributed.security import Security
 from msgspec import to_builtins
 
-from benchmarks.namespaces import Network
+from chaos.wire.network import Network
 from client_replay import Client
 from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, parse_peers
 from ha_scheduler.cli.control import ControlClient

@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.namespaces import NoNamespaces, check_permitted
+from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.silent_drop import BLOWS as SILENT_BLOWS
 from benchmarks.spread_cell import SpreadCell
 from ha_scheduler import LocalHACluster

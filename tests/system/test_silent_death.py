@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.counting import counted_sleep, verdict
-from benchmarks.namespaces import NoNamespaces, check_permitted
+from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.silent_drop import BLOWS, silence_leader
 from benchmarks.spread_cell import SpreadCell
 from tests.system.conftest import DEADLINE_S, SCALE, wait_until

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.namespaces import SUBNET, NoNamespaces, check_permitted
+from chaos.wire.network import SUBNET, NoNamespaces, check_permitted
 from benchmarks.spread_cell import PEERS, SpreadCell
 from tests.system.conftest import DEADLINE_S, SCALE, wait_until
 

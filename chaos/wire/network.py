@@ -1,8 +1,9 @@
 """Hosts that can be cut off: a network namespace each, and a bridge in one more that connects them.
 
-Guarantee: a cut drops frames on the bridge's side, in the directions asked for, so that neither a
-FIN nor an RST nor anything else tells anybody of it; the host that is cut off does not change. A
-counter says how many frames were dropped: a cut that dropped nothing proved nothing.
+Guarantee: a cut drops frames on the bridge's side, from one host to another, so that neither a FIN
+nor an RST nor anything else tells anybody of it; the host that is cut off does not change. Each cut
+counts what it dropped: one that dropped nothing proved nothing. Other rules count likewise: what
+takes ARP away, or what tells of the end of a connection.
 
 Nothing outside these namespaces is touched, and they are removed at the end. What a run that was
 killed left behind is removed by the next one.
@@ -19,27 +20,37 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 SUBNET = "10.77.0"
 PREFIX = "dask-ha-"
 SWITCH = "switch"
+PORT_PREFIX = "to-"
+SETS = ("links", "without_arp", "without_ends")
 _NAMES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 _TABLE = """
 table bridge cut {
-    set sources { type ifname; }
-    set targets { type ifname; }
-    counter dropped { }
+    set links { type ifname . ifname; counter; }
+    set without_arp { type ifname; counter; }
+    set without_ends { type ifname; counter; }
     chain forward {
         type filter hook forward priority 0;
-        iifname @sources counter name dropped drop
-        oifname @targets counter name dropped drop
+        iifname . oifname @links drop
+        ether type arp iifname @without_arp drop
+        ip protocol tcp tcp flags & (fin | rst) != 0 iifname @without_ends drop
     }
 }
 """
+
+#: What can be taken from what a host sends: ARP, or the packets that end a connection of TCP.
+Taken = Literal["without_arp", "without_ends"]
+
+#: From one host to another, by their names.
+Link = tuple[str, str]
 
 
 class NoNamespaces(Exception):
@@ -90,17 +101,29 @@ class Network:
 
     def cut(self, host: str, *, sends: bool = False, receives: bool = False) -> None:
         """Let nothing pass from ``host`` unless it ``sends``, and to it unless it ``receives``."""
-        commands = ["reset counter bridge cut dropped"]
-        if not sends:
-            commands.append(f"add element bridge cut sources {{ {_port(host)} }}")
-        if not receives:
-            commands.append(f"add element bridge cut targets {{ {_port(host)} }}")
-        self._nft("\n".join(commands))
+        self.cut_links(self.links_of([host], sends=not sends, receives=not receives))
+
+    def links_of(
+        self, hosts: Iterable[str], *, sends: bool = True, receives: bool = True
+    ) -> list[Link]:
+        """Between these hosts and all others: those that they send by, and receive by."""
+        inside = set(hosts)
+        outside = [host for host in self.addresses if host not in inside]
+        pairs = [(a, b) for a in inside for b in outside]
+        return [*(pairs if sends else ()), *((b, a) for a, b in pairs if receives)]
+
+    def cut_links(self, links: Iterable[Link]) -> None:
+        """Let nothing pass from the first to the second of each."""
+        self._add("links", map(_ports, links))
+
+    def heal_links(self, links: Iterable[Link]) -> None:
+        """Let it pass again. Links that were not cut are no error."""
+        self._remove("links", map(_ports, links))
 
     def heal(self) -> int:
-        """Let everything pass again. Returns how many frames the cut has dropped."""
-        dropped = self.dropped()
-        self._nft("flush set bridge cut sources\nflush set bridge cut targets")
+        """Let everything pass again. Returns how many frames the cuts have dropped."""
+        dropped = sum(self.dropped().values())
+        self._nft("\n".join(f"flush set bridge cut {name}" for name in SETS))
         return dropped
 
     def unplug(self, host: str) -> None:
@@ -110,12 +133,24 @@ class Network:
     def plug_in(self, host: str) -> None:
         self._in_switch("ip", "link", "set", _port(host), "up")
 
-    def dropped(self) -> int:
-        """Frames dropped since the last cut began."""
-        listed = json.loads(
-            self._in_switch("nft", "-j", "list", "counters", "table", "bridge", "cut")
-        )
-        return sum(item["counter"]["packets"] for item in listed["nftables"] if "counter" in item)
+    def take_away(self, what: Taken, hosts: Iterable[str]) -> None:
+        """Drop what these hosts send of a kind."""
+        self._add(what, (f'"{_port(host)}"' for host in hosts))
+
+    def give_back(self, what: Taken, hosts: Iterable[str]) -> None:
+        self._remove(what, (f'"{_port(host)}"' for host in hosts))
+
+    def dropped(self, of: str = "links") -> dict[str, int]:
+        """Frames that each cut in force has dropped, by ``from→to`` (or by host)."""
+        listed = json.loads(self._in_switch("nft", "-j", "list", "set", "bridge", "cut", of))
+        found = next(item["set"] for item in listed["nftables"] if "set" in item)
+        counts = {}
+        for item in found.get("elem", ()):
+            value = item["elem"]["val"]
+            ports = value["concat"] if isinstance(value, dict) else [value]
+            name = "→".join(port.removeprefix(PORT_PREFIX) for port in ports)
+            counts[name] = int(item["elem"]["counter"]["packets"])
+        return counts
 
     # -- entering
 
@@ -163,13 +198,29 @@ class Network:
     def _in_switch(self, *command: str) -> str:
         return _run("ip", "netns", "exec", self._name(SWITCH), *command)
 
+    def _add(self, name: str, elements: Iterable[str]) -> None:
+        self._nft("\n".join(f"add element bridge cut {name} {{ {item} }}" for item in elements))
+
+    def _remove(self, name: str, elements: Iterable[str]) -> None:
+        """Those that are not there are added first: nft before 1.0.7 has no ``destroy``."""
+        both = [
+            f"{verb} element bridge cut {name} {{ {item} }}"
+            for item in elements
+            for verb in ("add", "delete")
+        ]
+        self._nft("\n".join(both))
+
     def _nft(self, commands: str) -> None:
         """All or nothing, in one transaction of the kernel."""
         _run("ip", "netns", "exec", self._name(SWITCH), "nft", "-f", "-", text=commands)
 
 
 def _port(host: str) -> str:
-    return f"to-{host}"  # an interface's name has at most 15 characters
+    return f"{PORT_PREFIX}{host}"  # an interface's name has at most 15 characters
+
+
+def _ports(link: Link) -> str:
+    return " . ".join(f'"{_port(host)}"' for host in link)
 
 
 def _run(*command: str, text: str | None = None) -> str:
