@@ -40,8 +40,8 @@ from distributed import wait
 
 from benchmarks.counting import counted_sleep, verdict
 from benchmarks.figures import print_percentiles, print_phases, print_verdict, succeeded
-from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.spread_cell import SpreadCell
+from chaos.wire.network import NoNamespaces, check_permitted
 from ha_scheduler.errors import ControlError
 
 PHASES = (

@@ -152,14 +152,14 @@ def _freeze(target: Target, random: Random, part: Part, lasts_s: float, word: st
     for peer in active.peers:
         struck = _strike(target, peer, part, signal.SIGSTOP)
         active.will = (*active.will, *(("kill", "-CONT", str(p.pid)) for p in struck))
-        if _until(lambda struck=struck: all(map(_is_stopped, struck)), SEEN_S_MAX):  # type: ignore[misc]
+        if _until(partial(_are_stopped, struck), SEEN_S_MAX):
             active.seen.append(f"{peer} stopped: {', '.join(str(p.pid) for p in struck)}")
     return active
 
 
-def _is_stopped(process: psutil.Process) -> bool:
+def _are_stopped(processes: Sequence[psutil.Process]) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() == psutil.STATUS_STOPPED
+        return all(process.status() == psutil.STATUS_STOPPED for process in processes)
     return False
 
 

@@ -7,23 +7,22 @@ after a harness that was killed.
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from signal import SIGKILL, Signals, pidfd_send_signal
+from signal import Signals
 from typing import Any, TypeVar
 
 from msgspec import to_builtins
 
 from chaos.targets.base import Part, Pids, TargetFailed
+from chaos.targets.signals import pids_of, signal_child
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.cell import LocalCell, LocalCellError, is_ready, is_serving
-from ha_scheduler.deploy.child import REAP_TIMEOUT_S, ChildProcess
+from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.deploy.environment import worker_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.worker_process import WorkerProcess
@@ -101,11 +100,10 @@ class Loopback:
         return self._cell.peer(peer)
 
     def pids(self, peer: str) -> Pids:
-        process = self.process(peer)
-        return Pids(process.pid, process.engine_pid)
+        return pids_of(self.process(peer))
 
     def signal(self, peer: str, part: Part, signum: Signals) -> None:
-        _signal(self.process(peer), self.pids(peer).engine, part, signum)
+        signal_child(self.process(peer), part, signum)
 
     def restart(self, peer: str) -> None:
         self._restart(self.process(peer))
@@ -149,14 +147,13 @@ class Loopback:
     # -- workers
 
     def worker_pids(self, worker: str) -> Pids:
-        nanny = self._workers[worker]
-        return Pids(nanny.pid, nanny.child_pid)
+        return pids_of(self._workers[worker])
 
     def worker_log(self, worker: str) -> Path:
         return self._workers[worker].log_path
 
     def signal_worker(self, worker: str, part: Part, signum: Signals) -> None:
-        _signal(self._workers[worker], self.worker_pids(worker).engine, part, signum)
+        signal_child(self._workers[worker], part, signum)
 
     def restart_worker(self, worker: str) -> None:
         self._restart(self._workers[worker])
@@ -216,28 +213,3 @@ class Loopback:
             memory_limit=MEMORY_LIMIT,
             nanny=True,
         )
-
-
-def _signal(child: ChildProcess, inner: int | None, part: Part, signum: Signals) -> None:
-    if part == "both" and signum is SIGKILL:
-        child.kill()
-        return
-    wanted = {"daemon": [child.pid], "engine": [inner], "both": [inner, child.pid]}[part]
-    for pid in wanted:
-        if pid is not None:
-            _send(pid, signum)
-    if part == "daemon" and signum is SIGKILL:
-        child.kill()  # ends what it leaves
-
-
-def _send(pid: int, signum: Signals) -> None:
-    """A process that this kills has ended when it returns."""
-    handle = os.pidfd_open(pid)
-    try:
-        pidfd_send_signal(handle, signum)
-        if signum is SIGKILL:
-            ended = select.poll()
-            ended.register(handle, select.POLLIN)
-            ended.poll(REAP_TIMEOUT_S * 1000)
-    finally:
-        os.close(handle)

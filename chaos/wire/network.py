@@ -80,6 +80,14 @@ class Network:
         self._prefix = f"{PREFIX}{os.getpid()}-"
 
     def __enter__(self) -> Network:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Make the hosts and connect them. Raises ``NoNamespaces``."""
         check_permitted()
         _remove_abandoned()
         try:
@@ -87,10 +95,11 @@ class Network:
         except BaseException:
             self.close()
             raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def will(self) -> list[list[str]]:
+        """The commands that remove them all, for when this process cannot."""
+        return [["ip", "netns", "delete", self._name(host)] for host in (*self.addresses, SWITCH)]
 
     def close(self) -> None:
         """Remove every namespace. Idempotent; the processes in them must have ended."""
@@ -133,12 +142,27 @@ class Network:
     def plug_in(self, host: str) -> None:
         self._in_switch("ip", "link", "set", _port(host), "up")
 
+    def has_carrier(self, host: str) -> bool:
+        shown = json.loads(_run("ip", "-json", "-n", self._name(host), "link", "show", "eth0"))
+        return "NO-CARRIER" not in shown[0]["flags"]
+
     def take_away(self, what: Taken, hosts: Iterable[str]) -> None:
         """Drop what these hosts send of a kind."""
         self._add(what, (f'"{_port(host)}"' for host in hosts))
 
     def give_back(self, what: Taken, hosts: Iterable[str]) -> None:
         self._remove(what, (f'"{_port(host)}"' for host in hosts))
+
+    def heal_will(self, links: Iterable[Link]) -> list[list[str]]:
+        """What ``heal_links`` does, as commands for when this process cannot."""
+        return self._will("links", map(_ports, links))
+
+    def give_back_will(self, what: Taken, hosts: Iterable[str]) -> list[list[str]]:
+        return self._will(what, (f'"{_port(host)}"' for host in hosts))
+
+    def _will(self, name: str, elements: Iterable[str]) -> list[list[str]]:
+        switch = ["ip", "netns", "exec", self._name(SWITCH), "nft"]
+        return [[*switch, f"delete element bridge cut {name} {{ {item} }}"] for item in elements]
 
     def dropped(self, of: str = "links") -> dict[str, int]:
         """Frames that each cut in force has dropped, by ``from→to`` (or by host)."""

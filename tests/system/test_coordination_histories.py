@@ -15,9 +15,9 @@ from random import Random
 
 import pytest
 
-from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.silent_drop import BLOWS as SILENT_BLOWS
 from benchmarks.spread_cell import SpreadCell
+from chaos.wire.network import NoNamespaces, check_permitted
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.peer_process import PeerProcess
 from tests.system.conftest import SCALE, Scene, wait_until

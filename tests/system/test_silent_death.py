@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.counting import counted_sleep, verdict
-from chaos.wire.network import NoNamespaces, check_permitted
 from benchmarks.silent_drop import BLOWS, silence_leader
 from benchmarks.spread_cell import SpreadCell
+from chaos.wire.network import NoNamespaces, check_permitted
 from tests.system.conftest import DEADLINE_S, SCALE, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300 * SCALE)]

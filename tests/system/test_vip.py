@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from chaos.wire.network import SUBNET, NoNamespaces, check_permitted
 from benchmarks.spread_cell import PEERS, SpreadCell
+from chaos.targets.namespaces import VIP
+from chaos.wire.network import NoNamespaces, check_permitted
 from tests.system.conftest import DEADLINE_S, SCALE, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300 * SCALE)]
 
-VIP = f"{SUBNET}.100"
 DEAD_PEER_S, DEAD_ENGINE_S = 2.5 * SCALE, 1.0 * SCALE  # until the address is on another host
 SAMPLE_S = 0.005
 
@@ -59,7 +59,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpreadCell]:
         check_permitted()
     except NoNamespaces as error:
         pytest.skip(f"no network namespaces: {error}")
-    with SpreadCell(tmp_path_factory.mktemp("cell"), vip=VIP) as cell:
+    with SpreadCell(tmp_path_factory.mktemp("cell"), vip=True) as cell:
         yield cell
 
 
