@@ -117,6 +117,8 @@ class Client(Journaling, Connecting, Closing):
             self.connection_args.setdefault(INTRODUCTION, introduce(Kind.WORKER))
         self.connection_args[CHECK_SERVER] = self._check_server
         renew(self.connection_args, self.security, "client")
+        if not addresses.may_be_of_a_cell(self.scheduler.address):
+            self._ha.plain = True  # behind a proxy of others: nothing of ours is said there
         self.scheduler = SchedulerRPC.around(self.scheduler, self._ha.id)
         self._stream_handlers.update(
             {

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from client_replay.client import upgrade
+from ha_scheduler.comm.address import may_be_of_a_cell
 
 
 def dask_setup(client: Any) -> None:
     """Called by distributed."""
-    upgrade(client)
+    if may_be_of_a_cell(client.scheduler.address):  # and not ``gateway://…``
+        upgrade(client)

@@ -2,18 +2,31 @@
 
 Guarantee: all spellings of a list (spaces, default ports, repetitions) become one canonical text,
 in the order given, before anything else sees it: distributed compares addresses as texts.
+
+``ha+srv://cell.example.org`` names the DNS records of a service, ``_dask-ha._tcp.cell.example.org``
+(RFC 2782), which have hosts and ports. Such a name may also stand in a list, without a port. What
+names stand for is asked at each connection (``names.py``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ha_scheduler.cell.address import join_address
 
 SCHEME = "ha"
+SERVICE_SCHEME = "ha+srv"
+SERVICE = "_dask-ha._tcp"
+SERVICE_PORT = 0  # of an ``Endpoint``: the records of its name have the ports
+#: What may lead to a cell. Others, as ``gateway://`` and ``inproc://``, are not ours to touch.
+SCHEMES = (SCHEME, SERVICE_SCHEME, "tls", "tcp")
 DASK_PORT_DEFAULT = 8786  # as ``dask scheduler``
 ADDRESSES_MAX = 16  # a cell has three or five peers; a longer list is a mistake
+
+
+_SERVICE_NAME = re.compile(r"_[a-z0-9-]+\._tcp\..+", re.IGNORECASE)
 
 
 class HAAddressError(ValueError):
@@ -27,12 +40,23 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return join_address(self.host, self.port)
+        return self.host if self.is_service else join_address(self.host, self.port)
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is the name of a service, and no address."""
+        return self.port == SERVICE_PORT
 
 
 def is_ha(address: object) -> bool:
-    """Whether ``address`` is written with the ``ha://`` scheme."""
-    return isinstance(address, str) and address.startswith(f"{SCHEME}://")
+    """Whether ``address`` is written with the ``ha://`` scheme, or ``ha+srv://``."""
+    return isinstance(address, str) and address.startswith((f"{SCHEME}://", f"{SERVICE_SCHEME}://"))
+
+
+def may_be_of_a_cell(address: object) -> bool:
+    """Whether whoever leads a cell may answer at ``address``."""
+    scheme, separator, _ = str(address).partition("://")
+    return not separator or scheme in SCHEMES
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -48,6 +72,10 @@ def parse_endpoint(text: str) -> Endpoint:
         raise HAAddressError(f"{text!r} is not an address: an IPv6 address is written [::1]:8786")
     if not host:
         raise HAAddressError(f"{text!r} is not an address: the host is missing")
+    if _SERVICE_NAME.fullmatch(host):
+        if port:
+            raise HAAddressError(f"{text!r} is not an address: the records of a service have ports")
+        return Endpoint(host, SERVICE_PORT)
     return Endpoint(host, _port(text, port))
 
 
@@ -61,14 +89,22 @@ def _port(text: str, port: str) -> int:
 
 def parse(address: str) -> tuple[Endpoint, ...]:
     """The endpoints of ``ha://a,b,c`` (scheme optional), without repetitions, in order."""
-    location = address.partition("://")[2] if "://" in address else address
+    scheme, separator, location = address.partition("://")
+    if not separator:
+        location = address
     parts = [part for part in location.split(",") if part.strip()]
+    if scheme == SERVICE_SCHEME:
+        parts = [_service(part.strip()) for part in parts]
     if not parts:
         raise HAAddressError(f"{address!r} names no peer; write ha://host-a,host-b,host-c")
     endpoints = tuple(dict.fromkeys(parse_endpoint(part) for part in parts))
     if len(endpoints) > ADDRESSES_MAX:
         raise HAAddressError(f"{address!r} names more than {ADDRESSES_MAX} peers")
     return endpoints
+
+
+def _service(name: str) -> str:
+    return name if name.startswith("_") else f"{SERVICE}.{name}"
 
 
 def unparse(endpoints: Iterable[Endpoint]) -> str:

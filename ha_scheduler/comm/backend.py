@@ -2,7 +2,8 @@
 
 Guarantee: ``connect`` returns a comm only to a process that answered, and at most one connection of
 an attempt stays open. The last known leader is tried alone for ``HEAD_START_S``, then every address
-at once. A follower refuses at once, and a host that swallows packets delays nobody.
+at once, and every address of every name (``names.py``). A follower refuses at once, and a host that
+swallows packets delays nobody.
 
 "Answered", because the kernel of a frozen leader still accepts connections. Under TLS the handshake
 proves life; without it (loopback) the first byte of Dask's own handshake, which a server sends
@@ -22,6 +23,7 @@ Listening on ``ha://`` means the transport beneath, on one address: a worker tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,13 +32,21 @@ from typing import Any
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm, Connector, FatalCommClosedError
 from distributed.comm.registry import Backend, get_backend
-from distributed.utils import get_ip
+from distributed.utils import ensure_ip, get_ip
 from tornado.ioloop import IOLoop
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.cell.address import is_loopback
-from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
+from ha_scheduler.comm.address import (
+    SCHEME,
+    SERVICE_SCHEME,
+    Endpoint,
+    HAAddressError,
+    parse,
+    unparse,
+)
 from ha_scheduler.comm.directory import Directory, View, directory_of
+from ha_scheduler.comm.names import NameNotResolved, a_host_of, is_name, spread
 from ha_scheduler.comm.preamble import CHECK_SERVER, IntroductionRefused, is_final
 from ha_scheduler.comm.roles import check_leader
 
@@ -75,8 +85,11 @@ def transport(endpoints: tuple[Endpoint, ...], connection_args: Mapping[str, Any
 class HAConnector(Connector):
     """Connects to the leader of a cell."""
 
+    def __init__(self, scheme: str = SCHEME) -> None:
+        self._scheme = scheme
+
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
-        endpoints = parse(address)
+        endpoints = parse(f"{self._scheme}://{address}")
         directory = directory_of(endpoints)
         scheme = transport(endpoints, connection_args)
         arguments = {**connection_args, CHECK_SERVER: check_leader}
@@ -111,8 +124,9 @@ class _Race:
         self._directory = directory
         self._attempt = attempt
         self._tasks: dict[asyncio.Task[Comm], Endpoint] = {}
+        self._naming: set[asyncio.Task[None]] = set()  # names that are being resolved
         self._failures: dict[Endpoint, BaseException] = {}
-        self._doubt = asyncio.Event()  # an attempt failed
+        self._doubt = asyncio.Event()  # an attempt failed, or has succeeded
         self._leads: dict[Endpoint, asyncio.Event] = {}  # it is said to lead now
 
     async def run(self) -> Comm:
@@ -121,17 +135,19 @@ class _Race:
         loop = IOLoop.current()
         unsubscribe = self._directory.subscribe(lambda view: loop.add_callback(self._hear, view))
         try:
-            self._start(first)
+            self._open(first)
             if first == self._directory.leader_hint:
                 await self._head_start()
             for endpoint in rest:
-                self._start(endpoint)
+                self._open(endpoint)
             return await self._first()
         except asyncio.CancelledError as cancelled:
             # By the timeout of distributed's connect(), which reports the cause.
             raise cancelled from self._refusal()
         finally:
             unsubscribe()
+            for naming in self._naming:
+                naming.cancel()
             for task in self._tasks:
                 _discard(task)
 
@@ -139,9 +155,33 @@ class _Race:
         if view.leader_address in self._leads:
             self._leads[view.leader_address].set()
 
+    def _open(self, endpoint: Endpoint) -> None:
+        if is_name(endpoint):
+            self._naming.add(asyncio.ensure_future(self._start_all_of(endpoint)))
+        else:
+            self._start(endpoint)
+
+    async def _start_all_of(self, name: Endpoint) -> None:
+        try:
+            addresses = await spread(name)
+        except NameNotResolved as error:
+            self._fail(name, error)
+            addresses = () if name.is_service else (name,)  # DNS is asked again
+        for endpoint in addresses:
+            self._start(endpoint)
+
     def _start(self, endpoint: Endpoint) -> None:
+        if endpoint in self._leads:
+            return
         self._leads[endpoint] = asyncio.Event()
-        self._tasks[asyncio.ensure_future(self._persist(endpoint))] = endpoint
+        task = asyncio.ensure_future(self._persist(endpoint))
+        task.add_done_callback(lambda _: self._doubt.set())
+        self._tasks[task] = endpoint
+
+    def _fail(self, endpoint: Endpoint, error: BaseException) -> None:
+        self._failures[endpoint] = error
+        self._directory.refused(endpoint, why(error))
+        self._doubt.set()
 
     async def _persist(self, endpoint: Endpoint) -> Comm:
         """Retry one candidate until it answers."""
@@ -151,9 +191,7 @@ class _Race:
                 async with asyncio.timeout(ATTEMPT_S_MAX):
                     return await self._attempt(endpoint)
             except (OSError, TimeoutError) as error:
-                self._failures[endpoint] = error
-                self._directory.refused(endpoint, why(error))
-                self._doubt.set()
+                self._fail(endpoint, error)
                 if is_final(error):
                     raise
             await backoff.pause(self._leads[endpoint])
@@ -161,23 +199,18 @@ class _Race:
 
     async def _head_start(self) -> None:
         """Wait for the known leader alone, until it fails."""
-        (task,) = self._tasks
-        doubt = asyncio.ensure_future(self._doubt.wait())
-        try:
-            await asyncio.wait(
-                (task, doubt), timeout=HEAD_START_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            doubt.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START_S):
+                await self._doubt.wait()
 
     async def _first(self) -> Comm:
-        pending = set(self._tasks)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
+        while waiting := {*self._tasks, *self._naming}:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            self._naming = {naming for naming in self._naming if not naming.done()}
+            for task in [task for task in self._tasks if task.done()]:
+                endpoint, error = self._tasks.pop(task), task.exception()
                 if error is None:
-                    self._directory.connected(self._tasks.pop(task))
+                    self._directory.connected(endpoint)
                     return task.result()
                 if not isinstance(error, OSError) or isinstance(error, IntroductionRefused):
                     raise error
@@ -231,12 +264,14 @@ class HABackend(Backend):
     become their HA kind.
     """
 
+    scheme = SCHEME
+
     def __init__(self) -> None:
         for module in AUTOMATIC:
             importlib.import_module(module)
 
     def get_connector(self) -> Connector:
-        return HAConnector()
+        return HAConnector(self.scheme)
 
     def get_listener(
         self,
@@ -267,16 +302,27 @@ class HABackend(Backend):
 
     def resolve_address(self, loc: str) -> str:
         # Host names stay: a peer may come back under another address.
-        return unparse(parse(loc)).partition("://")[2]
+        return unparse(self._parse(loc)).partition("://")[2]
 
     def get_local_address_for(self, loc: str) -> str:
         local: str = get_backend("tcp").get_local_address_for(str(self._likeliest(loc)))
         return local
 
+    def _parse(self, loc: str) -> tuple[Endpoint, ...]:
+        return parse(f"{self.scheme}://{loc}")
+
     def _likeliest(self, loc: str) -> Endpoint:
-        if "," not in loc:
-            return parse(loc)[0]
-        return directory_of(parse(loc)).candidates()[0]
+        endpoints = self._parse(loc)
+        if len(endpoints) == 1 and not endpoints[0].is_service:
+            return endpoints[0]
+        likeliest = directory_of(endpoints).candidates()[0]
+        return a_host_of(likeliest) if likeliest.is_service else likeliest
+
+
+class HAServiceBackend(HABackend):
+    """The same for ``ha+srv``."""
+
+    scheme = SERVICE_SCHEME
 
 
 def _host_of(loc: str) -> str:
@@ -288,6 +334,8 @@ def _towards_scheduler(server: object) -> str:
     """The local address from which ``server`` reaches its scheduler (as worker.py:1296)."""
     scheduler = getattr(server, "scheduler", None)
     peer = get_address_host(scheduler.address) if scheduler is not None else "127.0.0.1"
+    with contextlib.suppress(OSError):
+        peer = ensure_ip(peer)  # the one of a name may be of IPv6
     return str(get_ip(peer))
 
 

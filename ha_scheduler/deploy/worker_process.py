@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ha_scheduler.cell.address import in_brackets
 from ha_scheduler.deploy.child import ChildProcess
 
 MODULE = "distributed.cli.dask_worker"
@@ -29,7 +30,7 @@ class WorkerProcess(ChildProcess):
         arguments = [
             address,
             f"--name={name}",
-            f"--host={host}",
+            f"--host={in_brackets(host)}",
             f"--nthreads={threads}",
             f"--memory-limit={memory_limit}",
             f"--local-directory={directory / 'spill'}",

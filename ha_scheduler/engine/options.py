@@ -22,7 +22,7 @@ def scheduler_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of ``distributed.Scheduler``."""
     protocol = options.get("protocol") or "tls"
     return {
-        "host": options.get("host") or None,
+        "host": unparse_host_port(options.get("host") or "") or None,
         "port": options.get("port") or 0,
         "protocol": f"{protocol}://",
         "security": security(options),

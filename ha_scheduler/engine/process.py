@@ -18,6 +18,7 @@ import socket
 import time
 from typing import Any
 
+from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.engine.confirmations import OnConfirmed, Rounds
 from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
@@ -163,7 +164,9 @@ class EngineProcess:
 
         protocol = settings.options.get("protocol") or "tls"
         watch = tuple((peer.name, peer.host, peer.peer_port) for peer in settings.peers)
-        addresses = tuple(f"{protocol}://{peer.host}:{peer.dask_port}" for peer in settings.peers)
+        addresses = tuple(
+            f"{protocol}://{Endpoint(peer.host, peer.dask_port)}" for peer in settings.peers
+        )
         cell = Welcome(0, settings.cell, settings.name, watch, addresses)
         (own,) = (peer for peer in settings.peers if peer.name == settings.name)
         arguments = scheduler_arguments(settings.options)

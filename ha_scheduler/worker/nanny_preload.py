@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.comm.address import may_be_of_a_cell
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.worker.nanny import upgrade
 
@@ -16,4 +17,5 @@ from ha_scheduler.worker.nanny import upgrade
 def dask_setup(nanny: Any) -> None:
     """Called by distributed, before the Nanny starts its worker (nanny.py:339)."""
     raise_limit()
-    upgrade(nanny)
+    if may_be_of_a_cell(nanny.scheduler_addr):
+        upgrade(nanny)

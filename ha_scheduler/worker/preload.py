@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ha_scheduler.comm.address import may_be_of_a_cell
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.worker.worker import upgrade
 
@@ -15,4 +16,5 @@ from ha_scheduler.worker.worker import upgrade
 def dask_setup(worker: Any) -> None:
     """Called by distributed."""
     raise_limit()
-    upgrade(worker)
+    if may_be_of_a_cell(worker.scheduler.address):
+        upgrade(worker)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ha_scheduler.engine.options import contact_address
+from ha_scheduler.engine.options import contact_address, scheduler_arguments
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.protocol.peer import PeerAddress
 from tests.engine.conftest import KeptLog, end
@@ -47,5 +47,16 @@ async def test_a_leader_listens_everywhere_and_announces_that_address() -> None:
     try:
         assert scheduler.address == "tcp://10.1.2.3:8786"
         assert scheduler.identity()["address"] == "tcp://10.1.2.3:8786"
+    finally:
+        await end(scheduler)
+
+
+async def test_an_engine_listens_at_an_ipv6_address_that_its_cell_has_without_brackets() -> None:
+    arguments = scheduler_arguments({"host": "::1", "protocol": "tcp", "dashboard_address": ":0"})
+    scheduler = Scheduler(**arguments, contact_address="tcp://[::1]:8786")
+    await scheduler.activate(1, KeptLog(), lambda phase, detail: None)
+    try:
+        (listener,) = scheduler.listeners
+        assert listener.listen_address.startswith("tcp://[::1]:")
     finally:
         await end(scheduler)
