@@ -42,7 +42,7 @@ def journal() -> None:
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @output_option
 def ls(directory: Path | None, output: str) -> int:
-    """List the journals in DIRECTORY, by default that of ha-scheduler.client.journal."""
+    """List the journals in DIRECTORY, by default that of ha.client.journal."""
     found = [_summary(path) for path in _journals(directory)]
     if output == "json":
         click.echo(json.dumps(found, indent=2))

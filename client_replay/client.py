@@ -90,7 +90,7 @@ class Client(Journaling, Connecting, Closing):
 
         ``journal``: a file for what was submitted, which outlives this process
         (``client_replay.resume``); a directory: a file in it. Default: the directory of
-        ``ha-scheduler.client.journal``, or memory. ``durable``: ``submit`` returns when it is on
+        ``ha.client.journal``, or memory. ``durable``: ``submit`` returns when it is on
         the disk. ``attached``: see ``attach``. Raises ``JournalUnusable``.
         """
         self._make_own()  # upstream's __init__ connects

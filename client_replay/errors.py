@@ -109,4 +109,4 @@ class JournalDamaged(JournalUnusable):
 
 
 class NoLeader(HAError, OSError):
-    """No leader was found within ``ha-scheduler.client.reconnect-timeout``."""
+    """No leader was found within ``ha.client.reconnect-timeout``."""

@@ -45,7 +45,7 @@ from ha_scheduler.protocol.client import (
 )
 from ha_scheduler.protocol.codec import to_op
 
-RECONNECT_TIMEOUT = "ha-scheduler.client.reconnect-timeout"
+RECONNECT_TIMEOUT = "ha.client.reconnect-timeout"
 RECONNECT_TIMEOUT_DEFAULT = "1h"
 REPEATS_MAX = 8  # leaders lost during one call; more means that the call kills them
 BACKOFF_S_MAX = 0.5

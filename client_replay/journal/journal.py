@@ -41,7 +41,7 @@ from ha_scheduler.protocol.client import SEQUENCE
 
 JOURNAL_BYTES_MAX = 2 << 30  # serialised graphs; the memory of the user's own process
 JOURNAL_ENTRIES_MAX = 1_000_000
-LIMIT = "ha-scheduler.client.journal-limit"
+LIMIT = "ha.client.journal-limit"
 
 
 class NoRoom(JournalFull):

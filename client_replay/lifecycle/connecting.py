@@ -1,7 +1,7 @@
 """How a client finds a leader, listens to it, and finds the next one.
 
 Guarantee: the loss of a stream changes no future. A client looks for a leader for
-``ha-scheduler.client.reconnect-timeout``; what it hears first on each stream, and says, is the
+``ha.client.reconnect-timeout``; what it hears first on each stream, and says, is the
 session's (``session/session.py``).
 """
 

@@ -3,7 +3,7 @@
 Guarantee: a client has its journal, and the name and session that are in it, before it connects.
 What a resumed client wants it states before any leader can take it for released.
 
-A client that was given no file has one in the directory of ``ha-scheduler.client.journal``, but for
+A client that was given no file has one in the directory of ``ha.client.journal``, but for
 those of workers and their tasks: what these submit is submitted again when their task runs again.
 """
 
@@ -37,11 +37,11 @@ from ha_scheduler.protocol.codec import Message, tag_of
 
 logger = logging.getLogger("distributed.client.ha")
 
-DIRECTORY = "ha-scheduler.client.journal"
-DURABLE = "ha-scheduler.client.journal-durable"
-PATIENCE = "ha-scheduler.client.journal-patience"
+DIRECTORY = "ha.client.journal"
+DURABLE = "ha.client.journal-durable"
+PATIENCE = "ha.client.journal-patience"
 PATIENCE_DEFAULT = "60s"  # ``submit`` waits so long for room
-SESSION_TTL = "ha-scheduler.client.session-ttl"
+SESSION_TTL = "ha.client.session-ttl"
 AS_LONG_AS_MAY_BE_S = 1e9  # the cell keeps it for its own limit
 
 _TLS_FILES = ("tls_ca_file", "tls_client_cert", "tls_client_key")

@@ -2,7 +2,7 @@
 
 Upstream's bar ends with its connection (progressbar.py:97), as if the work was done. One of a cell
 asks the next leader, until the work is done or no leader was found within
-``ha-scheduler.client.reconnect-timeout``. It counts what its leader knows: intermediate results
+``ha.client.reconnect-timeout``. It counts what its leader knows: intermediate results
 that were freed under a former one are no longer among "all".
 """
 

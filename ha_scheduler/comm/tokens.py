@@ -19,7 +19,7 @@ from ha_scheduler.protocol.introduction import Introduction, Kind
 from ha_scheduler.security.contexts import Reloading
 from ha_scheduler.security.token_source import find_token
 
-TOKEN_FILE = "ha-scheduler.token-file"
+TOKEN_FILE = "ha.token-file"
 
 #: The names of tokens by the kind of a connection. A task's client is where a worker is.
 _NAMES = {Kind.CLIENT: ("client", "worker"), Kind.WORKER: ("worker",)}

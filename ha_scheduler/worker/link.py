@@ -13,7 +13,7 @@ Guarantees, and the order that keeps them:
   daemon says that it leads.
 - What the worker holds is told to its cell, and to the successor of that, and to no other.
 - The loss of a leader never ends the worker. A "close" from the leader does, or
-  ``ha-scheduler.worker.rejoin-timeout`` without one that takes it.
+  ``ha.worker.rejoin-timeout`` without one that takes it.
 
 Everything here runs on the worker's event loop.
 """
@@ -64,7 +64,7 @@ from ha_scheduler.worker.runs import RunTracker
 
 logger = logging.getLogger("distributed.worker.ha")
 
-REJOIN_TIMEOUT = "ha-scheduler.worker.rejoin-timeout"
+REJOIN_TIMEOUT = "ha.worker.rejoin-timeout"
 REJOIN_TIMEOUT_DEFAULT = "1h"
 CONNECT_S_MAX = 4.0  # to find who leads
 HANDSHAKE_S_MAX = 1.0  # then

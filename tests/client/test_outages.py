@@ -116,7 +116,7 @@ async def test_a_long_outage_is_told_again_and_again_but_no_flood(
 async def test_who_gives_up_says_who_was_tried_since_when_and_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.5s"}):
+    with dask.config.set({"ha.client.reconnect-timeout": "0.5s"}):
         leader = await ScriptedLeader(name="lost").open()
         async with connected(leader) as client:
             await until(lambda: client._ha.view)

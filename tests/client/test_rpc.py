@@ -71,7 +71,7 @@ async def test_a_call_waits_for_a_leader() -> None:
 
 
 async def test_but_not_for_ever() -> None:
-    with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.2s"}):
+    with dask.config.set({"ha.client.reconnect-timeout": "0.2s"}):
         async with calling(*free_ports(1)) as rpc:
             with pytest.raises(NoLeader, match="'echo'"):
                 await rpc.echo(x=1)

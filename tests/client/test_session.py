@@ -272,7 +272,7 @@ async def test_a_full_journal_is_told_to_the_one_who_submits() -> None:
 
 
 async def test_the_client_gives_up_after_the_time_that_is_configured() -> None:
-    with dask.config.set({"ha-scheduler.client.reconnect-timeout": "0.5s"}):
+    with dask.config.set({"ha.client.reconnect-timeout": "0.5s"}):
         leader = await ScriptedLeader().open()
         async with connected(leader) as client:
             await leader.die()
@@ -328,7 +328,7 @@ async def test_one_line_of_configuration_gives_every_client_of_a_program_a_file(
     tmp_path: Path,
 ) -> None:
     leader = await ScriptedLeader().open()
-    with dask.config.set({"ha-scheduler.client.journal": str(tmp_path / "journals")}):
+    with dask.config.set({"ha.client.journal": str(tmp_path / "journals")}):
         address = f"ha://127.0.0.1:{leader.port}"
         clients = [
             await distributed.Client(address, asynchronous=True, set_as_default=False)
@@ -401,8 +401,8 @@ async def test_submit_waits_for_room_and_then_says_how_to_have_more(
     durable: bool, tmp_path: Path
 ) -> None:
     leader = await ScriptedLeader().open()
-    sizes = {"ha-scheduler.client.journal-limit": "3 kB"}
-    patience = {"ha-scheduler.client.journal-patience": "20s"}
+    sizes = {"ha.client.journal-limit": "3 kB"}
+    patience = {"ha.client.journal-patience": "20s"}
 
     def use() -> None:
         address = f"ha://127.0.0.1:{leader.port}"
@@ -413,7 +413,7 @@ async def test_submit_waits_for_room_and_then_says_how_to_have_more(
             with pytest.raises(JournalFull, match="journal-limit"):
                 client.submit(len, b"x" * 4000)
             with (
-                dask.config.set({"ha-scheduler.client.journal-patience": "0.1s"}),
+                dask.config.set({"ha.client.journal-patience": "0.1s"}),
                 pytest.raises(JournalFull, match="raise the limit"),
             ):
                 client.submit(len, b"x" * 1500)

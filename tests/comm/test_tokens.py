@@ -126,9 +126,9 @@ async def test_the_kind_of_a_process_chooses_its_token(files: Path) -> None:
 async def test_the_configuration_may_name_the_file(files: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text(token(subject="carol"))
     async with serving(files) as server:
-        with dask.config.set({"ha-scheduler.token-file": str(tmp_path / "mine")}):
+        with dask.config.set({"ha.token-file": str(tmp_path / "mine")}):
             assert await who_am_i(server.address, calling(files)) == ("carol", "client")
-        missing = {"ha-scheduler.token-file": str(tmp_path / "gone")}
+        missing = {"ha.token-file": str(tmp_path / "gone")}
         with dask.config.set(missing), pytest.raises(IntroductionRefused, match="does not exist"):
             await who_am_i(server.address, calling(files))
 

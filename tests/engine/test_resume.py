@@ -273,7 +273,7 @@ async def test_a_client_is_awaited_as_long_as_it_may_come_back(
 
 
 async def test_a_client_may_ask_for_less_than_the_cell_gives() -> None:
-    with dask.config.set({"ha-scheduler.client.session-ttl": "20 minutes"}):
+    with dask.config.set({"ha.client.session-ttl": "20 minutes"}):
         async with pair(0) as both:
             await eventually(lambda: both.client.id in both.leader.session_of)
             asked = both.leader._absence

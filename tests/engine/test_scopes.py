@@ -96,7 +96,7 @@ async def test_one_line_of_configuration_turns_it_off_for_all_but_an_admin(
     line: str, op: str
 ) -> None:
     async with subjects() as both:
-        with dask.config.set({f"ha-scheduler.scheduler.{line}": False}):
+        with dask.config.set({f"ha.scheduler.{line}": False}):
             assert "is turned off in this cell" in refused(await both.ask("alice", op=op))
             assert not refused(await both.ask("root", op=op))
         assert not refused(await both.ask("alice", op=op))

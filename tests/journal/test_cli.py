@@ -123,7 +123,7 @@ def test_all_of_it_is_exported(left: Path, tmp_path: Path) -> None:
     [
         (("show", "/nowhere/x.journal"), "there is none"),
         (("ls", "/nowhere"), "is no directory"),
-        (("ls",), "ha-scheduler.client.journal is not set"),
+        (("ls",), "ha.client.journal is not set"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:

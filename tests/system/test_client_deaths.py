@@ -131,7 +131,7 @@ def test_a_hundred_thousand_submits_go_through_three_failovers(
 def test_a_gigabyte_goes_through_a_journal_of_a_quarter(scene: Scene, tmp_path: Path) -> None:
     megabytes = 16
     with (
-        dask.config.set({"ha-scheduler.client.journal-limit": "256 MiB"}),
+        dask.config.set({"ha.client.journal-limit": "256 MiB"}),
         Client(scene.cluster, journal=tmp_path / "large.journal", set_as_default=False) as client,
     ):
         futures, most = [], 0

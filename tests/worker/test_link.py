@@ -286,7 +286,7 @@ async def test_a_plugin_that_the_worker_has_is_not_set_up_again() -> None:
 
 
 async def test_a_worker_gives_up_after_the_time_that_is_configured() -> None:
-    with dask.config.set({"ha-scheduler.worker.rejoin-timeout": "0.3s"}):
+    with dask.config.set({"ha.worker.rejoin-timeout": "0.3s"}):
         leader = await ScriptedLeader().open()
         async with joined(leader) as worker:
             await leader.die()

@@ -56,7 +56,7 @@ class Absence:
         return (
             f"This client was away for longer than the cell keeps what it wants: "
             f"{_span(self._limit_s)} when it falls silent (--session-ttl of the peers, and "
-            f"ha-scheduler.client.session-ttl, which may ask for less), "
+            f"ha.client.session-ttl, which may ask for less), "
             f"{_span(CLOSED_TTL_SECONDS)} when its connection is closed and its journal is not on "
             f"disk. Its results were released; submit the work again."
         )

@@ -22,7 +22,7 @@ from ha_scheduler.protocol.codec import shown
 from ha_scheduler.security.permissions import Surface, rows
 
 #: Turned off for everybody but an admin by ``<this>.<scope>: false``.
-CONFIGURATION = "ha-scheduler.scheduler"
+CONFIGURATION = "ha.scheduler"
 #: Requests that need a scope.
 SCOPED: Mapping[str, str] = {
     name: row.scope for (surface, name), row in rows().items() if surface is Surface.REQUEST

@@ -43,7 +43,7 @@ _OPEN = tag_of(OpenCalls)
 
 #: A session of which nothing is heard for so long, and whose owner was not seen here meanwhile, is
 #: over, with what it holds. No worker looks for a leader for longer, and no caller repeats a call
-#: for longer (``ha-scheduler.worker.rejoin-timeout`` and ``ha-scheduler.client.reconnect-timeout``,
+#: for longer (``ha.worker.rejoin-timeout`` and ``ha.client.reconnect-timeout``,
 #: 1 h by default).
 SESSION_IDLE_SECONDS = 2 * 3600.0
 SWEEP_SECONDS = 600.0
