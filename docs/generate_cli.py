@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ha_scheduler.cli.commands import OF_CLIENTS
 from ha_scheduler.cli.dask_ha import ha
 from ha_scheduler.cli.main import main
 
@@ -16,13 +17,20 @@ HEADER = """\
 # Command line
 
 <!-- Made by `make docs` from the help of the commands. -->
+
+Each command of `dask-ha-scheduler` is one of `dask ha`, too; `dashboard` and `journal` are of
+`dask ha` alone.
 """
 
 
 def page() -> str:
     """The whole page."""
     dask = click.Context(click.Group("dask"), info_name="dask")
-    of_ours = [*_sections(main, "dask-ha-scheduler", None), *_sections(ha, "ha", dask)]
+    of_ours = [*_sections(main, "dask-ha-scheduler", None)]
+    for name in sorted(OF_CLIENTS):
+        command = ha.get_command(dask, name)
+        assert command is not None
+        of_ours += _sections(command, name, click.Context(ha, info_name="ha", parent=dask))
     return "\n".join([HEADER, *of_ours])
 
 

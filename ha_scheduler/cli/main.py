@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import click
 
 from ha_scheduler.cell.peers import PORT_MAX, Cell, check_count, own_name
-from ha_scheduler.cli.audit import audit
-from ha_scheduler.cli.cert import cert
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
+from ha_scheduler.cli.commands import COMMANDS, LazyGroup
 from ha_scheduler.cli.daemon_options import (
     SESSION_TTL,
     engine_options,
@@ -26,9 +25,7 @@ from ha_scheduler.cli.daemon_options import (
     virtual_address,
 )
 from ha_scheduler.cli.host import local_addresses, local_names
-from ha_scheduler.cli.init import init
 from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
-from ha_scheduler.cli.operate import history, remove, status, transfer
 from ha_scheduler.cli.options import (
     path_option,
     peers_option,
@@ -38,10 +35,7 @@ from ha_scheduler.cli.options import (
     tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
-from ha_scheduler.cli.quarantine import quarantine
-from ha_scheduler.cli.repair import repair
-from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup, as_sentence, fail
-from ha_scheduler.cli.token import token
+from ha_scheduler.cli.sentences import CONTEXT, as_sentence, fail
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (
@@ -63,7 +57,8 @@ _TIMING = Timing()
 
 @click.group(
     name="dask-ha-scheduler",
-    cls=OneSentenceGroup,
+    cls=LazyGroup,
+    found=COMMANDS,
     invoke_without_command=True,
     context_settings=CONTEXT,
 )
@@ -79,6 +74,11 @@ _TIMING = Timing()
     "--witness",
     is_flag=True,
     help="This peer votes and keeps the log, but no ledger, and never runs a Dask scheduler.",
+)
+@click.option(
+    "--learner",
+    is_flag=True,
+    help="With --join: follow the cell without a vote, until `members promote`.",
 )
 @click.option("--join", is_flag=True, help="This is a new peer: add it to the running cell.")
 @click.option("--host", default=None, help="Address to listen at.  [default: all of this host]")
@@ -296,6 +296,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         enrolment_port=_enrolment_port(values.pop("enrolment_port"), certificates),
         admission=admission,
         witness=witness,
+        learner=values.pop("learner"),
         certificate_alone=values.pop("certificate_alone"),
         token_command=_absolute(values.pop("token_command")),
     )
@@ -353,9 +354,6 @@ def _with_storage_errors(act: Callable[[], T]) -> T:
     except errors.StorageError as error:  # the disk's fault: other input would not help
         fail(as_sentence(error), EXIT_FAILED)
 
-
-for _command in (init, cert, status, transfer, remove, history, repair, quarantine, token, audit):
-    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""``status``, ``history``, ``transfer`` and ``remove``: the operator's commands for a running cell.
+"""``status``, ``history`` and ``transfer``: the operator's commands for a running cell.
 
 ``--peers`` may be an old list: once one peer has answered, today's peers are asked.
 
@@ -24,7 +24,8 @@ from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
 from ha_scheduler.peer.history import CAUSE, ENTRIES_MAX, LeaderHistory
-from ha_scheduler.protocol.control import RemoveRequest, Status, Taken, Transferred, TransferRequest
+from ha_scheduler.peer.maintenance import in_words
+from ha_scheduler.protocol.control import Order, Status, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.expiry import DAYS
 from ha_scheduler.security.expiry import sentence as expires
@@ -34,10 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_Answers = Mapping[str, Status | ControlError]
-
-REMOVE_TIMEOUT_S = 30.0  # for a transfer and two entries of the log
-REMOVE_POLL_S = 0.1
+Answers = Mapping[str, Status | ControlError]
 
 _UNKNOWN = "-"
 _PIPE_COLUMNS = 200  # for files and grep, which have no window
@@ -79,7 +77,7 @@ def status(output: str, **values: Any) -> int:
         click.echo(json.dumps(_status_json(client, answers), indent=2))
     else:
         _print_status(client, answers)
-    return 0 if _leader(answers) is not None else EXIT_FAILED
+    return 0 if leader_of(answers) is not None else EXIT_FAILED
 
 
 @click.command()
@@ -131,39 +129,6 @@ def transfer(to: str | None, **values: Any) -> int:
     return 0
 
 
-@click.command()
-@cell_options
-@click.argument("name")
-def remove(name: str, **values: Any) -> int:
-    """Remove the peer NAME from the cell. Waits until it is done.
-
-    A leader hands over first. The disk of a removed peer never acts again; add the peer anew with
-    an empty one and --join.
-    """
-    client = client_of(values)
-    answers = statuses(client)
-    leader = leader_or_fail(answers, f"Peer {name} was not removed")
-    client.request(leader, RemoveRequest(name), Taken)
-    deadline = time.monotonic() + REMOVE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        answers = client.of_all(client.status)
-        leader = _leader(answers) or ""
-        answer = answers.get(leader)
-        if isinstance(answer, Status) and name not in _members(answer):
-            click.echo(f"{name} was removed; the cell is {', '.join(sorted(_members(answer)))}.")
-            return 0
-        time.sleep(REMOVE_POLL_S)
-    change = answer.change if isinstance(answer, Status) else "no peer leads"
-    raise ControlError(
-        f"Peer {name} is not removed after {REMOVE_TIMEOUT_S:g} s: {change or 'it is under way'}; "
-        f"the cell goes on with it, see the status."
-    )
-
-
-def _members(answer: Status) -> set[str]:
-    return {member.name for member in answer.members}
-
-
 def statuses(client: ControlClient) -> dict[str, Status | ControlError]:
     """The status of each peer; ``client`` knows today's peers from then on."""
     answers = client.of_all(client.status)
@@ -175,8 +140,8 @@ def statuses(client: ControlClient) -> dict[str, Status | ControlError]:
     return client.of_all(client.status)
 
 
-def leader_or_fail(answers: _Answers, failure: str) -> str:
-    leader = _leader(answers)
+def leader_or_fail(answers: Answers, failure: str) -> str:
+    leader = leader_of(answers)
     if leader is not None:
         return leader
     reason = "no peer leads at the moment"
@@ -194,7 +159,7 @@ def client_of(values: dict[str, Any]) -> ControlClient:
     return ControlClient(cell, files, values["timeout"], token)
 
 
-def _leader(answers: _Answers) -> str | None:
+def leader_of(answers: Answers) -> str | None:
     """The leader; of several, that of the newest term."""
     leaders = [
         (answer.term, name)
@@ -209,14 +174,14 @@ def _nobody(answers: Mapping[str, object]) -> str:
     return f"none of the peers answered. {reasons}".rstrip(".")
 
 
-def _status_json(client: ControlClient, answers: _Answers) -> dict[str, Any]:
+def _status_json(client: ControlClient, answers: Answers) -> dict[str, Any]:
     peers = [
         {"name": name, "error": str(answer)}
         if isinstance(answer, ControlError)
         else {**_fields(answer), "name": name}
         for name, answer in answers.items()
     ]
-    return {"cell": client.cell.identity, "leader": _leader(answers), "peers": peers}
+    return {"cell": client.cell.identity, "leader": leader_of(answers), "peers": peers}
 
 
 def _fields(answer: Status) -> dict[str, Any]:
@@ -241,7 +206,7 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def _print_status(client: ControlClient, answers: _Answers) -> None:
+def _print_status(client: ControlClient, answers: Answers) -> None:
     columns = ("peer", "address", "role", "term", "leader", "commit/applied", "engine", "member")
     table = new_table(*columns)
     members = _member_column(answers)
@@ -265,6 +230,7 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")
+    _print_orders(answers)
     _print_heir(answers)
     _print_address(answers)
     _print_rejections(answers)
@@ -275,9 +241,21 @@ def _print_status(client: ControlClient, answers: _Answers) -> None:
             click.echo(str(answer), err=True)
 
 
-def _print_heir(answers: _Answers) -> None:
+def _print_orders(answers: Answers) -> None:
+    for order in orders_of(answers):
+        click.echo(f"{in_words(order).capitalize()}.")
+
+
+def orders_of(answers: Answers) -> tuple[Order, ...]:
+    """What operators have ordered, as who has applied most of the log knows it."""
+    known = [answer for answer in answers.values() if isinstance(answer, Status)]
+    newest = max(known, key=lambda answer: answer.applied, default=None)
+    return newest.maintenance if newest is not None else ()
+
+
+def _print_heir(answers: Answers) -> None:
     """While no engine could lead at once: whose would be the first."""
-    leading = answers.get(_leader(answers) or "")
+    leading = answers.get(leader_of(answers) or "")
     if not isinstance(leading, Status):
         return
     for member in leading.members:
@@ -289,7 +267,7 @@ def _print_heir(answers: _Answers) -> None:
             )
 
 
-def _print_address(answers: _Answers) -> None:
+def _print_address(answers: Answers) -> None:
     known = {n: answer for n, answer in answers.items() if isinstance(answer, Status)}
     holders = [f"{name} has {answer.vip}" for name, answer in known.items() if answer.vip_held]
     without = [name for name, answer in known.items() if not answer.vip and not answer.witness]
@@ -302,7 +280,7 @@ def _print_address(answers: _Answers) -> None:
         )
 
 
-def _print_rejections(answers: _Answers) -> None:
+def _print_rejections(answers: Answers) -> None:
     """The log is the same for all peers: whoever has applied most of it knows."""
     known = [answer for answer in answers.values() if isinstance(answer, Status)]
     newest = max(known, key=lambda answer: answer.applied, default=None)
@@ -317,7 +295,7 @@ def _print_rejections(answers: _Answers) -> None:
         click.echo(f"  {rejection}")
 
 
-def _print_certificates(answers: _Answers) -> None:
+def _print_certificates(answers: Answers) -> None:
     """Those that expire soon."""
     now = datetime.now(UTC)
     for name, answer in answers.items():
@@ -327,7 +305,7 @@ def _print_certificates(answers: _Answers) -> None:
                 click.echo(f"On {name}, {expires(each.file, end, now)}.")
 
 
-def _print_set_aside(answers: _Answers) -> None:
+def _print_set_aside(answers: Answers) -> None:
     known = [answer for answer in answers.values() if isinstance(answer, Status)]
     newest = max(known, key=lambda answer: answer.applied, default=None)
     if newest is None or not newest.set_aside:
@@ -340,9 +318,9 @@ def _print_set_aside(answers: _Answers) -> None:
         click.echo(f"  {sentence}")
 
 
-def _member_column(answers: _Answers) -> dict[str, str]:
+def _member_column(answers: Answers) -> dict[str, str]:
     """Each peer's role and lag according to the leader."""
-    leading = answers.get(_leader(answers) or "")
+    leading = answers.get(leader_of(answers) or "")
     column: dict[str, str] = {}
     for member in leading.members if isinstance(leading, Status) else ():
         text = member.role + (", leaving" if member.leaving else "")

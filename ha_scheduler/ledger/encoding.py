@@ -21,6 +21,7 @@ from ha_scheduler.ledger.records import (
     RECORD_BYTES_MAX,
     CellFounded,
     EngineEnded,
+    MaintenanceSet,
     MalformedRecordError,
     PeerNamed,
     Reason,
@@ -39,7 +40,9 @@ _DECODER = msgspec.msgpack.Decoder(Record)
 _ENGINE_ENDED = msgspec.msgpack.encode(EngineEnded(1, "", 0, False, "", 0, ()))[:2]  # array, kind
 _PEER_NAMED = msgspec.msgpack.encode(PeerNamed(1, 0, "", "", 0, 0, False, ""))[:2]  # array, kind
 _CELL_FOUNDED = msgspec.msgpack.encode(CellFounded("0" * 32, "", ""))[:2]
+_MAINTENANCE = msgspec.msgpack.encode(MaintenanceSet("", False, 0, "", 0))[:2]
 _REJECTED = msgspec.msgpack.encode(RecordRejected(1, 0, 0, 0, 0, b"", ""))[:2]
+_OF_MEMBERS = (_PEER_NAMED, _CELL_FOUNDED, _MAINTENANCE)
 _OF_TOKENS = frozenset(
     msgspec.msgpack.encode(record)[:2]
     for record in (
@@ -68,6 +71,12 @@ def cell_founded(data: bytes) -> CellFounded | None:
     return record if isinstance(record, CellFounded) else None
 
 
+def maintenance_set(data: bytes) -> MaintenanceSet | None:
+    """The record, if it is a ``MaintenanceSet`` that can be applied."""
+    record = _applicable(data) if data[:2] == _MAINTENANCE else None
+    return record if isinstance(record, MaintenanceSet) else None
+
+
 def _applicable(data: bytes) -> Record | None:
     try:
         return decode(data)
@@ -77,15 +86,16 @@ def _applicable(data: bytes) -> Record | None:
 
 def is_for_daemons(data: bytes) -> bool:
     """Whether the record concerns no engine."""
-    return data[:2] in (_PEER_NAMED, _REJECTED, _CELL_FOUNDED) or is_of_tokens(data)
+    return data[:2] in (_REJECTED, *_OF_MEMBERS) or is_of_tokens(data)
 
 
 def is_of_members(data: bytes) -> bool:
-    """Whether the record says which cell this is, or who belongs to it and whose tokens hold.
+    """Whether the record says which cell this is, who belongs to it, who may lead, or whose tokens
+    hold.
 
     A witness keeps these.
     """
-    return data[:2] in (_PEER_NAMED, _CELL_FOUNDED) or is_of_tokens(data)
+    return data[:2] in _OF_MEMBERS or is_of_tokens(data)
 
 
 def is_of_tokens(data: bytes) -> bool:

@@ -32,6 +32,7 @@ from ha_scheduler.ledger import (
     events,
     free_keys,
     indexes,
+    maintenance,
     peer_table,
     quarantine,
     rejections,
@@ -71,6 +72,7 @@ from ha_scheduler.ledger.records import (
     Forgotten,
     GraphsRetired,
     GraphSubmitted,
+    MaintenanceSet,
     PeerNamed,
     Record,
     RecordRejected,
@@ -330,6 +332,9 @@ _APPLY: dict[type[Any], Callable[[Tables, int, Any, bytes], None]] = {
     SigningKeyAdded: lambda tables, index, record, data: tokens.key_added(tables, index, record),
     SigningKeyRetired: lambda tables, index, record, data: tokens.key_retired(tables, record),
     TokenIssued: lambda tables, index, record, data: tokens.issued(tables, index, record),
+    MaintenanceSet: lambda tables, index, record, data: maintenance.put(
+        tables, index, record, data
+    ),
     TokenRevoked: lambda tables, index, record, data: tokens.revoked(tables, index, record),
 }
 assert {*_APPLY, Called} == set(get_args(Record))  # a record without a rule would be a hole

@@ -3,11 +3,11 @@
 Guarantee: an engine or ledger that applies ``rebuild(tables)`` has the state of one that applied
 the whole log. Two ledgers with the same log have the same ``digest``.
 
-Order: peers, tokens, rejections and the quarantine first (no engine reads what is set aside), then
-values (graphs need plugins and files), then every event in log order (see ``events``), a blob's
-parts right before the record that names it. Sessions and answers follow, since they overwrite what
-the replay of graphs and tombstones made of them. Loose blob parts are last: the record that names
-them is still to come.
+Order: peers, maintenance, tokens, rejections and the quarantine first (no engine reads what is set
+aside), then values (graphs need plugins and files), then every event in log order (see ``events``),
+a blob's parts right before the record that names it. Sessions and answers follow, since they
+overwrite what the replay of graphs and tombstones made of them. Loose blob parts are last: the
+record that names them is still to come.
 
 A graph whose session has been dropped loses it here, or the replay would revive the session.
 """
@@ -27,6 +27,7 @@ from ha_scheduler.ledger import (
     calls,
     cell_identity,
     events,
+    maintenance,
     peer_table,
     quarantine,
     rejections,
@@ -63,6 +64,7 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
         yield identity
     for _, row in peer_table.scan(tables):
         yield row
+    yield from maintenance.scan(tables)
     yield from tokens.scan(tables)
     yield from map(encode, rejections.scan(tables))
     for case in quarantine.scan(tables):

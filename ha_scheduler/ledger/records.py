@@ -289,7 +289,7 @@ class PeerNamed(_Record, tag=21):
     another id, and a second record under its name. The ids of founders follow from their names, so
     ``disk`` is a number that was drawn when the disk was set up, and tells one from an impostor.
     ``gone``: empty while this disk belongs to the cell, later the end of a sentence that says since
-    when it does not, and why.
+    when it does not, and why. ``learner``: it is to stay one until an operator promotes it.
     """
 
     peer: Number
@@ -300,6 +300,7 @@ class PeerNamed(_Record, tag=21):
     dask_port: Port
     witness: bool
     gone: Name
+    learner: bool = False
 
 
 class Called(_Record, tag=22):
@@ -474,6 +475,21 @@ class TokenRevoked(_Record, tag=35):
     by: Name
 
 
+class MaintenanceSet(_Record, tag=36):
+    """An operator's order on who stands for election (``maintenance``).
+
+    ``peer``: who is drained; empty: all, nobody takes over by itself. ``active``: whether the order
+    is given or lifted. ``until``: seconds since the epoch at which it ends by itself; 0: it does
+    not. ``by``: who asked, ``at`` when.
+    """
+
+    peer: Name
+    active: bool
+    until: Number
+    by: Name
+    at: Number
+
+
 Record = (
     TermStarted
     | BlobPart
@@ -508,6 +524,7 @@ Record = (
     | SigningKeyRetired
     | TokenIssued
     | TokenRevoked
+    | MaintenanceSet
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}

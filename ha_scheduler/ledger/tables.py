@@ -40,12 +40,14 @@ OWNED_CALLS = "owned_calls"  # (owner, session) → empty: derived of CALL_SESSI
 SIGNING_KEYS = "signing_keys"  # public key → (index, SigningKeyAdded as it was logged)
 TOKENS = "tokens"  # id → (index, TokenIssued as it was logged last)
 REVOKED = "revoked"  # id → (index, TokenRevoked)
+MAINTENANCE = "maintenance"  # peer → (index, MaintenanceSet as it was logged), while it is active
 QUARANTINE = "quarantine"  # content → (index, place in its record, CaseRestored)
 
 TABLES = (
     META, EVENTS, GRAPHS, BLOB_PARTS, LOOSE_BLOBS, DELTAS, WANTS, FORGOTTEN, ERRORS, RETRIED,
     SCATTERED, FREE_DELTAS, FREE_WANTS, DEPARTED, CLIENTS, SESSIONS, VALUES, PEERS, CALL_SESSIONS,
     CALLS, REJECTED, SESSION_CLIENTS, OWNED_CALLS, QUARANTINE, CELL, SIGNING_KEYS, TOKENS, REVOKED,
+    MAINTENANCE,
 )  # fmt: skip
 DERIVED_TABLES = (SESSION_CLIENTS, OWNED_CALLS)  # see ``indexes``: their rows are in no dump
 DUMPED_TABLES = tuple(table for table in TABLES if table not in DERIVED_TABLES)

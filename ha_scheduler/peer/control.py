@@ -15,9 +15,11 @@ import logging
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from ha_scheduler.audit.chain import Event
 from ha_scheduler.audit.log import AuditLog
-from ha_scheduler.ledger.records import CaseReleased
+from ha_scheduler.ledger.records import CaseReleased, MaintenanceSet
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.inquest import quarantined
 from ha_scheduler.peer.issuing import Issuer
@@ -36,6 +38,9 @@ from ha_scheduler.protocol.control import (
     HistoryRequest,
     JoinRequest,
     LoginRequest,
+    MaintainRequest,
+    MayJoinRequest,
+    PromoteRequest,
     Quarantine,
     QuarantineRequest,
     ReleaseRequest,
@@ -60,7 +65,9 @@ _EVENTS: dict[type[Request], Event] = {
     TransferRequest: Event.FORCED,
     ReleaseRequest: Event.FORCED,
     JoinRequest: Event.MEMBERSHIP,
+    PromoteRequest: Event.MEMBERSHIP,
     RemoveRequest: Event.MEMBERSHIP,
+    MaintainRequest: Event.FORCED,
     TokenRequest: Event.TOKEN,
     RenewRequest: Event.TOKEN,
     LoginRequest: Event.TOKEN,
@@ -132,9 +139,16 @@ class Control:
                 return Quarantine(tuple(map(quarantined, self._report.cases())))
             case ReleaseRequest(content):
                 return self._change(lambda: self._release(content))
-            case JoinRequest(disk, replacing):
-                join = replica.reconfiguration.join
-                return self._change(lambda: join(named(disk), replacing))
+            case JoinRequest(disk, replacing, learner):
+                join, row = replica.reconfiguration.join, replace(named(disk), learner=learner)
+                return self._change(lambda: join(row, replacing))
+            case MayJoinRequest(disk, replacing):
+                may_join = replica.reconfiguration.may_join
+                return self._change(lambda: may_join(named(disk), replacing))
+            case PromoteRequest(peer):
+                return self._change(lambda: replica.reconfiguration.promote(peer))
+            case MaintainRequest():
+                return self._maintain(request, caller.subject)
             case RemoveRequest(peer):
                 return self._change(lambda: replica.reconfiguration.remove(peer))
             case _:
@@ -200,6 +214,25 @@ class Control:
             return self._not_leading()
         return begin() or Taken()
 
+    def _maintain(self, request: MaintainRequest, by: str) -> Taken | Declined:
+        replica = self._replica
+        if not request.active and replica.leader_name() is None:
+            replica.maintenance.overrule(request.peer)
+            return Taken()
+        known = [peer.name for peer in replica.roster.current()]
+        order = replica.maintenance.order
+        return self._change(lambda: self._log(order(request, by, known, replica.fit_names())))
+
+    def _log(self, record: MaintenanceSet | Declined) -> Declined | None:
+        """Propose it; a refusal, or None once that is done."""
+        if isinstance(record, Declined):
+            return record
+        try:
+            self._replica.propose(record)
+        except CallerError as error:
+            return Declined(f"{error}; ask again in a moment", passing=True)
+        return None
+
     def _release(self, content: bytes) -> Declined | None:
         """Let a content be tried again; a refusal, or None once that is proposed."""
         if content not in {case.exposure.content for case in self._report.cases()}:
@@ -231,8 +264,10 @@ def _object_of(request: Request) -> str:
     match request:
         case JoinRequest(disk):
             return disk.name
-        case RemoveRequest(peer):
+        case RemoveRequest(peer) | PromoteRequest(peer):
             return peer
+        case MaintainRequest(peer, active):
+            return f"{peer or 'failover'} {'ordered' if active else 'lifted'}"
         case TransferRequest(to):
             return to or "any peer"
         case ReleaseRequest(content):

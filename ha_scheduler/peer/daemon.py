@@ -309,6 +309,7 @@ class _Daemon:
             # The disk may know the founders only, and they may all have been replaced.
             lambda: (*self._roster.current(), *self._settings.cell.peers),
             lambda: self._roster.own.peer in self._driver.node.membership.peers,
+            learner=self._settings.learner,
         )
         try:
             await joining.run()

@@ -93,6 +93,8 @@ class Joiner:
         admission: Admission | None,
         peers: Callable[[], Iterable[PeerAddress]],
         is_member: Callable[[], bool],
+        *,
+        learner: bool = False,
     ) -> None:
         self._asker = asker
         self._own = own
@@ -100,6 +102,7 @@ class Joiner:
         self._admission = admission
         self._peers = peers
         self._is_member = is_member
+        self._learner = learner
         self._said = ""
 
     async def run(self) -> None:
@@ -122,7 +125,7 @@ class Joiner:
     async def _ask(self, peer: PeerAddress) -> str:
         """The leader according to ``peer``: ``peer`` itself if it has accepted the request."""
         replacing = self._admission is Admission.REPLACE if self._admission is not None else None
-        request = JoinRequest(disk_of(self._own), replacing)
+        request = JoinRequest(disk_of(self._own), replacing, self._learner)
         try:
             answer = await self._asker.ask(peer, self._cell, request)
         except _FAILURES as error:

@@ -10,6 +10,9 @@ stopped. The order, with a commit between any two steps:
     the peer table names the new disk → ADD_LEARNER → it catches up → the peer table calls the old
     disk gone → REMOVE the old one → ADD_VOTER the new one
 
+A disk whose record says ``learner`` stays one, until an operator promotes it: then the record says
+so no more.
+
 To remove a peer the peer table calls its disk gone, and REMOVE follows; a leader that is to go
 hands over first, and its successor goes on.
 
@@ -134,7 +137,8 @@ class Changes:
                 and known.disk == said.disk
                 and known.dask_port != said.dask_port
             ):
-                yield NamePeer(said)
+                # Whether it is to stay a learner is not for itself to say.
+                yield NamePeer(replace(said, learner=known is not None and known.learner))
 
     def _departures(self, seen: Seen, *, replaced: bool) -> Iterator[Effect | str]:
         for peer in sorted(seen.members):
@@ -161,7 +165,8 @@ class Changes:
             if newest.peer in seen.voters:
                 yield from (self._retire(disk, seen) for disk in older)
             elif newest.peer in seen.learners:
-                yield from self._promotion(newest, older, seen)
+                if not newest.learner:
+                    yield from self._promotion(newest, older, seen)
             else:
                 yield ChangeMembership(ChangeKind.ADD_LEARNER, newest.peer)
 
@@ -252,6 +257,25 @@ class Changes:
                 return f"peer {other.name} has port {min(same)} of {disk.host}; choose another"
         return ""
 
+    def promote(self, name: str, seen: Seen) -> NamePeer | Declined | None:
+        """The request to let the learner ``name`` vote. Idempotent; None: accepted before."""
+        disk = seen.current(name)
+        if disk is None:
+            return Declined(f"there is no peer {name} in the cell")
+        if disk.peer in seen.voters:
+            return Declined(f"peer {name} votes already")
+        if not disk.learner:
+            return None
+        for other in self._unfinished(seen) - {name}:
+            return Declined(f"peer {other} is being added or removed; one at a time", passing=True)
+        if not seen.can_commit(more := {*seen.voters, disk.peer}):
+            live = len(more & set(seen.live))
+            return Declined(
+                f"with peer {name}, {live} of {len(more)} voters would be live, which is no "
+                f"majority; bring the others back first"
+            )
+        return NamePeer(replace(disk, learner=False))
+
     def remove(self, name: str, seen: Seen) -> NamePeer | Declined | None:
         """The request to remove the peer ``name``. Idempotent; None: accepted before."""
         disk = seen.current(name)
@@ -281,7 +305,9 @@ class Changes:
             if disk.gone:
                 moving = disk.peer in seen.members
             else:
+                is_to_stay = disk.learner and disk.peer in seen.learners
                 moving = disk.peer in seen.recorded and disk.peer not in seen.voters
+                moving = moving and not is_to_stay
             if moving:
                 on_the_way.add(disk.name)
         return on_the_way

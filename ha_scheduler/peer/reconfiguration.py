@@ -164,6 +164,15 @@ class Reconfiguration:
         """The request of a disk to join. None: accepted."""
         return self._request(lambda seen: self._changes.join(disk, replacing, seen))
 
+    def may_join(self, disk: PeerNamed, replacing: bool) -> Declined | None:
+        """Whether such a disk would be let in now; nothing is changed."""
+        answer = self._changes.join(disk, replacing, self._seen())
+        return answer if isinstance(answer, Declined) else None
+
+    def promote(self, name: str) -> Declined | None:
+        """The request to let a learner vote. None: accepted."""
+        return self._request(lambda seen: self._changes.promote(name, seen))
+
     def remove(self, name: str) -> Declined | None:
         """The request to remove a peer. None: accepted."""
         return self._request(lambda seen: self._changes.remove(name, seen))

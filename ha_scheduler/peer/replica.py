@@ -28,6 +28,7 @@ from ha_scheduler.peer.engine_side import EngineSide
 from ha_scheduler.peer.feed import CommittedTail
 from ha_scheduler.peer.history import LeaderHistory
 from ha_scheduler.peer.leadership import (
+    FRESH_S,
     ActivateEngine,
     Effect,
     EngineState,
@@ -42,6 +43,7 @@ from ha_scheduler.peer.leadership import (
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
 from ha_scheduler.peer.lost_quorum import LostQuorum
+from ha_scheduler.peer.maintenance import Maintenance
 from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.ring_keeper import RingKeeper
@@ -101,6 +103,7 @@ class Replica:
             self._changed,
         )
         self.leadership = Leadership()
+        self.maintenance = Maintenance(settings.name)
         self.history = LeaderHistory()
         self._ends = Ends(self.history, self.propose)
         self.failed = asyncio.get_running_loop().create_future()
@@ -152,6 +155,7 @@ class Replica:
         driver.node.electable = False
         self.reconfiguration.connect(driver, links)
         self.ring.load(self.applied)
+        self._load_maintenance()
 
     # -- events of the core (DriverEvents)
 
@@ -166,6 +170,8 @@ class Replica:
             self.history.begin(state.term, name, self._detected or now, now)
             self._detected = None
             self._ends.note_cause()
+        if (leader := self._name(state.leader)) is not None:
+            self.maintenance.leads(leader)
         self._run(self.leadership.role_changed(now, leading, state.term))
         self._move_address(before, state)
         if (before.leader, before.term) != (state.leader, state.term):
@@ -240,6 +246,7 @@ class Replica:
         self.reconfiguration.on_committed(entries)
         self._ends.committed(entry.data for entry in entries)
         self.ring.on_committed(entries)
+        self.maintenance.on_committed(entries)
         self.commits.on_committed(entries)
         if self._open_at is not None:
             term, index = self._open_at
@@ -277,6 +284,7 @@ class Replica:
         self._rejected = self._store.rejections().count
         self.reconfiguration.on_snapshot_installed(meta.index)
         self.ring.load(meta.index)
+        self._load_maintenance()
         self.engine.kill("a snapshot replaced the log it was reading")
 
     def on_fatal(self, error: BaseException) -> None:
@@ -297,7 +305,7 @@ class Replica:
     def on_engine_exited(self, *, explained: bool) -> None:
         if self.leading():
             self._serving = None
-        now, others = time.monotonic(), self._candidates()
+        now, others = time.monotonic(), self._heirs()
         self._run(self.leadership.engine_exited(now, others, explained=explained))
         self._changed()
 
@@ -306,7 +314,7 @@ class Replica:
             self._ends.own(record)
             self._propose_ends()
             self._gossip()
-        self._run(self.leadership.exit_explained(time.monotonic(), self._candidates()))
+        self._run(self.leadership.exit_explained(time.monotonic(), self._heirs()))
 
     def on_mark(self, mark: Mark) -> None:
         self.history.mark(mark.term, mark.phase, mark.at, mark.detail)
@@ -383,7 +391,8 @@ class Replica:
     def tick(self) -> None:
         """Called every tick of the cell."""
         now = time.monotonic()
-        self._run(self.leadership.tick(now, self._candidates(), self._contact.closed))
+        self._run(self.leadership.tick(now, self._heirs(), self._contact.closed))
+        self._keep_orders()
         self.reconfiguration.tick()
         self.engine.pump()
         self.on_contact()
@@ -394,6 +403,17 @@ class Replica:
         is_nearer = self.engine.replayed != self._gossiped_replayed
         if is_nearer or now - self._gossiped_at >= GOSSIP_EVERY_S:
             self._gossip()
+
+    def _load_maintenance(self) -> None:
+        with self._store.view() as view:
+            self.maintenance.load(view.tables)
+
+    def _keep_orders(self) -> None:
+        """Stand, or not, as operators have ordered, and hand over when drained."""
+        self.maintenance.tick()
+        self.driver.node.stands = self.maintenance.stands()
+        if self.leading() and self.maintenance.drained(self.settings.name):
+            self.transfer(None)
 
     def _warn_of_terms(self, now: float) -> None:
         """A peer that is far ahead in its term is out of the cell until somebody looks."""
@@ -433,6 +453,17 @@ class Replica:
         to = self.leadership.nearest(time.monotonic(), self._candidates())
         return self._name(to) if self.leading() and to is not None else None
 
+    def fit_names(self) -> set[str]:
+        """Who could lead at once, as far as this leader knows."""
+        now = time.monotonic()
+        fit = [
+            peer
+            for peer, other in self._candidates().items()
+            if other.engine_ready and now - other.heard_at < FRESH_S
+        ]
+        own = [self.settings.name] if self.fit_to_lead() or self.serving() else []
+        return {*filter(None, map(self._name, fit)), *own}
+
     def leading(self) -> bool:
         return self.state.role is ServerState.LEADER
 
@@ -467,7 +498,8 @@ class Replica:
         A peer that could not is still elected when nobody else stands (``RawNode.electable``).
         """
         in_time = self.leadership.electable and self.engine.lag_s < ENGINE_LAG_S_MAX
-        return in_time and not self.reconfiguration.leaving()
+        barred = self.reconfiguration.leaving() or self.maintenance.drained(self.settings.name)
+        return in_time and not barred
 
     def _do(self, effect: Effect) -> None:
         match effect:
@@ -524,6 +556,10 @@ class Replica:
 
     def _candidates(self) -> dict[int, Other]:
         return self.others.candidates(self.driver.node.membership.voters, self.links.connected)
+
+    def _heirs(self) -> dict[int, Other]:
+        """Who may be handed leadership without an operator's word."""
+        return {} if self.maintenance.failover_off() else self._candidates()
 
     def _note_detection(self, now: float, before: SoftState, state: SoftState) -> None:
         """The history starts when this peer takes the old leader for gone."""

@@ -86,6 +86,7 @@ class Report:
             vip_held=replica.vip.held,
             heir=replica.heir_name() or "",
             certificates=self._certificates.ends(),
+            maintenance=replica.maintenance.told(),
         )
 
     def leader(self) -> LeaderNamed:

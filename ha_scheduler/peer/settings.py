@@ -102,7 +102,9 @@ class PeerSettings:
     the only files of TLS that it is given. ``host``: the address to listen at, if the
     operator gave one (``listen_host``). ``cell``: the operator's ``--peers``, the founding list or
     the peers of today. ``admission``: an empty disk comes into a running cell. ``witness``: this
-    peer votes and keeps no ledger. ``enrolment_port``: where nodes get certificates for tokens.
+    peer votes and keeps no ledger.
+    ``learner``: it joins without a vote, until it is promoted. ``enrolment_port``: where nodes get
+    certificates for tokens.
 
     ``certificate_alone``: a process without this package, which shows no token, is served as what
     its certificate says. ``token_command``: a program that says who the holder of a credential is.
@@ -138,6 +140,7 @@ class PeerSettings:
     enrolment_port: int | None = None
     admission: Admission | None = None
     witness: bool = False
+    learner: bool = False
     certificate_alone: bool = False
     token_command: str | None = None
 
@@ -154,6 +157,10 @@ class PeerSettings:
             raise OperatorError(
                 f"--engine-watchdog {self.engine_watchdog_s:g} is out of range; use at least "
                 f"{ENGINE_WATCHDOG_S_MIN:g} seconds, and more than the largest graph needs."
+            )
+        if self.learner and self.admission is not Admission.JOIN:
+            raise OperatorError(
+                "--learner is for a new peer, which joins; add --join, or leave it out."
             )
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise OperatorError(

@@ -1,9 +1,9 @@
 """A witness votes and keeps the log, and has neither ledger nor engine.
 
-Guarantee: of committed records a witness folds the identity of the cell, the peer table and whose
-tokens hold, so that it knows the others' addresses and who calls; it offers nobody a snapshot. One
-that comes to lead, because nobody else stood, brings others up from its log only, and hands over as
-soon as one of them is ready, as every leader without an engine.
+Guarantee: of committed records a witness folds the identity of the cell, the peer table, who may
+lead and whose tokens hold, so that it knows the others' addresses and who calls; it
+offers nobody a snapshot. One that comes to lead, because nobody else stood, brings others up from
+its log only, and hands over as soon as one of them is ready, as every leader without an engine.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from ha_scheduler.ledger.encoding import is_of_members
-from ha_scheduler.ledger.tables import CELL, PEERS, REVOKED, SIGNING_KEYS, TOKENS
+from ha_scheduler.ledger.tables import CELL, MAINTENANCE, PEERS, REVOKED, SIGNING_KEYS, TOKENS
 from ha_scheduler.raft.messages import Entry, EntryKind, HardState, Membership
 from ha_scheduler.raft.storage import LogReader
 
-TABLES = (PEERS, CELL, SIGNING_KEYS, TOKENS, REVOKED)  # of a snapshot for a witness
+TABLES = (PEERS, CELL, MAINTENANCE, SIGNING_KEYS, TOKENS, REVOKED)  # of a snapshot for a witness
 
 
 def without_ledger(entries: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -40,11 +40,41 @@ class CellRequest(Message, tag="cell"):
 class JoinRequest(Message, tag="join"):
     """Add ``disk``; ``Taken`` when the leader has begun it.
 
-    ``replacing``: whether it replaces a former disk of its name; None: either.
+    ``replacing``: whether it replaces a former disk of its name; None: either. ``learner``: it does
+    not vote before an operator promotes it.
     """
 
     disk: Disk
     replacing: bool | None = None
+    learner: bool = False
+
+
+class MayJoinRequest(Message, tag="may-join"):
+    """Whether such a disk would be let in now: ``Taken``. Nothing is changed.
+
+    The numbers of ``disk`` are not looked at.
+    """
+
+    disk: Disk
+    replacing: bool
+
+
+class PromoteRequest(Message, tag="promote"):
+    """Let ``peer``, a learner, vote; ``Taken`` when the leader has begun it."""
+
+    peer: Name
+
+
+class MaintainRequest(Message, tag="maintain"):
+    """An order on who stands for election, given or lifted (``MaintenanceSet``).
+
+    ``peer``: to drain; empty: nobody takes over by itself for ``for_s`` seconds. ``Taken`` when the
+    leader has begun it. While nobody leads, whoever is asked to lift one does so for itself.
+    """
+
+    peer: Name
+    active: bool
+    for_s: Number = 0
 
 
 class RemoveRequest(Message, tag="remove"):
@@ -196,6 +226,15 @@ class CertificateEnd(msgspec.Struct, frozen=True):
     at: Number
 
 
+class Order(msgspec.Struct, frozen=True):
+    """An order that holds: see ``MaintenanceSet``. Times are seconds since the epoch."""
+
+    peer: Name
+    until: Number
+    by: Name
+    at: Number
+
+
 class Status(Message, tag="status-answer"):
     """The status of a peer. Gaps and ``lease_s`` are in seconds.
 
@@ -204,6 +243,7 @@ class Status(Message, tag="status-answer"):
     the latest contents that are not read any more, in words. ``predecessor``
     as in ``Welcome``. ``vip``: the virtual address, or empty; ``vip_held``: this host has it.
     ``heir``: of a leader, who would lead next; whether that is ready says its member.
+    ``maintenance``: what operators have ordered about who stands for election.
     """
 
     cell: Text
@@ -236,6 +276,7 @@ class Status(Message, tag="status-answer"):
     vip_held: bool = False
     heir: Text = ""
     certificates: tuple[CertificateEnd, ...] = ()
+    maintenance: tuple[Order, ...] = ()
 
 
 class History(Message, tag="history-answer"):
@@ -296,7 +337,10 @@ Request = (
     | TransferRequest
     | CellRequest
     | JoinRequest
+    | MayJoinRequest
+    | PromoteRequest
     | RemoveRequest
+    | MaintainRequest
     | QuarantineRequest
     | ReleaseRequest
     | TokenRequest

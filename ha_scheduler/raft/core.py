@@ -59,6 +59,7 @@ class Core:
         self.id = config.peer_id
         self.read_states: list[ReadState] = []
         self.electable = True
+        self.stands = True
         hard_state, membership = stable.initial_state()
         self.outbox = Outbox(hard_state.term)
         self.log = RaftLog(
@@ -204,7 +205,8 @@ class Core:
         self._promised = max(0, self._promised - 1)
         if self._elapsed < self._timeout:
             return
-        if self.promotable and self._without_leader >= self._timeout + self._deference:
+        may = self.promotable and self.stands
+        if may and self._without_leader >= self._timeout + self._deference:
             self.campaign()
         else:
             self.leader = NO_PEER  # do not reset the timer: we must grant votes to others

@@ -130,6 +130,16 @@ class RawNode:
     def electable(self, value: bool) -> None:
         self._core.electable = value
 
+    @property
+    def stands(self) -> bool:
+        """Whether this peer campaigns by itself when it hears no leader. One that does not votes,
+        and takes a transfer if it is electable."""
+        return self._core.stands
+
+    @stands.setter
+    def stands(self, value: bool) -> None:
+        self._core.stands = value
+
     def progress(self) -> tuple[ProgressView, ...]:
         """The leader's view of each member; empty on other peers."""
         if self._core.lead is None:

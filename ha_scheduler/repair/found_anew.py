@@ -18,7 +18,7 @@ from ha_scheduler.cell.peers import Cell
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import cell_identity
 from ha_scheduler.ledger.records import CellFounded, UnknownRecordError
-from ha_scheduler.ledger.tables import PEERS
+from ha_scheduler.ledger.tables import MAINTENANCE, PEERS
 from ha_scheduler.peer import founding
 from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.repair.offline import Offline, State
@@ -80,6 +80,7 @@ def found(offline: Offline, what: Founding) -> CellFounded:
         tables = offline.tables(txn, writable=True)
         successor = cell_identity.found_anew(tables, meta.index, name)
         tables.delete_prefix(PEERS, b"")
+        tables.delete_prefix(MAINTENANCE, b"")
         _forget_log(offline, txn, state, meta)
         peer = offline.dbs.peer
         put_fields(txn, peer, IDENTITY, (FORMAT_VERSION, cell.identity, name, peer_id))

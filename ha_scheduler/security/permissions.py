@@ -274,7 +274,10 @@ _TABLE = {
         history                             O C W . . A
         cell                                . . . . . A
         join                                . . . . . A
+        may-join                            . . . . . A
+        promote                             . . . . . A
         remove                              . . . . . A
+        maintain                            . . . . . A
         transfer                            . . . . . A
         quarantine                          . . . . . A
         release                             . . . . . A

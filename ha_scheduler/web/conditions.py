@@ -6,7 +6,7 @@ Guarantee: each is a function of one status. Pure.
 health     the daemon answers
 ready      it counts for the cell: it knows who leads, it votes and is not leaving, it has applied
            the log but for ``LAG_ENTRIES_MAX`` entries, and its engine is ready or active and not
-           more than ``ENGINE_LAG_S_MAX`` behind (a witness has none)
+           more than ``ENGINE_LAG_S_MAX`` behind (a witness has none); it is not drained
 leader     it leads under a lease that holds now, and its engine serves clients and workers
 follower   it is ready, and another peer leads
 ========== =====================================================================================
@@ -38,6 +38,8 @@ def unready(status: Status) -> str:
     own = [member for member in status.members if member.name == status.name]
     if not any(member.role in _VOTERS and not member.leaving for member in own):
         return "this disk has no vote, or is leaving"
+    if any(order.peer == status.name for order in status.maintenance):
+        return "it is drained"
     if status.commit - status.applied > LAG_ENTRIES_MAX:
         return f"{status.commit - status.applied} entries are committed and not applied yet"
     if status.witness:

@@ -159,7 +159,7 @@ def assert_refused(result: Result, sentence: str, status: int = 2) -> None:
         (["status"], "--peers is missing"),
         (["status", "--peers", "a=10.0.0.1"], "No certificate to ask the peers with"),
         (["status", "--peers", "a,b,c,d,e,f,g,h"], "at most 7"),
-        (["remove", "--peers", "a=127.0.0.1"], "Missing argument 'NAME'"),
+        (["members", "remove", "--peers", "a=127.0.0.1"], "Missing argument 'NAME'"),
         (["transfer", "--peers", "a=127.0.0.1", "--protocol", "tcp", "--to", "z"], "--to z is not"),
         (["init"], "--peers is missing"),
         (["init", "--peers", "a"], "--dir is missing"),

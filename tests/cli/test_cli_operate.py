@@ -197,7 +197,7 @@ class StandInCell:
     def run(self, command: str, *arguments: str, peers: str = "") -> Result:
         peers = peers or self.cell.text
         tls = ["--tls-dir", str(self.directory), "--timeout", "5"]
-        return CliRunner().invoke(main, [command, "--peers", peers, *tls, *arguments])
+        return CliRunner().invoke(main, [*command.split(), "--peers", peers, *tls, *arguments])
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_remove_asks_the_leader_and_waits_until_the_peer_is_no_member(standin: S
         return standin.today() if asked else full
 
     standin.peers["a"].answer = answer
-    result = standin.run("remove", "b")
+    result = standin.run("members remove", "b")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "b was removed; the cell is a, c.\n"
     assert asked == ["b"]
@@ -311,7 +311,7 @@ def test_a_refused_removal_says_why(standin: StandInCell) -> None:
     standin.peers["a"].answer = lambda r: (
         standin.today() if isinstance(r, StatusRequest) else refusal
     )
-    result = standin.run("remove", "z")
+    result = standin.run("members remove", "z")
     assert result.exit_code == 1
     assert "refused: there is no peer z in the cell" in result.stderr
 

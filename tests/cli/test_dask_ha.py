@@ -12,7 +12,8 @@ import sys
 import click
 import pytest
 
-from ha_scheduler.cli.dask_ha import COMMANDS, ha
+from ha_scheduler.cli.commands import COMMANDS, OF_CLIENTS
+from ha_scheduler.cli.dask_ha import ha
 from ha_scheduler.cli.main import main
 
 
@@ -29,15 +30,15 @@ def test_dask_lists_the_group_and_the_group_its_commands() -> None:
         assert f"\n  {name}" in listed.stdout
 
 
-@pytest.mark.parametrize("name", ["history", "status"])
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_command_is_the_same_object_in_both_groups(name: str) -> None:
-    assert ha.get_command(click.Context(ha), name) is main.commands[name]
+    assert ha.get_command(click.Context(ha), name) is main.get_command(click.Context(main), name)
 
 
 def test_every_command_that_is_listed_is_there_under_its_name() -> None:
     context = click.Context(ha)
     commands = [ha.get_command(context, name) for name in ha.list_commands(context)]
-    assert [command.name for command in commands if command] == sorted(COMMANDS)
+    assert [command.name for command in commands if command] == sorted(COMMANDS | OF_CLIENTS)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class Model:
     keys: list[bytes] = field(default_factory=list)
     tokens: dict[bytes, r.TokenIssued] = field(default_factory=dict)
     revoked: dict[bytes, int] = field(default_factory=dict)
+    maintenance: dict[str, r.MaintenanceSet] = field(default_factory=dict)
     calls: dict[str, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)  # of clients
     call_owners: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -220,6 +221,11 @@ class Model:
             if rec.at <= expires + FORGET_AFTER_S
         }
 
+    def on_MaintenanceSet(self, rec: r.MaintenanceSet) -> None:
+        self.maintenance.pop(rec.peer, None)
+        if rec.active:
+            self.maintenance[rec.peer] = rec
+
     def on_Called(self, rec: r.Called) -> None:
         payload = rec.payload
         if rec.blob_parts:
@@ -288,6 +294,7 @@ class Model:
             "cell": self.cell,
             "keys": self.keys,
             "tokens": self.tokens,
+            "maintenance": list(self.maintenance.values()),
             "revoked": self.revoked,
             "peers": list(self.peers.values()),  # the newest of one name counts: order matters
             "calls": self.calls,
@@ -458,6 +465,13 @@ class _Writer:
             r.SigningKeyRetired: lambda: (draw(_key),),
             r.TokenIssued: lambda: (draw(_token), "alice", "client", 1, draw(_date), "", ""),
             r.TokenRevoked: lambda: (draw(_token), draw(_date), draw(_date), ""),
+            r.MaintenanceSet: lambda: (
+                draw(st.sampled_from(("", "a", "b"))),
+                draw(st.booleans()),
+                draw(_date),
+                "",
+                1,
+            ),
             r.PeerNamed: lambda: (
                 draw(st.integers(1, 4)),
                 draw(st.integers(1, 2)),
@@ -509,4 +523,5 @@ KINDS = (
     r.SigningKeyRetired,
     r.TokenIssued,
     r.TokenRevoked,
+    r.MaintenanceSet,
 )

@@ -26,6 +26,7 @@ from ha_scheduler.ledger.tables import (
     CALLS,
     CELL,
     EVENTS,
+    MAINTENANCE,
     PEERS,
     REVOKED,
     SESSIONS,
@@ -156,8 +157,9 @@ def test_after_everything_has_ended_no_row_is_left_behind(history: list[Any]) ->
     for index, record in enumerate(ends, start=10_000):
         fold(tables, index, 1, encoding.encode(record))
     left = {table for table, found in rows(tables).items() if found}
-    # Peers stay for ever, as do sessions that no ClientJoined ever named; tokens go by their time.
-    assert left <= {"meta", SESSIONS, PEERS, CELL, SIGNING_KEYS, TOKENS, REVOKED}
+    # Peers and orders stay for ever, as do sessions that no ClientJoined ever named; tokens go by
+    # their time.
+    assert left <= {"meta", SESSIONS, PEERS, CELL, MAINTENANCE, SIGNING_KEYS, TOKENS, REVOKED}
 
 
 def peer_named(peer: int, name: str = "c", gone: str = "") -> r.PeerNamed:

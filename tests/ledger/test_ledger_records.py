@@ -56,6 +56,7 @@ SAMPLES: list[Any] = [
     r.SigningKeyRetired(b"k" * 32),
     r.TokenIssued(b"t" * 16, "alice", "client", 1, 2, "", "a"),
     r.TokenRevoked(b"t" * 16, 2, 1, "a"),
+    r.MaintenanceSet("a", True, 0, "root", 1),
 ]
 NUMBERS = [0, 1, 5, -1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 1.5, float("nan"), True, None]
 STRINGS = ["", "x", "é" * 400, b"", b"k" * 1000, msgspec.msgpack.Ext(5, b"x")]
