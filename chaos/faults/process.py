@@ -195,11 +195,15 @@ class Repeated:
                 return
 
 
+def kill(target: Target, random: Random, word: str, part: Part = "both") -> Active:
+    """SIGKILL, for faults of which it is a part."""
+    return _end(signal.SIGKILL, SEEN_S_MAX)(target, random, part, word)
+
+
 def _storm(
     target: Target, random: Random, count: int, every_s: float, part: Part, word: str
 ) -> Active:
-    kill = _end(signal.SIGKILL, SEEN_S_MAX)
-    return Repeated(target, [lambda: kill(target, random, part, word)] * count, every_s)
+    return Repeated(target, [lambda: kill(target, random, word, part)] * count, every_s)
 
 
 def _rolling(target: Target, random: Random, pause_s: float) -> Active:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chaos.faults import network, process
+from chaos.faults import network, packets, process
 from chaos.faults.base import Registry
 
-FAULTS = Registry([*process.FAULTS, *network.FAULTS])
+FAULTS = Registry([*process.FAULTS, *network.FAULTS, *packets.FAULTS])

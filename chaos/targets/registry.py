@@ -7,10 +7,13 @@ from pathlib import Path
 from chaos.scenario import Scenario
 from chaos.targets.base import Target
 from chaos.targets.loopback import Loopback
+from chaos.targets.namespaces import Namespaces
 from ha_scheduler.errors import OperatorError
 
 TARGETS = {
     "loopback": "a cell on loopback that the run starts",
+    "namespaces": "a cell that the run starts, each process on a host of its own",
+    "namespaces-vip": "the same, known to workers and clients by a virtual address alone",
 }
 
 
@@ -23,6 +26,9 @@ def make(scenario: Scenario, root: Path) -> Target:
     match scenario.target:
         case "loopback":
             return Loopback(root, scenario.peers, scenario.workers, scenario.options)
+        case "namespaces" | "namespaces-vip":
+            vip = scenario.target.endswith("vip")
+            return Namespaces(root, scenario.peers, scenario.workers, scenario.options, vip)
     raise BadTarget(f"There is no target {scenario.target!r}; there are: {', '.join(TARGETS)}.")
 
 

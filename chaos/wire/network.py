@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ from typing import Literal
 SUBNET = "10.77.0"
 PREFIX = "dask-ha-"
 SWITCH = "switch"
-PORT_PREFIX = "to-"
+PORT_PREFIX, FAR_PREFIX = "to-", "far-"  # of a host's port, and of its wire's, if it has one
 SETS = ("links", "without_arp", "without_ends")
 _NAMES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -42,6 +43,22 @@ table bridge cut {
         iifname . oifname @links drop
         ether type arp iifname @without_arp drop
         ip protocol tcp tcp flags & (fin | rst) != 0 iifname @without_ends drop
+    }
+}
+"""
+
+#: Answers what a host sends and gets of the cell's connections with a reset to its own processes
+#: and to the others.
+_RESETS = """
+table inet resets {
+    counter answered { }
+    chain output {
+        type filter hook output priority 0;
+        tcp flags & rst == 0 oifname "eth0" counter name answered reject with tcp reset
+    }
+    chain input {
+        type filter hook input priority 0;
+        tcp flags & rst == 0 iifname "eth0" counter name answered reject with tcp reset
     }
 }
 """
@@ -123,11 +140,11 @@ class Network:
 
     def cut_links(self, links: Iterable[Link]) -> None:
         """Let nothing pass from the first to the second of each."""
-        self._add("links", map(_ports, links))
+        self._add("links", _ports(links))
 
     def heal_links(self, links: Iterable[Link]) -> None:
         """Let it pass again. Links that were not cut are no error."""
-        self._remove("links", map(_ports, links))
+        self._remove("links", _ports(links))
 
     def heal(self) -> int:
         """Let everything pass again. Returns how many frames the cuts have dropped."""
@@ -137,10 +154,10 @@ class Network:
 
     def unplug(self, host: str) -> None:
         """Take the switch's port down: the host loses its carrier, nobody else sees anything."""
-        self._in_switch("ip", "link", "set", _port(host), "down")
+        self.in_switch("ip", "link", "set", port_of(host), "down")
 
     def plug_in(self, host: str) -> None:
-        self._in_switch("ip", "link", "set", _port(host), "up")
+        self.in_switch("ip", "link", "set", port_of(host), "up")
 
     def has_carrier(self, host: str) -> bool:
         shown = json.loads(_run("ip", "-json", "-n", self._name(host), "link", "show", "eth0"))
@@ -148,33 +165,52 @@ class Network:
 
     def take_away(self, what: Taken, hosts: Iterable[str]) -> None:
         """Drop what these hosts send of a kind."""
-        self._add(what, (f'"{_port(host)}"' for host in hosts))
+        self._add(what, (f'"{port_of(host)}"' for host in hosts))
 
     def give_back(self, what: Taken, hosts: Iterable[str]) -> None:
-        self._remove(what, (f'"{_port(host)}"' for host in hosts))
+        self._remove(what, (f'"{port_of(host)}"' for host in hosts))
+
+    def reset(self, host: str) -> None:
+        """Reset the connections of a host, and each new one, until told to stop."""
+        _run(*self.enter(host), "nft", "-f", "-", text=_RESETS)
+
+    def stop_resets(self, host: str) -> None:
+        for command in self.stop_resets_will(host):
+            _run(*command)
+
+    def stop_resets_will(self, host: str) -> list[list[str]]:
+        """The same as commands."""
+        return [[*self.enter(host), "nft", "delete", "table", "inet", "resets"]]
+
+    def resets(self, host: str) -> int:
+        """Packets that were answered so."""
+        command = ("nft", "-j", "list", "counter", "inet", "resets", "answered")
+        listed = json.loads(_run(*self.enter(host), *command))["nftables"]
+        return sum(int(item["counter"]["packets"]) for item in listed if "counter" in item)
 
     def heal_will(self, links: Iterable[Link]) -> list[list[str]]:
         """What ``heal_links`` does, as commands for when this process cannot."""
-        return self._will("links", map(_ports, links))
+        return self._will("links", _ports(links))
 
     def give_back_will(self, what: Taken, hosts: Iterable[str]) -> list[list[str]]:
-        return self._will(what, (f'"{_port(host)}"' for host in hosts))
+        return self._will(what, (f'"{port_of(host)}"' for host in hosts))
 
     def _will(self, name: str, elements: Iterable[str]) -> list[list[str]]:
-        switch = ["ip", "netns", "exec", self._name(SWITCH), "nft"]
-        return [[*switch, f"delete element bridge cut {name} {{ {item} }}"] for item in elements]
+        return [
+            [*self.enter(SWITCH), "nft", f"delete element bridge cut {name} {{ {item} }}"]
+            for item in elements
+        ]
 
     def dropped(self, of: str = "links") -> dict[str, int]:
         """Frames that each cut in force has dropped, by ``from→to`` (or by host)."""
-        listed = json.loads(self._in_switch("nft", "-j", "list", "set", "bridge", "cut", of))
+        listed = json.loads(self.in_switch("nft", "-j", "list", "set", "bridge", "cut", of))
         found = next(item["set"] for item in listed["nftables"] if "set" in item)
-        counts = {}
+        counts: Counter[str] = Counter()
         for item in found.get("elem", ()):
             value = item["elem"]["val"]
             ports = value["concat"] if isinstance(value, dict) else [value]
-            name = "→".join(port.removeprefix(PORT_PREFIX) for port in ports)
-            counts[name] = int(item["elem"]["counter"]["packets"])
-        return counts
+            counts["→".join(map(_host, ports))] += int(item["elem"]["counter"]["packets"])
+        return dict(counts)
 
     # -- entering
 
@@ -199,19 +235,19 @@ class Network:
     def _make(self) -> None:
         for host in (*self.addresses, SWITCH):
             _run("ip", "netns", "add", self._name(host))
-        self._in_switch("ip", "link", "add", "bridge", "type", "bridge", "forward_delay", "0")
-        self._in_switch("ip", "link", "set", "bridge", "up")
+        self.in_switch("ip", "link", "add", "bridge", "type", "bridge", "forward_delay", "0")
+        self.in_switch("ip", "link", "set", "bridge", "up")
         self._nft(_TABLE)
         for host, address in self.addresses.items():
             self._connect(host, address)
 
     def _connect(self, host: str, address: str) -> None:
-        name, port = self._name(host), _port(host)
+        name, port = self._name(host), port_of(host)
         _run(
             "ip", "link", "add", "eth0", "netns", name,
             "type", "veth", "peer", "name", port, "netns", self._name(SWITCH),
         )  # fmt: skip
-        self._in_switch("ip", "link", "set", port, "master", "bridge", "up")
+        self.in_switch("ip", "link", "set", port, "master", "bridge", "up")
         _run("ip", "-n", name, "link", "set", "lo", "up")
         _run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0")
         _run("ip", "-n", name, "link", "set", "eth0", "up")
@@ -219,8 +255,13 @@ class Network:
     def _name(self, host: str) -> str:
         return self._prefix + host
 
-    def _in_switch(self, *command: str) -> str:
-        return _run("ip", "netns", "exec", self._name(SWITCH), *command)
+    def in_switch(self, *command: str) -> str:
+        """What the command prints there. Raises ``CalledProcessError``."""
+        return _run(*self.enter(SWITCH), *command)
+
+    def enter(self, host: str) -> list[str]:
+        """The words before a command that is to run there."""
+        return ["ip", "netns", "exec", self._name(host)]
 
     def _add(self, name: str, elements: Iterable[str]) -> None:
         self._nft("\n".join(f"add element bridge cut {name} {{ {item} }}" for item in elements))
@@ -236,15 +277,21 @@ class Network:
 
     def _nft(self, commands: str) -> None:
         """All or nothing, in one transaction of the kernel."""
-        _run("ip", "netns", "exec", self._name(SWITCH), "nft", "-f", "-", text=commands)
+        _run(*self.enter(SWITCH), "nft", "-f", "-", text=commands)
 
 
-def _port(host: str) -> str:
+def port_of(host: str) -> str:
     return f"{PORT_PREFIX}{host}"  # an interface's name has at most 15 characters
 
 
-def _ports(link: Link) -> str:
-    return " . ".join(f'"{_port(host)}"' for host in link)
+def _ports(links: Iterable[Link]) -> list[str]:
+    """By whichever way each host is connected."""
+    prefixes = (PORT_PREFIX, FAR_PREFIX)
+    return [f'"{p}{a}" . "{q}{b}"' for a, b in links for p in prefixes for q in prefixes]
+
+
+def _host(port: str) -> str:
+    return port.removeprefix(PORT_PREFIX).removeprefix(FAR_PREFIX)
 
 
 def _run(*command: str, text: str | None = None) -> str:
