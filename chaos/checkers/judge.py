@@ -9,10 +9,16 @@ import msgspec
 
 from chaos.checkers import answers, leaders, vacuity
 from chaos.checkers.base import Checker, Result, Verdict, worst
+from chaos.checkers.linearizability import checker as linearizability
 from chaos.record import SUMMARY, Record, write_json
 from chaos.scenario import command
 
-CHECKERS: tuple[Checker, ...] = (*answers.CHECKERS, *leaders.CHECKERS, *vacuity.CHECKERS)
+CHECKERS: tuple[Checker, ...] = (
+    *answers.CHECKERS,
+    *linearizability.CHECKERS,
+    *leaders.CHECKERS,
+    *vacuity.CHECKERS,
+)
 
 EXIT: dict[Verdict, int] = {"valid": 0, "violation": 1, "unknown": 2}
 

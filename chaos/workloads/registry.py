@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 
-from chaos.workloads import submissions
+from chaos.workloads import coordination, submissions
 from chaos.workloads.base import BadWorkload, Workload
 
-WORKLOADS: dict[str, Workload] = {
-    workload.name: workload for workload in (submissions.INDEPENDENT, submissions.LONG)
-}
+_ALL = (submissions.INDEPENDENT, submissions.LONG, coordination.COORDINATION)
+
+WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 
 def workload(name: str) -> Workload:

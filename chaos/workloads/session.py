@@ -123,9 +123,12 @@ class Session:
         expected: Any = None,
         refused: tuple[type[BaseException], ...] = (),
     ) -> tuple[Type, Any]:
-        """Do it now; how it ended, and with what. ``refused``: errors that say it was not done."""
+        """Do it now; how it ended, and with what. ``refused``: errors that say it was not done.
+
+        After any other error nobody knows.
+        """
         op = self.history.invoke(f, key, value, expected)
-        type, got, error = outcome(call, refused)
+        type, got, error = outcome(call, refused, Exception)
         self.history.end(op, type, f, key, got, error)
         return type, got
 
@@ -143,7 +146,9 @@ class Session:
 
 
 def outcome(
-    call: Callable[[], Any], refused: tuple[type[BaseException], ...] = ()
+    call: Callable[[], Any],
+    refused: tuple[type[BaseException], ...] = (),
+    unclear: type[Exception] | tuple[type[Exception], ...] = UNKNOWN,
 ) -> tuple[Type, Any, str]:
     """How a call ended, its value, and its error in words."""
     try:
@@ -152,7 +157,7 @@ def outcome(
         return "fail", None, in_words(error)
     except (concurrent.futures.CancelledError, distributed.client.FutureCancelledError) as error:
         return "fail", None, f"cancelled: {error}"
-    except UNKNOWN as error:
+    except unclear as error:
         return "info", None, in_words(error)
     except Exception as error:
         return "fail", None, in_words(error)

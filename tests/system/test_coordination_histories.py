@@ -2,7 +2,7 @@
 
 Each blow falls on whoever leads, in the midst of the crowd's calls; it is undone when the crowd
 goes on with the next leader, so a leader that was frozen or cut off comes back into a cell that has
-moved on. What must be true of the whole history is in ``crowd.py``.
+moved on. The crowd is the harness's (``chaos/workloads/coordination.py``), and so is the judge.
 """
 
 from __future__ import annotations
@@ -11,19 +11,88 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from benchmarks.silent_drop import BLOWS as SILENT_BLOWS
 from benchmarks.spread_cell import SpreadCell
+from chaos.checkers.linearizability.checker import calls_of, judge_object, never_got
+from chaos.history import Operation, Writer, operations, read
 from chaos.wire.network import NoNamespaces, check_permitted
+from chaos.workloads import coordination
+from chaos.workloads.session import Session, Settings
+from client_replay import Client
 from ha_scheduler import LocalHACluster
 from ha_scheduler.deploy.peer_process import PeerProcess
-from tests.system.conftest import SCALE, Scene, wait_until
-from tests.system.crowd import Crowd
+from tests.system.conftest import DEADLINE_S, SCALE, Scene, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300 * SCALE)]
+
+N_ONWARD = 5  # times that the lock must be taken after a blow, until the next one may fall
+
+
+class Crowd:
+    """The harness's crowd, in this process."""
+
+    def __init__(self, client: Client, directory: Path, seed: int) -> None:
+        self._path = directory / "history.ndjson"
+        settings = Settings(
+            workload="coordination",
+            process="test",
+            role="0",
+            address="",
+            seed=seed,
+            rate=1,
+            deadline_s=DEADLINE_S,
+            clients=1,
+            workers=2,
+            directory=str(directory),
+            history=str(self._path),
+        )
+        self._session = Session(settings, client, Writer(self._path, "test"))
+        self._crowd = coordination.Crowd(self._session, f"crowd-{seed}-{directory.name}")
+
+    def start(self) -> None:
+        self._crowd.start()
+
+    def goes_on(self) -> None:
+        """Returns when the crowd has done something since."""
+        before = self._times_held()
+        wait_until(
+            lambda: self._crowd.failures or self._times_held() > before + N_ONWARD,
+            "the crowd goes on",
+            every_s=0.1,
+        )
+
+    def finish(self) -> None:
+        """Stop, when what was put has been got."""
+        self._session.stopping.set()
+        self._crowd.join(DEADLINE_S)
+
+    def check(self) -> None:
+        """What was seen is what one scheduler that never fell could have shown."""
+        assert not [op for op in self._operations() if op.type == "info"], "each call ended"
+        objects = calls_of(self._operations())
+        assert {name.partition(":")[0] for name in objects} == {
+            "queue",
+            "variable",
+            "lock",
+            "semaphore",
+        }
+        assert not [finding for item in objects.items() if (finding := judge_object(*item))]
+        assert not list(never_got(objects))
+
+    def abandon(self) -> None:
+        """The test is over, perhaps because it failed: let the threads end."""
+        self._session.stopping.set()
+
+    def _times_held(self) -> int:
+        return sum(op.f == "release" and op.type == "ok" for op in self._operations())
+
+    def _operations(self) -> list[Operation]:
+        return list(operations(read([self._path])))
 
 
 @dataclass(frozen=True)
@@ -52,19 +121,14 @@ BLOWS = {
 }
 
 
-@pytest.fixture
-def cluster(scene: Scene) -> LocalHACluster:
-    return scene.cluster
-
-
 def all_follow(cluster: LocalHACluster) -> bool:
     return all(peer.engine_pid for peer in cluster.peers) and all(
         peer.status in ("leader", "follower") for peer in cluster.peers
     )
 
 
-def histories_through(cluster: LocalHACluster, blows: list[str], seed: int) -> None:
-    crowd = Crowd(f"crowd-{'-'.join(blows)}-{seed}", seed)
+def histories_through(scene: Scene, blows: list[str], seed: int) -> None:
+    cluster, crowd = scene.cluster, Crowd(scene.client, scene.directory, seed)
     try:
         crowd.start()
         for name in blows:
@@ -90,14 +154,14 @@ def histories_through(cluster: LocalHACluster, blows: list[str], seed: int) -> N
     ],
     ids=", ".join,
 )
-def test_histories_through_several_failovers(cluster: LocalHACluster, blows: list[str]) -> None:
-    histories_through(cluster, blows, seed=1)
+def test_histories_through_several_failovers(scene: Scene, blows: list[str]) -> None:
+    histories_through(scene, blows, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_histories_through_blows_at_random(cluster: LocalHACluster, seed: int) -> None:
-    histories_through(cluster, Random(seed).choices(list(BLOWS), k=5), seed)
+def test_histories_through_blows_at_random(scene: Scene, seed: int) -> None:
+    histories_through(scene, Random(seed).choices(list(BLOWS), k=5), seed)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +176,9 @@ def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpreadCell]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["drop", "deaf", "mute"])
-def test_histories_through_partitions(spread: SpreadCell, how: str) -> None:
+def test_histories_through_partitions(spread: SpreadCell, how: str, tmp_path: Path) -> None:
     """The leader's host is cut off, in both directions or one, and is heard again later."""
-    blow, crowd = SILENT_BLOWS[how], Crowd(f"crowd-{how}", seed=1)
+    blow, crowd = SILENT_BLOWS[how], Crowd(spread.client, tmp_path, seed=1)
     try:
         crowd.start()
         for _ in range(2):
