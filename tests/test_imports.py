@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "ha_scheduler.errors",
         "ha_scheduler.ledger",
         "ha_scheduler.peer",
+        "ha_scheduler.protocol",
         "ha_scheduler.raft",
         "ha_scheduler.storage",
     },

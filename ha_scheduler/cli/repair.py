@@ -84,7 +84,7 @@ def _ask(what_is_lost: str, yes: bool) -> None:
 def show(data_dir: Path, last: int) -> None:
     """Show the last records in words, what was rejected, and earlier repairs."""
     from ha_scheduler.ledger import rejections
-    from ha_scheduler.repair.words import kind_and_detail
+    from ha_scheduler.storage.words import kind_and_detail
 
     with _offline(data_dir) as offline, offline.dbs.env.begin() as txn:
         state = offline.state(txn)

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from ha_scheduler.audit.chain import Event
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.ledger.records import CaseReleased, MaintenanceSet
+from ha_scheduler.peer.copies import Copies
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.inquest import quarantined
 from ha_scheduler.peer.issuing import Issuer
@@ -38,6 +39,7 @@ from ha_scheduler.protocol.control import (
     HistoryRequest,
     JoinRequest,
     LoginRequest,
+    LogRequest,
     MaintainRequest,
     MayJoinRequest,
     PromoteRequest,
@@ -49,6 +51,7 @@ from ha_scheduler.protocol.control import (
     Request,
     RevokeRequest,
     RotateRequest,
+    SnapshotRequest,
     StatusRequest,
     Taken,
     TokenRequest,
@@ -83,11 +86,14 @@ logger = logging.getLogger(__name__)
 class Control:
     """Answers control connections."""
 
-    def __init__(self, replica: Replica, report: Report, issuer: Issuer, audit: AuditLog) -> None:
+    def __init__(
+        self, replica: Replica, report: Report, issuer: Issuer, audit: AuditLog, copies: Copies
+    ) -> None:
         self._replica = replica
         self._report = report
         self._issuer = issuer
         self._audit = audit
+        self._copies = copies
 
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Identity
@@ -96,7 +102,12 @@ class Control:
         while True:
             body = await frames.read(reader.readexactly, frames.REQUEST_BYTES_MAX)
             try:
-                answer = await self.answer(REQUESTS.decode(body), caller)
+                request = REQUESTS.decode(body)
+                if isinstance(request, SnapshotRequest) and not self._refusal(request, caller):
+                    outcome = await self._copies.send(writer)
+                    self._audit.record(Event.FORCED, caller, what="snapshot", outcome=outcome)
+                    continue
+                answer = await self.answer(request, caller)
             except ProtocolError as error:
                 answer = Declined(str(error))
             writer.write(frames.pack(answer))
@@ -104,16 +115,19 @@ class Control:
 
     async def answer(self, request: Request, caller: Identity = ANYBODY_LOCAL) -> Answer:
         """The answer to one request."""
-        operation = Operation(Surface.CONTROL, tag_of(type(request)))
-        reason = self._no_longer(caller) or refusal(caller, operation)
-        if not reason and isinstance(request, JoinRequest):
-            reason = _not_of_disk(caller, request.disk.name)
-        if reason:
-            self._audit.record(Event.REFUSED, caller, what=operation.name, why=reason)
+        if reason := self._refusal(request, caller):
+            self._audit.record(Event.REFUSED, caller, what=tag_of(type(request)), why=reason)
             return Declined(reason)
         answer = await self._answer(request, caller)
         self._note(caller, request, answer)
         return answer
+
+    def _refusal(self, request: Request, caller: Identity) -> str | None:
+        operation = Operation(Surface.CONTROL, tag_of(type(request)))
+        reason = self._no_longer(caller) or refusal(caller, operation)
+        if not reason and isinstance(request, JoinRequest):
+            reason = _not_of_disk(caller, request.disk.name)
+        return reason
 
     def _note(self, caller: Identity, request: Request, answer: Answer) -> None:
         """What looks is one of many; what changes something is written each time."""
@@ -135,6 +149,10 @@ class Control:
                 return await self._transfer(to)
             case CellRequest():
                 return FoundingList(replica.roster.founding.text)
+            case SnapshotRequest():
+                return Declined("a copy is a stream of its own")
+            case LogRequest():
+                return self._copies.lines(request)
             case QuarantineRequest():
                 return Quarantine(tuple(map(quarantined, self._report.cases())))
             case ReleaseRequest(content):

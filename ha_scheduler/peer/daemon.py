@@ -35,6 +35,7 @@ from ha_scheduler.peer import held_port, opening, pid_file
 from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
+from ha_scheduler.peer.copies import Copies
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.enrolment import Enrolment
 from ha_scheduler.peer.isolation import environment, isolate
@@ -229,7 +230,9 @@ class _Daemon:
             {
                 Kind.PEER: self._serve_peer,
                 Kind.WATCH: watchers.serve,
-                Kind.CONTROL: Control(self._replica, report, self._issuer, self._audit).serve,
+                Kind.CONTROL: Control(
+                    self._replica, report, self._issuer, self._audit, Copies(store, self._roster)
+                ).serve,
             },
             lambda: self._replica.ring.ring,
             self._audit,

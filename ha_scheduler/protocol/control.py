@@ -13,10 +13,11 @@ from msgspec import Meta
 from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Term, Text
 from ha_scheduler.protocol.engine import Content
 from ha_scheduler.protocol.introduction import TOKEN_BYTES_MAX, Token
-from ha_scheduler.protocol.peer import Disk, Failover, PeerAddress, PeerId
+from ha_scheduler.protocol.peer import Disk, Failover, PeerAddress, PeerId, SnapshotChunk
 from ha_scheduler.protocol.ring import TokenId
 
 CREDENTIAL_BYTES_MAX = 32 * 1024
+LOG_ENTRIES_MAX = 200  # in one answer
 
 
 class StatusRequest(Message, tag="status"):
@@ -91,6 +92,17 @@ class ReleaseRequest(Message, tag="release"):
     """Let ``content`` be read and run again; ``Taken`` when the leader has begun it."""
 
     content: Content
+
+
+class SnapshotRequest(Message, tag="snapshot"):
+    """``SnapshotBegins``, please, and then a ``SnapshotChunk`` for each of the ledger's."""
+
+
+class LogRequest(Message, tag="log"):
+    """``LogLines``, please: ``count`` entries after index ``after`` (None: the last ones)."""
+
+    after: Number | None = None
+    count: Number = LOG_ENTRIES_MAX
 
 
 class TokenRequest(Message, tag="token-issue"):
@@ -285,6 +297,41 @@ class History(Message, tag="history-answer"):
     entries: tuple[Failover, ...]
 
 
+class SnapshotBegins(Message, tag="snapshot-begins"):
+    """The head of a copy of a ledger: of which cell, by which peer, as of which entry, and when.
+
+    ``format`` as in ``SnapshotOffer``; ``at``: seconds since the epoch.
+    """
+
+    format: Number
+    release: Name
+    cell: Text
+    cell_id: CellId
+    peer: Name
+    index: Number
+    term: Term
+    at: Number
+
+
+class LoggedEntry(msgspec.Struct, frozen=True):
+    """An entry of the log in words; of ``nbytes`` bytes."""
+
+    index: Number
+    term: Term
+    kind: Name
+    nbytes: Number
+    detail: Text
+
+
+class LogLines(Message, tag="log-answer"):
+    """Entries, and where the log of this peer begins and ends, and how much of it is applied."""
+
+    first: Number
+    last: Number
+    applied: Number
+    entries: tuple[LoggedEntry, ...]
+
+
 class Quarantine(Message, tag="quarantine-answer"):
     """What engines ended of, in the order of the latest ends."""
 
@@ -343,6 +390,8 @@ Request = (
     | MaintainRequest
     | QuarantineRequest
     | ReleaseRequest
+    | SnapshotRequest
+    | LogRequest
     | TokenRequest
     | RenewRequest
     | LoginRequest
@@ -351,8 +400,19 @@ Request = (
     | RotateRequest
 )
 Answer = (
-    Status | History | Transferred | FoundingList | Taken | Declined | Quarantine | Issued | Tokens
+    Status
+    | History
+    | Transferred
+    | FoundingList
+    | Taken
+    | Declined
+    | Quarantine
+    | SnapshotBegins
+    | LogLines
+    | Issued
+    | Tokens
 )
 
 REQUESTS: MessageSet[Request] = MessageSet(Request)
 ANSWERS: MessageSet[Answer] = MessageSet(Answer)
+OF_A_COPY: MessageSet[SnapshotBegins | SnapshotChunk] = MessageSet(SnapshotBegins | SnapshotChunk)

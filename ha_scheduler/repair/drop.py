@@ -17,8 +17,8 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.encoding import is_of_members
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.repair.offline import Offline, State
-from ha_scheduler.repair.words import kind_and_detail
 from ha_scheduler.storage.schema import DROPPED, put_fields
+from ha_scheduler.storage.words import kind_and_detail
 
 DROPPED_MAX = 64  # entries that wait to be passed over
 

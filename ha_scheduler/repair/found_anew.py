@@ -23,6 +23,7 @@ from ha_scheduler.peer import founding
 from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.repair.offline import Offline, State
 from ha_scheduler.storage.applying import fold_entries
+from ha_scheduler.storage.environment import Identity
 from ha_scheduler.storage.log_table import LogTable
 from ha_scheduler.storage.schema import (
     APPLIED,
@@ -77,23 +78,28 @@ def found(offline: Offline, what: Founding) -> CellFounded:
     with offline.dbs.env.begin(write=True) as txn:
         state = offline.state(txn)
         meta = _apply_rest(offline, txn, state, peer_id)
-        tables = offline.tables(txn, writable=True)
-        successor = cell_identity.found_anew(tables, meta.index, name)
-        tables.delete_prefix(PEERS, b"")
-        tables.delete_prefix(MAINTENANCE, b"")
-        _forget_log(offline, txn, state, meta)
-        peer = offline.dbs.peer
-        put_fields(txn, peer, IDENTITY, (FORMAT_VERSION, cell.identity, name, peer_id))
-        # A term that was spent in vain is no matter of the new cell.
-        put_fields(txn, peer, HARD_STATE, (meta.term, 0, meta.index))
-        members = meta.membership
-        put_fields(txn, peer, APPLIED, (meta.index, meta.term, members.voters, members.learners))
-        put_fields(txn, peer, DROPPED, ())
-        offline.write_down(
-            txn,
-            f"founded cell {successor.cell} from the ledger of cell "
-            f"{successor.predecessor or offline.identity.cell}, as of entry {meta.index}",
-        )
+        return begin(offline, txn, Identity(cell.identity, name, peer_id), meta)
+
+
+def begin(offline: Offline, txn: Any, own: Identity, meta: SnapshotMeta) -> CellFounded:
+    """Make the ledger, as of ``meta``, that of a new cell in which ``own`` is alone."""
+    state, tables = offline.state(txn), offline.tables(txn, writable=True)
+    successor = cell_identity.found_anew(tables, meta.index, own.peer)
+    for table in (PEERS, MAINTENANCE):
+        tables.delete_prefix(table, b"")
+    _forget_log(offline, txn, state, meta)
+    peer = offline.dbs.peer
+    put_fields(txn, peer, IDENTITY, (FORMAT_VERSION, own.cell, own.peer, own.peer_id))
+    # A term that was spent in vain is no matter of the new cell.
+    put_fields(txn, peer, HARD_STATE, (meta.term, 0, meta.index))
+    members = meta.membership
+    put_fields(txn, peer, APPLIED, (meta.index, meta.term, members.voters, members.learners))
+    put_fields(txn, peer, DROPPED, ())
+    offline.write_down(
+        txn,
+        f"founded cell {successor.cell} from the ledger of cell "
+        f"{successor.predecessor or offline.identity.cell}, as of entry {meta.index}",
+    )
     return successor
 
 

@@ -279,6 +279,8 @@ _TABLE = {
         remove                              . . . . . A
         maintain                            . . . . . A
         transfer                            . . . . . A
+        snapshot                            . . . . . A
+        log                                 . . . . . A
         quarantine                          . . . . . A
         release                             . . . . . A
         token-renew                         O C W . . A
