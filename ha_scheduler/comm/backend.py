@@ -2,8 +2,8 @@
 
 Guarantee: ``connect`` returns a comm only to a process that answered, and at most one connection of
 an attempt stays open. The last known leader is tried alone for ``HEAD_START_S``, then every address
-at once, and every address of every name (``names.py``). A follower refuses at once, and a host that
-swallows packets delays nobody.
+at once, and every address of every name (``names.py``). A follower says who leads, which is tried
+at once; a host that swallows packets delays nobody.
 
 "Answered", because the kernel of a frozen leader still accepts connections. Under TLS the handshake
 proves life; without it (loopback) the first byte of Dask's own handshake, which a server sends
@@ -47,7 +47,13 @@ from ha_scheduler.comm.address import (
 )
 from ha_scheduler.comm.directory import Directory, View, directory_of
 from ha_scheduler.comm.names import NameNotResolved, a_host_of, is_name, spread
-from ha_scheduler.comm.preamble import CHECK_SERVER, IntroductionRefused, is_final
+from ha_scheduler.comm.preamble import (
+    CHECK_SERVER,
+    RACING,
+    IntroductionRefused,
+    NotLeading,
+    is_final,
+)
 from ha_scheduler.comm.roles import check_leader
 
 logger = logging.getLogger("distributed.ha.comm")
@@ -92,7 +98,7 @@ class HAConnector(Connector):
         endpoints = parse(f"{self._scheme}://{address}")
         directory = directory_of(endpoints)
         scheme = transport(endpoints, connection_args)
-        arguments = {**connection_args, CHECK_SERVER: check_leader}
+        arguments = {**connection_args, CHECK_SERVER: check_leader, RACING: True}
 
         async def attempt(endpoint: Endpoint) -> Comm:
             connector = get_backend(scheme).get_connector()
@@ -127,6 +133,7 @@ class _Race:
         self._naming: set[asyncio.Task[None]] = set()  # names that are being resolved
         self._failures: dict[Endpoint, BaseException] = {}
         self._doubt = asyncio.Event()  # an attempt failed, or has succeeded
+        self._more = asyncio.Event()  # an attempt has begun
         self._leads: dict[Endpoint, asyncio.Event] = {}  # it is said to lead now
 
     async def run(self) -> Comm:
@@ -177,6 +184,14 @@ class _Race:
         task = asyncio.ensure_future(self._persist(endpoint))
         task.add_done_callback(lambda _: self._doubt.set())
         self._tasks[task] = endpoint
+        self._more.set()
+
+    def _go_to(self, leader: Endpoint) -> None:
+        """A peer says that this one leads."""
+        if leader in self._leads:
+            self._leads[leader].set()
+        else:
+            self._start(leader)
 
     def _fail(self, endpoint: Endpoint, error: BaseException) -> None:
         self._failures[endpoint] = error
@@ -194,6 +209,8 @@ class _Race:
                 self._fail(endpoint, error)
                 if is_final(error):
                     raise
+                if isinstance(error, NotLeading):
+                    self._go_to(error.leader)
             await backoff.pause(self._leads[endpoint])
             self._leads[endpoint].clear()
 
@@ -204,8 +221,8 @@ class _Race:
                 await self._doubt.wait()
 
     async def _first(self) -> Comm:
-        while waiting := {*self._tasks, *self._naming}:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while self._tasks or self._naming:
+            await self._some_end()
             self._naming = {naming for naming in self._naming if not naming.done()}
             for task in [task for task in self._tasks if task.done()]:
                 endpoint, error = self._tasks.pop(task), task.exception()
@@ -215,6 +232,16 @@ class _Race:
                 if not isinstance(error, OSError) or isinstance(error, IntroductionRefused):
                     raise error
         raise self._refusal()
+
+    async def _some_end(self) -> None:
+        """Wait until an attempt is over; others may begin meanwhile."""
+        self._more.clear()
+        more = asyncio.ensure_future(self._more.wait())
+        waiting = {*self._tasks, *self._naming, more}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            more.cancel()
 
     def _refusal(self) -> OSError:
         said = "; ".join(f"{endpoint}: {error}" for endpoint, error in self._failures.items())

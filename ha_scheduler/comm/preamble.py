@@ -5,7 +5,8 @@ Guarantee: under TLS the certificate of the server is looked at before the calle
 before distributed's handshake, which unpickles. A caller that does not introduce itself within
 ``TIMEOUT_S`` of the TLS handshake, or in more than ``INTRODUCTION_BYTES_MAX``, is hung up on; a
 refused one hears why, as the error of its connection. At a server of a cell a certificate without
-a known role opens nothing, and that of a client nothing without a token (``callers.py``). A token
+a known role opens nothing, and that of a client nothing without a token (``callers.py``). A peer
+that does not lead says who does, and the caller goes there at once. A token
 leaves its holder after the other side has shown a certificate of the cell; on ``ha://``, that of an
 engine or a peer.
 
@@ -23,7 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,6 +38,7 @@ from msgspec.structs import replace
 from tornado.iostream import IOStream, StreamClosedError
 
 from ha_scheduler.comm import decoding, http, security, servers
+from ha_scheduler.comm.address import Endpoint, parse_endpoint
 from ha_scheduler.comm.callers import IDENTITY, Callers, NotJoined
 from ha_scheduler.comm.tokens import token_of
 from ha_scheduler.errors import CertificateRefused, OperatorError
@@ -42,6 +46,7 @@ from ha_scheduler.gate.servers import PLACE
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import MalformedMessage, ProtocolError, shown
 from ha_scheduler.protocol.introduction import (
+    ALPN,
     TIMEOUT_S,
     Accepted,
     Introduction,
@@ -55,12 +60,11 @@ from ha_scheduler.protocol.introduction import (
     of_either,
 )
 from ha_scheduler.security.contexts import harden
-from ha_scheduler.security.tls import role_in
+from ha_scheduler.security.tls import Role, role_in
 from ha_scheduler.security.token import TokenExpired, TokenRefused
 
 logger = logging.getLogger("distributed.ha.comm")
 
-ALPN = "dask-ha/1"
 HANDSHAKE_S = 30.0  # of TLS: a thousand who call at once, after a takeover, take us many seconds
 
 #: In connection arguments: called with a new comm under TLS, before a word is said to its other
@@ -75,8 +79,20 @@ REFUSAL = (
 )
 
 
+#: In connection arguments: a peer that does not lead is told of by ``NotLeading``.
+RACING = "racing"
+
+
 class IntroductionRefused(FatalCommClosedError):
     """Remote: one side refuses the other for good."""
+
+
+class NotLeading(CommClosedError):
+    """Remote: a peer that does not lead; ``leader`` does, as far as it knows."""
+
+    def __init__(self, reason: str, leader: Endpoint) -> None:
+        super().__init__(reason)
+        self.leader = leader
 
 
 def is_final(error: BaseException) -> bool:
@@ -118,7 +134,18 @@ class TLS(_Reading, tcp.TLS):
 
 
 class _Listening:
-    """Of a listener: a connection has its place at the gate until it is introduced."""
+    """Of a listener: a connection has its place at the gate until it is introduced.
+
+    A server that has ``inherited`` sockets which listen already takes connections from those.
+    """
+
+    async def start(self: Any) -> None:
+        server = getattr(self.comm_handler, "__self__", None)
+        sockets = getattr(server, "inherited", ())
+        if not sockets:
+            await super().start()  # type: ignore[misc]
+            return
+        _take_over(self, sockets)
 
     async def _handle_stream(self: Any, stream: IOStream, address: Any) -> None:
         over = self.tcp_server.take_place(address)
@@ -141,6 +168,15 @@ class _Listening:
         if reason := getattr(comm.stream, REFUSAL, ""):
             await turn_away(comm, reason)
             raise CommClosedError(reason)
+
+
+def _take_over(listener: Any, sockets: Sequence[socket.socket]) -> None:
+    """As ``TCPListener.start`` of upstream's."""
+    arguments: Any = {"max_buffer_size": tcp.MAX_BUFFER_SIZE, **listener.server_args}
+    listener.tcp_server = tcp.TCPServer(**arguments)
+    listener.tcp_server.handle_stream = listener._handle_stream
+    listener.tcp_server.add_sockets(sockets)
+    listener.get_host_port()  # it notes where it is bound
 
 
 class TLSListener(_Listening, tcp.TLSListener):
@@ -189,6 +225,14 @@ class TLSConnector(tcp.TLSConnector):
         return _offering(super()._get_connect_args(**connection_args))
 
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> TLS:
+        try:
+            return await self._introduced(address, deserialize, **connection_args)
+        except NotLeading as follower:
+            if connection_args.get(RACING):
+                raise
+            return await self._introduced(str(follower.leader), deserialize, **connection_args)
+
+    async def _introduced(self, address: str, deserialize: bool, **connection_args: Any) -> TLS:
         comm: TLS = await super().connect(address, deserialize, **connection_args)
         try:
             if check := connection_args.get(CHECK_SERVER):
@@ -201,6 +245,9 @@ class TLSConnector(tcp.TLSConnector):
                 comm.extra_info[INTRODUCTION] = await _call(comm.stream, introduction)
         except (RefusedError, ProtocolError, OperatorError) as error:
             comm.abort()
+            if isinstance(error, RefusedError) and error.leader and _is_of_a_daemon(comm):
+                leader = parse_endpoint(error.leader)
+                raise NotLeading(f"{comm.peer_address}: {error}", leader) from error
             if isinstance(error, RefusedError) and error.passing:
                 raise CommClosedError(f"{comm.peer_address}: {error}") from error
             raise IntroductionRefused(f"{comm.peer_address}: {error}") from error
@@ -359,6 +406,11 @@ def _is_of_a_cell(comm: Any) -> bool:
     except CertificateRefused:
         return False
     return True
+
+
+def _is_of_a_daemon(comm: Any) -> bool:
+    """Whose word on who leads counts."""
+    return role_in(comm.extra_info.get("peercert")) is Role.PEER
 
 
 async def _call(stream: Any, introduction: Introduction) -> Accepted:

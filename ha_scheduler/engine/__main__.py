@@ -17,13 +17,16 @@ def main() -> None:
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--lease-fd", type=int, required=True)
     parser.add_argument("--exposures-fd", type=int, required=True)
+    parser.add_argument("--dask-fd", type=int, action="append", default=[])
     arguments = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s engine %(name)s - %(message)s"
     )
     logging.getLogger("distributed").setLevel(logging.INFO)
     status = asyncio.run(
-        process.run(arguments.channel_fd, arguments.lease_fd, arguments.exposures_fd)
+        process.run(
+            arguments.channel_fd, arguments.lease_fd, arguments.exposures_fd, arguments.dask_fd
+        )
     )
     sys.stderr.flush()
     os._exit(status)

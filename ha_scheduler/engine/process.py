@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ha_scheduler.comm.address import Endpoint
@@ -107,8 +108,16 @@ class Channel:
 
 
 class EngineProcess:
-    def __init__(self, channel: Channel, lease: SharedLease, exposures: SharedExposures) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        lease: SharedLease,
+        exposures: SharedExposures,
+        inherited: Sequence[socket.socket] = (),
+    ) -> None:
+        """``inherited``: sockets that listen at the Dask port, for when it leads."""
         self._channel = channel
+        self._inherited = inherited
         self._lease = lease
         self._exposures = exposures
         self._scheduler: Any = None
@@ -175,6 +184,7 @@ class EngineProcess:
         note_own_signals(self._exposures)
         exposures = Exposures(self._exposures)
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
+        scheduler.inherited = self._inherited
         message_parts.install(scheduler)
         rehearse()
         return scheduler
@@ -220,13 +230,18 @@ def _dashboard(scheduler: Any) -> str:
     return f"{scheme}://:{server.port}" if getattr(server, "port", None) else ""
 
 
-async def run(channel_fd: int, lease_fd: int, exposures_fd: int) -> int:
+async def run(
+    channel_fd: int, lease_fd: int, exposures_fd: int, dask_fds: Sequence[int] = ()
+) -> int:
     """The whole life of an engine. Returns the exit status."""
     raise_limit()
+    for fd in dask_fds:
+        os.set_inheritable(fd, False)  # a process that users start may outlive us, and the daemon
     try:
         channel = await Channel.open(channel_fd)
         lease, exposures = SharedLease(lease_fd), SharedExposures(exposures_fd)
-        await EngineProcess(channel, lease, exposures).run()
+        inherited = [socket.socket(fileno=fd) for fd in dask_fds]
+        await EngineProcess(channel, lease, exposures, inherited).run()
     except (ChannelLost, OSError, EOFError) as error:
         logger.critical(
             "The channel to the peer daemon ended (%s); this engine exits.",

@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
 import time
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -104,6 +106,7 @@ class Scheduler(
     """
 
     serves_a_cell = True  # callers have certificates with roles
+    inherited: Sequence[socket.socket] = ()  # listen at its port already
     known_leader = "", ""  # name and dashboard, for who looks at a follower
 
     def __init__(

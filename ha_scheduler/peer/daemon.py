@@ -19,7 +19,7 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import held_port, opening, pid_file
+from ha_scheduler.peer import dask_port, opening, pid_file
 from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.copies import Copies
+from ha_scheduler.peer.dask_port import DaskPort
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.enrolment import Enrolment
 from ha_scheduler.peer.isolation import environment, isolate
@@ -91,13 +92,15 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.callback(store.close)
         roster = opening.call_roll(settings, known, store)
         stack.enter_context(_pid_file(settings))
-        if not roster.own.witness:
-            stack.enter_context(held_port.hold(settings.listen_host, settings.address.dask_port))
+        witness = roster.own.witness
+        dask = () if witness else dask_port.listen(settings.listen_host, settings.address.dask_port)
+        for listening in dask:
+            stack.callback(listening.close)
         audit = opening.open_audit(settings)
         stack.callback(audit.close)
         vip = _virtual_address(settings)
         daemon = _Daemon(
-            settings, security, roster, asker, store, bridge, engine_module, plan, vip, audit
+            settings, security, roster, asker, store, bridge, engine_module, plan, vip, audit, dask
         )
         return asyncio.run(daemon.main(sock))
 
@@ -132,7 +135,9 @@ class _Daemon:
         plan: Plan,
         vip: NoAddress,
         audit: AuditLog,
+        dask: Sequence[socket.socket],
     ) -> None:
+        self._dask_sockets = dask
         self._settings = settings
         self._security = security
         self._roster = roster
@@ -154,6 +159,7 @@ class _Daemon:
         self._build()
         with self._signal_handlers():
             await self._listener.start(sock)
+            self._dask_port.answer()
             self._start_enrolment()
             self._vip.start()
             if self._web is not None:
@@ -214,6 +220,9 @@ class _Daemon:
         self._report = report = Report(self._replica, store, self._plan.summary, certificates)
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
+        context = server_context(settings.tls) if settings.tls is not None else None
+        self._dask_port = DaskPort(self._dask_sockets, context, report.watch_view)
+        self._replica.engine.on_port = self._give_port
         self._web = _web_port(settings, self._replica, report, store, self._audit)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
@@ -222,6 +231,7 @@ class _Daemon:
             settings.engine_watchdog_s,
             self._plan,
             environment(settings, self._plan),
+            self._dask_port.descriptors,
         )
         self._listener = Listener(
             identity,
@@ -295,6 +305,12 @@ class _Daemon:
         self._enrolment = Enrolment(self._replica, self._issuer, settings.tls, address)
         self._enrolment.start(sock)
 
+    def _give_port(self, to_engine: bool) -> None:
+        if to_engine:
+            self._dask_port.leave_to_engine()
+        else:
+            self._dask_port.answer()
+
     # -- life and end
 
     async def _run_engines(self) -> None:
@@ -325,6 +341,7 @@ class _Daemon:
             self._replica.tick()
             self._replica.engine.name_leader(self._report.leader())
             state.look()
+            self._dask_port.tick()
             if self._web is not None:
                 self._web.tick()
             await asyncio.sleep(self._settings.timing.tick_s)
@@ -394,6 +411,7 @@ class _Daemon:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.stop()
         await self._listener.stop()
+        await self._dask_port.stop()
         if self._enrolment is not None:
             await self._enrolment.stop()
         if self._web is not None:

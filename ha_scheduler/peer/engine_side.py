@@ -79,6 +79,8 @@ class EngineSide:
         tail: CommittedTail,
         events: EngineSideEvents,
     ) -> None:
+        #: The Dask port is the engine's to answer (True), or the daemon's.
+        self.on_port: Callable[[bool], None] = lambda engine: None
         self.dashboard = ""
         self._settings = settings
         self._roster = roster
@@ -124,6 +126,7 @@ class EngineSide:
         self._rights.activated(term)
         self._term = term
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
+        self.on_port(True)
         cell = self._roster.cell_id, self._roster.predecessor
         self._feed.send_after(index, Activate(term, *cell))
 
@@ -205,6 +208,7 @@ class EngineSide:
         if self._proposals is not None:
             self._proposals.close()
         self._engine = self._feed = self._feeding = self._proposals = None
+        self.on_port(False)
         self.dashboard = ""
         blamed = engine.how is not How.BY_DAEMON and bool(engine.exposures.clocks())
         self._events.on_engine_exited(explained=not blamed)

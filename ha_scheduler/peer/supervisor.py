@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
@@ -228,14 +228,19 @@ class Supervisor:
         watchdog_s: float,
         plan: Plan,
         environment: Mapping[str, str],
+        inherited: Sequence[int] = (),
     ) -> None:
-        """``plan`` confines each engine; ``environment`` is all that it has of one."""
+        """``plan`` confines each engine; ``environment`` is all that it has of one.
+
+        ``inherited``: sockets that listen at the Dask port.
+        """
         self.engine: Engine | None = None
         self._module = module
         self._events = events
         self._watchdog_s = watchdog_s
         self._plan = plan
         self._environment = dict(environment)
+        self._inherited = tuple(inherited)
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._stopping = False
         self._oom = OomKills()
@@ -298,8 +303,9 @@ class Supervisor:
                 f"--channel-fd={channel_fd}",
                 f"--lease-fd={lease_fd}",
                 f"--exposures-fd={exposures_fd}",
+                *(f"--dask-fd={fd}" for fd in self._inherited),
             ],
-            pass_fds=(channel_fd, lease_fd, exposures_fd),
+            pass_fds=(channel_fd, lease_fd, exposures_fd, *self._inherited),
             stdin=subprocess.DEVNULL,
             env=self._environment,
         )

@@ -26,6 +26,7 @@ from ha_scheduler.protocol.codec import (
     peek,
 )
 
+ALPN = "dask-ha/1"  # of TLS, on the ports of Dask: who offers it introduces itself
 TIMEOUT_S = 5.0  # for an introduction, TLS included
 TOKEN_BYTES_MAX = 8 * 1024
 FEATURES_MAX = 256
@@ -75,22 +76,27 @@ class Accepted(Message, tag="accepted"):
 class Refused(Message, tag="refused"):
     """The answer to a refused caller. ``gone``: its disk has left the cell for ever.
 
-    ``passing``: it may be let in later, with a renewed token.
+    ``passing``: it may be let in later, with a renewed token, or when this peer leads. ``leader``:
+    the address of who leads, of a peer that does not.
     """
 
     reason: Text
     gone: bool = False
     passing: bool = False
+    leader: Text = ""
 
 
 class RefusedError(Exception):
     """Remote: the other side refuses us, with a reason for the operator."""
 
-    def __init__(self, reason: str, *, gone: bool = False, passing: bool = False) -> None:
-        """``gone`` and ``passing`` as in ``Refused``."""
+    def __init__(
+        self, reason: str, *, gone: bool = False, passing: bool = False, leader: str = ""
+    ) -> None:
+        """``gone``, ``passing`` and ``leader`` as in ``Refused``."""
         super().__init__(reason)
         self.gone = gone
         self.passing = passing
+        self.leader = leader
 
 
 _INTRODUCTIONS: MessageSet[Introduction] = MessageSet(Introduction)
@@ -130,7 +136,9 @@ def accepted(body: bytes) -> Accepted:
     """The answer that admits us. Raises ``RefusedError`` and ``ProtocolError``."""
     answer = _ANSWERS.decode(body)
     if isinstance(answer, Refused):
-        raise RefusedError(answer.reason, gone=answer.gone, passing=answer.passing)
+        raise RefusedError(
+            answer.reason, gone=answer.gone, passing=answer.passing, leader=answer.leader
+        )
     _compare(VERSION, answer.version)
     return answer
 

@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--channel-fd", type=int)
     parser.add_argument("--lease-fd", type=int)
     parser.add_argument("--exposures-fd", type=int)
+    parser.add_argument("--dask-fd", type=int, action="append")
     arguments = parser.parse_args()
     channel = socket.socket(fileno=arguments.channel_fd)
     ToyEngine(channel, SharedLease(arguments.lease_fd)).run()
