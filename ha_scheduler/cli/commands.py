@@ -17,6 +17,8 @@ from ha_scheduler.cli.sentences import OneSentenceGroup
 COMMANDS = {
     "audit": "ha_scheduler.cli.audit:audit",
     "cert": "ha_scheduler.cli.cert:cert",
+    "debug": "ha_scheduler.cli.debug:debug",
+    "doctor": "ha_scheduler.cli.doctor:doctor",
     "drain": "ha_scheduler.cli.maintenance:drain",
     "failover": "ha_scheduler.cli.maintenance:failover",
     "history": "ha_scheduler.cli.operate:history",

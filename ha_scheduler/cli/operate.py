@@ -74,7 +74,7 @@ def status(output: str, **values: Any) -> int:
     client = client_of(values)
     answers = statuses(client)
     if output == "json":
-        click.echo(json.dumps(_status_json(client, answers), indent=2))
+        click.echo(json.dumps(status_json(client, answers), indent=2))
     else:
         _print_status(client, answers)
     return 0 if leader_of(answers) is not None else EXIT_FAILED
@@ -174,7 +174,7 @@ def _nobody(answers: Mapping[str, object]) -> str:
     return f"none of the peers answered. {reasons}".rstrip(".")
 
 
-def _status_json(client: ControlClient, answers: Answers) -> dict[str, Any]:
+def status_json(client: ControlClient, answers: Answers) -> dict[str, Any]:
     peers = [
         {"name": name, "error": str(answer)}
         if isinstance(answer, ControlError)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -33,7 +33,11 @@ from ha_scheduler.protocol.control import (
     REQUESTS,
     Answer,
     CellRequest,
+    Clock,
+    ClockRequest,
     Declined,
+    Examined,
+    ExamineRequest,
     FoundingList,
     History,
     HistoryRequest,
@@ -87,13 +91,20 @@ class Control:
     """Answers control connections."""
 
     def __init__(
-        self, replica: Replica, report: Report, issuer: Issuer, audit: AuditLog, copies: Copies
+        self,
+        replica: Replica,
+        report: Report,
+        issuer: Issuer,
+        audit: AuditLog,
+        copies: Copies,
+        examine: Callable[[], Awaitable[Examined]],
     ) -> None:
         self._replica = replica
         self._report = report
         self._issuer = issuer
         self._audit = audit
         self._copies = copies
+        self._examine = examine
 
     async def serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Identity
@@ -151,6 +162,10 @@ class Control:
                 return FoundingList(replica.roster.founding.text)
             case SnapshotRequest():
                 return Declined("a copy is a stream of its own")
+            case ClockRequest():
+                return Clock(time.time())
+            case ExamineRequest():
+                return await self._examine()
             case LogRequest():
                 return self._copies.lines(request)
             case QuarantineRequest():

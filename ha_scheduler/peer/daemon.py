@@ -39,6 +39,7 @@ from ha_scheduler.peer.copies import Copies
 from ha_scheduler.peer.dask_port import DaskPort
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.enrolment import Enrolment
+from ha_scheduler.peer.examination import Examination
 from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.joining import Asker, Joiner
@@ -233,6 +234,7 @@ class _Daemon:
             environment(settings, self._plan),
             self._dask_port.descriptors,
         )
+        examination = Examination(settings, self._roster, self._asker, self._replica.serving)
         self._listener = Listener(
             identity,
             self._roster.is_own_cell,
@@ -241,7 +243,12 @@ class _Daemon:
                 Kind.PEER: self._serve_peer,
                 Kind.WATCH: watchers.serve,
                 Kind.CONTROL: Control(
-                    self._replica, report, self._issuer, self._audit, Copies(store, self._roster)
+                    self._replica,
+                    report,
+                    self._issuer,
+                    self._audit,
+                    Copies(store, self._roster),
+                    examination.run,
                 ).serve,
             },
             lambda: self._replica.ring.ring,

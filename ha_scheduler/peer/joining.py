@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
@@ -38,7 +39,7 @@ ASK_TIMEOUT_S = 3.0  # one request, TLS included
 ASK_EVERY_S = 0.5
 LEARN_ATTEMPTS_MAX = 40  # to learn the cell of a new disk from any peer
 
-_FAILURES = (OSError, TimeoutError, EOFError, ProtocolError, RefusedError)
+FAILURES = (OSError, TimeoutError, EOFError, ProtocolError, RefusedError)
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +53,25 @@ class Asker:
 
     async def ask(self, to: PeerAddress, cell: str, request: Request) -> Answer:
         """The answer to one request. Raises ``OSError``, ``ProtocolError``, ``RefusedError``."""
+        async with self.connected(to, cell) as ask:
+            return await ask(request)
+
+    @asynccontextmanager
+    async def connected(
+        self, to: PeerAddress, cell: str
+    ) -> AsyncIterator[Callable[[Request], Awaitable[Answer]]]:
+        """One connection for several requests, one after the other; ``ask`` has its errors."""
         async with asyncio.timeout(ASK_TIMEOUT_S):
             reader, writer = await self._security.connect(to)
             try:
                 await call(reader, writer, introduce(Kind.CONTROL, cell, self._own))
-                writer.write(frames.pack(request))
-                body = await frames.read(reader.readexactly, frames.CONTROL_BYTES_MAX)
-                return ANSWERS.decode(body)
+
+                async def ask(request: Request) -> Answer:
+                    writer.write(frames.pack(request))
+                    body = await frames.read(reader.readexactly, frames.CONTROL_BYTES_MAX)
+                    return ANSWERS.decode(body)
+
+                yield ask
             finally:
                 writer.transport.abort()
 
@@ -73,7 +86,7 @@ class Asker:
                     if isinstance(answer, FoundingList):
                         return parse_peers(answer.peers, any_count=True)
                     reasons[peer.name] = f"peer {peer.name}: {answer}"
-                except _FAILURES as error:
+                except FAILURES as error:
                     reasons[peer.name] = f"peer {peer.name}: {error or type(error).__name__}"
             await asyncio.sleep(ASK_EVERY_S)
         raise OperatorError(
@@ -128,7 +141,7 @@ class Joiner:
         request = JoinRequest(disk_of(self._own), replacing, self._learner)
         try:
             answer = await self._asker.ask(peer, self._cell, request)
-        except _FAILURES as error:
+        except FAILURES as error:
             self._say(f"peer {peer.name}: {error or type(error).__name__}")
             return ""
         if not isinstance(answer, Declined):

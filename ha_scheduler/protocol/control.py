@@ -105,6 +105,14 @@ class LogRequest(Message, tag="log"):
     count: Number = LOG_ENTRIES_MAX
 
 
+class ClockRequest(Message, tag="clock"):
+    """``Clock``, please."""
+
+
+class ExamineRequest(Message, tag="examine"):
+    """``Examined``, please: look at this host and the ways to the other peers."""
+
+
 class TokenRequest(Message, tag="token-issue"):
     """Issue a token; ``Issued``. ``lifetime_s``: 0 for that of the role.
 
@@ -332,6 +340,45 @@ class LogLines(Message, tag="log-answer"):
     entries: tuple[LoggedEntry, ...]
 
 
+class Clock(Message, tag="clock-answer"):
+    """The time of day, in seconds since the epoch."""
+
+    at: float
+
+
+class Way(msgspec.Struct, frozen=True):
+    """The way from one peer to another.
+
+    ``error``: why there is none. ``trip_s``: a round trip; ``offset_s``: how much the clock there
+    is ahead. ``port_error``: why nobody can connect to its Dask port, if it leads.
+    """
+
+    peer: Name
+    error: Text
+    trip_s: float
+    offset_s: float
+    port_error: Text
+
+
+class Examined(Message, tag="examined"):
+    """What a peer found out. ``at``: its time of day. ``fsync_s``: the median of a small write."""
+
+    name: Name
+    release: Name
+    versions: dict[Name, Name]
+    system: Text
+    at: float
+    tick_ms: Number
+    heartbeat_ticks: Number
+    election_ticks: Number
+    priority: Number
+    fsync_s: float
+    fsync_s_max: float
+    free_bytes: Number
+    files_max: Number
+    ways: tuple[Way, ...]
+
+
 class Quarantine(Message, tag="quarantine-answer"):
     """What engines ended of, in the order of the latest ends."""
 
@@ -392,6 +439,8 @@ Request = (
     | ReleaseRequest
     | SnapshotRequest
     | LogRequest
+    | ClockRequest
+    | ExamineRequest
     | TokenRequest
     | RenewRequest
     | LoginRequest
@@ -409,6 +458,8 @@ Answer = (
     | Quarantine
     | SnapshotBegins
     | LogLines
+    | Clock
+    | Examined
     | Issued
     | Tokens
 )

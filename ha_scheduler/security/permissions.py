@@ -281,6 +281,8 @@ _TABLE = {
         transfer                            . . . . . A
         snapshot                            . . . . . A
         log                                 . . . . . A
+        clock                               . . . . . A
+        examine                             . . . . . A
         quarantine                          . . . . . A
         release                             . . . . . A
         token-renew                         O C W . . A
