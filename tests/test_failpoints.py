@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from ha_scheduler import failpoints
@@ -32,6 +33,14 @@ def test_a_token_ends_one_process(tmp_path: Path) -> None:
     (tmp_path / "two").touch()
     assert run(tmp_path) == -signal.SIGKILL
     assert run(tmp_path) == 0
+
+
+def test_a_token_with_a_number_holds_one_process_up_for_so_long(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("0.5")
+    began = time.monotonic()
+    assert run(tmp_path) == 0
+    assert time.monotonic() - began > 0.5
+    assert not (tmp_path / "one").exists()
 
 
 def test_without_the_variable_nothing_happens(tmp_path: Path) -> None:

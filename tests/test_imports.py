@@ -29,7 +29,11 @@ ALLOWED: dict[str, set[str]] = {
     "ha_scheduler.shared_exposures": {"ha_scheduler.protocol"},
     "ha_scheduler.raft": set(),
     "ha_scheduler.ledger": {"ha_scheduler.protocol"},
-    "ha_scheduler.storage": {"ha_scheduler.raft", "ha_scheduler.ledger"},
+    "ha_scheduler.storage": {
+        "ha_scheduler.failpoints",
+        "ha_scheduler.raft",
+        "ha_scheduler.ledger",
+    },
     "ha_scheduler.cell": {"ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.security": {"ha_scheduler.cell", "ha_scheduler.errors", "ha_scheduler.protocol"},
     "ha_scheduler.confinement": set(),

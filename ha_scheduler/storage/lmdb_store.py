@@ -23,6 +23,7 @@ from pathlib import Path
 
 import lmdb
 
+from ha_scheduler import failpoints
 from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.directory import DATA_FILE, RESERVE_BYTES, DataDirectory
 from ha_scheduler.storage.environment import (
@@ -152,7 +153,9 @@ class LmdbStore(TransactionalStore):
     def _commit(self, group: Sequence[WriteBatch]) -> None:
         """In the writer's thread. Any error ends the writing."""
         try:
+            failpoints.reach("store.arrived")
             self.commit(group)
+            failpoints.reach("store.durable")
         except CorruptData as error:
             self._directory.mark_damaged(error.where)
             raise

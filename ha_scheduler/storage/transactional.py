@@ -19,6 +19,7 @@ from typing import Any
 
 import lmdb
 
+from ha_scheduler import failpoints
 from ha_scheduler.ledger import rejections
 from ha_scheduler.ledger.rejections import Rejections
 from ha_scheduler.raft.messages import Entry, HardState, SnapshotMeta
@@ -77,6 +78,7 @@ class TransactionalStore(SettledReader):
             if batch.snapshot is not None:
                 assert batch is group[0], "a snapshot is the first of its group"
                 stage(self._dbs, 1 - self._slot, batch.snapshot.chunks)
+                failpoints.reach("snapshot.staged")
         with self._dbs.env.begin(write=True) as txn:
             for batch in group:
                 self._write(txn, batch)
