@@ -12,6 +12,7 @@ They are checked before a run begins, so that a mistake costs nobody an hour.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Who is meant, beside a peer by its name.
 VICTIMS = ("leader", "follower", "followers", "minority", "majority", "all", "random")
+
+LEADER_S_MAX = 15.0  # until a fault that is for the leader gives up
+POLL_S = 0.05
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -238,7 +242,8 @@ def percent(default: float) -> Argument:
 def chosen(target: Target, word: str, random: Random) -> tuple[str, ...]:
     """The peers that a word of ``VICTIMS`` or a name means at this moment.
 
-    Raises ``CannotInject`` if nobody leads and somebody should; ``BadFault`` for no peer's name.
+    Waits for a leader if that is who is meant. Raises ``CannotInject`` if nobody leads for
+    ``LEADER_S_MAX``, and ``BadFault`` for what is no peer's name.
     """
     peers = target.peers
     if word in peers:
@@ -248,9 +253,11 @@ def chosen(target: Target, word: str, random: Random) -> tuple[str, ...]:
         return tuple(random.sample(peers, counts.get(word, len(peers) // 2 + 1)))
     if word not in VICTIMS:
         raise BadFault(f"{word!r} is no peer of {', '.join(peers)}, and none of {VICTIMS}.")
-    leader = target.leader()
-    if leader is None:
-        raise CannotInject(f"nobody leads, so {word!r} means nobody")
+    deadline = time.monotonic() + LEADER_S_MAX
+    while (leader := target.leader()) is None:
+        if time.monotonic() > deadline:
+            raise CannotInject(f"nobody leads, so {word!r} means nobody")
+        time.sleep(POLL_S)
     followers = [peer for peer in peers if peer != leader]
     match word:
         case "leader":

@@ -66,7 +66,7 @@ class Armed:
         return [["rm", "-f", str(self.token)]]
 
 
-def _arm(target: Target, random: Random, moment: str, sleep_s: float) -> Active:
+def _arm(target: Target, random: Random, sleep_s: float, moment: str) -> Active:
     directory: Path = _failpoints(target)
     token = directory / moment
     token.write_text(f"{sleep_s:g}" if sleep_s else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from chaos.faults import network, packets, process
+from chaos.faults import failpoints, files, mounts, network, packets, process, syscalls
 from chaos.faults.base import Registry
 
-FAULTS = Registry([*process.FAULTS, *network.FAULTS, *packets.FAULTS])
+_MODULES = (process, network, packets, failpoints, syscalls, files, mounts)
+
+FAULTS = Registry(fault for module in _MODULES for fault in module.FAULTS)

@@ -88,6 +88,9 @@ class Target(Protocol):
     def environment(self, peer: str) -> dict[str, str]:
         """That of its next start, to be changed in place."""
 
+    def options(self, peer: str) -> list[str]:
+        """Further words of the command line of its next start, to be changed in place."""
+
     def directory(self, peer: str) -> Path:
         """Its data directory."""
 

@@ -111,6 +111,9 @@ class Loopback:
     def environment(self, peer: str) -> dict[str, str]:
         return self.process(peer).environment
 
+    def options(self, peer: str) -> list[str]:
+        return self.process(peer).options
+
     def directory(self, peer: str) -> Path:
         return self.root / f"peer-{peer}" / "data"
 

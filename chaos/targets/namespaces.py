@@ -163,6 +163,9 @@ class Namespaces:
     def environment(self, peer: str) -> dict[str, str]:
         return self._peers[peer].environment
 
+    def options(self, peer: str) -> list[str]:
+        return self._peers[peer].options
+
     def directory(self, peer: str) -> Path:
         return self.root / f"peer-{peer}" / "data"
 

@@ -49,6 +49,7 @@ class ChildProcess:
         self.name = name
         self.log_path = log_path
         self.environment = dict(environment)  # of the next start
+        self.options: list[str] = []  # further words of the next start
         self._module = module
         self._arguments = list(arguments)
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,7 +176,7 @@ class ChildProcess:
 
     def _command(self) -> list[str]:
         launcher = [sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())]
-        return [*launcher, self._module, *self._arguments]
+        return [*launcher, self._module, *self._arguments, *self.options]
 
     def _require_alive(self, what: str) -> None:
         if not self.alive:

@@ -99,7 +99,10 @@ def test_rolling_restarts_reach_every_peer_once(target: Any) -> None:
     assert target.restarted == ["a", "b", "c"]
 
 
-def test_nobody_is_struck_for_a_leader_that_there_is_not(target: Any) -> None:
+def test_nobody_is_struck_for_a_leader_that_there_is_not(
+    target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chaos.faults.base.LEADER_S_MAX", 0.1)
     target.leading = None
     with pytest.raises(CannotInject, match="nobody leads"):
         inject(target, "kill:leader")
