@@ -18,6 +18,7 @@ from chaos import guard
 from chaos.checkers.judge import EXIT
 from chaos.execution import execute, new_directory, rejudge
 from chaos.faults.registry import FAULTS
+from chaos.reporting.page import TIMELINE, short
 from chaos.scenario import Scenario, changed, read
 from chaos.schedule import describe, schedule
 from chaos.targets.registry import TARGETS, is_owned, make
@@ -127,7 +128,9 @@ def _told(summary: Mapping[str, Any], directory: Path) -> int:
     for finding in summary["findings"]:
         click.echo(f"  {finding['verdict']}: {finding['check']}: {finding['text']}")
     for name, counts in summary["checks"].items():
-        words = ", ".join(f"{key} {value}" for key, value in counts.items() if key != "verdict")
+        words = ", ".join(
+            f"{key} {short(value)}" for key, value in counts.items() if key != "verdict"
+        )
         click.echo(f"  {counts['verdict']:<9} {name}: {words}")
     click.echo(f"{summary['verdict']}: {directory}")
     if summary["verdict"] != "valid":
@@ -140,6 +143,19 @@ def _told(summary: Mapping[str, Any], directory: Path) -> int:
 def check(directory: Path) -> int:
     """Judge an old run with today's checkers."""
     return _told(rejudge(directory), directory)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.option("--open", "show", is_flag=True, help="In a browser.")
+def report(directory: Path, show: bool) -> int:
+    """Write the pages of an old run or suite anew."""
+    rejudge(directory)
+    where = directory.absolute() / TIMELINE
+    click.echo(where)
+    if show:
+        click.launch(str(where))
+    return 0
 
 
 @main.command()

@@ -10,6 +10,7 @@ from typing import Any
 
 from chaos import record
 from chaos.checkers.judge import judge, summarize
+from chaos.reporting import page
 from chaos.runner import Runner
 from chaos.scenario import Scenario
 from chaos.targets.registry import make
@@ -31,7 +32,9 @@ def execute(
 def rejudge(directory: Path) -> dict[str, Any]:
     """Judge a run that is over with today's checkers, and report it anew."""
     opened = record.open_record(directory)
-    return summarize(opened, judge(opened))
+    summary = summarize(opened, judge(opened))
+    page.write(opened, summary)
+    return summary
 
 
 def new_directory(store: Path, scenario: Scenario) -> Path:

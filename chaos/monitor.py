@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from chaos.record import Sample, append
 from chaos.targets.base import Target
 
 EVERY_S = 0.25
+PROCESSES_EVERY = 8  # samples
 #: What is kept of a status; the engine's state goes with it.
 KEPT = (
     *("role", "term", "leader", "serving", "commit", "applied", "first_index", "last_index"),
@@ -37,10 +42,28 @@ class Monitor:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(EVERY_S):
+        for number in itertools.count():
+            if self._over.wait(EVERY_S):
+                return
             began = time.monotonic()
             peers = {name: _kept(status) for name, status in self._target.statuses().items()}
-            append(self._path, Sample(began, peers))
+            processes = {} if number % PROCESSES_EVERY else dict(self._processes())
+            append(self._path, Sample(began, peers, processes))
+
+    def _processes(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """What each daemon and engine takes."""
+        for peer in self._target.peers:
+            for part, pid in zip(("daemon", "engine"), self._target.pids(peer), strict=True):
+                with contextlib.suppress(psutil.Error, OSError):
+                    if pid is not None:
+                        process = psutil.Process(pid)
+                        taken = {
+                            "pid": pid,
+                            "rss": process.memory_info().rss,
+                            "descriptors": process.num_fds(),
+                            "threads": process.num_threads(),
+                        }
+                        yield f"{part} {peer}", taken
 
 
 def _kept(status: Mapping[str, Any]) -> dict[str, Any]:

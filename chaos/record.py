@@ -42,13 +42,15 @@ class Fired(msgspec.Struct, frozen=True):
     healed: float | None = None
     proof: str | None = None
     error: str = ""  # why it could not be made or healed
+    made: float | None = None  # when the injection was over, which began ``at``
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What each peer that answered said of itself at one moment."""
+    """What each peer that answered said of itself at one moment, and what its processes take."""
 
     t: float
     peers: dict[str, dict[str, Any]]
+    processes: dict[str, dict[str, int]] = {}  # now and then
 
 
 class Ledger(msgspec.Struct, frozen=True):

@@ -180,8 +180,9 @@ class Runner:
             return
         self._active[number] = active
         guard.made(number, active)
-        self._fired[number] = Fired(number, str(call), at, proof=active.proof())
-        self._say(f"{at - self._began:6.1f} s  {call}: {active.proof() or 'no proof yet'}")
+        proof = active.proof()
+        self._fired[number] = Fired(number, str(call), at, proof=proof, made=time.monotonic())
+        self._say(f"{at - self._began:6.1f} s  {call}: {proof or 'no proof yet'}")
 
     def _heal_one(self, number: int, guard: Guard) -> None:
         active = self._active.pop(number, None)

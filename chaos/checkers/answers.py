@@ -18,12 +18,16 @@ HURT_WORKERS = ("worker", "partition", "packet", "wire", "unplug")
 _Found = tuple[Iterable[Finding], Mapping[str, Any]]
 
 
-def _lost(record: Record) -> _Found | None:
+def _lost(record: Record) -> _Found:
     """Operations without an end, of processes that were not killed."""
     kind = workload(record.scenario.workload)
-    if not kind.acknowledges:
-        return None
-    lost = [op for op in record.operations if op.type == "info" and not _was_killed(record, op)]
+    lost = [
+        op
+        for op in record.operations
+        if op.type == "info"
+        and not _was_killed(record, op)
+        and not op.error.startswith(kind.undecided)
+    ]
     texts = (f"{op.f} {op.key} of {op.process}: {op.error}" for op in lost)
     return some(texts), {"operations": len(record.operations), "lost": len(lost)}
 
@@ -36,12 +40,7 @@ def _was_killed(record: Record, operation: Operation) -> bool:
 
 def _ended(record: Record) -> _Found:
     """Each client has ended in order."""
-    kind = workload(record.scenario.workload)
-    wrong = {
-        name: status
-        for name, status in record.facts.clients.items()
-        if status != 0 and not (kind.killed and status is not None and status < 0)
-    }
+    wrong = {name: status for name, status in record.facts.clients.items() if status != 0}
     texts = (f"client {name} ended with {status}: see its log" for name, status in wrong.items())
     return some(texts), {"clients": len(record.facts.clients)}
 
@@ -49,11 +48,19 @@ def _ended(record: Record) -> _Found:
 def _values(record: Record) -> _Found:
     """A result is the expected one; what cannot fail has not failed."""
     known = [op for op in record.operations if op.expected is not None]
-    wrong = [op for op in known if op.type == "ok" and op.got != op.expected]
+    wrong = [op for op in known if op.type == "ok" and not is_right(op.got, op.expected)]
     failed = [op for op in known if op.type == "fail"]
     texts = [f"{op.f} {op.key}: got {op.got!r}, expected {op.expected!r}" for op in wrong]
     texts += [f"{op.f} {op.key} failed: {op.error}" for op in failed]
     return some(texts), {"compared": len(known), "wrong": len(wrong), "failed": len(failed)}
+
+
+def is_right(got: Any, expected: Any) -> bool:
+    """``expected`` is the value, or ``{"between": [least, most]}``."""
+    if isinstance(expected, dict) and "between" in expected:
+        least, most = expected["between"]
+        return bool(least <= got <= most)
+    return bool(got == expected)
 
 
 def _executions(record: Record) -> _Found | None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from chaos.checkers import answers, leaders, vacuity
+from chaos.checkers import answers, health, leaders, vacuity
 from chaos.checkers.base import Checker, Result, Verdict, worst
 from chaos.checkers.linearizability import checker as linearizability
+from chaos.figures import figures
 from chaos.record import SUMMARY, Record, write_json
 from chaos.scenario import command
 
@@ -17,6 +18,7 @@ CHECKERS: tuple[Checker, ...] = (
     *answers.CHECKERS,
     *linearizability.CHECKERS,
     *leaders.CHECKERS,
+    *health.CHECKERS,
     *vacuity.CHECKERS,
 )
 
@@ -48,6 +50,7 @@ def summarize(record: Record, results: Sequence[Result]) -> dict[str, Any]:
         "checks": {result.name: {"verdict": result.verdict, **result.counts} for result in results},
         "seconds": facts.phases.get("collect", facts.began) - facts.began,
         "settled_s": facts.settled_s,
+        "figures": figures(record),
         "faults": msgspec.to_builtins(record.faults),
         "versions": facts.versions,
         "host": facts.host,

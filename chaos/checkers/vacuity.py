@@ -31,14 +31,14 @@ def _vacuity(record: Record) -> tuple[Iterable[Finding], Mapping[str, Any]]:
 
 
 def _load(record: Record) -> Iterable[Finding]:
-    if workload(record.scenario.workload).patient:
+    kind, asked = workload(record.scenario.workload), record.scenario.floor
+    floor = kind.floor if asked is None else asked
+    if kind.patient:
         return
     began, ended = record.baseline
     before = [op for op in record.operations if op.type == "ok" and began <= (op.end or 0) < ended]
-    if len(before) < record.scenario.floor:
-        yield unknown(
-            f"{len(before)} operations before the first fault, fewer than {record.scenario.floor}"
-        )
+    if len(before) < floor:
+        yield unknown(f"{len(before)} operations before the first fault, fewer than {floor}")
     kinds: dict[str, list[str]] = defaultdict(list)
     for op in record.operations:
         kinds[op.f].append(op.type)

@@ -39,8 +39,7 @@ class Workload:
     roles: Callable[[Scenario], Sequence[str]] = all_clients
     needs: tuple[str, ...] = ()  # modules that must be installed
     counted: bool = True  # each task leaves a line per execution
-    acknowledges: bool = True  # each operation ends by itself, and none may be given up
-    model: str = ""  # that its histories are to be those of (``checkers/linearizability``)
+    undecided: tuple[str, ...] = ()  # beginnings of errors by which an end may stay unknown
     plain: bool = True  # it makes sense against a plain scheduler
     patient: bool = False  # does nothing on purpose: no number of operations is asked for
-    killed: bool = False  # its processes kill themselves on purpose
+    floor: int = 5  # operations before the first fault, or nothing was disturbed

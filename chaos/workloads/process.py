@@ -10,24 +10,15 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
-import distributed
 import msgspec
 
-import client_replay
 from chaos.history import Writer
+from chaos.workloads.connecting import connect
 from chaos.workloads.registry import workload
 from chaos.workloads.session import Session, Settings
 
-CONNECT_TIMEOUT = "60s"
 EXIT_ABANDONED = 3
-
-
-def connect(address: str, **options: Any) -> Any:
-    """A client of the kind that the address is for."""
-    kind = client_replay.Client if address.startswith("ha://") else distributed.Client
-    return kind(address, timeout=CONNECT_TIMEOUT, set_as_default=True, **options)
 
 
 def main(arguments: list[str]) -> int:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 
-from chaos.workloads import coordination, submissions
+from chaos.workloads import coordination, crowds, data, graphs, leaving, submissions
 from chaos.workloads.base import BadWorkload, Workload
 
-_ALL = (submissions.INDEPENDENT, submissions.LONG, coordination.COORDINATION)
+_ALL = (
+    submissions.INDEPENDENT,
+    submissions.LONG,
+    graphs.MAP_REDUCE,
+    graphs.SHUFFLE,
+    data.ACTOR,
+    coordination.COORDINATION,
+    crowds.MANY,
+    leaving.FORGET,
+    data.PUBLISH,
+    data.CHURN,
+    leaving.RESUME,
+    crowds.JOBLIB,
+    crowds.XARRAY,
+    crowds.IDLE,
+)
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 

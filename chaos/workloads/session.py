@@ -7,6 +7,7 @@ is there before anything follows from it. An answer that says neither yes nor no
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import queue
 import threading
@@ -78,11 +79,20 @@ class Session:
     # -- futures
 
     def submit(
-        self, key: str, function: Callable[..., Any], *arguments: Any, expected: Any, **options: Any
+        self,
+        key: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        expected: Any,
+        by: Any = None,
+        **options: Any,
     ) -> Any:
-        """A task whose end is noted when it comes. ``options``: as of ``Client.submit``."""
+        """A task whose end is noted when it comes. ``by``: another client than the session's.
+
+        ``options``: as of ``Client.submit``.
+        """
         op = self.history.invoke("submit", key, expected=expected)
-        future = self.client.submit(function, *arguments, key=key, **options)
+        future = (by or self.client).submit(function, *arguments, key=key, **options)
         self._track(op, "submit", key, future)
         return future
 
@@ -104,10 +114,30 @@ class Session:
         future.add_done_callback(lambda _: self._ended.put(op))
 
     def _gather(self) -> None:
-        while (op := self._ended.get()) is not None:
-            f, key, future = self._outstanding[op]
-            type, value, error = outcome(partial(future.result, self.settings.deadline_s))
-            self.history.end(op, type, f, key, value, error)
+        while (first := self._ended.get()) is not None:
+            batch: list[int | None] = [first]
+            while len(batch) < BATCH and batch[-1] is not None and not self._ended.empty():
+                batch.append(self._ended.get())
+            self._conclude([op for op in batch if op is not None])
+            if batch[-1] is None:
+                return
+
+    def _conclude(self, batch: list[int]) -> None:
+        """Fetch what all of them have in one call if that can be, else one after the other."""
+        ended = [self._outstanding[op] for op in batch]
+        own = [future for _, _, future in ended if future.client is self.client]
+        values: dict[Any, Any] = {}
+        if len(own) > 1 and all(future.status == "finished" for future in own):
+            with contextlib.suppress(Exception):  # then each tells its own error
+                gathered = self.client.gather(own)
+                values = dict(zip((future.key for future in own), gathered, strict=True))
+        for op, (f, key, future) in zip(batch, ended, strict=True):
+            if future.key in values:
+                self.history.end(op, "ok", f, key, plain(values[future.key]))
+            else:
+                call = partial(future.result, self.settings.deadline_s)
+                type, value, error = outcome(call)
+                self.history.end(op, type, f, key, value, error)
             with self._changed:
                 del self._outstanding[op]
                 self._changed.notify_all()

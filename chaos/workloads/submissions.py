@@ -47,5 +47,5 @@ INDEPENDENT = Workload(
     independent,
 )
 LONG = Workload(
-    "long-tasks", "tasks of 2 to 6 s that outlast a failover; none may start twice", long
+    "long-tasks", "tasks of 2 to 6 s that outlast a failover; none may start twice", long, floor=1
 )

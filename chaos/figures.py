@@ -1,0 +1,183 @@
+"""Numbers of a run: latencies, rates, stalls, recoveries, and who was what when.
+
+All of it follows from the record; times are seconds after the baseline began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from chaos.faults.base import parse
+from chaos.history import Operation
+from chaos.record import Fired, Record
+
+PERCENTILES = (50, 95, 99)
+BIN_S = 0.5
+ABSENT_S = 0.8  # a peer that was in no sample for so long is not there
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """``after_s``: from its beginning to the first answer to what was asked after it was made."""
+
+    fault: str
+    at_s: float
+    lasts_s: float
+    after_s: float
+    stall_s: float  # the longest time without any answer that began in it
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A peer was ``role`` (``absent``: it did not answer) from ``start`` to ``end``."""
+
+    start: float
+    end: float
+    role: str
+    term: int
+
+
+def zero(record: Record) -> float:
+    """When the baseline began, or the run."""
+    return record.facts.phases.get("baseline", record.facts.began)
+
+
+def end(record: Record) -> float:
+    """When all was over, as seconds after ``zero``."""
+    return record.facts.phases.get("collect", record.facts.began) - zero(record)
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """By the nearest rank; None of nothing."""
+    if not values:
+        return None
+    rank = math.ceil(percent / 100 * len(values))
+    return sorted(values)[max(0, rank - 1)]
+
+
+def summary_of(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Count, percentiles and maximum."""
+    found: dict[str, float | int | None] = {"n": len(values)}
+    found |= {f"p{percent}": percentile(values, percent) for percent in PERCENTILES}
+    return found | {"max": max(values, default=None)}
+
+
+def latencies(operations: Iterable[Operation]) -> dict[str, list[float]]:
+    """Seconds of each operation that went well, by what it was."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for op in operations:
+        if op.type == "ok" and op.latency_s is not None:
+            found[op.f].append(op.latency_s)
+    return dict(found)
+
+
+def rate(record: Record) -> list[tuple[float, float]]:
+    """Answers a second in each bin of ``BIN_S``: its beginning, and the rate."""
+    began = zero(record)
+    counts: dict[int, int] = defaultdict(int)
+    for op in record.operations:
+        if op.type == "ok" and op.end is not None and op.end >= began:
+            counts[int((op.end - began) / BIN_S)] += 1
+    return [(n * BIN_S, counts[n] / BIN_S) for n in range(max(counts, default=-1) + 1)]
+
+
+def recoveries(record: Record) -> Iterator[Recovery]:
+    """Of each fault that fired and after which something was asked."""
+    began = zero(record)
+    answered = sorted(
+        (op.start, op.end) for op in record.operations if op.type == "ok" and op.end is not None
+    )
+    ends = sorted(when for _, when in answered)
+    for fault, following in _with_next(record.faults):
+        if not fault.proof:
+            continue
+        until = following.at if following is not None else math.inf
+        # What was asked while it was being made may have been answered by who then was gone.
+        later = [when for start, when in answered if start >= (fault.made or fault.at)]
+        if not later:
+            continue
+        healed = fault.healed or fault.at
+        yield Recovery(
+            fault.fault,
+            fault.at - began,
+            healed - fault.at,
+            min(later) - fault.at,
+            _longest_gap(ends, fault.at, until),
+        )
+
+
+def _with_next(faults: Sequence[Fired]) -> Iterator[tuple[Fired, Fired | None]]:
+    yield from zip(faults, [*faults[1:], None], strict=False)
+
+
+def _longest_gap(ends: Sequence[float], start: float, until: float) -> float:
+    moments = [start, *(when for when in ends if when > start)]
+    gaps = [b - a for a, b in pairwise(moments) if a < until]
+    return max(gaps, default=0.0)
+
+
+def leaves_no_quorum(fault: str) -> bool:
+    """Whether the cell can only come back when the fault is healed."""
+    return bool({"all", "majority", "halves"} & set(parse(fault).arguments))
+
+
+def bands(record: Record) -> Mapping[str, list[Band]]:
+    """What each peer said it was, over time."""
+    began, last = zero(record), end(record)
+    found: dict[str, list[Band]] = {}
+    for peer in record.facts.peers:
+        seen = [
+            (sample.t - began, s["role"], int(s["term"]))
+            for sample in record.samples
+            if (s := sample.peers.get(peer)) is not None and "role" in s
+        ]
+        found[peer] = list(_merged(seen, last))
+    return found
+
+
+def _merged(seen: Sequence[tuple[float, str, int]], last: float) -> Iterator[Band]:
+    present: Band | None = None
+    before = 0.0
+    for at, role, term in seen:
+        if present is not None and at - before > ABSENT_S:
+            yield Band(present.start, before, present.role, present.term)
+            yield Band(before, at, "absent", present.term)
+            present = None
+        if present is None:
+            present = Band(at, at, role, term)
+        elif (present.role, present.term) != (role, term):
+            yield Band(present.start, at, present.role, present.term)
+            present = Band(at, at, role, term)
+        before = at
+    if present is not None:
+        yield Band(present.start, min(last, before + ABSENT_S), present.role, present.term)
+
+
+def figures(record: Record) -> dict[str, Any]:
+    """As they stand in ``summary.json``."""
+    found = list(recoveries(record))
+    base_start, base_end = record.baseline
+    before = [op for op in record.operations if base_start <= op.start < base_end]
+    return {
+        "latency_s": {f: summary_of(values) for f, values in latencies(record.operations).items()},
+        "baseline_latency_s": {f: summary_of(values) for f, values in latencies(before).items()},
+        "baseline_rate": len(before) / (base_end - base_start) if base_end > base_start else None,
+        "recovery_s": [
+            {
+                "fault": one.fault,
+                "at_s": round(one.at_s, 3),
+                "after_s": round(one.after_s, 3),
+                "stall_s": round(one.stall_s, 3),
+            }
+            for one in found
+        ],
+        "failovers": [
+            {"term": entry["term"], "leader": entry["leader"], "phases": entry["phases"]}
+            for entry in record.failovers
+        ],
+    }
