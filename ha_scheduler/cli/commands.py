@@ -21,7 +21,7 @@ COMMANDS = {
     "doctor": "ha_scheduler.cli.doctor:doctor",
     "drain": "ha_scheduler.cli.maintenance:drain",
     "failover": "ha_scheduler.cli.maintenance:failover",
-    "history": "ha_scheduler.cli.operate:history",
+    "history": "ha_scheduler.cli.history:history",
     "init": "ha_scheduler.cli.init:init",
     "log": "ha_scheduler.cli.log:log",
     "members": "ha_scheduler.cli.members:members",

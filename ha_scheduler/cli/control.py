@@ -100,7 +100,7 @@ class ControlClient:
             if isinstance(answer, Declined):
                 raise RefusedError(answer.reason)
             if not isinstance(answer, wanted):
-                raise ProtocolError(f"{type(answer).__name__}, not {wanted.__name__}")
+                raise link.error(f"answered with {type(answer).__name__}, not {wanted.__name__}")
             return answer
 
     @contextmanager
@@ -110,6 +110,8 @@ class ControlClient:
         link = _Link(peer, time.monotonic() + self._timeout_s)
         try:
             yield link
+        except ControlError:  # which is an OSError, too
+            raise
         except TimeoutError as error:
             raise link.error(f"did not answer within {self._timeout_s:g} s") from error
         except CertificateRefused as error:

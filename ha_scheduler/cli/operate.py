@@ -1,4 +1,4 @@
-"""``status``, ``history`` and ``transfer``: the operator's commands for a running cell.
+"""``status`` and ``transfer``, and what the commands for a running cell share.
 
 ``--peers`` may be an old list: once one peer has answered, today's peers are asked.
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,10 +23,8 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.history import CAUSE, ENTRIES_MAX, LeaderHistory
 from ha_scheduler.peer.maintenance import in_words
 from ha_scheduler.protocol.control import Order, Status, Transferred, TransferRequest
-from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.expiry import DAYS
 from ha_scheduler.security.expiry import sentence as expires
 from ha_scheduler.security.token_source import find_token
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 Answers = Mapping[str, Status | ControlError]
 
+WATCH_S = 2.0  # between two looks
+WATCH_S_MIN = 0.2  # each asks every peer
 _UNKNOWN = "-"
 _PIPE_COLUMNS = 200  # for files and grep, which have no window
 
@@ -69,36 +69,31 @@ format_option = click.option(
 @click.command()
 @cell_options
 @format_option
-def status(output: str, **values: Any) -> int:
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=WATCH_S_MIN),
+    is_flag=False,
+    flag_value=WATCH_S,
+    default=None,
+    metavar="[SECONDS]",
+    help="Show it again and again, until Ctrl-C; as JSON, a line each time.",
+)
+def status(output: str, watch: float | None, **values: Any) -> int:
     """Show what each peer says of itself."""
     client = client_of(values)
-    answers = statuses(client)
-    if output == "json":
-        click.echo(json.dumps(status_json(client, answers), indent=2))
-    else:
-        _print_status(client, answers)
-    return 0 if leader_of(answers) is not None else EXIT_FAILED
-
-
-@click.command()
-@cell_options
-@format_option
-def history(output: str, **values: Any) -> int:
-    """Show the changes of leader with their phases (seconds after the loss was detected)."""
-    client = client_of(values)
-    statuses(client)
-    answers = client.of_all(client.history)
-    known = LeaderHistory()
-    for answer in answers.values():
-        known.merge(() if isinstance(answer, ControlError) else answer)
-    if all(isinstance(answer, ControlError) for answer in answers.values()):
-        raise ControlError(_nobody(answers))
-    entries = known.tail(ENTRIES_MAX)
-    if output == "json":
-        click.echo(json.dumps(to_builtins(entries), indent=2))
-    else:
-        _print_history(entries)
-    return 0
+    while True:
+        answers = statuses(client)
+        if watch is not None and output == "table":
+            click.clear()  # nothing if this is no terminal
+            click.echo(f"{datetime.now(UTC):%F %T} UTC")
+        if output == "json":
+            tree = status_json(client, answers)
+            click.echo(json.dumps(tree, indent=2 if watch is None else None))
+        else:
+            _print_status(client, answers)
+        if watch is None:
+            return 0 if leader_of(answers) is not None else EXIT_FAILED
+        time.sleep(watch)
 
 
 @click.command()
@@ -146,7 +141,7 @@ def leader_or_fail(answers: Answers, failure: str) -> str:
         return leader
     reason = "no peer leads at the moment"
     if all(isinstance(answer, ControlError) for answer in answers.values()):
-        reason = _nobody(answers)
+        reason = nobody(answers)
     raise ControlError(f"{failure}: {reason}.")
 
 
@@ -169,7 +164,7 @@ def leader_of(answers: Answers) -> str | None:
     return max(leaders)[1] if leaders else None
 
 
-def _nobody(answers: Mapping[str, object]) -> str:
+def nobody(answers: Mapping[str, object]) -> str:
     reasons = " ".join(str(answer) for answer in answers.values())
     return f"none of the peers answered. {reasons}".rstrip(".")
 
@@ -329,18 +324,3 @@ def _member_column(answers: Answers) -> dict[str, str]:
         former = column.get(member.name)
         column[member.name] = f"{former}; {text}" if former else text
     return column
-
-
-def _print_history(entries: Sequence[Failover]) -> None:
-    if not entries:
-        click.echo("No change of leader is known.")
-        return
-    table = new_table("term", "when (UTC)", "leader", "phases (s)")
-    for entry in entries:
-        when = datetime.fromtimestamp(entry.started, UTC)
-        ordered = sorted(entry.phases.items(), key=lambda phase: phase[1])
-        phases = "\n".join(f"{after:8.3f}  {phase}" for phase, after in ordered)
-        if (cause := entry.details.get(CAUSE)) is not None:
-            phases += f"\n{cause['peer']}: {cause['ended']}; {', '.join(cause['of'])}"
-        table.add_row(str(entry.term), f"{when:%F %T}", entry.leader, phases)
-    print_table(table)
