@@ -238,6 +238,7 @@ class _Daemon:
         self._listener = Listener(
             identity,
             self._roster.is_own_cell,
+            self._roster.is_operators,
             self._security,
             {
                 Kind.PEER: self._serve_peer,

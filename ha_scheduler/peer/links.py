@@ -18,7 +18,7 @@ import logging
 import socket
 import ssl
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -150,11 +150,18 @@ class PeerStream:
     """A one-way stream to one peer: a bounded queue over a connection with retries."""
 
     def __init__(
-        self, peer: int, to: PeerAddress, purpose: Purpose, dialer: Dialer, events: LinkEvents
+        self,
+        peer: int,
+        places: Sequence[PeerAddress],
+        purpose: Purpose,
+        dialer: Dialer,
+        events: LinkEvents,
     ) -> None:
+        """``places``: where the peer may be, the likeliest first; they are tried in turn."""
         self.connected = False
         self.failure = "not tried yet"  # why it is not connected
-        self.to = to
+        self.to = places[0]
+        self._places = tuple(places)
         self._peer = peer
         self._purpose = purpose
         self._dialer = dialer
@@ -202,6 +209,21 @@ class PeerStream:
         self._urgent = bool(self._queue)
         self.flush()
 
+    def may_be_at(self, places: Sequence[PeerAddress]) -> bool:
+        """News of where the peer may be. Returns whether this stream is good for that."""
+        if self.connected and self.to not in places:
+            return False
+        if not self.connected and tuple(places) != self._places:
+            self.to = places[0]
+            self._nudge.set()
+        self._places = tuple(places)
+        return True
+
+    def _next_place(self) -> None:
+        known = self._places
+        at = known.index(self.to) + 1 if self.to in known else 0
+        self.to = known[at % len(known)]
+
     def nudge(self) -> None:
         """The other peer is up: dial it now."""
         self._nudge.set()
@@ -216,6 +238,7 @@ class PeerStream:
             except (OSError, TimeoutError, EOFError, ProtocolError, ssl.SSLError) as error:
                 self.failure = in_words(error)
                 logger.debug("cannot reach peer %s: %s", self.to.name, error)
+                self._next_place()
             except RefusedError as error:
                 self.failure = f"it refuses us: {error}"
                 if str(error) != refused:
@@ -228,6 +251,7 @@ class PeerStream:
                     )
                 if error.gone:
                     self._events.on_gone(self._peer, str(error))
+                self._next_place()
             else:
                 backoff.reset()
                 refused = ""
@@ -283,15 +307,15 @@ class Links:
         self._own_id = own_id
         self._dialer = dialer
         self._events = events
-        self._members: dict[int, PeerAddress] = {}
-        self._guests: dict[int, PeerAddress] = {}
+        self._members: dict[int, tuple[PeerAddress, ...]] = {}
+        self._guests: dict[int, tuple[PeerAddress, ...]] = {}
         self._calls: Counter[int] = Counter()  # connections from each peer
         self._streams: dict[tuple[int, Purpose], PeerStream] = {}
         self._tasks: dict[PeerStream, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def update(self, members: Mapping[int, PeerAddress]) -> None:
-        """The members and their addresses; the own id may be among them."""
+    def update(self, members: Mapping[int, tuple[PeerAddress, ...]]) -> None:
+        """The members and where they may be; the own id may be among them."""
         self._members = dict(members)
         self._settle()
 
@@ -300,16 +324,17 @@ class Links:
         wanted = {**self._guests, **self._members}
         wanted.pop(self._own_id, None)
         for key, stream in list(self._streams.items()):
-            if wanted.get(key[0]) != stream.to:
+            places = wanted.get(key[0])
+            if places is None or not stream.may_be_at(places):
                 del self._streams[key]
                 self._tasks.pop(stream).cancel()
-        for peer, to in wanted.items():
+        for peer, places in wanted.items():
             for purpose in (Purpose.CONTROL, Purpose.BULK):
                 if (peer, purpose) not in self._streams:
-                    self._open(peer, to, purpose)
+                    self._open(peer, places, purpose)
 
-    def _open(self, peer: int, to: PeerAddress, purpose: Purpose) -> None:
-        stream = PeerStream(peer, to, purpose, self._dialer, self._events)
+    def _open(self, peer: int, places: Sequence[PeerAddress], purpose: Purpose) -> None:
+        stream = PeerStream(peer, places, purpose, self._dialer, self._events)
         self._streams[peer, purpose] = stream
         self._tasks[stream] = asyncio.create_task(stream.run())
         self._tasks[stream].add_done_callback(self._stream_ended)
@@ -389,7 +414,7 @@ class Links:
         if caller.peer not in self._members and caller.peer not in self._guests:
             if len(self._guests) >= GUESTS_MAX:
                 raise PeerError(f"more than {GUESTS_MAX} unknown disks call as peers of this cell")
-            self._guests[caller.peer] = address_of(caller)
+            self._guests[caller.peer] = (address_of(caller),)
             self._settle()
         self._calls[caller.peer] += 1
         for (peer, _), stream in self._streams.items():

@@ -66,16 +66,20 @@ class Listener:
         self,
         cell: str,
         is_ours: Callable[[str], bool],
+        is_operators: Callable[[str], bool],
         security: Security,
         services: Mapping[str, Serve],
         ring: Callable[[], KeyRing | None],
         audit: AuditLog,
     ) -> None:
-        """``is_ours``: whether a list of peers is our cell, as operators name it."""
+        """``is_ours``: whether a list of peers is our cell; ``is_operators``: or is meant to be,
+        of who can tell where we are.
+        """
         self._ring = ring
         self._audit = audit
         self._cell = cell
         self._is_ours = is_ours
+        self._is_operators = is_operators
         self._security = security
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,7 +200,7 @@ class Listener:
             raise RefusedError(f"there is no kind of connection {shown(kind)} on the peer port")
         # A newcomer knows addresses, and learns the cell's identity here.
         newcomer = kind in (Kind.WATCH, Kind.CONTROL) and not cell
-        known = cell == self._cell or (kind == Kind.CONTROL and self._is_ours(cell))
+        known = cell == self._cell or (kind == Kind.CONTROL and self._is_operators(cell))
         if kind == Kind.PEER and not known and self._is_ours(cell):
             raise RefusedError(
                 f"this disk began as that of a founder of {cell}, and these are the peers of cell "

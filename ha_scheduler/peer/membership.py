@@ -135,7 +135,7 @@ class Changes:
                 known is not None
                 and known == seen.current(known.name)
                 and known.disk == said.disk
-                and known.dask_port != said.dask_port
+                and _address(known) != _address(said)
             ):
                 # Whether it is to stay a learner is not for itself to say.
                 yield NamePeer(replace(said, learner=known is not None and known.learner))
@@ -311,6 +311,10 @@ class Changes:
             if moving:
                 on_the_way.add(disk.name)
         return on_the_way
+
+
+def _address(disk: PeerNamed) -> tuple[str, int, int]:
+    return disk.host, disk.peer_port, disk.dask_port
 
 
 def _too_many_witnesses(disk: PeerNamed, seen: Seen) -> str:

@@ -10,6 +10,7 @@ only which cell it is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +27,12 @@ from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster, described
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.raft.messages import Membership
-from ha_scheduler.storage.directory import DATA_FILE
+from ha_scheduler.storage.directory import DATA_FILE, erase
 from ha_scheduler.storage.environment import check_identity
 from ha_scheduler.storage.lmdb_store import LmdbStore
 from ha_scheduler.storage.port import OnDurable
+
+logger = logging.getLogger(__name__)
 
 
 def found(settings: PeerSettings, learn_cell: Callable[[], Cell]) -> Founding:
@@ -39,6 +42,10 @@ def found(settings: PeerSettings, learn_cell: Callable[[], Cell]) -> Founding:
     """
     directory = settings.data_dir
     known = founding.load(directory)
+    if known is not None and _was_mistaken(settings, known):
+        erase(directory)
+        (directory / founding.FILE).unlink()
+        known = None
     if known is not None:
         _check_again(settings, known)
         return known
@@ -52,6 +59,32 @@ def found(settings: PeerSettings, learn_cell: Callable[[], Cell]) -> Founding:
         return known
     cell = learn_cell()
     return founding.create(directory, cell, founding.draw_number(), witness=settings.witness)
+
+
+def _was_mistaken(settings: PeerSettings, known: Founding) -> bool:
+    """Whether the operator corrects the list of a founder that has never voted nor stored an entry:
+    it is as good as an empty disk. Raises ``StorageError``.
+    """
+    same = known.cell.identity == settings.cell.identity
+    if same or known.peer_id not in known.cell.by_id or settings.admission is not None:
+        return False
+    if not _has_data(settings.data_dir):
+        return False
+    store = open_store(settings, known, lambda number, error: None)
+    try:
+        hard, _ = store.initial_state()
+        unused = hard.term == 0 and store.last_index() == 0
+    finally:
+        store.close()
+    if unused:
+        logger.warning(
+            "nothing was voted or stored on this disk yet: it forgets the list that it began with, "
+            "%s, and begins with %s",
+            known.cell.identity,
+            settings.cell.identity,
+            extra={"action": "founded_again"},
+        )
+    return unused
 
 
 def _check_again(settings: PeerSettings, known: Founding) -> None:
@@ -121,19 +154,21 @@ def check_format(directory: Path, tables: Tables) -> None:
 
 
 def _check_list(settings: PeerSettings, roster: Roster) -> None:
-    """A member's ``--peers`` names the founders or the peers of today, and its own address."""
-    today = Cell(roster.current())
-    if not roster.is_own_cell(settings.cell.identity):
+    """A member's ``--peers`` names the founders or the peers of today; they may have moved."""
+    today, founders = roster.names()
+    if settings.cell.names not in (today, founders):
         raise OperatorError(
-            f"--peers {settings.cell.identity} is neither the list that founded this cell "
-            f"({roster.founding.identity}) nor that of its peers today ({today.identity}), as far "
-            f"as {settings.data_dir} knows; use one of these two."
+            f"--peers {settings.cell.identity} names neither the peers of this cell today "
+            f"({', '.join(today)}) nor those that founded it ({', '.join(founders)}), as far as "
+            f"{settings.data_dir} knows; name one of these two, at the addresses of today."
         )
-    row, own = roster.disk(roster.own.peer), settings.address
-    if row is not None and (row.host, row.peer_port) != (own.host, own.peer_port):
-        raise OperatorError(
-            f"--peers has another address for peer {own.name} than the cell; use the list of its "
-            f"peers today: {today.identity}."
+    for name, (was, now) in roster.moved().items():
+        logger.warning(
+            "peer %s was at %s and is at %s by --peers; the cell learns it from the peer itself",
+            name,
+            was,
+            now,
+            extra={"action": "peer_moved"},
         )
 
 

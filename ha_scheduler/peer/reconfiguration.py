@@ -90,6 +90,9 @@ class Reconfiguration:
     def on_hello(self, caller: PeerNamed, *, fresh: bool) -> None:
         """Another peer was admitted."""
         self._said[caller.peer] = caller
+        if self.roster.heard(caller):
+            self._set_links()
+            self._on_change()
         if fresh:
             self._hear_fresh({caller.peer})
         else:

@@ -1,9 +1,14 @@
 """The roster: the identity, members and addresses of the cell, as its ledger has them.
 
-Guarantee: every answer follows from the founding list and the committed records over it, so peers
-with the same applied index agree. A disk of another cell, one that is gone, another disk or another
-peer under a known id is refused with a remedy for its operator. An unknown id is admitted with the
-certificate of its peer: it may be a leader that this peer has not heard of yet.
+Guarantee: every answer but addresses follows from the founding list and the committed records over
+it, so peers with the same applied index agree. A disk of another cell, one that is gone, another
+disk or another peer under a known id is refused with a remedy for its operator. An unknown id is
+admitted with the certificate of its peer: it may be a leader that this peer has not heard of yet.
+
+A peer is its name, which its certificate proves, and the number of its disk; its address may change
+while it is down. Where it is says first who has called us as that disk, then the operator's list,
+then the ledger, which learns it from the leader. All that are known are dialled in turn, so an old
+list costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import asdict
 
+from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.ledger import cell_identity, peer_table
 from ha_scheduler.ledger.records import CellFounded, PeerNamed
@@ -27,16 +33,15 @@ class Roster:
     """The peer table in memory."""
 
     def __init__(self, founding: Cell, listed: Cell, own: PeerNamed) -> None:
-        """``listed``: the cell of ``--peers``; it may know newer Dask ports."""
+        """``listed``: the cell of ``--peers``; it may know newer addresses."""
         self.founding = founding
         self.own = own
+        self._listed = listed
+        self._heard: dict[int, PeerAddress] = {}  # of disks that have called since
         self._founders: dict[int, PeerNamed] = {}
         for peer in founding.peers:
-            address = listed.peer(peer.name) if peer.name in listed.names else peer
-            if (address.host, address.peer_port) != (peer.host, peer.peer_port):
-                address = peer
             identifier = founding.peer_id(peer.name)
-            self._founders[identifier] = described(identifier, UNKNOWN_DISK, address)
+            self._founders[identifier] = described(identifier, UNKNOWN_DISK, peer)
         self._rows: dict[int, PeerNamed] = {}  # the newest last
         self.identity: CellFounded | None = None  # None: no leader has drawn one yet
 
@@ -46,8 +51,17 @@ class Roster:
 
     def learn(self, record: PeerNamed) -> None:
         """Apply a committed record."""
+        former = self.disk(record.peer)
+        if former is None or address_of(former) != address_of(record):
+            self._heard.pop(record.peer, None)
         self._rows.pop(record.peer, None)
         self._rows[record.peer] = record
+
+    def heard(self, caller: PeerNamed) -> bool:
+        """A disk has called, and proven its certificate. Returns whether its address is news."""
+        news = self._heard.get(caller.peer) != address_of(caller)
+        self._heard[caller.peer] = address_of(caller)
+        return news
 
     def restart(self, tables: Tables) -> None:
         """A snapshot replaced the ledger."""
@@ -102,20 +116,63 @@ class Roster:
         disk = self.disk(peer)
         return witness.TABLES if disk is not None and disk.witness else DUMPED_TABLES
 
-    def addresses(self, members: Iterable[int]) -> dict[int, PeerAddress]:
-        """The addresses of the known members."""
+    def addresses(self, members: Iterable[int]) -> dict[int, tuple[PeerAddress, ...]]:
+        """Where each of the known members may be, the likeliest first."""
         found = {peer: self.disk(peer) for peer in members}
-        return {peer: address_of(disk) for peer, disk in found.items() if disk is not None}
+        return {peer: self._places(disk) for peer, disk in found.items() if disk is not None}
+
+    def _places(self, disk: PeerNamed) -> tuple[PeerAddress, ...]:
+        if disk.peer == self.own.peer:
+            return (address_of(self.own),)
+        known = [self._heard.get(disk.peer), address_of(disk)]
+        if disk == self._newest().get(disk.name) and disk.name in self._listed.names:
+            listed = self._listed.peer(disk.name)
+            known.insert(2 if self._is_founding(listed) else 1, listed)
+        return tuple(dict.fromkeys(place for place in known if place is not None))
+
+    def _is_founding(self, listed: PeerAddress) -> bool:
+        """Whether the list says what it said at first: it may be older than the ledger."""
+        name, founding = listed.name, self.founding
+        return name in founding.names and founding.peer(name) == listed
+
+    def _newest(self) -> dict[str, PeerNamed]:
+        newest = {d.name: d for d in self.disks() if not d.gone}
+        newest.setdefault(self.own.name, self.own)
+        return newest
 
     def current(self) -> tuple[PeerAddress, ...]:
         """Today's peers by name, this one included, each with its newest disk."""
-        newest = {d.name: d for d in self.disks() if not d.gone}
-        newest.setdefault(self.own.name, self.own)
-        return tuple(address_of(newest[name]) for name in sorted(newest))
+        newest = self._newest()
+        return tuple(self._places(newest[name])[0] for name in sorted(newest))
 
     def is_own_cell(self, identity: str) -> bool:
         """Whether ``identity`` is the founding list or today's peers."""
         return identity in (self.founding.identity, Cell(self.current()).identity)
+
+    def is_operators(self, listed: str) -> bool:
+        """Whether an operator's list means our cell: also one that knows us where we are now, and
+        has another peer where it was before.
+        """
+        if self.is_own_cell(listed):
+            return True
+        own, items = self.own, listed.split(",")
+        here = f"{own.name}={join_address(own.host, own.peer_port)}"
+        return here in items and tuple(each.partition("=")[0] for each in items) in self.names()
+
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of today's peers, and of the founders."""
+        return tuple(sorted(self._newest())), self.founding.names
+
+    def moved(self) -> dict[str, tuple[str, str]]:
+        """Peers that the operator's list has elsewhere than the ledger: where from, and to."""
+        found = {}
+        for name, disk in self._newest().items():
+            listed = self._listed.peer(name) if name in self._listed.names else None
+            if listed is not None and not self._is_founding(listed):
+                was, now = (join_address(p.host, p.peer_port) for p in (address_of(disk), listed))
+                if was != now:
+                    found[name] = was, now
+        return found
 
     def admitted(self) -> tuple[tuple[int, int], ...]:
         """The ids in the cell, each with its disk."""

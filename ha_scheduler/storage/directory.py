@@ -39,6 +39,12 @@ _DIRECTORY_MODE = 0o700  # the ledger holds users' graphs
 FILE_MODE = 0o600
 
 
+def erase(path: Path) -> None:
+    """Delete what a peer has stored in ``path``; the next start makes it anew."""
+    for name in (_CREATED_FILE, DATA_FILE):  # the mark first: it says that the other must be there
+        (path / name).unlink(missing_ok=True)
+
+
 class DataDirectory:
     def __init__(self, path: Path, *, create: bool, reserve_bytes: int = RESERVE_BYTES) -> None:
         """Raises ``DataDirectoryMissing``, ``…Unusable`` or ``…Locked``, and ``CorruptData``."""

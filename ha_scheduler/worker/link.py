@@ -66,6 +66,7 @@ logger = logging.getLogger("distributed.worker.ha")
 
 REJOIN_TIMEOUT = "ha.worker.rejoin-timeout"
 REJOIN_TIMEOUT_DEFAULT = "1h"
+PATIENCE_S = 3.0  # most leaders are replaced by then
 CONNECT_S_MAX = 4.0  # to find who leads
 HANDSHAKE_S_MAX = 1.0  # then
 REPLY_S_MAX = 60.0  # the leader may first have to adopt many other workers
@@ -310,6 +311,25 @@ class SchedulerLink:
         give_up_s = parse_timedelta(dask.config.get(REJOIN_TIMEOUT, REJOIN_TIMEOUT_DEFAULT), "s")
         deadline = time.monotonic() + give_up_s
         backoff = Backoff()
+        warning = asyncio.get_running_loop().call_later(PATIENCE_S, self._warn, give_up_s)
+        try:
+            await self._rejoin_by(deadline, backoff, give_up_s)
+        finally:
+            warning.cancel()
+
+    def _warn(self, give_up_s: float) -> None:
+        logger.warning(
+            "No leader of %s took this worker back for %.0f s. It keeps what it holds, goes on "
+            "with what it runs, and looks for %.0f s in all; then it closes. %s, or in the "
+            "environment DASK_HA__WORKER__REJOIN_TIMEOUT, shortens that.",
+            self._worker.scheduler.address,
+            PATIENCE_S,
+            give_up_s,
+            REJOIN_TIMEOUT,
+            extra={"action": "leader-missing"},
+        )
+
+    async def _rejoin_by(self, deadline: float, backoff: Backoff, give_up_s: float) -> None:
         while self._worker.status in WORKER_ANY_RUNNING:
             try:
                 await self.follower.attempt(self._join_once())

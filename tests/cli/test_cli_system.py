@@ -167,7 +167,7 @@ def test_a_cell_from_its_first_start(peers: Peers, tmp_path: Path) -> None:
     assert not (tmp_path / f"{to}.pid").exists()
     foreign = peers.run_as_another_cell(to)
     assert foreign.returncode == 2
-    assert "is neither the list that founded this cell" in foreign.stderr
+    assert "names neither the peers of this cell today" in foreign.stderr
     assert foreign.stderr.count("\n") == 1
 
     peers.start(to)

@@ -217,7 +217,7 @@ def test_a_peer_joins_and_leaves_again_and_the_leader_may_be_the_one_that_leaves
         port = cell.ports["d"]
         cell.start("d", peers=f"{cell.peers},d=127.0.0.1:{port}/1,e=127.0.0.1:2/3")
         assert ends(cell, "d") == 2
-        assert "neither the list that founded this cell" in cell.log("d")
+        assert "names neither the peers of this cell today" in cell.log("d")
         cell.start("d", peers=listed)
         cell.settled()
 

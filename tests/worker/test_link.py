@@ -293,6 +293,18 @@ async def test_a_worker_gives_up_after_the_time_that_is_configured() -> None:
             await until(lambda: worker.status == Status.closed, within_s=10)
 
 
+async def test_a_worker_says_soon_for_how_long_it_looks_for_a_leader(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "PATIENCE_S", 0.1)
+    leader = await ScriptedLeader().open()
+    with caplog.at_level(logging.WARNING, logger="distributed.worker.ha"):
+        async with joined(leader):
+            await leader.die()
+            await until(lambda: "looks for 3600 s in all" in caplog.text)
+    assert "DASK_HA__WORKER__REJOIN_TIMEOUT, shortens that" in caplog.text
+
+
 async def looking(caplog: pytest.LogCaptureFixture) -> str:
     """What a worker says that finds no leader."""
     begins = "Looking for the leader of "
