@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import click
 
 from chaos import guard
 from chaos.checkers.judge import EXIT
-from chaos.execution import execute, new_directory, rejudge
+from chaos.execution import execute, made, new_directory, rejudge
 from chaos.faults.registry import FAULTS
+from chaos.record import SCENARIO
 from chaos.reporting.page import TIMELINE, short
 from chaos.scenario import Scenario, changed, read
 from chaos.schedule import describe, schedule
+from chaos.suites import suite as suites
 from chaos.targets.registry import TARGETS, is_owned, make
 from chaos.workloads.registry import WORKLOADS, workload
 from ha_scheduler.errors import OperatorError
@@ -146,12 +149,42 @@ def check(directory: Path) -> int:
 
 
 @main.command()
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--resume", type=click.Path(exists=True, path_type=Path), help="Go on in there.")
+@click.option("--budget", type=float, help="Seconds in which no further run is begun.")
+@click.option("--dry-run", is_flag=True, help="Print the scenarios, and do nothing.")
+@_store
+def suite(
+    name: str, seed: int, resume: Path | None, budget: float | None, dry_run: bool, store: Path
+) -> int:
+    """Run a suite: smoke, pr, nightly, soak, or a FILE."""
+    loaded = suites.load(name, seed)
+    if budget is not None:
+        loaded = replace(loaded, budget_s=budget)
+    if dry_run:
+        for scenario in loaded.scenarios:
+            click.echo(f"{scenario.title} on {scenario.target}, seed {scenario.seed}")
+        return 0
+    directory = resume or made(store, f"suite-{loaded.name}", seed)
+    click.echo(f"{loaded.about}\n{directory}")
+    verdict = suites.run(loaded, directory, click.echo)
+    click.echo(f"{verdict}: {directory / 'index.html'}")
+    return EXIT[verdict]
+
+
+@main.command()
 @click.argument("directory", type=click.Path(exists=True, path_type=Path))
 @click.option("--open", "show", is_flag=True, help="In a browser.")
 def report(directory: Path, show: bool) -> int:
     """Write the pages of an old run or suite anew."""
-    rejudge(directory)
-    where = directory.absolute() / TIMELINE
+    of_a_suite = (directory / suites.RESULTS).exists()
+    for one in sorted(directory.iterdir()) if of_a_suite else [directory]:
+        if (one / SCENARIO).exists():
+            rejudge(one)
+    if of_a_suite:
+        suites.rewrite(directory)
+    where = directory.absolute() / ("index.html" if of_a_suite else TIMELINE)
     click.echo(where)
     if show:
         click.launch(str(where))
@@ -163,7 +196,7 @@ def report(directory: Path, show: bool) -> int:
 @_store
 def replay(directory: Path, store: Path) -> int:
     """Run the scenario of an old run once more."""
-    scenario = read(directory / "scenario.toml" if directory.is_dir() else directory)
+    scenario = read(directory / SCENARIO if directory.is_dir() else directory)
     guard.check(scenario, owned=is_owned(scenario.target))
     again = new_directory(store, scenario)
     return _told(execute(scenario, again, click.echo), again)

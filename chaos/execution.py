@@ -38,9 +38,14 @@ def rejudge(directory: Path) -> dict[str, Any]:
 
 
 def new_directory(store: Path, scenario: Scenario) -> Path:
-    """Under ``store``, by the scenario, its seed and the moment; ``latest`` leads to it."""
+    """Of a run, by its scenario."""
+    return made(store, scenario.slug, scenario.seed)
+
+
+def made(store: Path, name: str, seed: int) -> Path:
+    """A directory by name, seed and moment; ``latest`` in ``store`` leads to it."""
     moment = time.strftime("%Y%m%dT%H%M%S")
-    directory = (store / scenario.slug / f"{scenario.seed}-{moment}").absolute()
+    directory = (store / name / f"{seed}-{moment}").absolute()
     directory.mkdir(parents=True)
     latest = store.absolute() / "latest"
     latest.unlink(missing_ok=True)

@@ -17,6 +17,9 @@ from chaos.history import Operation
 from chaos.record import Fired, Record
 
 PERCENTILES = (50, 95, 99)
+#: Faults that leave a majority, and which of their words say that they do not.
+SERVED = {"kill", "terminate", "pause", "half-open", "unplug", "failpoint", "partition", "damage"}
+UNSERVED = {"all", "majority", "halves", "client-side", "worker-side", "swizzle"}
 BIN_S = 0.5
 ABSENT_S = 0.8  # a peer that was in no sample for so long is not there
 
@@ -121,9 +124,10 @@ def _longest_gap(ends: Sequence[float], start: float, until: float) -> float:
     return max(gaps, default=0.0)
 
 
-def leaves_no_quorum(fault: str) -> bool:
-    """Whether the cell can only come back when the fault is healed."""
-    return bool({"all", "majority", "halves"} & set(parse(fault).arguments))
+def serves_through(fault: str) -> bool:
+    """Whether a majority lives, with clients and workers: else the heal brings it back."""
+    call = parse(fault)
+    return call.name in SERVED and not UNSERVED & set(call.arguments)
 
 
 def bands(record: Record) -> Mapping[str, list[Band]]:

@@ -34,7 +34,7 @@ def _recovery(record: Record) -> _Found:
     texts = []
     for one in found:
         bound = scenario.recovery_s + slack
-        if figures.leaves_no_quorum(one.fault):
+        if not figures.serves_through(one.fault):
             bound += one.lasts_s
         if one.after_s > bound:
             what = f"first answer after {one.fault} at {one.at_s:.1f} s"

@@ -1,0 +1,1 @@
+"""Lists of scenarios, as TOML, and how they are run one after the other."""

@@ -1,0 +1,159 @@
+"""A suite: its scenarios by file and seed, and the run of all of them, which can be gone on with.
+
+Guarantee: file and seed decide the scenarios and their order. A run that has been judged is not run
+again in the same directory, so a suite that was interrupted goes on where it was; within its budget
+of time the scenarios come in an order that has every workload and every fault early.
+
+A file has ``about``, ``budget_s``, ``defaults`` for all its scenarios, ``runs`` (single ones) and
+``matrices``: each workload of ``workloads`` under each of ``faults``, but for ``except`` (pairs).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from chaos import guard
+from chaos.checkers.base import Verdict, worst
+from chaos.execution import execute
+from chaos.record import SUMMARY
+from chaos.reporting import matrix
+from chaos.scenario import BadScenario, Scenario, from_mapping, read_toml
+from chaos.targets.registry import is_owned
+from chaos.workloads.registry import unavailable, workload
+
+HERE = Path(__file__).parent
+RESULTS = "suite.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """``scenarios`` in the order in which they are run."""
+
+    name: str
+    about: str
+    budget_s: float
+    scenarios: tuple[Scenario, ...]
+
+
+def known() -> list[str]:
+    """The suites that come with the harness."""
+    return sorted(path.stem for path in HERE.glob("*.toml"))
+
+
+def load(name: str, seed: int) -> Suite:
+    """One that comes with the harness, by its name, or any file. Raises ``BadScenario``."""
+    path = HERE / f"{name}.toml" if name in known() else Path(name)
+    if not path.exists():
+        raise BadScenario(f"There is no suite {name!r}; there are: {', '.join(known())}.")
+    values = read_toml(path)
+    defaults = values.get("defaults", {})
+    single = [from_mapping({"seed": seed, **defaults, **run}) for run in values.get("runs", ())]
+    made = [scenario for m in values.get("matrices", ()) for scenario in _matrix(defaults, m, seed)]
+    Random(f"{seed} suite").shuffle(made)
+    return Suite(
+        path.stem,
+        values.get("about", ""),
+        float(values.get("budget_s", 24 * 3600)),
+        (*single, *spread(made)),
+    )
+
+
+def _matrix(
+    defaults: Mapping[str, Any], values: Mapping[str, Any], seed: int
+) -> Iterator[Scenario]:
+    """The seed of a scenario is its own: no two have the same schedule."""
+    common = {k: v for k, v in values.items() if k not in ("workloads", "faults", "except")}
+    excluded = {tuple(pair) for pair in values.get("except", ())}
+    for name in values["workloads"]:
+        for fault in values["faults"]:
+            if (name, fault) not in excluded:
+                own = Random(f"{seed} {name} {fault}").randrange(1_000_000)
+                fields = {**defaults, **common, "workload": name, "seed": own}
+                yield from_mapping(
+                    {**fields, "faults": [word for word in fault.split(",") if word]}
+                )
+
+
+def spread(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """In an order in which each next one has the workload and the faults that came least so far."""
+    left, found = list(scenarios), []
+    seen: dict[str, int] = {}
+    while left:
+        chosen = min(left, key=lambda s: sum(seen.get(word, 0) for word in (s.workload, *s.faults)))
+        left.remove(chosen)
+        found.append(chosen)
+        for word in (chosen.workload, *chosen.faults):
+            seen[word] = seen.get(word, 0) + 1
+    return found
+
+
+def run(
+    suite: Suite,
+    directory: Path,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Verdict:
+    """Run what has not been run, as long as the budget lasts; the worst verdict of all."""
+    began = clock()
+    for number, scenario in enumerate(suite.scenarios):
+        place = directory / f"{number:03d}-{scenario.slug}"
+        if (place / SUMMARY).exists():
+            continue
+        if clock() - began > suite.budget_s:
+            say(f"the budget of {suite.budget_s:.0f} s is used up")
+            break
+        why = unavailable(workload(scenario.workload))
+        if why is not None:
+            say(f"{scenario.title}: left out: {why}")
+            continue
+        guard.check(scenario, owned=is_owned(scenario.target))
+        summary = execute(scenario, place, lambda line: None)
+        say(f"{clock() - began:6.0f} s  {summary['verdict']:<9} {scenario.title}: {place.name}")
+        for finding in summary["findings"]:
+            say(f"          {finding['check']}: {finding['text']}")
+        write(suite, directory)
+    write(suite, directory)
+    return worst(summary["verdict"] for summary in summaries(directory))
+
+
+def write(suite: Suite, directory: Path) -> None:
+    """The page of the suite, and its results for programs."""
+    found = list(summaries(directory))
+    results = {"name": suite.name, "about": suite.about, "planned": len(suite.scenarios)}
+    (directory / RESULTS).write_text(
+        json.dumps(results | {"counts": counts(found), "runs": [_line(s) for s in found]}, indent=1)
+    )
+    (directory / "index.html").write_text(matrix.page(results, found))
+
+
+def rewrite(directory: Path) -> None:
+    """The page of a suite that is over, from what its runs say now."""
+    results = json.loads((directory / RESULTS).read_text())
+    suite = Suite(results["name"], results["about"], 0.0, ())
+    planned = results["planned"]
+    found = list(summaries(directory))
+    (directory / "index.html").write_text(
+        matrix.page({"name": suite.name, "about": suite.about, "planned": planned}, found)
+    )
+
+
+def summaries(directory: Path) -> Iterator[dict[str, Any]]:
+    """Of all runs that were judged, each with the name of its directory."""
+    for path in sorted(directory.glob(f"*/{SUMMARY}")):
+        yield {**json.loads(path.read_text()), "directory": path.parent.name}
+
+
+def counts(found: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Runs by verdict."""
+    verdicts = [summary["verdict"] for summary in found]
+    return {name: verdicts.count(name) for name in ("valid", "violation", "unknown")}
+
+
+def _line(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: summary[name] for name in ("directory", "title", "verdict", "reproduce")}
