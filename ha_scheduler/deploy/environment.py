@@ -16,6 +16,7 @@ import dask.config
 import yaml
 
 _INHERITED = "DASK_INTERNAL_INHERIT_CONFIG"  # dask.config reads it; Nanny sets it likewise
+_AT_ONCE = {"ha-scheduler": {"worker": {"hand-over-timeout": "0s"}}}
 
 
 def peer_environment() -> dict[str, str]:
@@ -25,10 +26,12 @@ def peer_environment() -> dict[str, str]:
 
 def worker_environment(config_file: Path | None) -> dict[str, str]:
     """The environment of a worker. ``config_file``: the ``dask.yaml`` of ``init``."""
+    # A local cluster retires whom it ends alone, and ends all at once.
+    inherited = dask.config.merge(_AT_ONCE, dask.config.global_config)
     if config_file is None:
-        return _environment(dask.config.global_config)
+        return _environment(inherited)
     ours = yaml.safe_load(config_file.read_text())
-    merged = dask.config.merge(dask.config.global_config, ours)
+    merged = dask.config.merge(inherited, ours)
     for kind in ("worker", "nanny", "client"):
         key = f"distributed.{kind}.preload"
         both = [*dask.config.get(key, default=[], config=ours), *dask.config.get(key, default=[])]

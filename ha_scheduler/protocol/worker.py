@@ -23,6 +23,9 @@ SUBMITTER = "ha_submitter"
 STALE = "stale-leader"  # the status of an answer
 OTHER_CELL = "other-cell"  # likewise: what the worker holds is of a cell that this one is not
 
+#: In upstream's metrics of a worker that has a lifetime: it, and what is left of it, in seconds.
+LIFETIME, LIFETIME_LEFT = "ha-lifetime", "ha-lifetime-left"
+
 #: The id of a run of a task; -1 for scattered data, or data fetched from another worker.
 Run = Annotated[int, Meta(ge=-1, le=INT_MAX)]
 Error = Annotated[bytes, Meta(max_length=ERROR_BYTES_MAX)]

@@ -44,6 +44,7 @@ from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
 from ha_scheduler.security.identity import ANYBODY_LOCAL
 from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.security.permissions import Surface
+from ha_scheduler.worker.lifetime import hand_over, leave_signal_to_nanny, tell_lifetime
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.orders import PresentLeaders
 from ha_scheduler.worker.renewal import LOOK_EVERY_S
@@ -93,6 +94,9 @@ class Worker(distributed.Worker):
         self.periodic_callbacks["heartbeat"].callback = self.heartbeat
         look = PeriodicCallback(self._ha.look_at_token, LOOK_EVERY_S * 1000)
         self.periodic_callbacks["ha-token"] = look
+        tell_lifetime(self)
+        if self.nanny:
+            leave_signal_to_nanny()
 
     def _check_server(self, comm: Any) -> None:
         if self.serves_a_cell:
@@ -195,6 +199,8 @@ class Worker(distributed.Worker):
         await super()._handle_comm(cast("Comm", PresentLeaders(comm, seen)))
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
+        if self.status in WORKER_ANY_RUNNING and not self.nanny:  # else that has done it
+            await hand_over(self.scheduler, self.address, kwargs.get("reason", ""))
         if self._ha is not None:
             await self._ha.stop()
             await self.submitters.close()

@@ -83,16 +83,28 @@ async def test_workers_in_jobs_outlive_the_leader_and_leave_alone_what_is_not_th
             address = both.leader.aliases[name]
             kinds = await both.client.run(_kinds, workers=[address])
             assert kinds == {address: "ha_scheduler.worker.worker"}
-            held = both.client.submit(int, 8, key="held", workers=[name], allow_other_workers=True)
+            file = tmp_path / "runs"
+            held = both.client.submit(
+                _noted, str(file), key="held", workers=[name], allow_other_workers=True
+            )
             await held
             await both.kill_leader()
             leader = await both.take_over()
             await eventually(lambda: cluster.scheduler_info["address"] == leader.address)
             assert slurm.running() == [job]
             assert await both.client.gather([held, kept]) == [8, 7]
+            subprocess.run(["scancel", str(job)], check=True)
+            await eventually(lambda: not slurm.running())
+            assert [ws.name for ws in leader.workers.values()] == ["w0"]
+            assert await both.client.gather([held, kept]) == [8, 7]
+            assert file.read_text() == "run\n", "it was handed over, and not computed again"
         assert [ws.name for ws in leader.workers.values()] == ["w0"]
-        assert await both.client.gather([held, kept]) == [8, 7], "what it held was handed over"
-        await eventually(lambda: not slurm.running())
+
+
+def _noted(file: str) -> int:
+    with open(file, "a") as runs:
+        runs.write("run\n")
+    return 8
 
 
 def _kinds(dask_worker: Any) -> str:

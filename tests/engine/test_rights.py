@@ -292,3 +292,21 @@ def test_the_callers_of_these_tests_are_one_of_each_role() -> None:
     assert {ROLES[name].role for name in ONE_OF_EACH} == set(TokenRole)
     assert issubclass(IdentifyingWorker, object)
     assert Subjects.kind
+
+
+async def test_a_worker_may_retire_itself_and_nobody_else() -> None:
+    """As at the end of its lifetime, or of its job."""
+    async with subjects() as both:
+        other = await both.worker("other", "other-node")
+        both.workers.append(other)
+        await eventually(lambda: len(both.leader.worker_callers) == 2)
+        own = both.workers[0].address
+        for workers in ([other.address], [own, other.address], [], "all", [own, 1]):
+            answer = await both.ask("node", op="retire_workers", workers=workers, reply=True)
+            assert refused(answer), workers
+        for how in ({"names": ["w0"]}, {"workers": [own], "n": 2}):
+            assert refused(await both.ask("node", op="retire_workers", **how, reply=True)), how
+        answer = await both.ask(
+            "node", op="retire_workers", workers=[own], close_workers=False, remove=True, reply=True
+        )
+        assert own in answer

@@ -37,6 +37,8 @@ OF_ALL = frozenset({"restart", "restart_workers", "terminate"})
 OF_TASKS = {"retry": "keys", "set_restrictions": "worker"}
 
 
+#: What a worker says that retires itself, or its nanny for it.
+OF_OWN_RETIREMENT = {"workers", "close_workers", "remove", "stimulus_id", "ha_call", "comm"}
 #: The argument that names the worker for which a call is made.
 OF_WORKERS = {"heartbeat_worker": "address", "unregister": "address", "add_keys": "worker"}
 #: The argument with the keys of scattered data.
@@ -50,7 +52,7 @@ class Rights(Clients):
         session = self.session_of.get(client) if client is not None else None
         if session is not None and said != session:
             raise PermissionError(f"only {client} itself may make this call for {client}")
-        identity = self._acting(op, CALLER.get(), said)
+        identity = self._acting(op, CALLER.get(), said, arguments)
         if identity is ANYBODY_LOCAL and not (off := is_off(op)):
             return
         if identity is ANYBODY_LOCAL:
@@ -61,11 +63,15 @@ class Rights(Clients):
             denials.note(identity, op, str(error))
             raise
 
-    def _acting(self, op: str, identity: Identity, session: Any) -> Identity:
+    def _acting(
+        self, op: str, identity: Identity, session: Any, arguments: Mapping[str, Any]
+    ) -> Identity:
         """For whom the caller acts: a worker, where it has no right of its own, for the submitter
         of its tasks. Raises ``PermissionError``."""
         operation = Operation(Surface.REQUEST, op)
         if op in OF_WORKERS or not is_worker_alone(identity) or not only_own(identity, operation):
+            return identity
+        if op == "retire_workers" and self._are_own(identity, arguments):
             return identity
         named = {c for c, own in self.session_of.items() if own == session} if session else ()
         holders = {self.holders.get(client, ANYBODY) for client in named} or self._employers(
@@ -81,6 +87,16 @@ class Rights(Clients):
         if reason := refusal(acting, operation, added=True):
             raise PermissionError(reason)
         return acting
+
+    def _are_own(self, identity: Identity, arguments: Mapping[str, Any]) -> bool:
+        """Whether a worker retires workers of its own subject, by their addresses: it ends."""
+        named = arguments.get("workers")
+        if arguments.keys() - OF_OWN_RETIREMENT or not isinstance(named, list | tuple | set):
+            return False
+        registered = [self.worker_callers.get(a) for a in named if isinstance(a, str)]
+        return len(registered) == len(named) > 0 and all(
+            by is not None and by.subject == identity.subject for by in registered
+        )
 
     def _employers(self, identity: Identity) -> set[Holder]:
         """Whose tasks run on the workers of ``identity``."""
