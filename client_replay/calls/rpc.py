@@ -77,14 +77,14 @@ READ_ONLY = _names(
     get_runspec get_story get_task_prefix_states get_task_status get_task_stream
     get_task_stream_index has_what identity logs nbytes ncores ncores_running performance_report
     processing profile publish_get publish_list queue_qsize semaphore_value versions who_has
-    worker_logs"""
+    worker_logs ha-scaling"""
 )
 IDEMPOTENT = _names(
     """amm_handler dump_cluster_state_to_url rebalance register_nanny_plugin
     register_worker_plugin replicate scatter semaphore_acquire semaphore_refresh_leases
     semaphore_release set_resources
     shuffle_barrier shuffle_get shuffle_get_or_create shuffle_restrict_task update_data
-    variable_get ha-cancel-session ha-detach ha-session-keys ha-sessions"""
+    variable_get ha-cancel-session ha-detach ha-scale ha-session-keys ha-sessions ha-unscale"""
 )
 #: What a leader of ours does once, however often it arrives.
 NUMBERED = _names(

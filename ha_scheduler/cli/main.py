@@ -143,6 +143,13 @@ _TIMING = Timing()
     help="Command to run when it leads no more.",
 )
 @click.option(
+    "--scale-command",
+    default=None,
+    metavar="PROGRAM",
+    help="Program that starts and ends workers: 'PROGRAM up N', 'PROGRAM down NAME...' "
+    "(docs/deploy/adaptive.md).",
+)
+@click.option(
     "--certificate-alone",
     is_flag=True,
     help="Serve processes without this package, which show no token, as their certificate says. "
@@ -292,6 +299,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         vip=virtual_address(values.pop("vip"), values.pop("vip_interface")),
         http=http_address(values.pop("http_address"), host or own.host),
         hooks=Commands(values.pop("on_promote"), values.pop("on_demote")),
+        scale_command=_absolute(values.pop("scale_command")),
         pid_file=pid_file.absolute() if pid_file is not None else None,
         enrolment_port=_enrolment_port(values.pop("enrolment_port"), certificates),
         admission=admission,

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Coroutine, Generator, Iterable
 from typing import Any
 
 import dask
@@ -29,7 +29,7 @@ from distributed.security import Security
 
 from ha_scheduler.comm import address as addresses
 from ha_scheduler.deploy.following import FollowsLeader
-from ha_scheduler.deploy.own_workers import OwnWorkersAdaptive
+from ha_scheduler.deploy.leader_adaptive import LeaderAdaptive
 
 logger = logging.getLogger("distributed.deploy.ha")
 
@@ -103,7 +103,7 @@ class AttachedToCell(FollowsLeader):
         """Names of workers are unique in a cell, which may serve several clusters."""
         return f"{self.name}-{worker_number}"
 
-    def adapt(self, Adaptive: Any = OwnWorkersAdaptive, *args: Any, **kwargs: Any) -> Any:
+    def adapt(self, Adaptive: Any = LeaderAdaptive, *args: Any, **kwargs: Any) -> Any:
         """As upstream's, about this cluster's workers alone: others of the cell may be adaptive."""
         return super().adapt(Adaptive, *args, **kwargs)  # type: ignore[misc]
 
@@ -162,15 +162,22 @@ class AttachedToCell(FollowsLeader):
         except (OSError, TimeoutError) as error:
             logger.warning("Workers %s end without a retirement: %s", sorted(names), error)
 
-    async def _hand_over(self) -> None:
-        """Before the end: results go to others' workers, if there are some and a leader is."""
-        if not self.observed - self.plan:
-            return
-        retirement = asyncio.ensure_future(self._retire(list(self.workers), RETIRE_AT_CLOSE_S_MAX))
-        while not retirement.done():
-            await asyncio.wait([retirement], timeout=LED_POLL_S)
-            if not self._has_leader():  # the next one would be waited for
-                retirement.cancel()
+    async def _end_politely(self, adaptive: Any) -> None:
+        """Withdraw the goal; then results go to others' workers, if there are some."""
+        if isinstance(adaptive, LeaderAdaptive):
+            await adaptive.withdraw()
+        if self.observed - self.plan:
+            await self._retire(list(self.workers), RETIRE_AT_CLOSE_S_MAX)
+
+    async def _while_led(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until it is done, or there is no leader: the next one would be waited for."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            if not self._has_leader():
+                task.cancel()
+            await asyncio.wait([task], timeout=LED_POLL_S)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("The leader did not hear that %s closes: %s", self.name, error)
 
     def _dask_names(self, names: Iterable[Any]) -> list[str]:
         """The names in the cell: a job may be several workers."""
@@ -186,7 +193,7 @@ class AttachedToCell(FollowsLeader):
         if self.status is Status.running:
             if (adaptive := self._adaptive) is not None:
                 adaptive.stop()
-            await self._hand_over()
+            await self._while_led(self._end_politely(adaptive))
         # Upstream asserts that all it ever made says that it is closed, which jobs never say.
         self._created.clear()
         await super()._close()

@@ -185,6 +185,7 @@ class EngineProcess:
         exposures = Exposures(self._exposures)
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
         scheduler.inherited = self._inherited
+        scheduler.tell_scale = self._channel.send
         message_parts.install(scheduler)
         rehearse()
         return scheduler

@@ -55,6 +55,7 @@ from ha_scheduler.engine.extensions.task_streams import TaskStreams
 from ha_scheduler.engine.extensions.worker_plugins import WorkerPlugins
 from ha_scheduler.engine.fencing import fence_pool, hold
 from ha_scheduler.engine.requests import Requests, exposed, unknown_request
+from ha_scheduler.engine.scaling.goals import Scaling
 from ha_scheduler.engine.stream.recorder import Log, Recorder
 from ha_scheduler.engine.stream.state import OnMark
 from ha_scheduler.engine.takeover.actors import Actors
@@ -97,6 +98,7 @@ class Scheduler(
     Restrictions,
     TaskMetadata,
     TaskStreams,
+    Scaling,
     Logs,
 ):
     """A scheduler whose state survives it.
@@ -134,7 +136,7 @@ class Scheduler(
 
     def _serve_http(self, prefix: str) -> None:
         """What a leader alone answers, behind the guard, which is asked first."""
-        modules = ["distributed.http.scheduler.api"]
+        modules = ["distributed.http.scheduler.api", "ha_scheduler.engine.scaling.page"]
         handlers = get_handlers(self, modules, prefix)
         self.http_application.add_handlers(".*$", [*handlers, worker_pages.route(self, prefix)])
         sitemap.install(self.http_application)
@@ -156,6 +158,7 @@ class Scheduler(
         self.handlers[tag_of(RegisterWorker)] = self.ha_register_worker
         self.handlers[tag_of(OpenCalls)] = self.calls.open
         self.handlers.update(self.session_calls())
+        self.handlers.update(self.scaling_handlers())
         for op in CALLS & set(self.handlers):
             handler = exposed(op, self.handlers[op], self.exposures)
             self.handlers[op] = self.calls.around(op, handler)

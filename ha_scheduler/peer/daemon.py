@@ -425,6 +425,7 @@ class _Daemon:
         if self._web is not None:
             await self._web.stop()
         await self._replica.hooks.stop()
+        await self._replica.scale_command.stop()
 
     @contextlib.contextmanager
     def _signal_handlers(self) -> Iterator[None]:

@@ -4,8 +4,9 @@ The engine runs the code of users, so nothing that it says is believed because i
 
 Guarantee: an engine makes its daemon hold, tell other peers or tell watchers nothing but this, once
 each: that it is ready, with the port of its dashboard; that it serves the term for which it was
-activated, at an address of its own peer; the times of the ``Phase`` of that term. Whatever else it
-says is an ``OverstepError``, which ends it.
+activated, at an address of its own peer; the times of the ``Phase`` of that term. How many workers
+an owner should have it says again and again, and the latest counts (``scale_command.py``). Whatever
+else it says is an ``OverstepError``, which ends it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from ha_scheduler.protocol.engine import Confirm, EngineReady, Mark, Phase, Serving
+from ha_scheduler.protocol.engine import Confirm, EngineReady, Mark, Phase, ScaleWanted, Serving
 from ha_scheduler.protocol.peer import PeerAddress
 
 
@@ -70,6 +71,10 @@ class EngineRights:
                 f"{self._own.dask_port} of this peer by {self._protocol}"
             )
         self._serving = True
+
+    def check_scale(self, message: ScaleWanted) -> None:
+        """Raises ``OverstepError``."""
+        self._check_term(message.term)
 
     def check_mark(self, message: Mark, now: float) -> Mark | None:
         """The mark, not later than ``now``; None if the phase was reached before.

@@ -36,6 +36,7 @@ from ha_scheduler.protocol.engine import (
     LeaderNamed,
     Mark,
     Propose,
+    ScaleWanted,
     Serving,
     ToDaemon,
 )
@@ -64,6 +65,9 @@ class EngineSideEvents(Protocol):
 
     def on_confirm(self, term: int, number: int) -> None:
         """The engine of ``term`` asks whether this peer leads."""
+
+    def on_scale(self, message: ScaleWanted) -> None:
+        """The engine says how many workers somebody should have."""
 
     def on_fatal(self, error: BaseException) -> None: ...
 
@@ -250,6 +254,9 @@ class EngineSide:
             case Confirm(number):
                 rights.check_confirm(message)
                 self._events.on_confirm(self._term, number)
+            case ScaleWanted():
+                rights.check_scale(message)
+                self._events.on_scale(message)
             case Mark():
                 if (mark := rights.check_mark(message, time.monotonic())) is not None:
                     self._events.on_mark(mark)

@@ -48,11 +48,12 @@ from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.ring_keeper import RingKeeper
 from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.scale_command import ScaleCommand
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
-from ha_scheduler.protocol.engine import Mark
+from ha_scheduler.protocol.engine import Mark, ScaleWanted
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.raft.errors import CallerError
@@ -91,6 +92,9 @@ class Replica:
     ) -> None:
         self.vip = vip or NoAddress()
         self.hooks = Hooks(settings.hooks, settings.name, roster.founding.identity)
+        self.scale_command = ScaleCommand(
+            settings.scale_command, settings.name, roster.founding.identity
+        )
         self.settings = settings
         self.roster = roster
         self.others = Others()
@@ -189,6 +193,7 @@ class Replica:
         if before.role is ServerState.LEADER:
             self.vip.deposed()
             self.hooks.end(state.term)
+            self.scale_command.forget()
         if state.role is ServerState.LEADER:
             self.vip.elected(self._leads_since if self.driver.node.handed_over else None)
             self.hooks.lead(state.term)
@@ -322,6 +327,10 @@ class Replica:
     def on_confirm(self, term: int, number: int) -> None:
         if self.leading() and self.state.term == term:  # else this engine is about to end
             self.driver.read(_QUESTION.pack(term, number))
+
+    def on_scale(self, message: ScaleWanted) -> None:
+        if self.leading() and self.state.term == message.term:
+            self.scale_command.want(message)
 
     def on_serving(self, term: int, address: str) -> None:
         if not self.leadership.leading or term != self.leadership.term:

@@ -115,7 +115,7 @@ class PeerSettings:
     ``http``: host (empty: all) and port of the daemon's HTTP; None: none.
 
     ``vip``: the address that this host has while this peer leads. ``hooks``: commands of the site
-    at the begin and the end of that.
+    at the begin and the end of that. ``scale_command``: a program that starts and ends workers.
 
     ``engine_options`` goes to the engine as it is, with the keys of ``ENGINE_OPTIONS``; values are
     strings, numbers, booleans, None and lists of strings.
@@ -136,6 +136,7 @@ class PeerSettings:
     vip: VirtualAddress | None = None
     http: tuple[str, int] | None = None
     hooks: Commands = field(default_factory=Commands)
+    scale_command: str | None = None
     pid_file: Path | None = None
     enrolment_port: int | None = None
     admission: Admission | None = None

@@ -9,7 +9,9 @@ Numbered calls (``CallId``) are for clients and workers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from ha_scheduler.protocol.codec import (
     CellId,
@@ -183,6 +185,31 @@ class CancelSession(Message, tag="ha-cancel-session"):
 
     client: Text
     session: Text  # by its name in the list
+
+
+class Scale(Message, tag="ha-scale"):
+    """Call: what an owner of workers wants of the cell; answered with what it should have.
+
+    ``policy``: "load" or "fixed". ``maximum``: None for no bound. ``target_s``: how long the work
+    that is there should take. ``command``: the leading daemon runs the site's command.
+    """
+
+    owner: Annotated[str, Meta(min_length=1, max_length=256)]
+    policy: Name = "load"
+    minimum: Number = 0
+    maximum: Number | None = None
+    target_s: Seconds = 5.0
+    command: bool = False
+
+
+class Unscale(Message, tag="ha-unscale"):
+    """Call: the owner wants nothing any more."""
+
+    owner: Name
+
+
+class ScalingOf(Message, tag="ha-scaling"):
+    """Call: what every owner should have, and has."""
 
 
 class LockForgotten(Message, tag="ha-lock-forgotten"):

@@ -26,11 +26,23 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from ha_scheduler.protocol.codec import CellId, Message, MessageSet, Name, Number, Part, Term, Url
+from ha_scheduler.protocol.codec import (
+    CellId,
+    Message,
+    MessageSet,
+    Name,
+    Number,
+    Part,
+    Term,
+    Text,
+    Url,
+)
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.protocol.ring import Ring
 
 CONTENT_BYTES = 16
+WANTED_MAX = 100_000  # workers of one owner
+LEAVING_MAX = 1_000  # names for one command; the others are told of after it
 Content = Annotated[bytes, Meta(min_length=CONTENT_BYTES, max_length=CONTENT_BYTES)]  # a digest
 Counts = Annotated[dict[Annotated[str, Meta(max_length=32)], Number], Meta(max_length=8)]
 
@@ -137,6 +149,17 @@ class Confirmed(Message, tag="confirmed"):
     number: Number
 
 
+class ScaleWanted(Message, tag="scale-wanted"):
+    """Engine, active only: ``owner`` should have ``total`` workers, and ``leaving`` have been
+    retired: for the site's command.
+    """
+
+    term: Term
+    owner: Name
+    total: Annotated[int, Meta(ge=0, le=WANTED_MAX)]
+    leaving: Annotated[tuple[Text, ...], Meta(max_length=LEAVING_MAX)] = ()
+
+
 class Pong(Message, tag="pong"):
     """Engine: its event loop is alive."""
 
@@ -161,7 +184,7 @@ class Exposure(Part):
 ToEngine = (
     EngineSettings | Ring | RecordCommitted | CaughtUp | Activate | Confirmed | LeaderNamed | Ping
 )
-ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong
+ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong | ScaleWanted
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)
 TO_DAEMON: MessageSet[ToDaemon] = MessageSet(ToDaemon)

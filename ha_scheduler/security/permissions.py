@@ -172,6 +172,9 @@ _TABLE = {
         ha-detach                           . C w . . A
         ha-session-keys                     . C w . . A
         ha-sessions                         . C w . . A
+        ha-scale                            . C w . . A
+        ha-unscale                          . C w . . A
+        ha-scaling                          O C W . . A
         ha-cancel-session                   . C w . . A
         shuffle_get                         . . W . . A
         shuffle_get_or_create               . . W . . A
@@ -316,6 +319,7 @@ _TABLE = {
         /api/v1/adaptive_target             O C W . . A
         /api/v1/check_idle                  O C W . . A
         /api/v1/retire_workers              . C . . . A
+        /ha/scaling                         O C W . . A
         /proxy/(\\d+)/(.*?)/(.*)             O C W . . A
         /login                            N O C W E . A
         /logout                           N O C W E . A

@@ -60,6 +60,8 @@ ROWS = {
     "queue": Row("name", (0, 1), of_extension("queues", "queues")),
     "queue-item": Row(("other", 1), {"type": "msgpack", "value": 1}, items),
     "restrictions": Row("key", ("tcp://worker",)),
+    "scaling-goal": Row("owner", ("load", 0, 5, 5.0, False, "alice")),
+    "scaling-signal": Row("owner", ("idling", 1, 1.0)),
     "scheduler-plugin": Row("name", bytes(dumps(SchedulerPlugin()))),
     "scheduler-plugin-state": Row("name", bytes(dumps(1))),
     "semaphore": Row("name", (1, None, True), of_extension("semaphores", "max_leases")),
