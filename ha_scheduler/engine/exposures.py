@@ -23,8 +23,7 @@ import signal
 import threading
 import types
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, TypeVar
@@ -183,14 +182,9 @@ class Exposures:
         if case is not None and case.set_aside:
             raise set_aside(exposure, case)
 
-    @asynccontextmanager
-    async def turn(self, exposure: Exposure) -> AsyncIterator[None]:
-        """Wait until the exposure may be open, beside others or alone."""
-        await self._turns.take(alone=self._is_suspect(exposure))
-        try:
-            yield
-        finally:
-            self._turns.give_back()
+    def turn(self, exposure: Exposure) -> Turn:
+        """A context in which the exposure may be open, beside others or alone."""
+        return Turn(self._turns, alone=self._is_suspect(exposure))
 
     @types.coroutine
     def step_by_step(
@@ -205,7 +199,9 @@ class Exposures:
         error: BaseException | None = None
         try:
             while True:
-                yield from self._turns.take(alone=self._is_suspect(exposure)).__await__()
+                alone = self._is_suspect(exposure)
+                if not self._turns.try_take(alone=alone):
+                    yield from self._turns.take(alone=alone).__await__()
                 try:
                     with self.open(exposure, patience_s(), apart=apart):
                         waits = coroutine.send(None) if error is None else coroutine.throw(error)
@@ -241,12 +237,22 @@ class Turns:
         self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
         self._granted = 0
 
+    def try_take(self, *, alone: bool) -> bool:
+        """Take a turn, if this task has one or need not wait for it."""
+        task = asyncio.current_task()
+        held = self._held.get(task, 0)
+        if not held:
+            if self._waiting or not self._is_free(alone):
+                return False
+            self._grant(alone)
+        self._held[task] = held + 1
+        return True
+
     async def take(self, *, alone: bool) -> None:
         """Wait for a turn, if this task has none."""
-        task = asyncio.current_task()
-        if task not in self._held:
+        if not self.try_take(alone=alone):
             await self._wait(alone)
-        self._held[task] = self._held.get(task, 0) + 1
+            self._held[asyncio.current_task()] = 1
 
     def give_back(self) -> None:
         """What this task has taken last; with the first, the turn is over."""
@@ -257,9 +263,6 @@ class Turns:
             self._end()
 
     async def _wait(self, alone: bool) -> None:
-        if not self._waiting and self._is_free(alone):
-            self._grant(alone)
-            return
         mine = asyncio.get_running_loop().create_future()
         self._waiting.append((mine, alone))
         try:
@@ -290,6 +293,20 @@ class Turns:
             if not mine.done():
                 self._grant(alone)
                 mine.set_result(None)
+
+
+class Turn:
+    """A turn, for as long as its context is open."""
+
+    def __init__(self, turns: Turns, *, alone: bool) -> None:
+        self._turns = turns
+        self._alone = alone
+
+    async def __aenter__(self) -> None:
+        await self._turns.take(alone=self._alone)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._turns.give_back()
 
 
 def set_aside(exposure: Exposure, case: Case) -> SetAside:

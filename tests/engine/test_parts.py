@@ -27,7 +27,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
     # ``ClientLeft`` is in the log before the notices that it makes void.
     "remove_client": ("Clients", "Cancellation", "Intents"),
     # Each forgets what it knows of the key.
-    "_remove_key": ("Actors", "Intents", "WithheldTasks", "Attempts", "Restrictions"),
+    "_remove_key": ("Intents", "WithheldTasks"),
     # Errors are withdrawn, and the records of lost actors.
     "stimulus_retry": ("Actors", "Intents"),
 }

@@ -98,13 +98,15 @@ class Intents(Submissions):
         super()._client_releases_keys(keys=keys, cs=cs, recommendations=recommendations)
 
     def _remove_key(self, key: Key) -> None:
-        """A key is forgotten; its graph may be retired."""
+        """A key is forgotten, and what is kept of its task; its graph may be retired."""
         super()._remove_key(key)
         self.replay.forget(key)
         self.runs.forget(key)
         recorder = self.recorder
         retired, living = self.graphs.forget(key)
         if recorder is not None:
+            for change in self.tables.forget_task(key):
+                self.transactions.note(change)
             for graph in retired:
                 recorder.retired(graph)
             for graph in living:

@@ -23,7 +23,7 @@ class Restrictions(SchedulerBase):
         super().__init__(**kwargs)
         self.restrictions: dict[Key, tuple[str, ...]] = {}
         self._restrictions = self.tables.add(
-            Table(RESTRICTIONS, self.restrictions, apply=self._apply_restriction)
+            Table(RESTRICTIONS, self.restrictions, apply=self._apply_restriction, of_tasks=True)
         )
 
     def _apply_restriction(self, key: Key, value: tuple[str, ...] | Deleted) -> None:
@@ -61,8 +61,3 @@ class Restrictions(SchedulerBase):
         for ts in tasks:
             self._place_anew(ts)
         self.transactions.write(*changes)
-
-    def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)
-        if key in self.restrictions:
-            self.transactions.note(self._restrictions.delete(key))

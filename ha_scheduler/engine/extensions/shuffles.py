@@ -40,6 +40,8 @@ SHUFFLES = "shuffle"  # shuffle id → pickled run spec
 MEMBERS = "shuffle-members"  # shuffle id → its ``Members``
 
 ANEW_MAX = 3  # times that one shuffle starts anew because a worker complained
+#: Where a transition ends that matters to upstream's plugin (shuffle/_scheduler_plugin.py:463).
+_ENDS = frozenset({"released", "erred", "forgotten"})
 
 _GOING_ON = frozenset({"waiting", "queued", "no-worker", "processing", "memory"})
 
@@ -292,6 +294,8 @@ class Shuffles(ShuffleSchedulerPlugin):
         return adopted or len(self._shuffles[shuffle_id]) > 1
 
     def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
+        if finish not in _ENDS:
+            return  # as upstream's, which is called here for each transition of any task
         super().transition(key, start, finish, *args, **kwargs)
         shuffle_id = id_from_key(key) if self._begun_anew and finish == "forgotten" else None
         if shuffle_id is not None:

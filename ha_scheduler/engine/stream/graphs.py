@@ -18,6 +18,7 @@ otherwise, after the latest graph and all that is filed under it were retired.
 
 from __future__ import annotations
 
+import pickle
 import re
 import struct
 from collections.abc import Collection, Iterable
@@ -85,7 +86,18 @@ def encode_graph(request: GraphRequest, keys: Iterable[Key], decisions: dict[str
         form: tuple[Any, ...] = ("materialised", request.materialised)
     else:
         form = ("raw", request.header, [bytes(frame) for frame in request.frames])
-    return _payload(keys, dumps((form, decisions)))
+    return _payload(keys, _pickled((form, decisions)))
+
+
+def _pickled(value: Any) -> bytes:
+    """As ``dumps``, which asks first whether all is to be pickled by value: for a graph that holds
+    the name of a user's ``__main__`` it would be. That is within what the client has pickled, and
+    what it left among the decisions cannot be pickled by name here.
+    """
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # pickling runs users' code
+        return bytes(dumps(value))
 
 
 def encode_set_aside(keys: Iterable[Key]) -> bytes:

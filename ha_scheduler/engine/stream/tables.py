@@ -69,7 +69,8 @@ class Table(Generic[K, V]):
 
     ``space``: its name in the ledger, for ever. ``rows``: what the ledger has, perhaps a dict of
     the owner's. ``apply``: called on a follower after each change of ``rows``, for an owner with
-    another form of them. ``void_on_restart``: ``Client.restart`` deletes the rows.
+    another form of them. ``void_on_restart``: ``Client.restart`` deletes the rows. ``of_tasks``: a
+    row is named by a task's key, and deleted when that is forgotten.
     """
 
     space: str
@@ -78,6 +79,7 @@ class Table(Generic[K, V]):
     lead: Callable[[], None] | None = None
     settle: Callable[[], None] | None = None
     void_on_restart: bool = False
+    of_tasks: bool = False
 
     def set(self, key: K, value: V) -> Change:
         """Change the row; the returned ``Change`` is recorded in the same event-loop step.
@@ -110,6 +112,7 @@ class ReplicatedTables:
     def __init__(self, exposures: Exposures) -> None:
         self._exposures = exposures
         self._tables: dict[str, Table[Any, Any]] = {}
+        self._of_tasks: list[Table[Any, Any]] = []
 
     def __iter__(self) -> Iterator[Table[Any, Any]]:
         return iter(self._tables.values())
@@ -117,6 +120,8 @@ class ReplicatedTables:
     def add(self, table: T) -> T:
         assert table.space not in self._tables, table.space
         self._tables[table.space] = table
+        if table.of_tasks:
+            self._of_tasks.append(table)
         return table
 
     def apply(self, space: str, name: bytes, value: bytes | None) -> None:
@@ -152,6 +157,10 @@ class ReplicatedTables:
         for table in self:
             if table.settle is not None:
                 table.settle()
+
+    def forget_task(self, key: Any) -> list[Change]:
+        """A leader forgets a task: delete its rows, and return the changes to record."""
+        return [table.delete(key) for table in self._of_tasks if key in table.rows]
 
     def void(self) -> list[Change]:
         """``Client.restart``: delete the rows that go with it, and return the changes to record."""

@@ -40,7 +40,7 @@ class Actors(WithheldTasks):
         super().__init__(**kwargs)
         self.actors_created: dict[Key, str] = {}
         # ``Scheduler._settle`` settles them: after errors, before scattered data.
-        self._actors = self.tables.add(Table(ACTORS, self.actors_created))
+        self._actors = self.tables.add(Table(ACTORS, self.actors_created, of_tasks=True))
         self._creating: set[asyncio.Task[None]] = set()
 
     def handle_task_finished(self, key: Key, worker: str, stimulus_id: str, **message: Any) -> None:
@@ -95,10 +95,6 @@ class Actors(WithheldTasks):
         retried = super().stimulus_retry(keys=keys, client=client)
         self._forget_actors(retried)
         return retried
-
-    def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)
-        self._forget_actors([key])
 
     def _forget_actors(self, keys: Iterable[Key]) -> None:
         if self.actors_created:

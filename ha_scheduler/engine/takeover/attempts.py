@@ -29,7 +29,13 @@ class Attempts(SchedulerBase):
         super().__init__(**kwargs)
         self.attempts: dict[Key, Attempt] = {}
         self._attempts = self.tables.add(
-            Table(ATTEMPTS, self.attempts, lead=self._restore_attempts, void_on_restart=True)
+            Table(
+                ATTEMPTS,
+                self.attempts,
+                lead=self._restore_attempts,
+                void_on_restart=True,
+                of_tasks=True,
+            )
         )
 
     def stimulus_task_erred(
@@ -60,11 +66,6 @@ class Attempts(SchedulerBase):
             if ts.suspicious != count:
                 self.note_attempt(ts, self._last_failed(ts.key))
         return result
-
-    def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)
-        if self.recorder is not None and key in self.attempts:
-            self.transactions.note(self._attempts.delete(key))
 
     def note_attempt(self, ts: TaskState, failed_run: int) -> None:
         key: Key = ts.key
