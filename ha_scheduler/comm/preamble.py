@@ -163,6 +163,9 @@ class _Listening:
         except TimeoutError as error:
             comm.abort()
             raise CommClosedError(f"{comm.peer_address} began with nothing") from error
+        except BaseException:
+            comm.abort()  # this process ends: nobody else has the connection yet
+            raise
         finally:
             over()
         if reason := getattr(comm.stream, REFUSAL, ""):
@@ -212,6 +215,9 @@ class TLSListener(_Listening, tcp.TLSListener):
             TokenRefused,
         ) as error:
             _tell_refusal(address, str(error) or "it did not say in time who it is")
+        except BaseException:
+            stream.close()
+            raise
         stream.close()
         return None
 
