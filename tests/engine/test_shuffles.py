@@ -245,6 +245,10 @@ async def test_a_process_at_the_address_of_one_that_died_does_not_pass_for_it() 
         await starting
         assert await_later.address == address
         assert run_id not in {state.run_id for state in active(both).values()}
+        shuffles = both.leader.extensions["shuffle"]
+        task = next(ts for k, ts in both.leader.tasks.items() if "shuffle-transfer" in str(k))
+        text = "RuntimeError('P2P failed during transfer phase')"  # of who asked the old process
+        assert shuffles.overtaken(task, text, "test")
         inputs.set()
         outputs.set()
         assert await sums_of(future) == SUMS

@@ -69,6 +69,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         )
         self._members = scheduler.tables.add(Table(MEMBERS, self.members, void_on_restart=True))
         self._heard: dict[str, ReportedRuns] = {}  # by worker, until ``end_strays``
+        #: Those that have begun anew, and how often because a worker complained.
         self._begun_anew: Counter[ShuffleId] = Counter()
         self._runs = itertools.count(1)
 
@@ -245,6 +246,7 @@ class Shuffles(ShuffleSchedulerPlugin):
             shuffle_id,
             extra={"action": "shuffle-restarted"},
         )
+        self._begun_anew.setdefault(shuffle_id, 0)
         state = self.active_shuffles.get(shuffle_id)
         if state is not None:
             self._fail_on_workers(state, f"{state} starts anew")
@@ -291,7 +293,8 @@ class Shuffles(ShuffleSchedulerPlugin):
         """Whether it lost a leader or a member, so that a transfer may have failed."""
         active = self.active_shuffles.get(shuffle_id)
         adopted = active is not None and active.run_id >> 32 < self.scheduler.term
-        return adopted or len(self._shuffles[shuffle_id]) > 1
+        begun_anew = shuffle_id in self._begun_anew or len(self._shuffles[shuffle_id]) > 1
+        return adopted or begun_anew
 
     def transition(self, key: Any, start: Any, finish: Any, *args: Any, **kwargs: Any) -> None:
         if finish not in _ENDS:
