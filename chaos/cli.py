@@ -23,6 +23,7 @@ from chaos.record import SCENARIO
 from chaos.reporting.page import TIMELINE, short
 from chaos.scenario import Scenario, changed, read
 from chaos.schedule import describe, schedule
+from chaos.simulation.command import sim
 from chaos.suites import suite as suites
 from chaos.targets.registry import TARGETS, is_owned, make
 from chaos.workloads.registry import WORKLOADS, workload
@@ -212,6 +213,9 @@ def faults(target: str) -> None:
         click.echo(f"{fault.name + fault.usage:<44} {fault.about}")
         if why:
             click.echo(f"{'':<44} not here: {why}")
+
+
+main.add_command(sim)
 
 
 @main.command()

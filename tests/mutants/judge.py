@@ -80,6 +80,7 @@ LAYERS = ("plays", "tests", "cells", "simulation")
 COPIED = (
     "ha_scheduler",
     "client_replay",
+    "chaos",
     *("tests/raft", "tests/storage", "tests/peer", "tests/simulation", "tests/twins"),
     *("tests/ledger", "tests/engine", "tests/worker"),
 )

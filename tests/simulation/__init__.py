@@ -1,1 +1,1 @@
-"""Deterministic simulation of whole cells: ``python -m tests.simulation --help``."""
+"""The simulation of whole cells (``chaos/simulation``), and what it must find and not find."""

@@ -10,7 +10,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from .environment import SimEnvironment
+from chaos.simulation.environment import SimEnvironment
 
 KEYS = [bytes([a, b]) for a in b"acx" for b in b"\x00mz"]
 

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from .__main__ import past_seeds
-from .branches import ROOT
-from .options import Control, draw
-from .run import SAFETY_S, Verdict, run_seed
+from chaos.simulation.branches import ROOT
+from chaos.simulation.command import past_seeds
+from chaos.simulation.options import Control, draw
+from chaos.simulation.run import SAFETY_S, Verdict, run_seed
 
 BLOCK = 10  # seeds of one test
 BLOCKS = 20
@@ -42,7 +42,7 @@ def test_a_seed_plays_the_same_history_in_every_process() -> None:
 
 
 def _history(seed: int, hash_seed: str) -> list[str]:
-    command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--trace"]
+    command = [sys.executable, "-m", "chaos.cli", "sim", "--seed", str(seed), "--trace"]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True

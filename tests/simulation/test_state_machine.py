@@ -12,14 +12,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from chaos.simulation.network import Cut
+from chaos.simulation.options import Options, draw
+from chaos.simulation.peer import Process
+from chaos.simulation.world import World
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange
 from ha_scheduler.raft.messages import Membership
-
-from .network import Cut
-from .options import Options, draw
-from .peer import Process
-from .world import World
 
 peers = st.integers(1, 5)
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from chaos.simulation.options import Options
 from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.encoding import decode
@@ -40,10 +41,8 @@ from ha_scheduler.raft.messages import (
 )
 from ha_scheduler.raft.ready import Ready
 
-from .options import Options
-
 if TYPE_CHECKING:
-    from .peer import Process, SimPeer
+    from chaos.simulation.peer import Process, SimPeer
 
 
 class SafetyViolationError(AssertionError):

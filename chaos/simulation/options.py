@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
-from .clock import drift_allowed
+from chaos.simulation.clock import drift_allowed
 
 
 class Control(Enum):

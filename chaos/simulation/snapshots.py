@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from chaos.simulation.checkers import SafetyViolationError
 from ha_scheduler.ledger.dump import SnapshotDamagedError, check_chunk
 from ha_scheduler.raft.messages import Message, SnapshotMeta
 from ha_scheduler.storage.errors import CorruptData
 
-from .checkers import SafetyViolationError
-
 if TYPE_CHECKING:
-    from .peer import Process
-    from .world import World
+    from chaos.simulation.peer import Process
+    from chaos.simulation.world import World
 
 ABANDONED_S = 1.0  # after it a broken connection is noticed
 

@@ -15,19 +15,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from chaos.simulation.checkers import Checker, LivenessViolationError, SafetyViolationError
+from chaos.simulation.clock import Timeline
+from chaos.simulation.network import Network
+from chaos.simulation.options import Control, Options
+from chaos.simulation.peer import Process, SimPeer, new_host
+from chaos.simulation.snapshots import Streams
+from chaos.simulation.store import shrink
+from chaos.simulation.trace import Show, Trace
 from ha_scheduler.ledger import encoding, records
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.messages import Membership, Message, ServerState
 from ha_scheduler.storage.errors import CorruptData
-
-from .checkers import Checker, LivenessViolationError, SafetyViolationError
-from .clock import Timeline
-from .network import Network
-from .options import Control, Options
-from .peer import Process, SimPeer, new_host
-from .snapshots import Streams
-from .store import shrink
-from .trace import Show, Trace
 
 LIVENESS_ELECTIONS = 120  # election timeouts without any progress: see seed 1045
 CONVERGENCE_ELECTIONS = 600  # in all: with the smallest limits a long log takes its time

@@ -16,19 +16,19 @@ from typing import Any
 
 import lmdb
 
+from chaos.simulation.clock import Timeline
+from chaos.simulation.disk import SimDisk
+from chaos.simulation.environment import PowerCutError
 from ha_scheduler.raft.messages import SnapshotMeta
 from ha_scheduler.storage import log_table, staging, transactional
 from ha_scheduler.storage.environment import write_failure
 from ha_scheduler.storage.errors import CorruptData
-from ha_scheduler.storage.port import WriteBatch
+from ha_scheduler.storage.port import Space, WriteBatch
 from ha_scheduler.storage.scrub import verify
 from ha_scheduler.storage.transactional import TransactionalStore
 from ha_scheduler.storage.writer import NO_BATCH
 
-from .clock import Timeline
-from .disk import SimDisk
-from .environment import PowerCutError
-
+ROOM_BYTES = 1 << 30
 STAGE_BYTES = 300  # a snapshot of a small ledger takes a few transactions
 
 OnDurable = Callable[[int, Exception | None], None]
@@ -76,6 +76,14 @@ class SimStore(TransactionalStore):
         self.admit(batch)
         self._queue.append(batch)
         self._begin()
+
+    def space(self) -> Space:
+        """There is always room here."""
+        return Space(0, ROOM_BYTES)
+
+    def close(self) -> None:
+        """As a process that ends: what is queued is not committed."""
+        self.die()
 
     def die(self) -> None:
         """The process is gone. A group in flight may have just made it."""

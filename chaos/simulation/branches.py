@@ -15,7 +15,7 @@ from pathlib import Path
 
 import coverage
 
-from .run import run_seed
+from chaos.simulation.run import run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = (

@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chaos.simulation.clock import Timeline
 from ha_scheduler.raft.messages import Message, MessageKind
 from ha_scheduler.raft.ready import Ready
 
-from .clock import Timeline
-
 if TYPE_CHECKING:
-    from .peer import Process
+    from chaos.simulation.peer import Process
 
 KEPT_MAX = 5_000  # lines; a violation shows the last of them
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos.simulation.environment import SimEnvironment, revert
 from ha_scheduler.raft.messages import Entry, HardState, Membership
 from ha_scheduler.storage.environment import Databases, Identity, databases_of
 from ha_scheduler.storage.errors import CorruptData
 from ha_scheduler.storage.log_table import LogDbs, read_compacted
 from ha_scheduler.storage.port import PeerStore, WriteBatch
 from ha_scheduler.storage.schema import LOG_DB, PEER_DB, key_index
-
-from .environment import SimEnvironment, revert
 
 CELL = "simulated"
 

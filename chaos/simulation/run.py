@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
 
-from .checkers import LivenessViolationError, SafetyViolationError
-from .nemesis import Nemesis
-from .options import Control, draw
-from .trace import Show
-from .world import World
+from chaos.simulation.checkers import LivenessViolationError, SafetyViolationError
+from chaos.simulation.nemesis import Nemesis
+from chaos.simulation.options import Control, draw
+from chaos.simulation.trace import Show
+from chaos.simulation.world import World
 
 SAFETY_S = 30.0  # simulated seconds of the safety phase
 TAIL_LINES = 60

@@ -16,6 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from chaos.simulation.checkers import SafetyViolationError
+from chaos.simulation.clock import HostClock
+from chaos.simulation.disk import SimDisk
+from chaos.simulation.store import SimStore
 from ha_scheduler.ledger import encoding, records
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.lease import LeaderLease
@@ -34,14 +38,9 @@ from ha_scheduler.raft.ready import Ready, SoftState
 from ha_scheduler.storage.errors import CorruptData, DiskFailed
 from ha_scheduler.storage.port import SnapshotInstall, WriteBatch
 
-from .checkers import SafetyViolationError
-from .clock import HostClock
-from .disk import SimDisk
-from .store import SimStore
-
 if TYPE_CHECKING:
-    from .snapshots import Stream
-    from .world import World
+    from chaos.simulation.snapshots import Stream
+    from chaos.simulation.world import World
 
 WAKE_LATE_S = 1e-6  # a wake-up comes after its moment, not before
 

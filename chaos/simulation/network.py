@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from chaos.simulation.clock import Timeline
+from chaos.simulation.options import Options
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.wire import message_from_wire, message_to_wire
-
-from .clock import Timeline
-from .options import Options
 
 Link = tuple[int, int]
 """From one peer to another."""

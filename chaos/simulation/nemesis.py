@@ -17,6 +17,10 @@ from collections.abc import Callable
 
 import lmdb
 
+from chaos.simulation.hostile import HostileEngine
+from chaos.simulation.network import shape
+from chaos.simulation.peer import Process, SimPeer
+from chaos.simulation.world import World
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange
 from ha_scheduler.raft.messages import (
@@ -27,11 +31,6 @@ from ha_scheduler.raft.messages import (
     SnapshotMeta,
 )
 from ha_scheduler.raft.terms import PATIENCE
-
-from .hostile import HostileEngine
-from .network import shape
-from .peer import Process, SimPeer
-from .world import World
 
 WORK = {"propose": "propose_every_s", "read": "read_every_s"}
 TABLES_EVERY_S = 3.0

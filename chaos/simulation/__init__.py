@@ -1,0 +1,1 @@
+"""Deterministic simulation of whole cells: ``dask-ha-chaos sim --help``."""
