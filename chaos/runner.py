@@ -27,7 +27,8 @@ import msgspec
 import psutil
 
 from chaos import history, record
-from chaos.faults.base import CannotInject
+from chaos.controls.install import for_clients, install
+from chaos.faults.base import CannotInject, parse
 from chaos.faults.registry import FAULTS
 from chaos.guard import Guard, guarded
 from chaos.ledgers import read_ledger
@@ -94,6 +95,9 @@ class Runner:
 
     def _work(self) -> None:
         self._phase("setup")
+        install(self.target, self.scenario.controls)
+        for text in self.scenario.faults:
+            FAULTS.of(parse(text)).prepare(self.target)
         self.target.start()
         watching = Monitor(self.target, self.directory / record.STATUS)
         with watching, guarded(self.directory / record.LOGS / "watchdog.log", self._say) as guard:
@@ -144,7 +148,8 @@ class Runner:
             str(self._history_of(name)),
         )
         words = ["-m", "chaos.workloads.process", msgspec.json.encode(settings).decode()]
-        return self.target.spawn_client(words, self.directory / record.CLIENTS / f"{name}.log")
+        log = self.directory / record.CLIENTS / f"{name}.log"
+        return self.target.spawn_client(words, log, for_clients(self.scenario.controls))
 
     def _history_of(self, name: str) -> Path:
         return self.directory / record.CLIENTS / f"{name}.ndjson"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from chaos.checkers import answers, health, leaders, vacuity
+from chaos.checkers import answers, health, leaders, safeguards, vacuity
 from chaos.checkers.base import Checker, Result, Verdict, worst
 from chaos.checkers.linearizability import checker as linearizability
 from chaos.figures import figures
@@ -19,6 +19,7 @@ CHECKERS: tuple[Checker, ...] = (
     *linearizability.CHECKERS,
     *leaders.CHECKERS,
     *health.CHECKERS,
+    *safeguards.CHECKERS,
     *vacuity.CHECKERS,
 )
 

@@ -89,6 +89,12 @@ class Fault(Protocol):
     def unavailable(self, target: Target) -> str | None:
         """Why it cannot be made there, in words; None if it can."""
 
+    def prepare(self, target: Target) -> None:
+        """Before the target starts: what its processes need for the fault to be made in them.
+
+        Raises ``CannotInject``.
+        """
+
     def inject(self, target: Target, arguments: Sequence[str], random: Random) -> Active:
         """Make it. Raises ``CannotInject``; ``BadFault`` for arguments not of this target."""
 
@@ -123,6 +129,7 @@ class Simple:
     arguments: tuple[Argument, ...] = ()
     lacks: Callable[[Target], str | None] = lambda target: None
     destroys: bool = False
+    prepare: Callable[[Target], None] = lambda target: None
 
     @property
     def usage(self) -> str:

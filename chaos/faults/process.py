@@ -147,7 +147,7 @@ class Frozen:
         return "; ".join(self.seen) or None
 
 
-def _freeze(target: Target, random: Random, part: Part, lasts_s: float, word: str) -> Active:
+def _freeze(target: Target, random: Random, part: Part, lasts_s: float | None, word: str) -> Active:
     active = Frozen(target, chosen(target, word, random), part)
     for peer in active.peers:
         struck = _strike(target, peer, part, signal.SIGSTOP)
@@ -198,6 +198,11 @@ class Repeated:
 def kill(target: Target, random: Random, word: str, part: Part = "both") -> Active:
     """SIGKILL, for faults of which it is a part."""
     return _end(signal.SIGKILL, SEEN_S_MAX)(target, random, part, word)
+
+
+def freeze(target: Target, random: Random, word: str) -> Active:
+    """SIGSTOP, for faults of which it is a part."""
+    return _freeze(target, random, "both", None, word)
 
 
 def _storm(

@@ -95,7 +95,7 @@ class Namespaces:
         # One thread that lives as long as this: see ``targets/base.py``.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         self._control: ControlClient | None = None
-        self._peers: dict[str, PeerProcess] = {}
+        self._peers = {name: self._new_peer(name) for name in self.peers}
         self._workers: dict[str, WorkerProcess] = {}
         self._clients: list[subprocess.Popen[bytes]] = []
 
@@ -117,7 +117,6 @@ class Namespaces:
             files = peer_files(self.tls, self.peers[0])
             self._control = _FromWithin(self.network, self.cell, files, ASK_TIMEOUT_S)
             self.failpoints.mkdir(exist_ok=True)
-            self._peers = {name: self._new_peer(name) for name in self.peers}
             self._workers = {name: self._new_worker(name) for name in self.workers}
             for peer in self._peers.values():
                 self._begin(peer)
@@ -265,7 +264,12 @@ class Namespaces:
         environment = {**peer_environment(), VARIABLE: str(self.failpoints)}
         directory = self.directory(name).parent
         return PeerProcess(
-            name, arguments, directory, environment, self.control.status, PeerProcess.start
+            name,
+            arguments,
+            directory,
+            environment,
+            lambda peer: self.control.status(peer),
+            PeerProcess.start,
         )
 
     def _new_worker(self, name: str) -> WorkerProcess:
