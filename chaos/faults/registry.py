@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from chaos.faults import clock, failpoints, files, mounts, network, packets, process, syscalls
+from chaos.faults import (
+    address,
+    clock,
+    failpoints,
+    files,
+    membership,
+    mounts,
+    network,
+    packets,
+    process,
+    syscalls,
+    workers,
+)
 from chaos.faults.base import Registry
 
-_MODULES = (process, network, packets, failpoints, syscalls, files, mounts, clock)
+_MODULES = (
+    *(process, network, packets, failpoints, syscalls, files, mounts, clock, membership),
+    *(workers, address),
+)
 
 FAULTS = Registry(fault for module in _MODULES for fault in module.FAULTS)

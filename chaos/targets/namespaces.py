@@ -80,6 +80,7 @@ class Namespaces:
         self.network = Network([*self.peers, *self.workers, CLIENT_HOST])
         listed = ",".join(f"{name}={self.network.addresses[name]}" for name in self.peers)
         self.cell = parse_peers(listed, any_count=True)
+        self.vip = VIP
         self.address = f"tls://{VIP}:{DEFAULT_DASK_PORT}" if vip else self.cell.client_address
         own = {"vip"} if vip else set()
         self.abilities = frozenset(

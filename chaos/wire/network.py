@@ -259,6 +259,10 @@ class Network:
         """What the command prints there. Raises ``CalledProcessError``."""
         return _run(*self.enter(SWITCH), *command)
 
+    def run(self, command: Sequence[str]) -> str:
+        """What a command prints. Raises ``CalledProcessError``."""
+        return _run(*command)
+
     def enter(self, host: str) -> list[str]:
         """The words before a command that is to run there."""
         return ["ip", "netns", "exec", self._name(host)]

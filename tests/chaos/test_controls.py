@@ -33,7 +33,8 @@ def test_each_edit_fits_the_source_of_today(control: Control) -> None:
 def test_a_process_has_the_safeguard_taken_away_and_says_so() -> None:
     environment = dict(os.environ)
     change(environment, [CONTROLS["no-pre-vote"]])
-    code = "from ha_scheduler.raft.config import Config; print(Config.pre_vote)"
+    field = "Config.__dataclass_fields__['pre_vote'].default"
+    code = f"from ha_scheduler.raft.config import Config; print({field})"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
