@@ -101,12 +101,14 @@ CONTROLS = {
         ),
         Control(
             "no-dedupe",
-            "a call that is repeated to the next leader is done again",
+            # Of all calls at once it would not show: a get that is done again takes the copy.
+            "an item whose put is repeated to the next leader is put in again",
             (
                 Edit(
                     "ha_scheduler.engine.stream.calls",
                     "if kept is not None and kept.sequence >= call.sequence:",
-                    "if False:",
+                    "if call.op != 'queue_put' and kept is not None "
+                    "and kept.sequence >= call.sequence:",
                 ),
             ),
             {
