@@ -174,6 +174,10 @@ _TIMING = Timing()
     help="Check all that a start needs, change nothing, and exit.",
 )
 @path_option("--pid-file", "File that holds the process id while the daemon runs.")
+@path_option(
+    "--scheduler-file",
+    "File for the cell's addresses, for clients and workers; all peers may share one.",
+)
 @click.option(
     "--log-level",
     type=click.Choice(LEVELS, case_sensitive=False),
@@ -284,6 +288,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
             "`dask-ha-scheduler init` made for it with --tls-dir."
         )
     pid_file: Path | None = values.pop("pid_file")
+    scheduler_file: Path | None = values.pop("scheduler_file")
     settings = PeerSettings(
         cell=cell,
         name=name,
@@ -301,6 +306,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         hooks=Commands(values.pop("on_promote"), values.pop("on_demote")),
         scale_command=_absolute(values.pop("scale_command")),
         pid_file=pid_file.absolute() if pid_file is not None else None,
+        scheduler_file=scheduler_file.absolute() if scheduler_file is not None else None,
         enrolment_port=_enrolment_port(values.pop("enrolment_port"), certificates),
         admission=admission,
         witness=witness,

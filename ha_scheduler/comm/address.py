@@ -4,8 +4,8 @@ Guarantee: all spellings of a list (spaces, default ports, repetitions) become o
 in the order given, before anything else sees it: distributed compares addresses as texts.
 
 ``ha+srv://cell.example.org`` names the DNS records of a service, ``_dask-ha._tcp.cell.example.org``
-(RFC 2782), which have hosts and ports. Such a name may also stand in a list, without a port. What
-names stand for is asked at each connection (``names.py``).
+(RFC 2782), which have hosts and ports. Such a name may also stand in a list, without a port, and so
+may ``@/path/of/a/scheduler/file``. What they stand for is asked at each connection (``names.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ha_scheduler.cell.address import join_address
 SCHEME = "ha"
 SERVICE_SCHEME = "ha+srv"
 SERVICE = "_dask-ha._tcp"
-SERVICE_PORT = 0  # of an ``Endpoint``: the records of its name have the ports
+FILE_MARK = "@"
+NO_PORT = 0  # of an ``Endpoint``: it names records, or a file, which have hosts and ports
 #: What may lead to a cell. Others, as ``gateway://`` and ``inproc://``, are not ours to touch.
 SCHEMES = (SCHEME, SERVICE_SCHEME, "tls", "tcp")
 DASK_PORT_DEFAULT = 8786  # as ``dask scheduler``
@@ -40,12 +41,17 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return self.host if self.is_service else join_address(self.host, self.port)
+        return self.host if self.is_indirect else join_address(self.host, self.port)
 
     @property
-    def is_service(self) -> bool:
-        """Whether it is the name of a service, and no address."""
-        return self.port == SERVICE_PORT
+    def is_indirect(self) -> bool:
+        """Whether it is the name of a service, or of a file, and no address."""
+        return self.port == NO_PORT
+
+    @property
+    def file(self) -> str:
+        """The path of a scheduler file, or empty."""
+        return self.host.removeprefix(FILE_MARK) if self.host.startswith(FILE_MARK) else ""
 
 
 def is_ha(address: object) -> bool:
@@ -62,6 +68,10 @@ def may_be_of_a_cell(address: object) -> bool:
 def parse_endpoint(text: str) -> Endpoint:
     """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, with or without a scheme."""
     location = text.strip().rpartition("://")[2]
+    if location.startswith(FILE_MARK):
+        if not location.startswith(f"{FILE_MARK}/"):
+            raise HAAddressError(f"{text!r} is not an address: a scheduler file is @/whole/path")
+        return Endpoint(location, NO_PORT)
     if location.startswith("["):
         host, closed, tail = location[1:].partition("]")
         bad, port = not closed or (tail and not tail.startswith(":")), tail[1:]
@@ -75,7 +85,7 @@ def parse_endpoint(text: str) -> Endpoint:
     if _SERVICE_NAME.fullmatch(host):
         if port:
             raise HAAddressError(f"{text!r} is not an address: the records of a service have ports")
-        return Endpoint(host, SERVICE_PORT)
+        return Endpoint(host, NO_PORT)
     return Endpoint(host, _port(text, port))
 
 
@@ -104,7 +114,7 @@ def parse(address: str) -> tuple[Endpoint, ...]:
 
 
 def _service(name: str) -> str:
-    return name if name.startswith("_") else f"{SERVICE}.{name}"
+    return name if name.startswith(("_", FILE_MARK)) else f"{SERVICE}.{name}"
 
 
 def unparse(endpoints: Iterable[Endpoint]) -> str:

@@ -78,7 +78,8 @@ def transport(endpoints: tuple[Endpoint, ...], connection_args: Mapping[str, Any
     """``tls``, or ``tcp`` when everything stays on this machine and TLS is not configured."""
     if connection_args.get("ssl_context"):
         return "tls"
-    if all(is_loopback(endpoint.host) for endpoint in endpoints):
+    addresses = [endpoint for endpoint in endpoints if not endpoint.file]
+    if addresses and all(is_loopback(endpoint.host) for endpoint in addresses):
         return "tcp"
     raise TLSNotConfigured(
         f"{unparse(endpoints)} is reached over TLS, and no certificate is configured. Set "
@@ -102,6 +103,8 @@ class HAConnector(Connector):
 
         async def attempt(endpoint: Endpoint) -> Comm:
             connector = get_backend(scheme).get_connector()
+            if scheme == "tcp" and not is_loopback(endpoint.host):
+                raise OSError(f"{endpoint} is not on this machine, and TLS is not configured")
             try:
                 comm: Comm = await connector.connect(str(endpoint), deserialize, **arguments)
             except ValueError as error:
@@ -173,7 +176,7 @@ class _Race:
             addresses = await spread(name)
         except NameNotResolved as error:
             self._fail(name, error)
-            addresses = () if name.is_service else (name,)  # DNS is asked again
+            addresses = () if name.is_indirect else (name,)  # DNS is asked again
         for endpoint in addresses:
             self._start(endpoint)
 
@@ -340,10 +343,10 @@ class HABackend(Backend):
 
     def _likeliest(self, loc: str) -> Endpoint:
         endpoints = self._parse(loc)
-        if len(endpoints) == 1 and not endpoints[0].is_service:
+        if len(endpoints) == 1 and not endpoints[0].is_indirect:
             return endpoints[0]
         likeliest = directory_of(endpoints).candidates()[0]
-        return a_host_of(likeliest) if likeliest.is_service else likeliest
+        return a_host_of(likeliest) if likeliest.is_indirect else likeliest
 
 
 class HAServiceBackend(HABackend):

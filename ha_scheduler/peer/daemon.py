@@ -50,6 +50,7 @@ from ha_scheduler.peer.local_tokens import LOOK_EVERY_S, LocalTokens
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
+from ha_scheduler.peer.scheduler_file import SchedulerFile
 from ha_scheduler.peer.settings import PeerSettings, Timing
 from ha_scheduler.peer.site_command import SiteCommand
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
@@ -174,6 +175,7 @@ class _Daemon:
                     self._tick(),
                     self._certificates.run(),
                     self._look_after_tokens(),
+                    self._keep_scheduler_file(),
                 )
             ]
             joining = asyncio.create_task(self._join())
@@ -222,7 +224,8 @@ class _Daemon:
         watchers = Watchers(report.watch_view)
         self._replica.connect(self._driver, self._links, self._sender, self._receiver, watchers)
         context = server_context(settings.tls) if settings.tls is not None else None
-        self._dask_port = DaskPort(self._dask_sockets, context, report.watch_view)
+        serves = self._replica.serving
+        self._dask_port = DaskPort(self._dask_sockets, context, report.watch_view, serves)
         self._replica.engine.on_port = self._give_port
         self._web = _web_port(settings, self._replica, report, store, self._audit)
         self._bridge.attach(self._driver)
@@ -312,6 +315,12 @@ class _Daemon:
         sock = bind(settings.listen_host, settings.enrolment_port, "enrolment port", another)
         self._enrolment = Enrolment(self._replica, self._issuer, settings.tls, address)
         self._enrolment.start(sock)
+
+    async def _keep_scheduler_file(self) -> None:
+        path = self._settings.scheduler_file
+        if path is not None:
+            await SchedulerFile(path, self._report.watch_view).run()
+        await asyncio.Event().wait()
 
     def _give_port(self, to_engine: bool) -> None:
         if to_engine:

@@ -117,11 +117,16 @@ class DaskPort:
         sockets: Sequence[socket.socket],
         context: ssl.SSLContext | None,
         view: Callable[[], WatchView],
+        serves: Callable[[], object],
     ) -> None:
-        """``context``: None in plaintext on loopback, where callers are reset."""
+        """``context``: None in plaintext on loopback, where callers are reset.
+
+        ``serves``: whether a leader does, which is asked often.
+        """
         self._sockets = sockets
         self._context = context
         self._view = view
+        self._serves = serves
         self._gates: list[Gate] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._budget = Budget(ANSWERS_PER_S)
@@ -148,7 +153,7 @@ class DaskPort:
 
     def tick(self) -> None:
         """Called every tick of the cell."""
-        if self._view().address:
+        if self._serves():
             self._unserved = None
         elif self._unserved is None:
             self._unserved = time.monotonic()

@@ -138,6 +138,7 @@ class PeerSettings:
     hooks: Commands = field(default_factory=Commands)
     scale_command: str | None = None
     pid_file: Path | None = None
+    scheduler_file: Path | None = None
     enrolment_port: int | None = None
     admission: Admission | None = None
     witness: bool = False
@@ -171,6 +172,11 @@ class PeerSettings:
             raise OperatorError(
                 f"--http-address {join_address(*self.http)} would tell anybody of this cell in "
                 f"plaintext; name an address of loopback, or leave out --protocol tcp."
+            )
+        if self.scheduler_file is not None and "," in str(self.scheduler_file):
+            raise OperatorError(
+                f"--scheduler-file {self.scheduler_file} has a comma, which separates addresses; "
+                f"give it another name."
             )
         if self.vip is not None and (self.listen_host or self.witness):
             raise OperatorError(

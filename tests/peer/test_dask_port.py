@@ -38,7 +38,12 @@ def view(address: str = "", leader: str | None = None) -> WatchView:
 @asynccontextmanager
 async def follower(files: Path, said: WatchView) -> AsyncIterator[tuple[DaskPort, int]]:
     (port,) = free_ports(HOST, 1)
-    answering = DaskPort(listen(HOST, port), server_context(peer_files(files, "b")), lambda: said)
+    answering = DaskPort(
+        listen(HOST, port),
+        server_context(peer_files(files, "b")),
+        lambda: said,
+        lambda: said.address,
+    )
     answering.answer()
     try:
         yield answering, port
@@ -95,7 +100,9 @@ async def test_an_engine_that_lies_of_the_leader_is_not_believed(tmp_path: Path)
     client = security_of(client_files(files)).get_connection_args("client")
     (port,) = free_ports(HOST, 1)
     said = view(f"tls://{HOST}:1", "a")
-    lying = DaskPort(listen(HOST, port), server_context(engine_files(files, "b")), lambda: said)
+    lying = DaskPort(
+        listen(HOST, port), server_context(engine_files(files, "b")), lambda: said, lambda: True
+    )
     lying.answer()
     with pytest.raises(preamble.CommClosedError) as caught:
         await preamble.TLSConnector().connect(f"{HOST}:{port}", **client)
