@@ -28,12 +28,14 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "remove_client": ("Clients", "Cancellation", "Intents"),
     # Each forgets what it knows of the key.
     "_remove_key": ("Intents", "WithheldTasks"),
+    # Time goes on for turns; a run that a former leader began is judged.
+    "stimulus_task_finished": ("Turns", "InheritedTasks"),
     # Errors are withdrawn, and the records of lost actors.
     "stimulus_retry": ("Actors", "Intents"),
 }
 
 #: Here each does a thing of its own, and no order is better than another.
-ANY = {"_remove_key", "stimulus_retry"}
+ANY = {"_remove_key", "stimulus_retry", "stimulus_task_finished"}
 
 
 def _parts() -> list[type]:

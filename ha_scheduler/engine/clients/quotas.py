@@ -1,4 +1,4 @@
-"""What narrows a client beside its role: the scopes of its token, and two lines of configuration.
+"""What narrows a client beside its role: the scopes of its token, and some lines of configuration.
 
 Guarantee: a graph that its client's scopes do not allow makes no task and is not recorded; its keys
 are errors that name the scope. The quotas count what the subject has in the cell, whichever of its
@@ -23,6 +23,8 @@ from ha_scheduler.security.permissions import Surface, rows
 
 #: Turned off for everybody but an admin by ``<this>.<scope>: false``.
 CONFIGURATION = "ha.scheduler"
+#: Outstanding tasks of each subject whose token does not say it.
+TASKS_MAX = f"{CONFIGURATION}.tasks-max"
 #: Requests that need a scope.
 SCOPED: Mapping[str, str] = {
     name: row.scope for (surface, name), row in rows().items() if surface is Surface.REQUEST
@@ -53,18 +55,29 @@ def check_graph(
         for priority in priorities:
             if not isinstance(priority, int | float) or priority > scopes.priority_max:
                 raise _beyond(holder, "priority_max", f"{shown(priority)} is above it")
-    if scopes.tasks_max is not None:
-        there = _outstanding(scheduler, holder.subject, scopes.tasks_max - len(dsk))
-        if there + len(dsk) > scopes.tasks_max:
-            raise _beyond(
-                holder,
-                "tasks_max",
-                f"{there} tasks or more are not finished, {len(dsk)} would be added",
-            )
+    _check_outstanding(scheduler, holder, len(dsk))
     if scopes.bytes_max is not None:
         kept = sum(scheduler.graphs.sizes[g] for g in scheduler.graphs.of_subject(holder.subject))
         if kept + size > scopes.bytes_max:
             raise _beyond(holder, "bytes_max", f"{kept} bytes are kept, {size} would be added")
+
+
+def _check_outstanding(scheduler: StreamScheduler, holder: Holder, added: int) -> None:
+    """By the scope, or else by what is configured for everybody."""
+    scoped, common = holder.scopes.tasks_max, dask.config.get(TASKS_MAX, None)
+    limit = scoped if scoped is not None else common
+    if limit is None:
+        return
+    there = _outstanding(scheduler, holder.subject, limit - added)
+    if there + added <= limit:
+        return
+    why = f"{there} tasks or more are not finished, {added} would be added"
+    if scoped is not None:
+        raise _beyond(holder, "tasks_max", why)
+    raise PermissionError(
+        f"{holder.subject or 'everybody'} may have {limit} outstanding tasks in this cell "
+        f"({TASKS_MAX}): {why}. Wait, submit less at once, or have the operator raise it"
+    )
 
 
 def check_prefix(holder: Holder, keys: Iterable[Key]) -> None:

@@ -21,8 +21,8 @@ from distributed.utils import nbytes, offload
 
 from ha_scheduler import failpoints
 from ha_scheduler.engine import gc_pauses
-from ha_scheduler.engine.base import SchedulerBase
 from ha_scheduler.engine.clients.quotas import check_graph, priorities_of
+from ha_scheduler.engine.clients.turns import Turn, Turns
 from ha_scheduler.engine.exposures import READ_BYTES_PER_S, LeavingRefused
 from ha_scheduler.engine.extensions.spans import Spans
 from ha_scheduler.engine.holders import ANYBODY
@@ -67,9 +67,10 @@ class ClientGoneError(Exception):
     """Remote: the client left while its graph was on its way."""
 
 
-class Submissions(SchedulerBase):
+class Submissions(Turns):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._turn: tuple[str, Turn | None] = "", None  # of the graph whose tasks are being made
         self._touched: list[TaskState] = []
         self._uncommitted: set[tuple[str, int]] = set()  # requests whose records are on their way
 
@@ -189,7 +190,7 @@ class Submissions(SchedulerBase):
         self, *, start: float, dsk: dict[Key, Any], keys: set[Key], client: str, **kwargs: Any
     ) -> Any:
         """Record the graph and make its tasks in one event-loop step."""
-        request = current_request.get()
+        request, turn = current_request.get(), None
         graph = 0
         if request is not None and request.session and client not in self.clients:
             # Nobody would ever release its keys.
@@ -199,12 +200,14 @@ class Submissions(SchedulerBase):
         if self.recorder is not None and request is not None:
             holder = self.holders.get(client, ANYBODY)
             check_graph(self, holder, dsk, request.size, priorities_of(kwargs))
-            graph = self._record_graph(self.recorder, request, start, dsk, keys, client, kwargs)
+            turn = self.choose_turn(client, kwargs.get("submitting_task"))
+            asked = kwargs | {"turn": turn}
+            graph = self._record_graph(self.recorder, request, start, dsk, keys, client, asked)
             failpoints.reach("graph.appended")
         try:
             content = request.exposure.content if request is not None else b""
             return self.make_tasks(
-                graph, content, start=start, dsk=dsk, keys=keys, client=client, **kwargs
+                graph, content, turn, start=start, dsk=dsk, keys=keys, client=client, **kwargs
             )
         except Exception:
             if self.recorder is not None and graph:
@@ -215,12 +218,14 @@ class Submissions(SchedulerBase):
         self,
         graph: int,
         content: bytes = b"",
+        turn: Turn | None = None,
         *,
         dsk: dict[Key, Any],
         keys: set[Key],
         **kwargs: Any,
     ) -> Any:
         """Make a graph's tasks, on the leader and on a follower that replays it."""
+        self._turn = kwargs["client"], turn
         with gc_pauses.paused(), self.during(Step(desires_of=kwargs["client"])):
             result = super()._create_taskstate_from_graph(dsk=dsk, keys=keys, **kwargs)
         if graph:
@@ -250,6 +255,7 @@ class Submissions(SchedulerBase):
         spans.use_default(span_id)
         decisions = {name: kwargs.get(name) for name in _DECISIONS}
         decisions |= {
+            "turn": kwargs["turn"],
             "client": client,
             "start": start,
             "generation": self.generation,
@@ -322,9 +328,11 @@ class Submissions(SchedulerBase):
             comm.send(to_op(Committed((sequence,))))
 
     def _set_priorities(self, *args: Any, **kwargs: Any) -> None:
-        """As upstream's; then hand out what workers already have of this graph."""
+        """As upstream's, or by turns; then hand out what workers already have of this graph."""
+        adoption, tasks, (client, turn) = self.adoption, kwargs["tasks"], self._turn
+        new = [ts for ts in tasks if not ts.priority] if turn is not None else []
         super()._set_priorities(*args, **kwargs)
-        adoption, tasks = self.adoption, kwargs["tasks"]
+        self.take_turns(client, turn, new)
         if adoption.orphans or adoption.claims:
             restored = adoption.orphans.take(tasks, adoption.claims)
             self._after_graph(tasks, restored)

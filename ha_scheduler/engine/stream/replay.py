@@ -275,6 +275,7 @@ class Replay:
             self._scheduler.make_tasks(
                 record.graph,
                 record.content,
+                decisions["turn"],
                 dsk=dsk,
                 keys=keys,
                 client=record.client,

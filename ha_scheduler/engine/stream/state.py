@@ -110,6 +110,7 @@ class StreamScheduler(upstream.Scheduler):
         self,
         graph: int,
         content: bytes = b"",
+        turn: tuple[float, bool] | None = None,
         *,
         dsk: dict[Key, Any],
         keys: set[Key],
