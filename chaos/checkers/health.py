@@ -28,7 +28,7 @@ def _recovery(record: Record) -> _Found:
     scenario = record.scenario
     found = list(figures.recoveries(record))
     base_start, base_end = record.baseline
-    before = [op for op in record.operations if base_start <= op.start < base_end]
+    before = [op for op in record.operations if base_start <= op.start and (op.end or 0) < base_end]
     # What an operation takes anyway, and how long until the next one is asked.
     slack = max((op.latency_s or 0.0 for op in before), default=0.0) + 4 / scenario.rate
     texts = []

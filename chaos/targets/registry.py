@@ -8,10 +8,12 @@ from chaos.scenario import Scenario
 from chaos.targets.base import Target
 from chaos.targets.loopback import Loopback
 from chaos.targets.namespaces import Namespaces
+from chaos.targets.plain import Plain
 from ha_scheduler.errors import OperatorError
 
 TARGETS = {
     "loopback": "a cell on loopback that the run starts",
+    "plain": "one plain dask scheduler with its workers, for comparison",
     "namespaces": "a cell that the run starts, each process on a host of its own",
     "namespaces-vip": "the same, known to workers and clients by a virtual address alone",
 }
@@ -26,6 +28,8 @@ def make(scenario: Scenario, root: Path) -> Target:
     match scenario.target:
         case "loopback":
             return Loopback(root, scenario.peers, scenario.workers, scenario.options)
+        case "plain":
+            return Plain(root, scenario.workers)
         case "namespaces" | "namespaces-vip":
             vip = scenario.target.endswith("vip")
             return Namespaces(root, scenario.peers, scenario.workers, scenario.options, vip)

@@ -13,7 +13,7 @@ from chaos.workloads.connecting import connect
 from chaos.workloads.session import Session
 from chaos.workloads.tasks import counted
 
-EACH = 10  # clients in a process
+EACH = 5  # clients in a process
 PROCESSES_MAX = 10
 PARALLEL_RATE = 0.5
 PARALLEL = 24
@@ -27,7 +27,7 @@ def many(session: Session) -> None:
         clients = [stack.enter_context(connect(address, set_as_default=False)) for _ in range(EACH)]
         number = 0
         where = str(session.directory)
-        while session.pace():
+        while session.pace(session.settings.rate / 2):  # its process is busy with the others, too
             number += 1
             key = f"{session.name}-{number}"
             session.submit(
@@ -96,7 +96,7 @@ def _number(lazy: Any) -> float:
     return round(float(lazy.compute()), 3) + 0.0
 
 
-MANY = Workload("many-clients", "ten clients in each process, which take turns", many, processes)
+MANY = Workload("many-clients", "five clients in each process, which take turns", many, processes)
 IDLE = Workload("idle", "a client that does nothing", idle, one_client, counted=False, patient=True)
 JOBLIB = Workload("joblib", "joblib over Dask", joblib, needs=("joblib",), floor=1)
 XARRAY = Workload("xarray", "xarray over Dask", xarray, needs=("xarray",), counted=False, floor=1)

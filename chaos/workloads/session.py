@@ -125,12 +125,15 @@ class Session:
     def _conclude(self, batch: list[int]) -> None:
         """Fetch what all of them have in one call if that can be, else one after the other."""
         ended = [self._outstanding[op] for op in batch]
-        own = [future for _, _, future in ended if future.client is self.client]
+        of_client: dict[Any, list[Any]] = {}
+        for _, _, future in ended:
+            of_client.setdefault(future.client, []).append(future)
         values: dict[Any, Any] = {}
-        if len(own) > 1 and all(future.status == "finished" for future in own):
-            with contextlib.suppress(Exception):  # then each tells its own error
-                gathered = self.client.gather(own)
-                values = dict(zip((future.key for future in own), gathered, strict=True))
+        for client, own in of_client.items():
+            if len(own) > 1 and all(future.status == "finished" for future in own):
+                with contextlib.suppress(Exception):  # then each tells its own error
+                    keys = [future.key for future in own]
+                    values.update(zip(keys, client.gather(own), strict=True))
         for op, (f, key, future) in zip(batch, ended, strict=True):
             if future.key in values:
                 self.history.end(op, "ok", f, key, plain(values[future.key]))
