@@ -1,7 +1,7 @@
 """One plain ``dask scheduler`` with plain workers, for comparison: the same faults, no cell.
 
-It has one peer, called ``scheduler``, which is its own daemon and has no engine; started again it is
-an empty one at the same address. Nothing of ours runs in its processes: plaintext, no tokens.
+It has one peer, called ``scheduler``, which is its own daemon and has no engine; started again it
+is an empty one at the same address. Nothing of ours runs in its processes: plaintext, no tokens.
 """
 
 from __future__ import annotations
@@ -97,6 +97,9 @@ class Plain:
 
     def environment(self, peer: str) -> dict[str, str]:
         return self._scheduler.environment
+
+    def options(self, peer: str) -> list[str]:
+        return []  # none of ours
 
     def directory(self, peer: str) -> Path:
         return self.root / SCHEDULER
