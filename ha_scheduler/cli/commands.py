@@ -17,6 +17,7 @@ from ha_scheduler.cli.sentences import OneSentenceGroup
 COMMANDS = {
     "audit": "ha_scheduler.cli.audit:audit",
     "cert": "ha_scheduler.cli.cert:cert",
+    "config": "ha_scheduler.cli.config:config",
     "debug": "ha_scheduler.cli.debug:debug",
     "doctor": "ha_scheduler.cli.doctor:doctor",
     "drain": "ha_scheduler.cli.maintenance:drain",

@@ -8,39 +8,34 @@ check. The daemon, and with it everything heavy, is imported after that.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ha_scheduler.cell.peers import PORT_MAX, Cell, check_count, own_name
+from ha_scheduler.cell.peers import Cell, check_count, own_name
 from ha_scheduler.cli.certificates import Choice, choose_peer_files, state_directory
 from ha_scheduler.cli.commands import COMMANDS, LazyGroup
+from ha_scheduler.cli.configuration import Configuration, configured, options
 from ha_scheduler.cli.daemon_options import (
-    SESSION_TTL,
     engine_options,
     http_address,
     listen_host,
     virtual_address,
 )
 from ha_scheduler.cli.host import local_addresses, local_names
-from ha_scheduler.cli.logging_setup import LEVELS, set_up_logging
+from ha_scheduler.cli.logging_setup import LogFile, set_level, set_up_logging
 from ha_scheduler.cli.options import (
-    path_option,
-    peers_option,
-    port_option,
     the_cell,
     the_tls,
-    tls_options,
 )
 from ha_scheduler.cli.preflight import check_start
-from ha_scheduler.cli.sentences import CONTEXT, as_sentence, fail
+from ha_scheduler.cli.sentences import CONTEXT, as_sentence, fail, one_sentence
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.settings import (
-    ENGINE_WATCHDOG_S,
-    PRIORITY_MAX,
     Admission,
     PeerSettings,
     Timing,
@@ -52,168 +47,40 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_TIMING = Timing()
+_ASKS = frozenset({"-h", "--help", "--version"})
+
+
+class _Main(LazyGroup):
+    """Settings that are no options come from Dask's configuration."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if is_a_start(args, self):
+            with one_sentence():
+                extra["default_map"] = configured()
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def is_a_start(args: Sequence[str], group: click.Group) -> bool:
+    """Whether these arguments start a daemon."""
+    if not args:
+        return True
+    return args[0] not in group.list_commands(click.Context(group)) and args[0] not in _ASKS
 
 
 @click.group(
     name="dask-ha-scheduler",
-    cls=LazyGroup,
+    cls=_Main,
     found=COMMANDS,
     invoke_without_command=True,
     context_settings=CONTEXT,
 )
-@peers_option
-@click.option("--name", default=None, help="Which of the peers this is.  [default: found]")
-@path_option("--data-dir", "Where this peer keeps its log and ledger.")
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="This peer has lost its disk: join the running cell with an empty one, as a new voter.",
-)
-@click.option(
-    "--witness",
-    is_flag=True,
-    help="This peer votes and keeps the log, but no ledger, and never runs a Dask scheduler.",
-)
-@click.option(
-    "--learner",
-    is_flag=True,
-    help="With --join: follow the cell without a vote, until `members promote`.",
-)
-@click.option("--join", is_flag=True, help="This is a new peer: add it to the running cell.")
-@click.option("--host", default=None, help="Address to listen at.  [default: all of this host]")
-@port_option
-@click.option("--interface", default=None, help="Network interface to listen at, like 'eth0'.")
-@tls_options
-@click.option(
-    "--dashboard-address", default=":8787", help="Address on which the dashboard listens."
-)
-@click.option("--dashboard/--no-dashboard", default=True, help="Serve it.")
-@click.option(
-    "--dashboard-prefix", default="", show_default=False, help="Prefix for the dashboard's URLs."
-)
-@click.option(
-    "--preload",
-    multiple=True,
-    help='Module that the Dask scheduler loads, like "foo.bar" or "/path/to/foo.py".',
-)
-@click.option("--preload-argv", multiple=True, help="One argument for the preloaded modules.")
-@click.option(
-    "--session-ttl",
-    default=SESSION_TTL,
-    help="Keep what a client wants that fell silent; clients may ask for less.",
-)
-@click.option("--idle-timeout", default=None, help="End after this much inactivity, like '1 hour'.")
-@click.option(
-    "--engine-user",
-    default=None,
-    metavar="NAME",
-    help="Run the Dask scheduler, and the code of users in it, as this user; takes root.",
-)
-@click.option(
-    "--engine-env",
-    multiple=True,
-    metavar="NAME",
-    help="An environment variable that the Dask scheduler is to have; most are kept from it.",
-)
-@click.option(
-    "--http-address",
-    default=None,
-    help="Serve /health, /ready, /leader, /metrics and more of this peer there, like ':8788'.",
-)
-@click.option(
-    "--vip",
-    default=None,
-    metavar="ADDRESS/LENGTH",
-    help="Virtual address for clients and workers: the leader's host has it, like 10.0.0.100/24.",
-)
-@click.option(
-    "--vip-interface",
-    default=None,
-    metavar="NAME",
-    help="Network interface of the virtual address.  [default: the one in its network]",
-)
-@click.option(
-    "--on-promote", default=None, metavar="COMMAND", help="Command to run when this peer leads."
-)
-@click.option(
-    "--on-demote",
-    default=None,
-    metavar="COMMAND",
-    help="Command to run when it leads no more.",
-)
-@click.option(
-    "--scale-command",
-    default=None,
-    metavar="PROGRAM",
-    help="Program that starts and ends workers: 'PROGRAM up N', 'PROGRAM down NAME...' "
-    "(docs/deploy/adaptive.md).",
-)
-@click.option(
-    "--certificate-alone",
-    is_flag=True,
-    help="Serve processes without this package, which show no token, as their certificate says. "
-    "The same on all peers.",
-)
-@click.option(
-    "--token-command",
-    type=click.Path(dir_okay=False, exists=True),
-    default=None,
-    metavar="FILE",
-    help="A program that says who somebody is: `dask ha token login`. The same on all peers.",
-)
-@click.option(
-    "--enrolment-port",
-    type=click.IntRange(1, PORT_MAX),
-    default=None,
-    help="Give certificates there to nodes with a token to join.  [default: nowhere]",
-)
-@click.option(
-    "--check",
-    is_flag=True,
-    help="Check all that a start needs, change nothing, and exit.",
-)
-@path_option("--pid-file", "File that holds the process id while the daemon runs.")
-@path_option(
-    "--scheduler-file",
-    "File for the cell's addresses, for clients and workers; all peers may share one.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="info",
-    help="The least important messages to write.",
-)
-@click.option(
-    "--tick-ms",
-    type=int,
-    default=_TIMING.tick_ms,
-    help="Milliseconds of one tick. The same on all peers.",
-)
-@click.option(
-    "--heartbeat-ticks",
-    type=int,
-    default=_TIMING.heartbeat_ticks,
-    help="Ticks between two heartbeats of the leader.",
-)
-@click.option(
-    "--election-ticks",
-    type=int,
-    default=_TIMING.election_ticks,
-    help="Ticks of silence, and up to twice that, after which a leader is taken for dead.",
-)
-@click.option(
-    "--priority",
-    type=int,
-    default=PRIORITY_MAX,
-    help="Peers of a lower priority, down to 0, stand later when a leader is gone.",
-)
-@click.option(
-    "--engine-watchdog",
-    type=float,
-    default=ENGINE_WATCHDOG_S,
-    help="Seconds without progress after which the Dask scheduler is replaced.",
-)
+@options
 @click.version_option(package_name="dask-ha-scheduler")
 @click.pass_context
 def main(context: click.Context, /, **values: Any) -> int:
@@ -224,14 +91,14 @@ def main(context: click.Context, /, **values: Any) -> int:
     if context.invoked_subcommand is not None:
         _refuse_options_before(context)
         return 0
-    log_level = values.pop("log_level").lower()
-    only_check: bool = values.pop("check")
-    settings, certificates = _settings(values, log_level)
+    only_check: bool = values["check"]
+    settings, certificates = _settings(Configuration(**values))
     _with_storage_errors(lambda: check_start(settings))
     if only_check:
         click.echo(f"Peer {settings.name} of {settings.cell.identity} can be started.")
         return 0
-    set_up_logging(log_level)
+    log_file = LogFile(values["log_file"]) if values["log_file"] is not None else None
+    set_up_logging(values["log_level"], values["log_format"])
     written = certificates.create(settings.cell, settings.name)
     if written:
         logger.info(
@@ -242,7 +109,30 @@ def main(context: click.Context, /, **values: Any) -> int:
         )
     from ha_scheduler.peer import daemon
 
-    return _with_storage_errors(lambda: daemon.run(settings))
+    engines = log_file.for_engines if log_file is not None else None
+
+    def reread() -> PeerSettings:
+        """What these arguments and Dask's configuration say now. Raises ``OperatorError``."""
+        if log_file is not None:
+            log_file.reopen()
+        given = _given_now(context)
+        set_level(given.log_level)
+        return _settings(given)[0]
+
+    return _with_storage_errors(lambda: daemon.run(settings, reread=reread, engine_stderr=engines))
+
+
+def _given_now(context: click.Context) -> Configuration:
+    """The options of this start over what the files say now; the environment is that of then."""
+    import dask.config
+
+    dask.config.refresh()
+    on_command_line = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    return Configuration(**{**configured(), **on_command_line})
 
 
 def _refuse_options_before(context: click.Context) -> None:
@@ -259,7 +149,9 @@ def _refuse_options_before(context: click.Context) -> None:
         )
 
 
-def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Choice]:
+def _settings(given: Configuration) -> tuple[PeerSettings, Choice]:
+    values: dict[str, Any] = {each.name: getattr(given, each.name) for each in fields(given)}
+    log_level = values["log_level"].lower()
     timing = Timing(
         values.pop("tick_ms"), values.pop("heartbeat_ticks"), values.pop("election_ticks")
     )
@@ -313,6 +205,7 @@ def _settings(values: dict[str, Any], log_level: str) -> tuple[PeerSettings, Cho
         learner=values.pop("learner"),
         certificate_alone=values.pop("certificate_alone"),
         token_command=_absolute(values.pop("token_command")),
+        log_format=given.log_format,
     )
     settings.engine_options.update(engine_options(settings, tls.protocol, log_level, values))
     return settings, certificates

@@ -27,17 +27,18 @@ class OneSentenceGroup(click.Group):
     """
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _one_sentence():
+        with one_sentence():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> NoReturn:
-        with _one_sentence():
+        with one_sentence():
             status = super().invoke(ctx)
         ctx.exit(status if isinstance(status, int) else 0)
 
 
 @contextlib.contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
+    """End the process with one sentence for every error of a command."""
     try:
         yield
     except click.ClickException as error:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from ha_scheduler.engine import process
+from ha_scheduler.log_lines import FORMATS, VARIABLE, formatter
 
 
 def main() -> None:
@@ -19,9 +20,9 @@ def main() -> None:
     parser.add_argument("--exposures-fd", type=int, required=True)
     parser.add_argument("--dask-fd", type=int, action="append", default=[])
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s engine %(name)s - %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(os.environ.get(VARIABLE, FORMATS[0]), "engine"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("distributed").setLevel(logging.INFO)
     status = asyncio.run(
         process.run(

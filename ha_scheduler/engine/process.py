@@ -24,6 +24,7 @@ from ha_scheduler.engine.confirmations import OnConfirmed, Rounds
 from ha_scheduler.engine.fencing import lost
 from ha_scheduler.engine.stream.recorder import CommitTracker, OnCommit
 from ha_scheduler.gate.nofile import raise_limit
+from ha_scheduler.log_lines import FORMATS, VARIABLE, formatter, restyle
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import (
@@ -160,8 +161,9 @@ class EngineProcess:
                 raise TypeError(message)
 
     def _create(self, settings: EngineSettings) -> Any:
-        import distributed  # noqa: F401  # it sets levels of its own
+        import distributed  # noqa: F401  # it sets levels of its own, and handlers
 
+        restyle(formatter(os.environ.get(VARIABLE, FORMATS[0]), "engine"))
         level = (settings.options.get("log_level") or "info").upper()
         for name in (None, "distributed"):
             logging.getLogger(name).setLevel(level)

@@ -19,7 +19,8 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import dask_port, opening, pid_file
+from ha_scheduler.peer import dask_port, opening, pid_file, reloading
 from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.control import Control
@@ -77,8 +78,16 @@ DISK_PATIENCE_ELECTIONS = 5  # [3 s]; healthy disks stalled for 0.8 s
 logger = logging.getLogger(__name__)
 
 
-def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
+def run(
+    settings: PeerSettings,
+    engine_module: str = ENGINE_MODULE,
+    reread: Callable[[], PeerSettings] | None = None,
+    engine_stderr: Callable[[], int] | None = None,
+) -> int:
     """Run this peer to its end. Returns the exit status.
+
+    ``reread``: what the operator's settings are now, for SIGHUP; it blocks, and raises
+    ``OperatorError``. ``engine_stderr`` opens what engines write theirs to.
 
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
@@ -102,7 +111,19 @@ def run(settings: PeerSettings, engine_module: str = ENGINE_MODULE) -> int:
         stack.callback(audit.close)
         vip = _virtual_address(settings)
         daemon = _Daemon(
-            settings, security, roster, asker, store, bridge, engine_module, plan, vip, audit, dask
+            settings,
+            security,
+            roster,
+            asker,
+            store,
+            bridge,
+            engine_module,
+            plan,
+            vip,
+            audit,
+            dask,
+            reread,
+            engine_stderr,
         )
         return asyncio.run(daemon.main(sock))
 
@@ -138,6 +159,8 @@ class _Daemon:
         vip: NoAddress,
         audit: AuditLog,
         dask: Sequence[socket.socket],
+        reread: Callable[[], PeerSettings] | None,
+        engine_stderr: Callable[[], int] | None,
     ) -> None:
         self._dask_sockets = dask
         self._settings = settings
@@ -150,6 +173,9 @@ class _Daemon:
         self._plan = plan
         self._vip = vip
         self._audit = audit
+        self._reread = reread
+        self._reloading: asyncio.Task[None] | None = None
+        self._engine_stderr = engine_stderr
         self._stop = asyncio.Event()
         self._signals = 0
         self._certificates = Certificates(settings)
@@ -236,6 +262,7 @@ class _Daemon:
             self._plan,
             environment(settings, self._plan),
             self._dask_port.descriptors,
+            self._engine_stderr() if self._engine_stderr is not None else None,
         )
         examination = Examination(settings, self._roster, self._asker, self._replica.serving)
         self._listener = Listener(
@@ -441,12 +468,42 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._certificates.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _on_hangup(self) -> None:
+        self._certificates.reload()
+        if self._reread is not None:
+            self._reloading = asyncio.create_task(self._reload(self._reread))
+
+    async def _reload(self, reread: Callable[[], PeerSettings]) -> None:
+        """Take what can be taken of the settings of now, and say what cannot."""
+        try:
+            new = await asyncio.to_thread(reread)
+        except OperatorError as error:
+            logger.error(
+                "the settings stay as they are: %s", error, extra={"action": "reload_refused"}
+            )
+            return
+        changes = reloading.compare(self._settings, new)
+        self._driver.node.priority = new.priority
+        self._supervisor.watchdog_s = new.engine_watchdog_s
+        self._settings.engine_options["log_level"] = new.engine_options["log_level"]
+        self._settings = replace(
+            self._settings, priority=new.priority, engine_watchdog_s=new.engine_watchdog_s
+        )
+        taken = reloading.in_words(changes.taken) or "nothing new"
+        logger.info("reloaded the settings: %s", taken, extra={"action": "settings_reloaded"})
+        if changes.waiting:
+            logger.warning(
+                "these settings have changed and wait for a restart of this peer: %s",
+                reloading.in_words(changes.waiting),
+                extra={"action": "restart_needed"},
+            )
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1

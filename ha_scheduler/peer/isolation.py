@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ha_scheduler import log_lines
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.confinement import kernel, landlock, mounts
 from ha_scheduler.confinement.mounts import Namespace
@@ -74,7 +75,7 @@ def environment(
     if plan.user is not None:
         chosen |= {"HOME": plan.user.home, "USER": plan.user.name, "LOGNAME": plan.user.name}
     # Replay of a graph must give every engine the same order (dask.order hashes).
-    return {**chosen, "PYTHONHASHSEED": "0"}
+    return {**chosen, "PYTHONHASHSEED": "0", log_lines.VARIABLE: settings.log_format}
 
 
 def _is_known(name: str) -> bool:

@@ -112,6 +112,8 @@ class PeerSettings:
     ``engine_user``: the user that the engine runs as, if not the daemon's; ``engine_env``: what the
     engine gets of the daemon's environment beside what ``isolation.py`` lists.
 
+    ``log_format``: of the engine's lines, as those of the daemon (``log_lines.FORMATS``).
+
     ``http``: host (empty: all) and port of the daemon's HTTP; None: none.
 
     ``vip``: the address that this host has while this peer leads. ``hooks``: commands of the site
@@ -145,6 +147,7 @@ class PeerSettings:
     learner: bool = False
     certificate_alone: bool = False
     token_command: str | None = None
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if self.name not in self.cell.names:

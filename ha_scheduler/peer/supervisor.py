@@ -229,15 +229,18 @@ class Supervisor:
         plan: Plan,
         environment: Mapping[str, str],
         inherited: Sequence[int] = (),
+        stderr: int | None = None,
     ) -> None:
         """``plan`` confines each engine; ``environment`` is all that it has of one.
 
-        ``inherited``: sockets that listen at the Dask port.
+        ``inherited``: sockets that listen at the Dask port. ``stderr``: for what engines write
+        there; None: that of this process.
         """
         self.engine: Engine | None = None
         self._module = module
         self._events = events
-        self._watchdog_s = watchdog_s
+        self.watchdog_s = watchdog_s  # of the next engine, if it changes
+        self._stderr = stderr
         self._plan = plan
         self._environment = dict(environment)
         self._inherited = tuple(inherited)
@@ -307,6 +310,7 @@ class Supervisor:
             ],
             pass_fds=(channel_fd, lease_fd, exposures_fd, *self._inherited),
             stdin=subprocess.DEVNULL,
+            stderr=self._stderr,
             env=self._environment,
         )
 
@@ -322,7 +326,7 @@ class Supervisor:
             os.close(handle)
 
     async def _watch(self, engine: Engine) -> None:
-        heard_at, watchdog = engine.heard_at, Watchdog(self._watchdog_s)
+        heard_at, watchdog = engine.heard_at, Watchdog(self.watchdog_s)
         while engine.alive:
             engine.ping()
             self._oom_kills = self._oom.count()

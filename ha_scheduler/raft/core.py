@@ -60,6 +60,7 @@ class Core:
         self.read_states: list[ReadState] = []
         self.electable = True
         self.stands = True
+        self.priority = config.priority
         hard_state, membership = stable.initial_state()
         self.outbox = Outbox(hard_state.term)
         self.log = RaftLog(
@@ -218,7 +219,7 @@ class Core:
         Whole election timeouts, more than the drawn timeouts differ by: peers of each claim have
         time to win before the next stand.
         """
-        timeouts = HIGHEST_PRIORITY - self.config.priority
+        timeouts = HIGHEST_PRIORITY - self.priority
         if not self.electable:
             timeouts += UNELECTABLE_PATIENCE
         return timeouts * self.config.election_ticks

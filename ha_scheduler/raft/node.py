@@ -131,6 +131,15 @@ class RawNode:
         self._core.electable = value
 
     @property
+    def priority(self) -> int:
+        """As ``Config.priority``; it may change at any time."""
+        return self._core.priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._core.priority = value
+
+    @property
     def stands(self) -> bool:
         """Whether this peer campaigns by itself when it hears no leader. One that does not votes,
         and takes a transfer if it is electable."""

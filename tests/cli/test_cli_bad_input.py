@@ -16,6 +16,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -77,7 +78,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[PeerSettings]:
     """The settings with which daemons were run."""
     seen: list[PeerSettings] = []
 
-    def run(settings: PeerSettings) -> int:
+    def run(settings: PeerSettings, **more: Any) -> int:
         seen.append(settings)
         return 0
 
@@ -89,7 +90,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[PeerSettings]:
     monkeypatch.setattr(ha_scheduler.peer, "daemon", daemon, raising=False)
     from ha_scheduler.cli import main as main_module
 
-    monkeypatch.setattr(main_module, "set_up_logging", lambda level: None)
+    monkeypatch.setattr(main_module, "set_up_logging", lambda *given: None)
     return seen
 
 
@@ -476,7 +477,7 @@ def test_what_the_daemon_raises_is_one_sentence(
     peers: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(settings: PeerSettings) -> int:
+    def refuse(settings: PeerSettings, **more: Any) -> int:
         raise error
 
     monkeypatch.setattr(sys.modules["ha_scheduler.peer.daemon"], "run", refuse)
