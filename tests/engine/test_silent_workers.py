@@ -11,7 +11,7 @@ from distributed.core import Status
 
 from ha_scheduler.engine.stream.keys import decode_key
 from ha_scheduler.engine.workers import registration as engine_workers
-from ha_scheduler.engine.workers.registration import WORKERS
+from ha_scheduler.engine.workers.expected import WORKERS
 from ha_scheduler.ledger.records import ValueDeleted, ValueSet
 from tests.engine.conftest import Pair, eventually, keep_away, pair, say_nothing
 from tests.engine.counted import begin, blocked, gate, holders, on_each_worker, runs, work

@@ -9,7 +9,7 @@ import pytest
 from distributed.core import Status
 
 from ha_scheduler.engine.workers import retirement
-from ha_scheduler.engine.workers.registration import WORKERS
+from ha_scheduler.engine.workers.expected import WORKERS
 from ha_scheduler.ledger.records import Record, ValueDeleted
 from tests.engine.conftest import (
     Pair,

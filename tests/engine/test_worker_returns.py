@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ha_scheduler.engine.takeover import orphans
-from ha_scheduler.engine.workers import probe, registration
+from ha_scheduler.engine.workers import expected, probe
 from ha_scheduler.engine.workers.probe import Reach
 from ha_scheduler.ledger.records import GraphSubmitted
 from ha_scheduler.worker.link import Phase
@@ -52,7 +52,7 @@ async def test_what_would_rather_run_on_a_worker_of_which_nothing_comes_runs_els
         return Reach.NOTHING
 
     monkeypatch.setattr(probe, "reach", nothing)
-    monkeypatch.setattr(registration, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(expected, "CALL_SECONDS", 0.3)
     async with pair() as both:
         futures = await on_each_worker(both)
         late, other = both.workers

@@ -1,4 +1,4 @@
-"""Registration of workers with their reports, and the leader's call to them.
+"""Registration of workers with their reports.
 
 Guarantee: a worker's stream is neither read nor written before its report is adopted, so the leader
 knows the tasks that it speaks of (hazards 3 to 5 and 31). The end of a connection never removes a
@@ -14,16 +14,15 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from operator import attrgetter
 from time import time
 from typing import Any, cast
 
 from distributed.batched import BatchedSend
 from distributed.comm import Comm, CommClosedError
 from distributed.core import Status
-from distributed.scheduler import Recs, TaskState, WorkerState, heartbeat_interval
+from distributed.scheduler import TaskState, heartbeat_interval
 from distributed.utils import log_errors
 
 from ha_scheduler.comm.one_by_one import OneByOneComm
@@ -31,15 +30,11 @@ from ha_scheduler.comm.permitted import denials
 from ha_scheduler.comm.roles import identity_of
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.refusals import CheckedWorkerComm, refuse
-from ha_scheduler.engine.step import Step
-from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.stream.task_errors import erred_fields
 from ha_scheduler.engine.takeover.inherited_tasks import InheritedTasks
 from ha_scheduler.engine.takeover.reports import exposure_of_report
-from ha_scheduler.engine.takeover.scattered import ScatteredData
-from ha_scheduler.engine.takeover.withheld import WithheldTasks
+from ha_scheduler.engine.workers.expected import CALL_SECONDS, ExpectedWorkers
 from ha_scheduler.engine.workers.probe import Reach, WorkerSilent, call, reach, until_gone
-from ha_scheduler.engine.workers.retirement import Retirement
 from ha_scheduler.errors import SetAside
 from ha_scheduler.protocol.client import HA
 from ha_scheduler.protocol.codec import MalformedMessage, from_op, to_op
@@ -47,7 +42,6 @@ from ha_scheduler.protocol.worker import (
     OTHER_CELL,
     STALE,
     SUBMITTER,
-    LeaderCalled,
     RegisterPlainWorker,
     RegisterWorker,
     Report,
@@ -57,10 +51,6 @@ from ha_scheduler.security.identity import ANYBODY_LOCAL, Identity
 
 logger = logging.getLogger(__name__)
 
-WORKERS = "worker"  # address of one that a new leader must expect, and may call → its name
-
-COMING_SECONDS = 0.1  # after the last that came, the others are called
-CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 LISTEN_SECONDS = 15.0  # a worker sends a heartbeat at least every ten, answered or not
 RETURN_SECONDS = 5.0  # a worker that lives and lost its connection joins again within a fraction
 
@@ -72,31 +62,11 @@ _AGAIN = "ask again"  # the former worker's connection is still open
 _MAY_COME_BACK = (Status.running, Status.paused)
 
 
-class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
+class Workers(ExpectedWorkers, InheritedTasks):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.recorded_workers: dict[str, Any] = {}
-        self._worker_rows = self.tables.add(
-            Table(
-                WORKERS, self.recorded_workers, apply=self._apply_worker, lead=self._inherit_workers
-            )
-        )
-        self.inherited_workers: list[str] = []  # those of an earlier leader
         self._reports: dict[str, tuple[Report, str]] = {}  # by address, with the status
         self._following: set[str] = set()  # addresses of registered workers that follow the leader
-        self._unreachable: set[str] = set()  # awaited ones whose host may be gone as well
-        self._latest: dict[str, FencedComm] = {}  # by address: the registration under way, if any
-
-    def _apply_worker(self, address: str, name: Any | Deleted) -> None:
-        if name is not DELETED:
-            self.aliases[name] = address  # restrictions may name it
-            return
-        for known in [known for known, at in self.aliases.items() if at == address]:
-            del self.aliases[known]
-
-    def _inherit_workers(self) -> None:
-        self.inherited_workers = list(self.recorded_workers)
-        self.aliases.clear()  # workers bring their own
 
     @log_errors
     async def ha_register_worker(
@@ -343,53 +313,10 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
         self.let_work_again(known)
         self.adoption.orphans.expire_later()
 
-    def _join(self, statuses: dict[str, str], stimulus_id: str) -> None:
-        """Let these workers work; nothing is placed before all of them can be chosen."""
-        with self.during(Step(joining=True)):
-            for address, status in statuses.items():
-                self.handle_worker_status_change(status, address, stimulus_id)
-
-    def _place_unrunnable(self, stimulus_id: str) -> None:
-        """Place what waited for workers, each task where its inputs are.
-
-        Upstream does so for one worker as it comes; here the first would be given everything. Tasks
-        that merely prefer an absent worker run elsewhere: upstream, which has a worker from the
-        start, never looks for them among the unrunnable. Outputs of shuffles are spread
-        (``Shuffles.prepare``).
-        """
-        placeable = [
-            ts
-            for ts in self.unrunnable
-            if ts not in self.withheld
-            and (ts.loose_restrictions or self.valid_workers(ts) != set())
-        ]
-        placeable.sort(key=attrgetter("priority"), reverse=True)  # the last one is looked at first
-        self.transitions(_placing(placeable), stimulus_id)
-
-    def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
-        """As upstream's, once all workers that join together have."""
-        if not self.step.joining:
-            super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
-
     def _record_join(self, address: str) -> None:
         ws = self.workers[address]
         self.transactions.note(self._worker_rows.set(address, ws.name))
         self.worker_came(address)
-
-    def bulk_schedule_unrunnable_after_adding_worker(self, ws: WorkerState) -> Recs:
-        """As upstream's, and tasks that merely prefer a worker that is not here.
-
-        Upstream looks for them when they become runnable (scheduler.py:9020). A follower has no
-        workers then, and the preferred one may never come back.
-        """
-        if self.step.joining:
-            return {}
-        recommendations: Recs = super().bulk_schedule_unrunnable_after_adding_worker(ws)
-        for ts in self.unrunnable:
-            if ts.loose_restrictions and not self.valid_workers(ts):
-                recommendations[ts.key] = "processing"
-        found = (self.tasks[key] for key in recommendations)
-        return _placing(ts for ts in found if ts not in self.withheld)
 
     async def remove_worker(self, address: str, **kwargs: Any) -> Any:
         known = address in self.workers
@@ -407,84 +334,6 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
             self.calls.abandon(self.workers[address].server_id)
             self.transactions.note(self._worker_rows.delete(address))
         return await super().remove_worker(address, **kwargs)
-
-    async def call_workers(self, expected: list[str], address: str) -> None:
-        """Tell the workers of the ledger who leads that do not come by themselves.
-
-        Most do: a daemon has told them, and each connection is a TLS handshake. One that refuses
-        the connection is gone. One that does not answer is awaited: until the window is over if its
-        host may be gone as well, and else until it is certainly gone.
-        """
-        await self.recovery.stalled(COMING_SECONDS)
-        away = [w for w in expected if w in self.recovery.awaited and w not in self._latest]
-        await asyncio.gather(*(self._call_worker(worker, address) for worker in away))
-
-    async def _call_worker(self, worker: str, address: str) -> None:
-        message = to_op(LeaderCalled(self.term, address, self.cell.leader, self.cell.cell_id))
-        presented = getattr(self.rpc(worker), message.pop("op"))(**message)
-        try:
-            await call(worker, presented, CALL_SECONDS)
-        except WorkerSilent as error:
-            logger.info("Worker %s.", error, extra={"action": "worker-silent"})
-            await self._watch_silent(worker)
-        except TimeoutError:
-            logger.info(
-                "Nothing came from %s within %.1f s.",
-                worker,
-                CALL_SECONDS,
-                extra={"action": "worker-unreachable"},
-            )
-            self._unreachable.add(worker)
-            self._place_what_waited([worker])
-        except OSError:
-            self._forget_expected(worker)
-
-    async def _watch_silent(self, worker: str) -> None:
-        if await until_gone(worker, lambda: worker in self.recovery.awaited):
-            self._forget_expected(worker)
-
-    def _place_what_waited(self, workers: Iterable[str]) -> None:
-        """These workers are not waited for any more."""
-        if self.spoke(workers):
-            stimulus_id = f"ha-waited-{time()}"
-            self._place_unrunnable(stimulus_id)
-            self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
-
-    def _forget_expected(self, worker: str) -> None:
-        logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
-        if worker in self.workers:
-            self.recovery.settled(worker)
-            return
-        self.end_departures_at(worker)
-        self.transactions.note(self._worker_rows.delete(worker))
-        self._will_not_report(worker)
-
-    def _will_not_report(self, worker: str) -> None:
-        self.departed.append(worker)
-        self.recovery.settled(worker)
-        if self.recovery.is_open:
-            self.look_after_held(f"ha-gone-{time()}")
-            self._place_what_waited([worker])
-
-    # Silent workers
-
-    def expect_silent(self) -> None:
-        """The window is over: what the awaited workers may have is to wait for them."""
-        self.silent = set(self.recovery.awaited - self._unreachable)
-
-    def expect_late(self, missing: Iterable[str]) -> None:
-        """Expect workers that did not report in time for as long as a worker may be silent.
-
-        A later leader waits for them, too.
-        """
-        if self.worker_ttl:
-            loop = asyncio.get_running_loop()
-            for worker in missing:
-                loop.call_later(self.worker_ttl, self._give_up, worker)
-
-    def _give_up(self, worker: str) -> None:
-        if worker not in self.workers:
-            self._forget_expected(worker)
 
     async def check_worker_ttl(self) -> None:
         """As upstream's, but after this engine has read what workers sent while it was frozen."""
@@ -521,13 +370,3 @@ class Workers(Retirement, ScatteredData, WithheldTasks, InheritedTasks):
     def _name_run(self, worker: str) -> None:
         if self.recorder is not None and worker in self._following:
             self.stream_comms[worker].send(to_op(RunNamed(self.recorder.next_id())))
-
-
-def _placing(tasks: Iterable[TaskState]) -> Recs:
-    """Recommendations for tasks without a worker, now that there may be one.
-
-    Tasks that are never queued go by way of ``released``. So do actors: upstream's strict
-    validation does not expect them without a worker (scheduler.py:2177), as they are before a
-    leader has one.
-    """
-    return {ts.key: "processing" if ts._queueable and not ts.actor else "released" for ts in tasks}
