@@ -27,7 +27,8 @@ from chaos.simulation.options import Options
 from ha_scheduler.ledger.authorship import AUTHORS, Author
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.encoding import decode
-from ha_scheduler.ledger.records import RejectedRecord, TermStarted
+from ha_scheduler.ledger.records import TermStarted
+from ha_scheduler.ledger.unfit import RejectedRecord
 from ha_scheduler.raft.errors import CompactedError, RaftError
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import (

@@ -18,17 +18,9 @@ from ha_scheduler.ledger import blobs, calls
 from ha_scheduler.ledger.blobs import Blob
 from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.layout import graph_key
-from ha_scheduler.ledger.records import (
-    BlobPart,
-    Called,
-    GraphSubmitted,
-    Reason,
-    Record,
-    RejectedRecord,
-    UnknownRecordError,
-    ValueSet,
-)
+from ha_scheduler.ledger.records import BlobPart, Called, GraphSubmitted, Record, ValueSet
 from ha_scheduler.ledger.tables import GRAPHS, Tables
+from ha_scheduler.ledger.unfit import Reason, RejectedRecord, UnknownRecordError
 
 
 class Admitted(NamedTuple):

@@ -34,15 +34,13 @@ from ha_scheduler.ledger.records import (
     Called,
     CallsEnded,
     CallsOpened,
-    Reason,
     Record,
-    RejectedRecord,
     Restarted,
-    UnknownRecordError,
     ValueDeleted,
     ValueSet,
 )
 from ha_scheduler.ledger.tables import CALL_SESSIONS, CALLS, Tables
+from ha_scheduler.ledger.unfit import Reason, RejectedRecord, UnknownRecordError
 
 LIGHT_BYTES_MAX = 4 * 1024  # bytes; to drop a smaller answer would not free much
 HEAVY_BYTES_MAX = 256 * 1024 * 1024  # bytes of larger answers, in memory and ledger of each peer

@@ -22,17 +22,19 @@ from ha_scheduler.ledger.records import (
     CellFounded,
     EngineEnded,
     MaintenanceSet,
-    MalformedRecordError,
     PeerNamed,
-    Reason,
     Record,
     RecordRejected,
-    RejectedRecord,
     SigningKeyAdded,
     SigningKeyRetired,
     TermStarted,
     TokenIssued,
     TokenRevoked,
+)
+from ha_scheduler.ledger.unfit import (
+    MalformedRecordError,
+    Reason,
+    RejectedRecord,
     UnknownRecordError,
 )
 

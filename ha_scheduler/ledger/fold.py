@@ -76,7 +76,6 @@ from ha_scheduler.ledger.records import (
     PeerNamed,
     Record,
     RecordRejected,
-    RejectedRecord,
     Released,
     Restarted,
     Retried,
@@ -106,6 +105,7 @@ from ha_scheduler.ledger.tables import (
     WANTS,
     Tables,
 )
+from ha_scheduler.ledger.unfit import RejectedRecord
 
 NO_GRAPH = 0  # the graph of keys that belong to none, such as scattered ones
 _TERM_ROW = b"term"

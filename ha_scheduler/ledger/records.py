@@ -19,7 +19,6 @@ encodes them with ``encode_key`` and nobody else looks inside.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any, get_args
 
@@ -55,37 +54,6 @@ OPEN_MAX = 8  # exposures of one ``EngineEnded``
 DEATHS_MAX = 4  # of one case: twice what it takes to set its content aside
 CellId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]  # 128 bits
 OtherCell = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")]  # or none
-
-
-class UnknownRecordError(Exception):
-    """Storage or peer: a newer release has written this; upgrade this peer."""
-
-
-class Reason(StrEnum):
-    """Why a record cannot be applied. Part of the ledger: no text of a library is in it."""
-
-    MALFORMED = "malformed"  # it is no record of any release
-    TOO_LARGE = "too-large"
-    GRAPH_KNOWN = "graph-known"  # the ledger has its graph already
-    PART_MISPLACED = "part-misplaced"  # it is not the next part of a loose blob
-    BLOB_INCOMPLETE = "blob-incomplete"  # the blob it names has not these parts, or is owned
-    DROPPED = "dropped"  # by an operator, on this peer
-    PAYLOAD_UNUSABLE = "payload-unusable"  # it has no changes and answer that a call may have
-
-
-class RejectedRecord(Exception):
-    """Engine: it wrote a record that no peer can apply; every peer skips it alike."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class MalformedRecordError(RejectedRecord):
-    """Engine: bytes that no release wrote."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(Reason.MALFORMED, detail)
 
 
 class _Record(Part, forbid_unknown_fields=True):

@@ -12,8 +12,9 @@ from hashlib import blake2b
 
 from ha_scheduler.ledger.encoding import decode, encode, kind_of
 from ha_scheduler.ledger.layout import index_key
-from ha_scheduler.ledger.records import KINDS, RECORD_BYTES_MAX, Reason, RecordRejected
+from ha_scheduler.ledger.records import KINDS, RECORD_BYTES_MAX, RecordRejected
 from ha_scheduler.ledger.tables import META, REJECTED, Tables
+from ha_scheduler.ledger.unfit import Reason
 from ha_scheduler.protocol.codec import INT_MAX
 
 REJECTED_MAX = 256  # of some 100 bytes each

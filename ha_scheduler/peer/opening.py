@@ -20,8 +20,8 @@ from ha_scheduler.cell.peers import Cell, check_count
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.fold import latest_term
-from ha_scheduler.ledger.records import UnknownRecordError
 from ha_scheduler.ledger.tables import Tables
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from ha_scheduler.peer import founding
 from ha_scheduler.peer.founding import Founding
 from ha_scheduler.peer.roster import Roster, described

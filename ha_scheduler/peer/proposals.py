@@ -20,7 +20,8 @@ from itertools import islice
 
 from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.authorship import NotItsRecordError, check_engine
-from ha_scheduler.ledger.records import RECORD_BYTES_MAX, RejectedRecord, UnknownRecordError
+from ha_scheduler.ledger.records import RECORD_BYTES_MAX
+from ha_scheduler.ledger.unfit import RejectedRecord, UnknownRecordError
 from ha_scheduler.raft.errors import NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry
 

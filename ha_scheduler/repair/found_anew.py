@@ -17,8 +17,9 @@ from typing import Any
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import cell_identity
-from ha_scheduler.ledger.records import CellFounded, UnknownRecordError
+from ha_scheduler.ledger.records import CellFounded
 from ha_scheduler.ledger.tables import MAINTENANCE, PEERS
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from ha_scheduler.peer import founding
 from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.repair.offline import Offline, State

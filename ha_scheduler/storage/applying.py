@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ha_scheduler.ledger.fold import fold
-from ha_scheduler.ledger.records import Reason, RecordRejected
+from ha_scheduler.ledger.records import RecordRejected
 from ha_scheduler.ledger.rejections import reject
 from ha_scheduler.ledger.tables import Tables
+from ha_scheduler.ledger.unfit import Reason
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import Entry, EntryKind, SnapshotMeta
 from ha_scheduler.storage.port import WriteBatch

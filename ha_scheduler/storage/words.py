@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ha_scheduler.ledger.encoding import decode
-from ha_scheduler.ledger.records import RejectedRecord, UnknownRecordError
+from ha_scheduler.ledger.unfit import RejectedRecord, UnknownRecordError
 from ha_scheduler.raft.membership import decode_membership
 from ha_scheduler.raft.messages import Entry, EntryKind
 

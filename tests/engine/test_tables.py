@@ -13,7 +13,8 @@ from distributed.protocol.pickle import dumps
 from ha_scheduler.engine.scheduler import Scheduler
 from ha_scheduler.engine.stream.keys import encode_key
 from ha_scheduler.engine.workers.operations import WorkerOperation
-from ha_scheduler.ledger.records import UnknownRecordError, ValueDeleted, ValueSet
+from ha_scheduler.ledger.records import ValueDeleted, ValueSet
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from tests.engine.conftest import KeptLog, follow, leading, new_scheduler, rebuild
 
 

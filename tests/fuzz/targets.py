@@ -20,6 +20,7 @@ from ha_scheduler.ledger.dump import SnapshotDamagedError, dump, load
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest, rebuild
 from ha_scheduler.ledger.tables import TABLES
+from ha_scheduler.ledger.unfit import RejectedRecord, UnknownRecordError
 from ha_scheduler.protocol import control, engine, frames, introduction, peer, watch
 from ha_scheduler.protocol.codec import MessageSet, ProtocolError
 from ha_scheduler.protocol.introduction import RefusedError
@@ -53,13 +54,13 @@ def record(data: bytes) -> None:
     """One record: refused by name, or encoded as it was; then committed all the same."""
     try:
         decoded = encoding.decode(data)
-    except (r.RejectedRecord, r.UnknownRecordError):
+    except (RejectedRecord, UnknownRecordError):
         pass
     else:
         assert encoding.decode(encoding.encode(decoded)) == decoded
     try:
         check(data)
-    except (r.RejectedRecord, r.UnknownRecordError):
+    except (RejectedRecord, UnknownRecordError):
         pass
     _committed([data])
 
@@ -89,7 +90,7 @@ def _fold(tables: MemoryTables, found: list[bytes]) -> int:
     for index, data in enumerate(found, len(LIFE) + 1):
         try:
             rejected += fold(tables, index, 1, data) is not None
-        except r.UnknownRecordError:
+        except UnknownRecordError:
             break
     return rejected
 

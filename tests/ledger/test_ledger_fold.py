@@ -35,6 +35,7 @@ from ha_scheduler.ledger.tables import (
     TOKENS,
     VALUES,
 )
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from tests.twins.tables import MemoryTables
 
 SETTINGS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -186,7 +187,7 @@ def test_the_empty_entry_of_raft_changes_nothing() -> None:
 
 
 def test_a_record_of_a_newer_release_is_refused() -> None:
-    with pytest.raises(r.UnknownRecordError, match="upgrade this peer"):
+    with pytest.raises(UnknownRecordError, match="upgrade this peer"):
         fold(MemoryTables(), 1, 1, b"\x91\x7f")
 
 

@@ -15,6 +15,7 @@ from ha_scheduler.ledger.admission import check
 from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import rebuild
+from ha_scheduler.ledger.unfit import MalformedRecordError, RejectedRecord, UnknownRecordError
 from ha_scheduler.protocol.engine import Exposure
 from tests.twins.tables import MemoryTables
 
@@ -98,7 +99,7 @@ def refusal(data: bytes) -> Exception | None:
     """Why these bytes do not enter the log."""
     try:
         check(data)
-    except (r.UnknownRecordError, r.RejectedRecord) as error:
+    except (UnknownRecordError, RejectedRecord) as error:
         return error
     return None
 
@@ -113,7 +114,7 @@ def test_a_record_with_an_odd_field_is_refused_by_name_and_if_committed_passed_o
         for odd in ODD:
             data = msgspec.msgpack.encode([kind, *fields[:place], odd, *fields[place + 1 :]])
             why = refusal(data)
-            if isinstance(why, r.UnknownRecordError):
+            if isinstance(why, UnknownRecordError):
                 assert (type(sample), place) == (r.TermStarted, 2), "a format of a newer release"
                 continue
             rejected = lived_with(data)
@@ -127,7 +128,7 @@ def test_a_record_with_an_odd_field_is_refused_by_name_and_if_committed_passed_o
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 def test_a_record_with_a_field_more_is_of_a_newer_release(sample: Any) -> None:
     data = msgspec.msgpack.encode([*msgspec.msgpack.decode(encoding.encode(sample)), None])
-    with pytest.raises(r.UnknownRecordError) as caught:
+    with pytest.raises(UnknownRecordError) as caught:
         encoding.decode(data)
     assert type(sample).__name__ in str(caught.value)
     assert "was written by a newer release" in str(caught.value)
@@ -135,18 +136,18 @@ def test_a_record_with_a_field_more_is_of_a_newer_release(sample: Any) -> None:
 
 
 def test_a_kind_that_is_not_known_is_of_a_newer_release() -> None:
-    with pytest.raises(r.UnknownRecordError, match=r"^record kind 99 .*; upgrade this peer$"):
+    with pytest.raises(UnknownRecordError, match=r"^record kind 99 .*; upgrade this peer$"):
         encoding.decode(msgspec.msgpack.encode([99, "x"]))
 
 
 def test_the_term_of_a_leader_of_a_newer_format_is_refused_at_its_first_record() -> None:
     started = msgspec.msgpack.encode([1, 7, "b", r.FORMAT + 1])
-    with pytest.raises(r.UnknownRecordError, match=rf"^all of term 7, of format {r.FORMAT + 1}, "):
+    with pytest.raises(UnknownRecordError, match=rf"^all of term 7, of format {r.FORMAT + 1}, "):
         fold(MemoryTables(), 1, 7, started)
 
 
 def test_a_missing_field_is_damage_and_not_progress() -> None:
-    with pytest.raises(r.MalformedRecordError, match=r"^BlobPart: "):
+    with pytest.raises(MalformedRecordError, match=r"^BlobPart: "):
         encoding.decode(msgspec.msgpack.encode([2, 1, 1]))
 
 
@@ -157,5 +158,5 @@ LISTS = st.lists(st.integers(-3, 40) | st.text() | st.binary())
 def test_garbage_raises_nothing_but_the_errors_that_are_promised(data: bytes) -> None:
     try:
         encoding.decode(data)
-    except (r.UnknownRecordError, r.RejectedRecord):
+    except (UnknownRecordError, RejectedRecord):
         pass

@@ -26,8 +26,8 @@ from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.rebuild import digest, rebuild
-from ha_scheduler.ledger.records import Reason
 from ha_scheduler.ledger.tables import META, REJECTED, TABLES
+from ha_scheduler.ledger.unfit import Reason, RejectedRecord, UnknownRecordError
 from ha_scheduler.storage.lmdb_tables import LmdbTables
 from ha_scheduler.storage.schema import TABLE_DBS
 from tests.twins.tables import MemoryTables
@@ -158,7 +158,7 @@ def test_what_a_record_shows_by_itself_is_refused_before_it_enters_the_log(what:
     data = record if isinstance(record, bytes) else encoding.encode(record)
     by_itself = reason in (Reason.MALFORMED, Reason.TOO_LARGE)
     if by_itself or (reason is Reason.PAYLOAD_UNUSABLE and not getattr(record, "blob_parts", 0)):
-        with pytest.raises(r.RejectedRecord):
+        with pytest.raises(RejectedRecord):
             check(data)
     else:
         check(data)
@@ -276,7 +276,7 @@ def applied(tables: Any, log: list[bytes]) -> int:
             refused = fold(tables, index, 1, data) is not None
             assert not (refused and is_certain(data))
             rejected += refused
-        except r.UnknownRecordError:
+        except UnknownRecordError:
             break
     return rejected
 

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from ha_scheduler.cli.main import main
 from ha_scheduler.ledger.encoding import encode
-from ha_scheduler.ledger.records import PeerNamed, UnknownRecordError
+from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import VALUES
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from ha_scheduler.raft.messages import Entry
 from tests.storage.storage_helpers import Caller, entry, open_store, value
 

@@ -44,6 +44,7 @@ from ha_scheduler.errors import SetAside
 from ha_scheduler.ledger import encoding, records
 from ha_scheduler.ledger.calls import unpack_payload
 from ha_scheduler.ledger.records import Record
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from ha_scheduler.protocol.engine import Exposure
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Replay:
             with self._scheduler.exposures.open(exposure, fatal=True):
                 try:
                     self.apply(record)
-                except (ReplayDivergedError, records.UnknownRecordError) as error:
+                except (ReplayDivergedError, UnknownRecordError) as error:
                     of_this_host = error
         except SetAside as error:
             logger.error("%s", error, extra={"action": "record-set-aside"})

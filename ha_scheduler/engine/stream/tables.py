@@ -31,12 +31,8 @@ from distributed.protocol.pickle import dumps
 
 from ha_scheduler.engine.exposures import Exposures
 from ha_scheduler.engine.stream.keys import decode_key, encode_name
-from ha_scheduler.ledger.records import (
-    BLOB_PART_BYTES,
-    CALL_PARTS_MAX,
-    FORMAT,
-    UnknownRecordError,
-)
+from ha_scheduler.ledger.records import BLOB_PART_BYTES, CALL_PARTS_MAX, FORMAT
+from ha_scheduler.ledger.unfit import UnknownRecordError
 from ha_scheduler.protocol.codec import shown
 
 VALUE_BYTES_MAX = CALL_PARTS_MAX * BLOB_PART_BYTES // 2  # the call that set it has an answer, too
