@@ -43,6 +43,7 @@ class Report(Part):
     shuffles: tuple[tuple[str, Number, bool], ...] = ()  # id, run, whether it goes on
     heard: Run = -1  # the highest id of a run that a leader has sent to the worker
     fetched: dict[Key, Run] = field(default_factory=dict)  # ``heard`` at the arrival of each key
+    died: tuple[tuple[Key, Run], ...] = ()  # what the former worker of its Nanny died under
 
 
 class Joining(Part):

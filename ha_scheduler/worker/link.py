@@ -51,6 +51,7 @@ from ha_scheduler.comm.roles import NotALeader, check_leader, name_of
 from ha_scheduler.protocol.codec import from_op
 from ha_scheduler.protocol.worker import STALE, LeaderCalled
 from ha_scheduler.worker import registration
+from ha_scheduler.worker.executing import Executing
 from ha_scheduler.worker.registration import (
     AnotherCell,
     PlainScheduler,
@@ -89,6 +90,7 @@ class Linked(Protocol):
 
     runs: RunTracker
     callers: Callers
+    executing: Executing
     plugin_digests: dict[str, str]
 
     def registered(self) -> None:
@@ -438,6 +440,7 @@ class SchedulerLink:
                 cell_id=self.follower.cell_id,
                 report=report_of(
                     worker.state,
+                    died=self._own.executing.before,
                     shuffles=shuffle_runs(worker),
                     heard=self._own.runs.heard,
                     fetched=self._own.runs.fetched(),

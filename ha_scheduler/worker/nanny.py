@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -35,6 +36,7 @@ from ha_scheduler.protocol.introduction import Kind, introduce
 from ha_scheduler.protocol.ring import RINGS
 from ha_scheduler.security.identity import ANYBODY_LOCAL
 from ha_scheduler.security.permissions import Surface
+from ha_scheduler.worker import executing
 from ha_scheduler.worker.lifetime import hand_over
 from ha_scheduler.worker.worker import Worker
 
@@ -91,6 +93,7 @@ class Nanny(distributed.Nanny):
         self.plugin_digests = {}
         self._adding_plugin = asyncio.Lock()
         forks.watch(self)
+        self._executing = self._share_executing()
         self.handlers["plugin_add"] = self.plugin_add
         self.handlers["plugin_remove"] = self.plugin_remove
         self.handlers = PermittedHandlers(self.handlers, Surface.NANNY, self._comms.get)
@@ -111,6 +114,23 @@ class Nanny(distributed.Nanny):
         if arguments and not isinstance(arguments[0], str):  # those of each preload
             self.preload_argv = [*arguments, []]
         self.preload = [*names, PRELOAD]
+
+    def _share_executing(self) -> Path | None:
+        """A file by which each worker learns what the one before it died under."""
+        try:
+            path = executing.make_file(self.local_directory)
+        except OSError as error:
+            logger.warning("If a worker dies, the next one will not know what it ran: %s", error)
+            return None
+        self.env = {**self.env, executing.ENVIRONMENT: str(path)}
+        return path
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().close(*args, **kwargs)
+        finally:
+            if self._executing is not None:
+                self._executing.unlink(missing_ok=True)
 
     def _check_server(self, comm: Any) -> None:
         if self.serves_a_cell:

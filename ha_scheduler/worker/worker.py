@@ -44,6 +44,7 @@ from ha_scheduler.protocol.worker import LeaderCalled, RunNamed
 from ha_scheduler.security.identity import ANYBODY_LOCAL
 from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.security.permissions import Surface
+from ha_scheduler.worker.executing import Executing, executing_here
 from ha_scheduler.worker.lifetime import hand_over, leave_signal_to_nanny, tell_lifetime
 from ha_scheduler.worker.link import Phase, SchedulerLink
 from ha_scheduler.worker.orders import PresentLeaders
@@ -63,6 +64,7 @@ class Worker(distributed.Worker):
     runs: RunTracker
     submitters: Submitters
     callers: Callers
+    executing: Executing
     plugin_digests: dict[str, str]  # also of those that could not be set up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,6 +76,7 @@ class Worker(distributed.Worker):
         self.callers = Callers(self, self._ask_rings)
         self._ha = SchedulerLink(self, self)
         self.runs = RunTracker()
+        self.executing = executing_here()
         self.submitters = Submitters(self)
         self.plugin_digests = {}
         self._set_up_plugins: dict[str, str] = {}
@@ -149,6 +152,10 @@ class Worker(distributed.Worker):
             self.runs.watch(self.state, stim)
         super().handle_stimulus(*stims)
 
+    async def execute(self, key: Any, *, stimulus_id: str) -> Any:
+        with self.executing.run(key, self.state.tasks[key].run_id):
+            return await super().execute(key, stimulus_id=stimulus_id)
+
     def batched_send(self, msg: dict[str, Any]) -> None:
         if self._ha is not None:
             self._ha.send(msg)
@@ -201,6 +208,7 @@ class Worker(distributed.Worker):
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         if self.status in WORKER_ANY_RUNNING and not self.nanny:  # else that has done it
             await hand_over(self.scheduler, self.address, kwargs.get("reason", ""))
+        self.executing.clear()
         if self._ha is not None:
             await self._ha.stop()
             await self.submitters.close()

@@ -48,6 +48,7 @@ NOTHING_LEARNT = {"bandwidth": 1, "bandwidth_types": {}, "prefixes": {}}
 ROWS = {
     "actor": Row("key", "tcp://worker"),
     "attempts": Row("key", (1, 2, 3)),
+    "trials": Row("key", (3, "tcp://127.0.0.1:1")),
     "cancelled": Row(("client", 1), (("key",), 1, None, None), pairs(lambda e: e._notices)),
     "dataset": Row("name", (("key",), None, "data"), of_extension("publish", "datasets")),
     "departure": Row("worker", ("tcp://worker", "retire", True, True)),
@@ -142,6 +143,6 @@ async def test_a_restart_deletes_the_rows_of_the_tables_that_say_so_and_of_no_ot
         await write_all(leader)
         await client.restart()
         void = {table.space for table in leader.tables if table.void_on_restart}
-        assert void == {"attempts", "metadata", "shuffle", "shuffle-members"}
+        assert void == {"attempts", "metadata", "shuffle", "shuffle-members", "trials"}
         assert known(follow(log.records)) == ROWS.keys() - void
         assert known(rebuild(log.records)) == ROWS.keys() - void

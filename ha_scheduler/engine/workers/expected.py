@@ -17,6 +17,7 @@ from typing import Any
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.stream.tables import DELETED, Deleted, Table
 from ha_scheduler.engine.takeover.scattered import ScatteredData
+from ha_scheduler.engine.takeover.unseen_deaths import UnseenDeaths
 from ha_scheduler.engine.workers.placement import Placement
 from ha_scheduler.engine.workers.probe import WorkerSilent, call, until_gone
 from ha_scheduler.engine.workers.retirement import Retirement
@@ -31,7 +32,7 @@ COMING_SECONDS = 0.1  # after the last that came, the others are called
 CALL_SECONDS = 2.0  # how long a leader tries to reach one worker
 
 
-class ExpectedWorkers(Retirement, ScatteredData, Placement):
+class ExpectedWorkers(Retirement, ScatteredData, Placement, UnseenDeaths):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recorded_workers: dict[str, Any] = {}
@@ -84,11 +85,11 @@ class ExpectedWorkers(Retirement, ScatteredData, Placement):
             self._unreachable.add(worker)
             self._place_what_waited([worker])
         except OSError:
-            self._forget_expected(worker)
+            self._died(worker)
 
     async def _watch_silent(self, worker: str) -> None:
         if await until_gone(worker, lambda: worker in self.recovery.awaited):
-            self._forget_expected(worker)
+            self._died(worker)
 
     def _place_what_waited(self, workers: Iterable[str]) -> None:
         """These workers are not waited for any more."""
@@ -96,6 +97,11 @@ class ExpectedWorkers(Retirement, ScatteredData, Placement):
             stimulus_id = f"ha-waited-{time()}"
             self._place_unrunnable(stimulus_id)
             self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+
+    def _died(self, worker: str) -> None:
+        if worker not in self.workers:
+            self.worker_died(worker)
+        self._forget_expected(worker)
 
     def _forget_expected(self, worker: str) -> None:
         logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
@@ -131,4 +137,4 @@ class ExpectedWorkers(Retirement, ScatteredData, Placement):
 
     def _give_up(self, worker: str) -> None:
         if worker not in self.workers:
-            self._forget_expected(worker)
+            self._died(worker)

@@ -306,6 +306,9 @@ class Workers(ExpectedWorkers, InheritedTasks):
         self.adoption.settle_errors(reports, stimulus_id)
         if self.validate:
             self.validate_state()
+        for address, report in reports.items():
+            self.died_with_runs(address, report.died)
+        self.fail_killers(stimulus_id)
         self._join({address: status for address, (_, status) in known.items()}, stimulus_id)
         self._place_unrunnable(stimulus_id)
         self.stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
