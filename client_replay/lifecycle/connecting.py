@@ -139,7 +139,7 @@ class Connecting(distributed.Client):
             await self._close()
         except (OSError, TimeoutError) as error:
             logger.debug("No leader yet: %s", why(error))
-        except Exception:
+        except Exception:  # who waits for the client waits until the deadline
             logger.exception("Could not reconnect because of a defect")
         return bool(self.status != "connecting")
 
@@ -200,6 +200,6 @@ class Connecting(distributed.Client):
                 result = self._stream_handlers[op](**message)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
+            except Exception:  # as upstream's (client.py:1731)
                 logger.exception("Could not handle %r from the scheduler", op)
         return False

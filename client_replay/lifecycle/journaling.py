@@ -236,7 +236,7 @@ def _leave_all() -> None:
     """The process ends in good order: what is on disk can be resumed all the same."""
     for client in list(_on_disk):
         if client.status in ("running", "connecting") and client._ha.journal.wanted():
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the interpreter ends; others follow
                 sync(cast("IOLoop", client.loop), client._leave, callback_timeout=3)
 
 

@@ -126,7 +126,7 @@ def loads(
             return loader()
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # a loader may raise anything, and this value alone
             failed.append(_Unreadable(error))
             return failed[-1]
 

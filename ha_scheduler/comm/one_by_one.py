@@ -32,7 +32,7 @@ class OneByOneComm:
             return int(await self._comm.write(msg, serializers=serializers, on_error=on_error))
         except OSError:
             raise
-        except Exception as error:
+        except Exception as error:  # pickle runs the code of who is sent
             if self._comm.closed() or not isinstance(msg, list):
                 raise
             if len(msg) == 1:
@@ -51,7 +51,7 @@ class OneByOneComm:
         )
         try:
             self._dropped(message, error)
-        except Exception:
+        except Exception:  # of ours, or the stream would end of it
             logger.exception("A defect in what becomes of a message that cannot be sent")
 
     @property  # type: ignore[misc]

@@ -147,7 +147,7 @@ class AttachedToCell(FollowsLeader):
             self._created.discard(worker)
             try:
                 await worker.close()
-            except Exception as error:
+            except Exception as error:  # a site's launcher's; it is dropped anyway
                 logger.info("Worker %s, which had not started: %s", name, error)
 
     async def _retire(self, names: Collection[Any], limit_s: float) -> None:

@@ -257,7 +257,7 @@ async def run(
             error,
             extra={"action": "daemon-refused"},
         )
-    except Exception:
+    except Exception:  # whatever it is, the daemon starts another engine
         logger.critical(
             "This engine cannot go on and exits.", exc_info=True, extra={"action": "engine-failed"}
         )

@@ -187,7 +187,7 @@ class Gate:
             address = self._addresses.pop(connection)
             try:
                 self._begin(connection, address, self._place_of(connection))
-            except Exception:
+            except Exception:  # the server's; the other connections go on
                 logger.exception("A connection of %s could not begin", address)
                 self._admission.over(connection)
                 connection.close()

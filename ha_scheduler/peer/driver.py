@@ -122,7 +122,7 @@ class Driver:
             self._note_leader(message)
         except PeerError:
             raise
-        except Exception as error:
+        except Exception as error:  # a core that broke its contract must not go on
             self._fail(error)
             return
         if self.node.role is ServerState.LEADER and self._contact.answered(message):
@@ -297,7 +297,7 @@ class Driver:
             item.durable = True
         try:
             self._complete()
-        except Exception as failure:
+        except Exception as failure:  # likewise, or the store
             self._fail(failure)
 
     def _complete(self) -> None:

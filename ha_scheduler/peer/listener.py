@@ -171,7 +171,7 @@ class Listener:
                 error,
                 extra={"action": "connection_dropped"},
             )
-        except Exception:
+        except Exception:  # one connection is no reason to end the peer
             logger.exception("a defect ended a connection", extra={"action": "connection_defect"})
         finally:
             writer.transport.abort()

@@ -99,7 +99,7 @@ class Writer:
         try:
             self._commit(group)
             self.observe(time.monotonic() - begun)
-        except Exception as error:
+        except Exception as error:  # any error of a commit ends the process
             self._failure = error
 
     def _next_group(self) -> list[WriteBatch] | None:

@@ -340,7 +340,7 @@ class SchedulerLink:
             except AnotherCell as other:
                 self._complain(other)
                 await self._meet(other)
-            except Exception as error:
+            except Exception as error:  # until the deadline; what one leader does costs no results
                 self._complain(error)
             if time.monotonic() > deadline:
                 logger.error("No leader took this worker back within %s s; closing.", give_up_s)

@@ -84,7 +84,7 @@ def shuffle_runs(worker: Any) -> tuple[tuple[str, int, bool], ...]:
 def _metadata(task: Any) -> bytes | None:
     try:
         data = bytes(dumps(task.metadata))
-    except Exception:
+    except Exception:  # pickle runs the code of users
         logger.warning("The metadata of %r is not told to the next leader", task.key, exc_info=True)
         return None
     return data if len(data) <= METADATA_BYTES_MAX else None

@@ -280,7 +280,7 @@ class Clients(Cancellation):
         for plugin in list(self.plugins.values()):
             try:
                 plugin.add_client(scheduler=self, client=client)
-            except Exception:
+            except Exception:  # the code of users
                 logger.warning(
                     "A scheduler plugin failed on a new client.",
                     exc_info=True,

@@ -114,7 +114,7 @@ class Topics(Broker):
         for plugin in list(self._scheduler.plugins.values()):
             try:
                 plugin.log_event(name, message)
-            except Exception:
+            except Exception:  # the code of users
                 logger.exception("A plugin failed on an event.", extra={"action": "plugin-failed"})
 
     async def _tell_later(self, events: dict[str, Event]) -> None:

@@ -64,7 +64,7 @@ class WaitQueue:
             turn, (context, attempt) = next(iter(self._waiting.items()))
             try:
                 result = context.run(attempt)
-            except Exception as error:
+            except Exception as error:  # it is the answer to who waits
                 turn.set_exception(error)
             else:
                 if result is None:

@@ -115,7 +115,7 @@ class SchedulerPlugins(SchedulerBase):
                 continue
             try:
                 state = bytes(dumps(state_of()))
-            except Exception:
+            except Exception:  # the code of users
                 logger.exception(
                     "Scheduler plugin %r cannot say its state.",
                     name,
@@ -135,7 +135,7 @@ class SchedulerPlugins(SchedulerBase):
                 try:
                     with self.exposures.open(self._exposure_of(name), apart=True):
                         import_file(str(path))
-                except Exception:
+                except Exception:  # likewise
                     logger.exception(
                         "The uploaded file %s cannot be imported here.",
                         path.name,
@@ -161,7 +161,7 @@ class SchedulerPlugins(SchedulerBase):
             await self.exposures.step_by_step(self._restore(name, plugin), exposure, apart=True)
             self._expose_hooks(plugin, exposure)
             self.plugins[name] = plugin
-        except Exception:
+        except Exception:  # likewise
             logger.exception(
                 "Scheduler plugin %r cannot be started on this leader; register it again.",
                 name,
@@ -204,7 +204,7 @@ class SchedulerPlugins(SchedulerBase):
         try:
             with self.exposures.open(self._exposure_of(name), apart=True):
                 return loads(self.recorded_plugins[name])
-        except Exception:
+        except Exception:  # pickle runs it as well
             logger.exception(
                 "Scheduler plugin %r cannot be read here; install its module on all peers.",
                 name,

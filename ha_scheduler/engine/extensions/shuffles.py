@@ -201,7 +201,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         recorded = self.recorded[shuffle_id]
         try:
             run_spec = self.scheduler.exposures.read("shuffle", shuffle_id, recorded)
-        except Exception:
+        except Exception:  # pickle runs the code of users
             logger.warning(
                 "Shuffle %s cannot be read here, and begins anew.",
                 shuffle_id,

@@ -149,7 +149,7 @@ class Adoption:
                     # The task's, and not the worker's, which is kept with what it holds.
                     read = self._scheduler.exposures.read("metadata of", key, data, apart=True)
                     ts.metadata = {**read, **(ts.metadata or {})}
-                except Exception:
+                except Exception:  # pickle runs the code of users
                     logger.warning(
                         "The metadata of %r cannot be read here; install on all peers what its "
                         "worker uses.",
@@ -443,7 +443,7 @@ class Adoption:
         for plugin in plugins:
             try:
                 plugin.transition(key, start, finish, stimulus_id=stimulus_id, **more)
-            except Exception:
+            except Exception:  # the code of users
                 logger.warning(
                     "A scheduler plugin failed on an adopted task.",
                     exc_info=True,

@@ -352,7 +352,7 @@ class Retirement(Intents):
                     on_error="return",
                     stimulus_id=f"ha-restart-{time()}",
                 )
-        except Exception:
+        except Exception:  # nobody waits for it; also what upstream reports of the worker
             logger.exception(
                 "Worker %s did not %s; ask for it again.",
                 address,
