@@ -125,13 +125,6 @@ class Nanny(distributed.Nanny):
         self.env = {**self.env, executing.ENVIRONMENT: str(path)}
         return path
 
-    async def close(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await super().close(*args, **kwargs)
-        finally:
-            if self._executing is not None:
-                self._executing.unlink(missing_ok=True)
-
     def _check_server(self, comm: Any) -> None:
         if self.serves_a_cell:
             check_member(comm)
@@ -184,7 +177,11 @@ class Nanny(distributed.Nanny):
         """As upstream's; at SIGTERM the worker's results are moved first."""
         if self.status is Status.running and self.worker_address:
             await hand_over(self.scheduler, self.worker_address, reason)
-        return await super().close(timeout=timeout, reason=reason)
+        try:
+            return await super().close(timeout=timeout, reason=reason)
+        finally:
+            if self._executing is not None:
+                self._executing.unlink(missing_ok=True)
 
     async def plugin_add(self, plugin: Any, name: str | None = None) -> Any:
         digest = hashlib.sha256(plugin).hexdigest() if isinstance(plugin, bytes) else None

@@ -19,7 +19,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
     # Why it was lost is told before, and instead of, that it is not known.
     "_tell_unknown": ("ScatteredData", "Clients"),
     # A worker whose stream has just broken is not removed, so nothing of it counts as suspicious.
-    "remove_worker": ("Workers", "Attempts"),
+    # Of what counts, it is noted which run it was.
+    "remove_worker": ("Workers", "UnseenDeaths", "Attempts"),
     # Late reports are adopted, then actors that are in none are lost.
     "spoke": ("Actors", "WithheldTasks"),
     # A failure that a new leader's takeover caused takes no retry.

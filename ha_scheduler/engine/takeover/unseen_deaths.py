@@ -43,7 +43,13 @@ class UnseenDeaths(Attempts):
         super().__init__(**kwargs)
         self.trials: dict[Key, tuple[int, str]] = {}
         self._trials = self.tables.add(
-            Table(TRIALS, self.trials, lead=self._end_trials, void_on_restart=True)
+            Table(
+                TRIALS,
+                self.trials,
+                lead=self._end_trials,
+                void_on_restart=True,
+                of_tasks=True,
+            )
         )
         self._killers: dict[TaskState, str] = {}  # that are to fail → the last worker
 
@@ -57,16 +63,10 @@ class UnseenDeaths(Attempts):
                 self._note_trial(ts, run, "")
         return result
 
-    def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
-        message: dict[str, Any] = super()._task_to_msg(ts)
-        if ts.suspicious and ts.processing_on is not None:
+    def on_trial(self, ts: TaskState) -> None:
+        """A task under which a worker has died is sent to another one."""
+        if ts.processing_on is not None:
             self._note_trial(ts, _run(ts), ts.processing_on.address)
-        return message
-
-    def _remove_key(self, key: Key) -> None:
-        super()._remove_key(key)
-        if self.recorder is not None and key in self.trials:
-            self.transactions.note(self._trials.delete(key))
 
     def worker_died(self, address: str) -> None:
         """A worker of an earlier leader has ended, and none has seen it."""

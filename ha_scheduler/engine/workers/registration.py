@@ -352,6 +352,8 @@ class Workers(ExpectedWorkers, InheritedTasks):
     def _task_to_msg(self, ts: TaskState) -> dict[str, Any]:
         """As upstream's, with the subject for which a task that submits acts."""
         message: dict[str, Any] = super()._task_to_msg(ts)
+        if ts.suspicious:
+            self.on_trial(ts)
         graph = self.graphs.maker_of(ts.key)  # 0: it is being made
         subject = self.graphs.subjects.get(graph, "") or self.subject_of(self.step.desires_of)
         if subject and ts.processing_on is not None and ts.processing_on.address in self._following:
