@@ -21,6 +21,7 @@ from client_replay.errors import (
     OutcomeUnknown,
 )
 from client_replay.resume import resume
+from ha_scheduler.errors import SessionTaken
 
 __all__ = [
     "Client",
@@ -32,6 +33,7 @@ __all__ = [
     "JournalUnusable",
     "NoLeader",
     "OutcomeUnknown",
+    "SessionTaken",
 ]
 
 automatic.install()

@@ -11,6 +11,7 @@
     │   ├── JournalInUse   operator: a living process has it, or it has unfinished work
     │   ├── JournalFenced  local: another process has taken it over
     │   └── JournalDamaged operator: some of it is not as it was written
+    ├── SessionTaken       remote: another process has attached to the session (ha_scheduler.errors)
     └── NoLeader           remote, also OSError: no leader within the time to reconnect
 """
 

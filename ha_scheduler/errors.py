@@ -6,7 +6,8 @@
     ├── OperatorError          wrong input or preparation; exit status 2
     ├── CertificateRefused     remote: the other end's certificate does not allow this
     ├── ControlError           remote: no answer of a peer, or an error
-    └── SetAside               remote: what a client sent has ended scheduler processes
+    ├── SetAside               remote: what a client sent has ended scheduler processes
+    └── SessionTaken           remote: another process goes on with the session of this client
 
 ``ha_scheduler.storage`` has a tree of its own (``StorageError``), so that the layers below stay
 free of imports; at start ``ha_scheduler.cli`` treats its errors as the operator's.
@@ -48,4 +49,11 @@ class SetAside(HAError, RuntimeError):
     """Remote: what a client sent has ended scheduler processes, and is not read or run again.
 
     Of all futures of a graph, and of a call. The text says what it is and how they ended.
+    """
+
+
+class SessionTaken(HAError, RuntimeError):
+    """Remote: another process has attached to this client's session, or resumed its journal.
+
+    Of all futures that the client had, which is closed. The text says since when.
     """

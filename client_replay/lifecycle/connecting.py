@@ -26,6 +26,7 @@ from ha_scheduler.backoff import Backoff
 from ha_scheduler.comm.backend import why
 from ha_scheduler.comm.decoding import UNREADABLE
 from ha_scheduler.comm.preamble import IntroductionRefused, is_final
+from ha_scheduler.errors import SessionTaken
 
 logger = logging.getLogger("distributed.client.ha")
 
@@ -41,7 +42,7 @@ class Connecting(distributed.Client):
     _leaves: bool
     _retrying: list[set[Any]]  # of each call of ``retry``: the keys of which the stream has told
 
-    async def _fenced(self, error: JournalFenced) -> None:
+    async def _fenced(self, error: JournalFenced | SessionTaken) -> None:
         raise NotImplementedError
 
     def _setup_replay(self) -> None:
@@ -187,6 +188,9 @@ class Connecting(distributed.Client):
                 return False
             if "status" in message and "error" in message["status"]:
                 _, exception, _ = clean_exception(**message)
+                if isinstance(exception, SessionTaken):
+                    await self._fenced(exception)
+                    return False
                 logger.error("The scheduler refuses what was said, closing client: %s", exception)
                 await self._close()
                 return False

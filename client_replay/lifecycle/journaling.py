@@ -32,6 +32,7 @@ from client_replay.journal.disk import DiskKeeper
 from client_replay.journal.file import Identity
 from client_replay.journal.journal import JOURNAL_BYTES_MAX, LIMIT, Journal
 from client_replay.session.session import Session
+from ha_scheduler.errors import SessionTaken
 from ha_scheduler.protocol.client import CancelSession, Detach, ListSessions, SessionKeys
 from ha_scheduler.protocol.codec import Message, tag_of
 
@@ -80,6 +81,8 @@ class Journaling(distributed.Client):
         if self._attached is not None:
             self.id, self._ha.id = self._attached
             self._ha.adopting = True
+        if self._attached is not None or isinstance(self._journal_place, DiskKeeper):
+            self._ha.taken_ns = time.time_ns()
         keeper = self._keeper()
         self._ha.use(Journal(keeper, bytes_max=bytes_max()))
         ttl = dask.config.get(SESSION_TTL, None)
@@ -169,6 +172,7 @@ class Journaling(distributed.Client):
     def attach(cls, name: str, address: Any = None, **kwargs: Any) -> Any:
         """The client that ``detach`` has left under this name, with its futures in ``resumed``.
 
+        Any other process that has the session is fenced: it gets ``SessionTaken``.
         ``address`` and further arguments as for ``Client``. Raises ``ValueError`` for no such name.
         With ``asynchronous=True`` it is awaited.
         """
@@ -220,11 +224,11 @@ class Journaling(distributed.Client):
             self.scheduler_comm.abort()
         await self._close()
 
-    async def _fenced(self, error: JournalFenced) -> None:
-        """Another process has the journal: this client is no more."""
+    async def _fenced(self, error: JournalFenced | SessionTaken) -> None:
+        """Another process has the journal or the session: this client is no more."""
         if self.status in ("closing", "closed"):
             return
-        logger.error("%s", error, extra={"action": "journal-fenced"})
+        logger.error("%s", error, extra={"action": "fenced"})
         for state in list(self.futures.values()):
             if state.status == "pending":
                 state.set_error(error, None)

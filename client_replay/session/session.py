@@ -96,6 +96,7 @@ class Session:
         self.journal = Journal()
         self.silent_s = self.closed_s = 0.0  # for how long the cell is asked to keep us
         self.adopting = False  # what this client wants is about to be learnt from the cell
+        self.taken_ns = 0  # when this process took the session over from another, if it did
         self._unsent: deque[dict[str, Any]] = deque()  # behind a request that is not kept yet
         self.follower = Follower(self._leave)
         self.plain = False  # the scheduler is not one of a cell
@@ -251,7 +252,8 @@ class Session:
         if stream.comm.closed():  # another leads, and the stream was left at once
             return
         seen = self.follower.fence.term, self.journal.floor, self.follower.cell_id
-        stream.send(to_op(Hello(self.id, *seen, self.silent_s, self.closed_s, self.made_for)))
+        kept = self.silent_s, self.closed_s
+        stream.send(to_op(Hello(self.id, *seen, *kept, self.made_for, self.taken_ns)))
         last = self.journal.last_kept  # another thread may append while we go on
         for entry in self.journal.up_to(last):
             entry.sent_in = self._connection

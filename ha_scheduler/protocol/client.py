@@ -82,6 +82,7 @@ class Hello(Message, tag="ha-hello"):
     ``cell_id``: of which cell it is, and the term. ``silent_s``, ``closed_s``: for how long its
     keys are to be kept when it falls silent, or its connection is closed; 0: for as long as usual.
     ``task``: that of a worker for which the client was made; it acts for who has submitted that.
+    ``taken``: when this process took the session over, in ns since the epoch; 0: it has begun it.
     """
 
     session: Name
@@ -91,6 +92,7 @@ class Hello(Message, tag="ha-hello"):
     silent_s: Seconds = 0.0
     closed_s: Seconds = 0.0
     task: Key | None = None
+    taken: Number = 0
 
 
 class Resume(Message, tag="ha-resume"):

@@ -16,7 +16,7 @@ import dask
 import pytest
 from distributed import CancelledError, fire_and_forget
 
-from client_replay import Client, JournalFenced, JournalInUse, NoLeader, resume
+from client_replay import Client, JournalFenced, JournalInUse, NoLeader, SessionTaken, resume
 from client_replay.journal.file import JournalFile
 from ha_scheduler.engine.clients import absence
 from tests.engine.conftest import Pair, eventually, pair
@@ -195,6 +195,63 @@ async def test_a_session_that_was_detached_is_attached_elsewhere_by_its_name() -
     assert runs == {1: 1, 2: 1, 3: 1}
 
 
+@pytest.mark.parametrize("leaders", ["same leader", "another leader"])
+async def test_of_two_processes_that_attach_to_one_session_the_latest_has_it(leaders: str) -> None:
+    async with pair() as both:
+        begun = await Client(both.address, asynchronous=True, set_as_default=False)
+        future = begun.submit(blocked, 1, key="running")
+        await eventually(lambda: runs[1] == 1)
+        name = await begun.detach()
+        first = await Client.attach(name, both.address, asynchronous=True, set_as_default=False)
+        pending = first.resumed["running"]
+        second = await Client.attach(name, both.address, asynchronous=True, set_as_default=False)
+        if leaders == "another leader":
+            await both.kill_leader()
+            await both.take_over()
+        await eventually(lambda: first.status == "closed")
+        with pytest.raises(SessionTaken, match="since 20"):
+            await pending
+        await eventually(lambda: second.status == "running")
+        gate.set()
+        assert await second.resumed["running"] == 1
+        second.scheduler_comm.abort()
+        assert await second.submit(work, 2) == 2
+        await second.close()
+    assert future.key == "running"
+    assert runs == {1: 1, 2: 1}
+
+
+async def test_who_has_begun_a_session_does_not_end_who_has_attached_to_it() -> None:
+    async with pair() as both:
+        await both.client.submit(work, 1)
+        name = f"{both.client.id}:{both.client._ha.id}"  # as another process may have read it
+        thief = await Client.attach(name, both.address, asynchronous=True, set_as_default=False)
+        await eventually(lambda: both.client.status == "closed")
+        assert await thief.submit(work, 2) == 2
+        await thief.close()
+        assert both.leader._succession._table.rows == {}
+
+
+async def test_a_later_leader_knows_how_long_a_client_is_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with dask.config.set({"ha.client.session-ttl": "20 minutes"}):
+        async with pair() as both:
+            gone = await Client(both.address, asynchronous=True, set_as_default=False)
+            kept = gone.submit(work, 1)
+            await kept
+            assert both.leader._absence.seconds(gone.id, silent=False) == 60.0
+            await gone._leave()
+            await eventually(lambda: both.leader._absence.was_closed(gone.id))
+            await both.kill_leader()
+            leader = await both.take_over()
+            assert leader._absence.was_closed(gone.id)
+            assert not leader._absence.was_closed(both.client.id)
+            assert leader._absence.seconds(both.client.id, silent=True) == 1200.0
+            waits = leader._leaving[gone.id].when() - asyncio.get_running_loop().time()
+            assert 50 < waits <= 60
+
+
 async def test_a_client_that_detaches_while_nobody_leads_goes_on_until_somebody_does() -> None:
     async with pair() as both:
         client = await Client(both.address, asynchronous=True, set_as_default=False)
@@ -211,11 +268,11 @@ async def test_sessions_are_listed_and_cancelled_whole() -> None:
     async with pair() as both:
         other = await Client(both.address, asynchronous=True, set_as_default=False)
         kept = both.client.submit(work, "kept", key="kept")
+        await kept  # before both workers are blocked
         theirs = [other.submit(work, 1, key="one"), other.submit(blocked, 2, key="two")]
         fired = other.submit(blocked, 3, key="fired")
         fire_and_forget(fired)
         await theirs[0]
-        await kept
         await eventually(lambda: runs[2] == 1)
         listed = {session["name"]: session for session in await both.client.sessions()}
         assert set(listed) == {both.client.id, other.id, "fire-and-forget"}

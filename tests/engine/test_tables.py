@@ -47,6 +47,8 @@ NOTHING_LEARNT = {"bandwidth": 1, "bandwidth_types": {}, "prefixes": {}}
 #: By the space of the table. One that has no row here fails the first test.
 ROWS = {
     "actor": Row("key", "tcp://worker"),
+    "absence": Row("Client-1", (1.0, 2.0, True)),
+    "session-taken": Row("Client-1", 3),
     "attempts": Row("key", (1, 2, 3)),
     "trials": Row("key", (3, "tcp://127.0.0.1:1")),
     "cancelled": Row(("client", 1), (("key",), 1, None, None), pairs(lambda e: e._notices)),

@@ -30,14 +30,21 @@ from ha_scheduler.comm.one_by_one import OneByOneComm
 from ha_scheduler.comm.permitted import denials
 from ha_scheduler.comm.preamble import peer_introduction
 from ha_scheduler.comm.roles import identity_of
-from ha_scheduler.engine.clients.absence import SESSION_TTL_SECONDS, Absence, is_silence
+from ha_scheduler.engine.clients.absence import (
+    ABSENCE,
+    SESSION_TTL_SECONDS,
+    Absence,
+    is_silence,
+)
 from ha_scheduler.engine.clients.cancellation import Cancellation
+from ha_scheduler.engine.clients.succession import TAKEN, Succession
 from ha_scheduler.engine.exposures import digest, short_name
 from ha_scheduler.engine.fencing import FencedComm
 from ha_scheduler.engine.holders import ANYBODY, NARROWEST, Holder, encode_scopes, holder_of
 from ha_scheduler.engine.refusals import CheckedComm, TurnedAway, refuse, require_sender
 from ha_scheduler.engine.stream.keys import Key
-from ha_scheduler.errors import SetAside
+from ha_scheduler.engine.stream.tables import Table
+from ha_scheduler.errors import SessionTaken, SetAside
 from ha_scheduler.ledger.records import ClientJoined, SessionAdvanced
 from ha_scheduler.protocol.client import (
     FIRE_AND_FORGET,
@@ -72,7 +79,9 @@ class Clients(Cancellation):
     def __init__(self, *, session_ttl: float = SESSION_TTL_SECONDS, **kwargs: Any) -> None:
         """``session_ttl``: in seconds, of a client that fell silent."""
         super().__init__(**kwargs)
-        self._absence = Absence(session_ttl)
+        absences = self.tables.add(Table[str, tuple[float, float, bool]](ABSENCE))
+        self._absence = Absence(absences, self.transactions, session_ttl)
+        self._succession = Succession(self.tables.add(Table[str, int](TAKEN)), self.transactions)
         self._given_up: set[str] = set()  # that have come back, and not said yet what they want
         self._awaited_clients: set[str] = set()  # of the ledger, that have not said what they want
         self._leaving: dict[str, asyncio.TimerHandle] = {}  # that may come back, until when
@@ -92,7 +101,7 @@ class Clients(Cancellation):
             await self._welcome(comm, versions)
             said = await self._proof(comm, client, identity)
             holder = self._holder(identity, client, said)
-        except (MalformedMessage, PermissionError, SetAside, ValueError) as error:
+        except (MalformedMessage, PermissionError, SessionTaken, SetAside, ValueError) as error:
             return await refuse(comm, error)
         served, ended = asyncio.Event(), None
         before, self._served[client] = self._served.get(client), served
@@ -117,7 +126,7 @@ class Clients(Cancellation):
     async def _proof(self, comm: Any, client: str, identity: Identity) -> Any:
         """The first messages of one whose name has a session, or that a task has made.
 
-        Raises ``MalformedMessage``.
+        Raises ``MalformedMessage`` and ``SessionTaken``.
         """
         if client not in self.session_of and not is_worker_alone(identity):
             return ()
@@ -129,7 +138,9 @@ class Clients(Cancellation):
         first = _first(messages)
         if not isinstance(first, dict) or first.get("op") != tag_of(Hello):
             raise MalformedMessage(f"register-client: {client} begins with {tag_of(Hello)}")
-        self._check_session(client, from_op(Hello, first))
+        hello = from_op(Hello, first)
+        self._check_session(client, hello)
+        self._succession.check(client, hello.taken)
         return messages
 
     def _check_session(self, client: str, message: Hello) -> None:
@@ -292,6 +303,8 @@ class Clients(Cancellation):
         if client not in self.clients:
             return  # it said goodbye
         if client in self.session_of:
+            if not silent:
+                self._absence.closed(client)
             self.await_client(client, silent=silent)
         else:
             self.remove_client(client=client, stimulus_id=f"remove-client-{time()}")
@@ -301,7 +314,7 @@ class Clients(Cancellation):
         for client in list(self.clients):
             if client in self.session_of:
                 self._awaited_clients.add(client)
-                self.await_client(client)
+                self.await_client(client, silent=not self._absence.was_closed(client))
             elif client.startswith("Client-"):  # upstream's pseudo-clients are named otherwise
                 # It will not come back to its futures (client.py:1100).
                 self.remove_client(client=client)
@@ -342,6 +355,7 @@ class Clients(Cancellation):
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
         super().remove_client(client=client, stimulus_id=stimulus_id)
         self._absence.forget(client)
+        self._succession.forget(client)
 
     def ha_hello(self, client: str, message: Hello) -> None:
         """First message of a client with a journal."""
@@ -353,6 +367,7 @@ class Clients(Cancellation):
         if self._is_behind(message.term, message.cell_id):
             stream.send(to_op(Stale(self.term)))
             return
+        self._succession.took(client, message.taken)
         self._absence.asked(client, silent_s=message.silent_s, closed_s=message.closed_s)
         if self.session_of.get(client) != message.session:
             if message.term or message.floor:

@@ -48,8 +48,8 @@ class SessionCalls(Clients):
 
     async def detach_client(self, client: str) -> str:
         """The client goes without a goodbye; keep what it wants as if it had fallen silent."""
-        await self.transactions.settled()
         self._absence.detached(client)
+        await self.transactions.settled()
         return "OK"
 
     async def session_keys(self, client: str) -> dict[str, Any]:
