@@ -261,7 +261,7 @@ class Scaling(SchedulerBase):
     async def _let_go(self, name: str, total: int, going: list[str]) -> None:
         try:
             await self.retire_workers(names=going, close_workers=True, remove=True)
-        except Exception:
+        except Exception:  # nobody waits for it; the workers stay, and may go later
             logger.exception("The workers %s were not retired.", going)
             return
         self.tell_scale(ScaleWanted(self.term, name, total, tuple(going)))
