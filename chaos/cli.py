@@ -219,6 +219,18 @@ main.add_command(sim)
 
 
 @main.command()
+def doctor() -> int:
+    """Say what this host lets the harness do; exit status 1 if something is missing."""
+    from chaos.doctor import examine
+
+    missing = 0
+    for name, purpose, why in examine():
+        missing += why is not None
+        click.echo(f"{'no ' if why else 'yes'}  {name}: {purpose}{f' ({why})' if why else ''}")
+    return 1 if missing else 0
+
+
+@main.command()
 def workloads() -> None:
     """List the workloads, and which cannot run here."""
     from chaos.workloads.registry import unavailable

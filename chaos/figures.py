@@ -14,25 +14,32 @@ from typing import Any
 
 from chaos.faults.base import parse
 from chaos.history import Operation
-from chaos.record import Fired, Record
+from chaos.record import Record
 
 PERCENTILES = (50, 95, 99)
 #: Faults that leave a majority, and which of their words say that they do not.
 SERVED = {"kill", "terminate", "pause", "half-open", "unplug", "failpoint", "partition", "damage"}
 UNSERVED = {"all", "majority", "halves", "client-side", "worker-side", "swizzle"}
 BIN_S = 0.5
+LOAD_MAX = 4.0  # processes that want to run for each processor
 ABSENT_S = 0.8  # a peer that was in no sample for so long is not there
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """``after_s``: from its beginning to the first answer to what was asked after it was made."""
+    """``after_s``: from the beginning of a fault until answers came again.
+
+    That is the first answer to what was asked after it was made, or the end of the longest stall
+    that began in it, whichever was first: a client may have nothing more to ask until it has an
+    answer. ``overlapped``: the next fault fell before that, so it says nothing of this one.
+    """
 
     fault: str
     at_s: float
     lasts_s: float
     after_s: float
-    stall_s: float  # the longest time without any answer that began in it
+    stall_s: float
+    overlapped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +97,35 @@ def rate(record: Record) -> list[tuple[float, float]]:
 
 
 def recoveries(record: Record) -> Iterator[Recovery]:
-    """Of each fault that fired and after which something was asked."""
+    """Of each fault that fired and after which there was an answer."""
     began = zero(record)
     answered = sorted(
         (op.start, op.end) for op in record.operations if op.type == "ok" and op.end is not None
     )
     ends = sorted(when for _, when in answered)
-    for fault, following in _with_next(record.faults):
-        if not fault.proof:
-            continue
-        until = following.at if following is not None else math.inf
+    for fault, following in zip(record.faults, [*record.faults[1:], None], strict=False):
         # What was asked while it was being made may have been answered by who then was gone.
         later = [when for start, when in answered if start >= (fault.made or fault.at)]
-        if not later:
+        until = following.at if following is not None else math.inf
+        stall = _longest_stall(ends, fault.at, until)
+        if not fault.proof or stall is None:
             continue
-        healed = fault.healed or fault.at
+        again = min(stall[1], min(later, default=math.inf))
         yield Recovery(
             fault.fault,
             fault.at - began,
-            healed - fault.at,
-            min(later) - fault.at,
-            _longest_gap(ends, fault.at, until),
+            (fault.healed or fault.at) - fault.at,
+            again - fault.at,
+            stall[1] - stall[0],
+            again > until,
         )
 
 
-def _with_next(faults: Sequence[Fired]) -> Iterator[tuple[Fired, Fired | None]]:
-    yield from zip(faults, [*faults[1:], None], strict=False)
-
-
-def _longest_gap(ends: Sequence[float], start: float, until: float) -> float:
+def _longest_stall(ends: Sequence[float], start: float, until: float) -> tuple[float, float] | None:
+    """The longest time without an answer that began in between; None if none came after it."""
     moments = [start, *(when for when in ends if when > start)]
-    gaps = [b - a for a, b in pairwise(moments) if a < until]
-    return max(gaps, default=0.0)
+    gaps = [(b - a, a, b) for a, b in pairwise(moments) if a < until]
+    return max(gaps)[1:] if gaps else None
 
 
 def serves_through(fault: str) -> bool:
@@ -162,6 +166,12 @@ def _merged(seen: Sequence[tuple[float, str, int]], last: float) -> Iterator[Ban
         yield Band(present.start, min(last, before + ABSENT_S), present.role, present.term)
 
 
+def is_overloaded(record: Record) -> bool:
+    """Whether the host had so much to do that times say nothing of the cell."""
+    host = record.facts.host
+    return bool(max(host.get("load", [0.0])[:2]) > LOAD_MAX * (host.get("processors") or 1))
+
+
 def figures(record: Record) -> dict[str, Any]:
     """As they stand in ``summary.json``."""
     found = list(recoveries(record))
@@ -177,6 +187,7 @@ def figures(record: Record) -> dict[str, Any]:
                 "at_s": round(one.at_s, 3),
                 "after_s": round(one.after_s, 3),
                 "stall_s": round(one.stall_s, 3),
+                "overlapped": one.overlapped,
             }
             for one in found
         ],

@@ -26,7 +26,7 @@ def page(results: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
             "✓ valid, ✗ a violation, ? unknown.</p>",
             grid(summaries),
             *_findings(summaries),
-            "<h2>From a fault to the next answer</h2>",
+            "<h2>From a fault until answers come again</h2>",
             recovery_table(summaries),
             "<h2>Without a fault, and with</h2>",
             _latency(summaries),
@@ -60,9 +60,12 @@ def _tiles(results: Mapping[str, Any], summaries: Sequence[Summary]) -> str:
 def grid(summaries: Sequence[Summary]) -> str:
     """Workloads down, faults across."""
     found: dict[tuple[str, str], list[Summary]] = defaultdict(list)
+    several = len({summary["scenario"]["target"] for summary in summaries}) > 1
     for summary in summaries:
         scenario = summary["scenario"]
-        found[scenario["workload"], " + ".join(scenario["faults"]) or "nothing"].append(summary)
+        where = f" ({scenario['target']})" if several else ""
+        under = " + ".join(scenario["faults"]) or "nothing"
+        found[scenario["workload"], under + where].append(summary)
     workloads = list(dict.fromkeys(workload for workload, _ in found))
     faults = sorted({fault for _, fault in found})
     rows = [
@@ -100,10 +103,12 @@ def _findings(summaries: Sequence[Summary]) -> Iterable[str]:
 
 
 def recoveries(summaries: Iterable[Summary]) -> dict[str, list[float]]:
-    """Seconds from each fault to the next answer, by fault."""
+    """Seconds from each fault until answers came again, by fault."""
     found: dict[str, list[float]] = defaultdict(list)
     for summary in summaries:
         for one in summary["figures"]["recovery_s"]:
+            if one["overlapped"]:
+                continue
             found[one["fault"]].append(one["after_s"])
     return dict(sorted(found.items()))
 

@@ -108,14 +108,14 @@ def _where(record: Record) -> str:
 
 def _tiles(record: Record, summary: Mapping[str, Any]) -> str:
     types = [op.type for op in record.operations]
-    recoveries = [one["after_s"] for one in summary["figures"]["recovery_s"]]
-    worst = max((after for after in recoveries if after is not None), default=None)
+    recoveries = [o["after_s"] for o in summary["figures"]["recovery_s"] if not o["overlapped"]]
+    worst = max(recoveries, default=None)
     tiles = {
         "operations": f"{len(types)}",
         "answered": f"{types.count('ok')}",
         "without an end": f"{types.count('info')}",
         "faults that fired": f"{sum(bool(f.proof) for f in record.faults)} of {len(record.faults)}",
-        "longest to the next answer": seconds(worst),
+        "longest until answers again": seconds(worst),
         "changes of leader": f"{max(0, len(record.failovers) - 1)}",
         "run more than once": f"{summary['checks'].get('executions', {}).get('again', '-')}",
     }
@@ -172,11 +172,11 @@ def _faults(record: Record, summary: Mapping[str, Any]) -> str:
                 escape(fault.proof or f"did not fire: {fault.error or 'no proof'}"),
                 f"{at:.1f} s",
                 seconds(lasted),
-                seconds(one.get("after_s")),
+                seconds(one.get("after_s")) + (" (overlapped)" if one.get("overlapped") else ""),
                 seconds(one.get("stall_s")),
             )
         )
-    head = ("fault", "how one can tell", "at", "lasted", "next answer", "longest stall")
+    head = ("fault", "how one can tell", "at", "lasted", "answers again", "longest stall")
     return "<h2>Faults</h2>" + table(head, rows, 4)
 
 

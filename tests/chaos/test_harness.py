@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
 from chaos import guard, history, record
 from chaos.checkers.judge import judge, summarize, verdict
+from chaos.cli import main
 from chaos.faults.base import BadFault, parse
 from chaos.history import Event, Writer, operations, read
 from chaos.record import Facts, Fired, Ledger, Record, Sample, append, write_json
@@ -424,31 +426,29 @@ def test_a_suite_that_was_interrupted_goes_on_where_it_was(
 # -- commands
 
 
-def run_command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chaos.cli", *words], capture_output=True, text=True, check=False
-    )
+def run_command(*words: str) -> Result:
+    return CliRunner().invoke(main, words)
 
 
 def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path: Path) -> None:
     store = tmp_path / "store"
     words = ("--faults", "kill:leader", "--dry-run", "--store", str(store))
     done = run_command("run", *words)
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "kill:leader" in done.stdout
     assert not store.exists()
 
 
 def test_wrong_usage_is_told_apart_from_what_nobody_knows() -> None:
     done = run_command("run", "--workload", "nothing")
-    assert done.returncode == 254
+    assert done.exit_code == 254
     assert done.stderr.startswith("Error: There is no workload")
-    assert run_command("run", "--peers", "two").returncode == 254
+    assert run_command("run", "--peers", "two").exit_code == 254
 
 
 def test_an_old_run_is_judged_again(made: Made) -> None:
     made.operation(50, "wrong", 15.0, got=8)
     made.record()
     done = run_command("check", str(made.directory))
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "submit wrong: got 8, expected 7" in done.stdout
