@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from chaos.checkers.base import Checker, Finding, unknown, violation
+from chaos.checkers.base import Checker, Finding, some, unknown, violation
 from chaos.controls.install import SAID
 from chaos.faults.base import parse
 from chaos.record import CLIENTS, Record
@@ -55,7 +55,21 @@ def _taken_away(record: Record) -> _Found | None:
     return findings, {"processes": said}
 
 
+def _believed(record: Record) -> _Found | None:
+    """Nobody can tell from outside what is damaged and what is read; the end of a run shows both:
+    who was one of a whole cell to the end had found nothing."""
+    if not record.ledgers or record.facts.settled_s is None:
+        return None
+    damaged = {name: ledger.error for name, ledger in record.ledgers.items() if ledger.error}
+    texts = (
+        f"{name} was up to the end, on a log that is damaged: {error}"
+        for name, error in damaged.items()
+    )
+    return some(texts), {"damaged": len(damaged)}
+
+
 CHECKERS = (
+    Checker("believed", "no peer goes on with a log that is damaged", _believed),
     Checker("undisturbed", "a leader that no fault has touched leads on", _undisturbed),
     Checker("controls", "the safeguards that were to be gone were", _taken_away),
 )

@@ -77,7 +77,7 @@ CONTROLS = {
             ),
             {
                 "workload": "coordination",
-                "faults": ("pause:leader:daemon:6s",),
+                "faults": ("orphan:leader:6s",),
                 "time_limit_s": 24.0,
                 "clients": 3,
             },
@@ -133,7 +133,7 @@ CONTROLS = {
                     "if len(row) < CRC_BYTES:",
                 ),
             ),
-            {"faults": ("damage:bitflip:follower",), "time_limit_s": 20.0},
+            {"faults": ("damage:rot:follower",), "time_limit_s": 12.0},
         ),
         Control(
             "no-pre-vote",

@@ -26,6 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from chaos.faults import observer
 from chaos.faults.base import (
     LASTS,
     VICTIM,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("clock.c")
 JUMP_S = 3600.0
 HOURS_S = 5 * 3600.0
+OBSERVED_S = 1.0
 GAIN = 0.3  # seconds in each second
 
 _PAGE = struct.Struct("@qqqd")
@@ -140,6 +142,7 @@ class Stopped:
     kind: str
     peer: str
     frozen: Active
+    observed: subprocess.Popen[bytes] | None = None
     began: float = field(default_factory=time.monotonic)
     healed: bool = False
 
@@ -151,6 +154,9 @@ class Stopped:
         moved = HOURS_S if self.kind == "asleep" else -away
         Setting(moved, moved).write(page_of(self.target, self.peer))
         self.frozen.heal()
+        if self.observed is not None:
+            time.sleep(OBSERVED_S)  # what it asked while nothing ran is answered now
+            observer.stop(self.observed)
 
     def proof(self) -> str | None:
         stopped = self.frozen.proof()
@@ -166,7 +172,8 @@ class Stopped:
 def _skew(target: Target, random: Random, kind: str, lasts_s: float | None, word: str) -> Active:
     peers = chosen(target, word, random)
     if kind in ("asleep", "halted"):
-        return Stopped(target, kind, peers[0], freeze(target, random, peers[0]))
+        observed = observer.start(target, peers[0], random.getrandbits(32))
+        return Stopped(target, kind, peers[0], freeze(target, random, peers[0]), observed)
     for peer in peers:
         SETTINGS[kind].write(page_of(target, peer))
     return Skewed(target, kind, peers)

@@ -2,8 +2,8 @@
 
 The peer is killed, its files are changed, and it is started again: it may find the damage and
 refuse to run, or run. The heal does what an operator does (docs/membership.md): where the daemon
-has ended or the damage was found, and after a loss, the directory is set aside and the peer is
-started with an empty one and ``--replace``.
+has ended, and after a loss, the directory is set aside and the peer is started with an empty one
+and ``--replace``. A daemon that goes on has found nothing: where nothing is that counts.
 
 Proof: which bytes were changed, or how many were taken away.
 """
@@ -30,17 +30,21 @@ from chaos.faults.base import (
     lacks,
     one_of,
 )
+from ha_scheduler.repair.offline import opened
 
 if TYPE_CHECKING:
     from chaos.targets.base import Target
 
 DATA_FILE = "data.mdb"
 FLIPS = 20
+ROTTEN = 5
+ROW_BYTES_MIN = 40
 PAGE_BYTES = 4096
 META_PAGES = 2  # at the beginning; without one of them LMDB uses the other
 TAIL_BYTES = 8 * PAGE_BYTES
 REPLACE = "--replace"
 REPLACED_S_MAX = 60.0
+FOUND_S_MAX = 3.0  # beyond what the fault lasts; the data of a run is read through in less
 POLL_S = 0.1
 
 
@@ -56,9 +60,15 @@ class Damaged:
     will: Sequence[Command] = ()
 
     def heal(self) -> None:
-        if not self.healed:
-            replace_disk(self.target, self.peer, self.kept)
-            self.healed = True
+        if self.healed:
+            return
+        self.healed = True
+        deadline = time.monotonic() + FOUND_S_MAX
+        while time.monotonic() < deadline:
+            if self.target.pids(self.peer).daemon is None:
+                replace_disk(self.target, self.peer, self.kept)
+                return
+            time.sleep(POLL_S)
 
     def proof(self) -> str | None:
         return f"{self.peer}: {self.what}"
@@ -117,7 +127,27 @@ def cut_short(file: Path, random: Random) -> str:
     return f"cut from {size} to {left} bytes"
 
 
-CHANGES = {"bitflip": flip_bits, "torn-tail": tear_tail, "truncate": cut_short}
+def rot(file: Path, random: Random) -> str:
+    """In rows of the log, which are what matters: the last bit of some, each as another."""
+    with opened(file.parent) as offline, offline.dbs.env.begin() as txn:
+        rows = [bytes(row) for _, row in txn.cursor(offline.dbs.log) if len(row) >= ROW_BYTES_MIN]
+    chosen_rows = random.sample(rows, min(ROTTEN, len(rows)))
+    content = bytearray(file.read_bytes())
+    changed = 0
+    for row in chosen_rows:
+        at = content.find(row)
+        while at >= 0:  # in former pages too, as nobody knows here which is in use
+            content[at + len(row) - 1] ^= 1
+            changed += 1
+            at = content.find(row, at + 1)
+    with file.open("r+b") as opened_file:
+        opened_file.write(content)
+    if not changed:
+        raise CannotInject(f"{file} holds no rows yet")
+    return f"one bit flipped in each of {len(chosen_rows)} rows of its log"
+
+
+CHANGES = {"bitflip": flip_bits, "rot": rot, "torn-tail": tear_tail, "truncate": cut_short}
 
 
 def _damage(target: Target, random: Random, kind: str, lasts_s: float | None, word: str) -> Active:
@@ -164,7 +194,7 @@ FAULTS: tuple[Fault, ...] = (
         "damage",
         "A peer dies, and its data is damaged or gone; the heal gives it an empty disk.",
         _damage,
-        (one_of("bitflip", "torn-tail", "truncate", "lost"), LASTS, VICTIM),
+        (one_of("bitflip", "rot", "torn-tail", "truncate", "lost"), LASTS, VICTIM),
         lacks("processes", "files", "environment"),
         destroys=True,
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from chaos.faults import observer
 from chaos.faults.base import (
     LASTS,
     VICTIM,
@@ -224,6 +226,32 @@ def _rolling(target: Target, random: Random, pause_s: float) -> Active:
     return Repeated(target, blows, pause_s)
 
 
+@dataclass
+class Orphaned:
+    """An engine whose daemon is stopped, and a client that believes it."""
+
+    frozen: Active
+    observed: subprocess.Popen[bytes] | None
+
+    def heal(self) -> None:
+        self.frozen.heal()
+        if self.observed is not None:
+            observer.stop(self.observed)
+
+    def proof(self) -> str | None:
+        return self.frozen.proof()
+
+    @property
+    def will(self) -> Sequence[Command]:
+        return self.frozen.will
+
+
+def _orphan(target: Target, random: Random, lasts_s: float | None, word: str) -> Active:
+    peer, *_ = chosen(target, word, random)
+    observed = observer.start(target, peer, random.getrandbits(32))
+    return Orphaned(_freeze(target, random, "daemon", None, peer), observed)
+
+
 _SIGNALS = lacks("processes")
 
 FAULTS: tuple[Fault, ...] = (
@@ -247,6 +275,13 @@ FAULTS: tuple[Fault, ...] = (
         _freeze,
         (PART, LASTS, VICTIM),
         _SIGNALS,
+    ),
+    Simple(
+        "orphan",
+        "SIGSTOP to the daemon alone, while a client that follows nobody reads from its engine.",
+        _orphan,
+        (LASTS, VICTIM),
+        lacks("processes", "control"),
     ),
     Simple(
         "storm",

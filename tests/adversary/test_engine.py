@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from distributed.comm import connect
 
-from tests.adversary.lies import of_ours, of_upstream, one_wrong
+from chaos.faults.lies import of_ours, of_upstream, one_wrong
 from tests.deadlines import SCALE
 from tests.engine.callers import arguments, subjects
 from tests.engine.conftest import Pair, pair

@@ -7,38 +7,25 @@ which is right only for what was never released.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import pkgutil
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from ha_scheduler import protocol
+from chaos.faults.lies import said
 from ha_scheduler.ledger.records import FORMAT, KINDS
 from ha_scheduler.ledger.tables import TABLES
 from ha_scheduler.protocol import FEATURES, VERSION
-from ha_scheduler.protocol.codec import Message, MessageSet, Part
+from ha_scheduler.protocol.codec import Message, MessageSet
 from tests.engine.test_tables import ROWS
 
 FILE = Path(__file__).with_name("vocabulary.toml")
 HOW = "see docs/how-to/add-a-message.md"
-
-
-def said() -> Iterator[tuple[str, type[Any]]]:
-    """Every message by its tag, and every part of one that has none by its class."""
-    for module in pkgutil.iter_modules(protocol.__path__):
-        contents = vars(importlib.import_module(f"ha_scheduler.protocol.{module.name}"))
-        for name, kind in contents.items():
-            here = isinstance(kind, type) and kind.__module__.endswith(f".{module.name}")
-            if here and issubclass(kind, msgspec.Struct) and kind not in (Message, Part):
-                yield f"{module.name}.{kind.__struct_config__.tag or name}", kind
 
 
 def fields_of(kind: type[Any]) -> list[str]:

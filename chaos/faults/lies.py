@@ -6,7 +6,9 @@ so a new message or request is tried without a word here.
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect as of
 
-from tests.protocol.test_vocabulary import said
+from ha_scheduler import protocol
+from ha_scheduler.protocol.codec import Message, Part
 
 #: What fits nowhere, or only in the wrong place.
 WRONG: tuple[Any, ...] = (
@@ -22,6 +25,16 @@ WRONG: tuple[Any, ...] = (
     *("", "x", "x" * 70_000, "é" * 40_000, "\0", b"", b"\xff" * 10, b"\x80\x04."),
     *((), (1,), ("x", 2**63), [[]] * 50, {}, {"x": 1}, {1: 2}, {"op": "x"}, [{"op": "x"}]),
 )
+
+
+def said() -> Iterator[tuple[str, type[Any]]]:
+    """Every message by its tag, and every part of one that has none by its class."""
+    for module in pkgutil.iter_modules(protocol.__path__):
+        contents = vars(importlib.import_module(f"ha_scheduler.protocol.{module.name}"))
+        for name, kind in contents.items():
+            here = isinstance(kind, type) and kind.__module__.endswith(f".{module.name}")
+            if here and issubclass(kind, msgspec.Struct) and kind not in (Message, Part):
+                yield f"{module.name}.{kind.__struct_config__.tag or name}", kind
 
 
 def messages() -> Iterator[tuple[str, type[Any]]]:
@@ -59,11 +72,11 @@ def honest(kind: Any, rng: Random) -> Any:
         case of.UnionType(types=kinds):
             return honest(rng.choice(kinds), rng)
         case of.StructType(fields=fields, tag=tag, array_like=True):
-            said = [honest(field.type, rng) for field in fields]
-            return said if tag is None else [tag, *said]
+            listed = [honest(field.type, rng) for field in fields]
+            return listed if tag is None else [tag, *listed]
         case of.StructType(fields=fields, tag=tag):
-            said = {field.encode_name: honest(field.type, rng) for field in fields}
-            return said if tag is None else {"op": tag, **said}
+            named = {field.encode_name: honest(field.type, rng) for field in fields}
+            return named if tag is None else {"op": tag, **named}
         case of.Metadata(type=inner):
             return honest(inner, rng)
         case _:
