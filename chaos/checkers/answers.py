@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from chaos.record import Record
 from chaos.workloads.registry import workload
 
 #: Faults after which a task may run again: its worker was gone, or seemed to be.
-HURT_WORKERS = ("worker", "partition", "packet", "wire", "unplug")
+HURT_WORKERS = re.compile("worker|partition|packet|unplug|reset")
 
 _Found = tuple[Iterable[Finding], Mapping[str, Any]]
 
@@ -72,7 +73,8 @@ def _executions(record: Record) -> _Found | None:
     done = {op.key for op in record.operations if op.type == "ok" and op.f == "submit"}
     texts = [f"{key} has a result and was never executed" for key in done - counts.keys()]
     again = {key: count for key, count in counts.items() if count > 1}
-    hurt = any(parse(text).name.startswith(HURT_WORKERS) for text in record.scenario.faults)
+    calls = [parse(text) for text in record.scenario.faults]
+    hurt = any(HURT_WORKERS.search(call.name) or "poison-task" in call.arguments for call in calls)
     if not hurt:
         texts += [
             f"{key} was executed {n} times, and no worker was hurt" for key, n in again.items()

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from signal import SIGCONT
 from typing import TYPE_CHECKING
 
 from chaos.faults import observer
@@ -48,6 +49,7 @@ SOURCE = Path(__file__).with_name("clock.c")
 JUMP_S = 3600.0
 HOURS_S = 5 * 3600.0
 OBSERVED_S = 1.0
+ENGINE_FIRST_S = 0.1
 GAIN = 0.3  # seconds in each second
 
 _PAGE = struct.Struct("@qqqd")
@@ -153,6 +155,9 @@ class Stopped:
         away = time.monotonic() - self.began
         moved = HOURS_S if self.kind == "asleep" else -away
         Setting(moved, moved).write(page_of(self.target, self.peer))
+        # Its daemon could know better at once: the engine is to say what it would say.
+        self.target.signal(self.peer, "engine", SIGCONT)
+        time.sleep(ENGINE_FIRST_S)
         self.frozen.heal()
         if self.observed is not None:
             time.sleep(OBSERVED_S)  # what it asked while nothing ran is answered now

@@ -48,7 +48,7 @@ def _trespass(target: Target, random: Random, kind: str) -> Active:
     directory = target.root / f"caller-{random.getrandbits(32):08x}"
     directory.mkdir()
     for name in GOOD:
-        shutil.copyfile(own / name, directory / name)
+        shutil.copy(own / name, directory / name)
     try:
         token = _token(target, random, kind)
     except ControlError as error:
@@ -83,7 +83,7 @@ def _of_another_authority(directory: Path) -> None:
     other = directory / "other"
     ensure_certificates(other, parse_peers("a=127.0.0.1:8001/8002", any_count=True))
     for name in ("client.pem", "client-key.pem"):
-        shutil.copyfile(other / name, directory / name)
+        shutil.copy(other / name, directory / name)
 
 
 def _expire(directory: Path, own: Path) -> None:

@@ -71,10 +71,11 @@ def main(arguments: list[str]) -> None:
     writer = Writer(Path(settings.history), settings.process)
     with Client(settings.address, timeout=CONNECTED_S_MAX, heartbeat_interval="60s") as client:
         variables = {name: Variable(name, client=client) for name in NAMES}
-        writer.note(READY)
         for number in range(ANSWERS_MAX):
             name = NAMES[number % len(NAMES)]
             _read(writer, f"variable:{name}", variables[name])
+            if number == len(NAMES):
+                writer.note(READY)  # its connections are open: a stopped daemon accepts none
             time.sleep(PAUSE_S)
 
 

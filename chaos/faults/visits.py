@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 BEGUN_S_MAX = 30.0
 ENDED_S_MAX = 90.0
 MID_SUBMIT_S_MAX = 0.5
-GIANT = 20_000
+GIANT = 4_000
 POLL_S = 0.05
 
 
@@ -134,7 +134,7 @@ def _lie(target: Target, random: Random, lasts_s: float | None) -> Active:
     directory = target.root / f"lies-{random.getrandbits(32):08x}"
     directory.mkdir()
     for name in ("ca.pem", "client.pem", "client-key.pem", "engine-a.pem", "engine-a-key.pem"):
-        shutil.copyfile(own / name, directory / name)
+        shutil.copy(own / name, directory / name)
     active = start(target, random, "malformed", directory=str(directory))
     _await_begin(active)
     return active

@@ -137,7 +137,10 @@ class Clients(Cancellation):
             messages = None
         first = _first(messages)
         if not isinstance(first, dict) or first.get("op") != tag_of(Hello):
-            raise MalformedMessage(f"register-client: {client} begins with {tag_of(Hello)}")
+            said = first.get("op") if isinstance(first, dict) else first
+            raise MalformedMessage(
+                f"register-client: {client} begins with {tag_of(Hello)}, not {shown(said)}"
+            )
         hello = from_op(Hello, first)
         self._check_session(client, hello)
         self._succession.check(client, hello.taken)
