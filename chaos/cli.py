@@ -7,6 +7,7 @@ usage, 255 the harness itself failed.
 from __future__ import annotations
 
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -207,12 +208,13 @@ def replay(directory: Path, store: Path) -> int:
 @click.option("--target", default="loopback", show_default=True)
 def faults(target: str) -> None:
     """List the faults, and which cannot be made here."""
-    made = make(Scenario(target=target), Path())
-    for fault in FAULTS:
-        why = fault.unavailable(made)
-        click.echo(f"{fault.name + fault.usage:<44} {fault.about}")
+    with tempfile.TemporaryDirectory() as directory:  # where it makes its certificates
+        made = make(Scenario(target=target), Path(directory))
+        reasons = [(fault, fault.unavailable(made)) for fault in FAULTS]
+    for fault, why in reasons:
+        click.echo(f"{fault.name}{fault.usage}\n    {fault.about}")
         if why:
-            click.echo(f"{'':<44} not here: {why}")
+            click.echo(f"    Not here: {why}.")
 
 
 main.add_command(sim)

@@ -452,3 +452,12 @@ def test_an_old_run_is_judged_again(made: Made) -> None:
     done = run_command("check", str(made.directory))
     assert done.exit_code == 1
     assert "submit wrong: got 8, expected 7" in done.stdout
+
+
+def test_listing_faults_leaves_nothing_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_command("faults")
+    assert "kill" in done.output
+    assert not list(tmp_path.iterdir())
