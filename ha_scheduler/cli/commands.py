@@ -28,6 +28,7 @@ COMMANDS = {
     "members": "ha_scheduler.cli.members:members",
     "quarantine": "ha_scheduler.cli.quarantine:quarantine",
     "repair": "ha_scheduler.cli.repair:repair",
+    "script": "ha_scheduler.cli.script:write_scripts",
     "snapshot": "ha_scheduler.cli.snapshot:snapshot",
     "status": "ha_scheduler.cli.operate:status",
     "token": "ha_scheduler.cli.token:token",
