@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ha_scheduler import shared_lease
 from ha_scheduler.ledger import cell_identity, encoding, records
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
-from ha_scheduler.ledger.rejections import describe
+from ha_scheduler.peer.alarms import Alarms
 from ha_scheduler.peer.commits import Commits
 from ha_scheduler.peer.compaction import Compaction
 from ha_scheduler.peer.driver import Driver
@@ -42,7 +42,6 @@ from ha_scheduler.peer.leadership import (
 )
 from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.lost_quorum import LostQuorum
 from ha_scheduler.peer.maintenance import Maintenance
 from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
@@ -66,8 +65,6 @@ from ha_scheduler.vip.hooks import Hooks
 from ha_scheduler.vip.no_address import NoAddress
 
 GOSSIP_EVERY_S = 0.5  # and at once at each change
-DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of
-REJECTIONS_SHOWN = 8  # in a status, or in the log of one step
 ENGINE_LAG_S_MAX = 1.0  # an engine further behind would lead late
 
 _QUESTION = struct.Struct(">QQ")  # term, number of the ``Confirm``: a pair is used once
@@ -133,7 +130,7 @@ class Replica:
         )
         self.compaction = Compaction(store.first_index(), store.last_index(), store.space())
         self.applied = store.applied()
-        self._rejected = store.rejections().count
+        self.alarms = Alarms(store, roster.name, time.monotonic())
         self.state = SoftState(ServerState.FOLLOWER, 0, 0)
         self._leads_since = 0.0  # the newest leader that we know, by the lease's clock
         self._detected: float | None = None
@@ -142,8 +139,6 @@ class Replica:
         self._gossiped_at = 0.0
         self._gossiped_replayed = 0
         self._say_we_are_gone: set[int] = set()  # peers that refuse this disk
-        self._lost_quorum = LostQuorum(time.monotonic())
-        self._warned_at = -DOUBT_EVERY_S  # of a term that is not believed
 
     def connect(
         self,
@@ -266,27 +261,14 @@ class Replica:
         self._tail.applied(index)
         self.ring.on_applied(index)
         self.commits.on_applied(index)
-        self._note_rejections()
-
-    def _note_rejections(self) -> None:
-        rejections = self._store.rejections()
-        if rejections.count == self._rejected:
-            return
-        for row in rejections.after(max(self._rejected, rejections.count - REJECTIONS_SHOWN)):
-            logger.error(
-                "every peer passes over what cannot be applied, %s; an engine of this release "
-                "writes no such record: report it, with the logs of all peers",
-                describe(row),
-                extra={"action": "record_rejected"},
-            )
+        for row in self.alarms.new_rejections():
             self.engine.rejected(row)
-        self._rejected = rejections.count
 
     def on_snapshot_installed(self, meta: SnapshotMeta) -> None:
         self.applied = meta.index
         self._tail.restart(meta.index)
         self.incoming.installed(meta)
-        self._rejected = self._store.rejections().count
+        self.alarms.replaced()
         self.reconfiguration.on_snapshot_installed(meta.index)
         self.ring.load(meta.index)
         self._load_maintenance()
@@ -406,8 +388,9 @@ class Replica:
         self.engine.pump()
         self.on_contact()
         self.vip.tick(self.driver.certain_until())
-        self._warn_of_terms(now)
-        self._warn_of_lost_quorum(now)
+        self.alarms.doubted(now, self.state.term, self.driver.node.doubted)
+        peers, failures = len(self.roster.current()), self.links.failures()
+        self.alarms.leaderless(now, self.leader_name(), peers, failures)
         self._propose_ends()
         is_nearer = self.engine.replayed != self._gossiped_replayed
         if is_nearer or now - self._gossiped_at >= GOSSIP_EVERY_S:
@@ -423,27 +406,6 @@ class Replica:
         self.driver.node.stands = self.maintenance.stands()
         if self.leading() and self.maintenance.drained(self.settings.name):
             self.transfer(None)
-
-    def _warn_of_terms(self, now: float) -> None:
-        """A peer that is far ahead in its term is out of the cell until somebody looks."""
-        if now - self._warned_at < DOUBT_EVERY_S:
-            return
-        for peer, term in self.driver.node.doubted.items():
-            self._warned_at = now
-            logger.warning(
-                "peer %s says that the term is %d, where this peer is in term %d and no majority "
-                "is further; it is not believed. If it goes on, replace its disk (--replace)",
-                self._name(peer) or peer,
-                term,
-                self.state.term,
-                extra={"action": "term_doubted"},
-            )
-
-    def _warn_of_lost_quorum(self, now: float) -> None:
-        peers, failures = len(self.roster.current()), self.links.failures()
-        warning = self._lost_quorum.tick(now, self.leader_name(), peers, failures)
-        if warning is not None:
-            logger.warning("%s", warning, extra={"action": "no_leader"})
 
     def readers(self) -> int:
         """The lowest index that all live peers and the own engine have read."""
