@@ -153,8 +153,9 @@ class EngineProcess:
             case CaughtUp():
                 self._scheduler.replay.caught_up()
                 self._channel.send(EngineReady(_dashboard(self._scheduler)))
-            case Activate(term, cell_id, predecessor):
+            case Activate(term, cell_id, predecessor, format_):
                 self._scheduler.name_cell(cell_id, predecessor)
+                self._scheduler.format = format_
                 self._activation = asyncio.create_task(self._activate(term))
                 self._activation.add_done_callback(_end_on_failure)
             case _:

@@ -64,6 +64,7 @@ from ha_scheduler.engine.workers import expiry
 from ha_scheduler.engine.workers.operations import OPERATIONS as WORKER_OPERATIONS
 from ha_scheduler.engine.workers.registration import Workers
 from ha_scheduler.engine.workers.status_subscribers import StatusSubscribers
+from ha_scheduler.ledger.records import FORMAT
 from ha_scheduler.protocol.client import HA, FireAndForget, Heard, Hello, OpenCalls, Resume
 from ha_scheduler.protocol.codec import tag_of, to_op
 from ha_scheduler.protocol.introduction import Kind, introduce
@@ -108,6 +109,7 @@ class Scheduler(
     """
 
     serves_a_cell = True  # callers have certificates with roles
+    format = FORMAT  # of records, that all members of the cell read
     inherited: Sequence[socket.socket] = ()  # listen at its port already
     known_leader = "", ""  # name and dashboard, for who looks at a follower
 
@@ -214,7 +216,7 @@ class Scheduler(
         self._last_time = min(self._last_time, time.time())
         for ts in self.unrunnable:
             self.unrunnable[ts] = monotonic()  # else ``no-workers-timeout`` counts the replay
-        self.recorder = Recorder(log, term, ids)
+        self.recorder = Recorder(log, term, ids, self.format)
         self.runs.lead(term)
         self.tables.lead()
 

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 
 from ha_scheduler.ledger.records import (
+    ADDED,
     FORMAT,
     KINDS,
     RECORD_BYTES_MAX,
+    SINCE,
     CellFounded,
     EngineEnded,
     MaintenanceSet,
@@ -56,9 +58,35 @@ _OF_TOKENS = frozenset(
 )
 
 
-def encode(record: Record) -> bytes:
-    """One record as bytes: a msgpack array of its kind and fields in declaration order."""
+class TooNewError(Exception):
+    """Engine or daemon: not all members of the cell read this yet; what writes it is to ask first.
+
+    See ``records.SINCE`` and ``records.ADDED``.
+    """
+
+
+def encode(record: Record, format_: int = FORMAT) -> bytes:
+    """One record as bytes: a msgpack array of its kind and fields in declaration order.
+
+    ``format_``: of the cell. Raises ``TooNewError`` for what has no meaning in it.
+    """
+    if format_ < FORMAT:
+        return _encode_in(record, format_)
     return msgspec.msgpack.encode(record)
+
+
+def _encode_in(record: Record, format_: int) -> bytes:
+    kind = type(record)
+    if SINCE.get(kind, 0) > format_:
+        raise TooNewError(f"{kind.__name__} came with format {SINCE[kind]}, the cell has {format_}")
+    unread = sum(since > format_ for since in ADDED.get(kind, ()))
+    data = msgspec.msgpack.encode(record)
+    if not unread:
+        return data
+    fields = msgspec.structs.fields(kind)[-unread:]
+    if any(getattr(record, field.name) != field.default for field in fields):
+        raise TooNewError(f"a field of {kind.__name__} is newer than format {format_} of the cell")
+    return msgspec.msgpack.encode(msgspec.msgpack.decode(data, type=list[msgspec.Raw])[:-unread])
 
 
 def peer_named(data: bytes) -> PeerNamed | None:

@@ -82,8 +82,13 @@ def rebuild(tables: Tables) -> Iterator[bytes]:
 
 def digest(tables: Tables) -> bytes:
     """Equal for ledgers that have applied the same log, loaded from a dump or not."""
+    return digest_of(rebuild(tables))
+
+
+def digest_of(records: Iterable[bytes]) -> bytes:
+    """Of what ``rebuild`` gives."""
     total = blake2b(digest_size=16)
-    for data in rebuild(tables):
+    for data in records:
         total.update(len(data).to_bytes(4, "big"))
         total.update(data)
     return total.digest()

@@ -496,3 +496,10 @@ Record = (
 )
 
 KINDS: dict[Any, type[Record]] = {cls.__struct_config__.tag: cls for cls in get_args(Record)}
+
+#: The ``FORMAT`` with which a kind of record came, if not the first one: none is written before all
+#: members of the cell read that format.
+SINCE: dict[type[Any], int] = {}
+#: The ``FORMAT`` with which each of the last fields of a kind came, in their order. Where a member
+#: does not read it, they are left out; so they have defaults, which an older release means as well.
+ADDED: dict[type[Any], tuple[int, ...]] = {}

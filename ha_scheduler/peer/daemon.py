@@ -35,12 +35,14 @@ from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import dask_port, opening, pid_file, reloading
 from ha_scheduler.peer.audited import State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
+from ha_scheduler.peer.comparing import compare
 from ha_scheduler.peer.control import Control
 from ha_scheduler.peer.copies import Copies
 from ha_scheduler.peer.dask_port import DaskPort
 from ha_scheduler.peer.driver import Driver
 from ha_scheduler.peer.enrolment import Enrolment
 from ha_scheduler.peer.examination import Examination
+from ha_scheduler.peer.history_file import HistoryFile
 from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.joining import Asker, Joiner
@@ -48,6 +50,7 @@ from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.local_tokens import LOOK_EVERY_S, LocalTokens
+from ha_scheduler.peer.releases import distributed_release, misfit
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
@@ -202,6 +205,8 @@ class _Daemon:
                     self._certificates.run(),
                     self._look_after_tokens(),
                     self._keep_scheduler_file(),
+                    self._history_file.run(),
+                    self._compare_ledgers(),
                 )
             ]
             joining = asyncio.create_task(self._join())
@@ -223,6 +228,8 @@ class _Daemon:
         log = WitnessLog(store) if self._roster.own.witness else store
         node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
         self._replica = Replica(settings, self._roster, store, contact, self._vip)
+        self._history_file = HistoryFile(settings.data_dir, self._replica.history)
+        self._history_file.load()
         reconfiguration, identity = self._replica.reconfiguration, self._roster.founding.identity
         dialer = Dialer(
             identity,
@@ -322,6 +329,8 @@ class _Daemon:
             )
         if reason := self._roster.stranger(caller, hello.cell_id):
             raise RefusedError(reason)
+        if reason := misfit(distributed_release(), hello.distributed):
+            raise RefusedError(f"peers {own.name} and {caller.name} do not fit: {reason}")
         members = self._driver.node.membership.peers
         reason = self._roster.gone(caller.peer, caller.disk, members)
         if reason:
@@ -348,6 +357,11 @@ class _Daemon:
         if path is not None:
             await SchedulerFile(path, self._report.watch_view).run()
         await asyncio.Event().wait()
+
+    async def _compare_ledgers(self) -> None:
+        if not self._roster.own.witness:
+            await compare(self._replica, self._store)
+        await asyncio.Event().wait()  # a witness has no ledger
 
     def _give_port(self, to_engine: bool) -> None:
         if to_engine:
@@ -461,6 +475,7 @@ class _Daemon:
         if self._web is not None:
             await self._web.stop()
         await self._replica.hooks.stop()
+        self._history_file.save()
         await self._replica.scale_command.stop()
 
     @contextlib.contextmanager

@@ -123,8 +123,13 @@ class EngineSide:
 
     # -- commands
 
-    def activate(self, term: int, index: int, propose: Callable[[Sequence[bytes]], range]) -> None:
-        """Activate it for ``term``, after the log up to ``index`` was sent to it."""
+    def activate(
+        self, term: int, index: int, format_: int, propose: Callable[[Sequence[bytes]], range]
+    ) -> None:
+        """Activate it for ``term``, after the log up to ``index`` was sent to it.
+
+        ``format_``: of records, that it may write.
+        """
         assert self._feed is not None
         assert self._rights is not None
         self._rights.activated(term)
@@ -132,7 +137,7 @@ class EngineSide:
         self._proposals = Proposals(propose, term, asyncio.get_running_loop().call_soon)
         self.on_port(True)
         cell = self._roster.cell_id, self._roster.predecessor
-        self._feed.send_after(index, Activate(term, *cell))
+        self._feed.send_after(index, Activate(term, *cell, format_))
 
     def extend(self, until: float) -> None:
         """Extend its lease (CLOCK_BOOTTIME); 0.0 revokes it."""

@@ -1,10 +1,12 @@
 """The history of leader changes, for people: when, who, and how long each phase took.
 
 Guarantee: the durations of an entry are differences of the new leader's CLOCK_MONOTONIC, never
-mixed with the old leader's. Zero is the moment at which the new leader noticed the loss.
+mixed with the old leader's. Zero is the moment at which any peer first noticed that nobody served:
+since then users wait, whichever peers have stood for election and failed in between. Others say how
+long ago that was, by their own clocks, so it is right but for the way of a message.
 
-Entries are kept in memory and spread by gossip, so they outlive the leader that wrote them; they
-are lost when all peers restart together.
+Entries are spread by gossip, so they outlive the leader that wrote them, and each peer keeps those
+that it knows in a file: they outlive a restart of all.
 """
 
 from __future__ import annotations
@@ -27,12 +29,21 @@ class LeaderHistory:
     def __init__(self) -> None:
         self._entries: dict[int, Failover] = {}
         self._zero: dict[int, float] = {}  # of our own entries: CLOCK_MONOTONIC at ``started``
+        self.changes = 0
 
-    def begin(self, term: int, leader: str, detected: float, now: float) -> None:
-        """This peer was elected; ``detected`` and ``now`` are CLOCK_MONOTONIC."""
-        started = time.time() - (time.monotonic() - detected)
+    def begin(
+        self, term: int, leader: str, detected: float, now: float, noticed: float | None = None
+    ) -> None:
+        """This peer was elected. All times are CLOCK_MONOTONIC.
+
+        ``detected``: by this peer; ``noticed``: by the first one, if known.
+        """
+        zero = min(detected, noticed) if noticed is not None else detected
+        started = time.time() - (time.monotonic() - zero)
         self._entries[term] = Failover(term, leader, started, {}, {})
-        self._zero[term] = detected
+        self._zero[term] = zero
+        if zero < detected:
+            self.mark(term, "noticed", zero)
         self.mark(term, "detected", detected)
         self.mark(term, "elected", now)
         self._trim()
@@ -45,6 +56,7 @@ class LeaderHistory:
         if len(entry.phases) >= PHASES_MAX:
             return
         entry.phases[phase] = max(0.0, at - zero)
+        self.changes += 1
         if detail:
             entry.details[phase] = detail
 
@@ -54,6 +66,7 @@ class LeaderHistory:
         entry = self._entries[min(own)] if own else None
         if entry is not None:
             entry.details.setdefault(CAUSE, cause)
+            self.changes += 1
 
     def merge(self, entries: Iterable[Failover]) -> None:
         """Entries of another peer; our own win, a longer one of the same term replaces."""
@@ -62,6 +75,7 @@ class LeaderHistory:
             if entry.term in self._zero:
                 continue
             if known is None or _size(entry) >= _size(known):
+                self.changes += entry != known
                 self._entries[entry.term] = entry
         self._trim()
 

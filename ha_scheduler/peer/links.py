@@ -27,6 +27,7 @@ from msgspec import Raw
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer.lost_quorum import in_words
+from ha_scheduler.peer.releases import distributed_release
 from ha_scheduler.peer.roster import address_of, disk_of
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
@@ -103,6 +104,7 @@ class Dialer:
         self._fresh = fresh
         self._cell_id = cell_id
         self._security = security
+        self._distributed = distributed_release()
 
     async def dial(
         self, peer: int, to: PeerAddress, purpose: Purpose
@@ -116,7 +118,9 @@ class Dialer:
             try:
                 own = disk_of(self._own)
                 fresh, promise_ms, cell_id = self._fresh(), self._promise_ms, self._cell_id()
-                hello = PeerHello(to.name, peer, purpose, fresh, promise_ms, own, cell_id)
+                hello = PeerHello(
+                    to.name, peer, purpose, fresh, promise_ms, own, cell_id, self._distributed
+                )
                 introduction = introduce(Kind.PEER, self._cell, own.name)
                 writer.write(frames.pack(introduction) + frames.pack(hello))
                 for _ in (introduction, hello):

@@ -146,6 +146,8 @@ def _of_this_peer(status: Status, facts: Facts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "dask_ha_rejected_records", "Records that no peer can apply", status.rejected
     )
+    differ = len(status.ledgers_differ)
+    yield _gauge("ledgers_differing", "Peers whose ledger differs from that of this one", differ)
     yield _gauge("quarantined_requests", "Contents that are not read any more", facts.quarantined)
     yield _gauge("watchers", "Clients, workers and nannies that watch this peer", status.watchers)
     active = status.engine.state in ("ready", "active")

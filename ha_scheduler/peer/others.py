@@ -17,10 +17,17 @@ class Others:
     def __init__(self) -> None:
         self._last: dict[int, Other] = {}
         self._dashboards: dict[int, str] = {}
+        self.releases: dict[int, str] = {}  # of this package
+        self.formats: dict[int, int] = {}  # of records, that it reads
+        self._waited: dict[int, tuple[float, float]] = {}  # seconds without service, told when
 
     def heard(self, peer: int, news: Gossip, now: float) -> None:
         self._last[peer] = Other(news.ready, news.applied, now, news.replayed)
         self._dashboards[peer] = news.dashboard
+        self._waited[peer] = news.waited_s, now
+        self.releases[peer] = news.release
+        if news.format:
+            self.formats[peer] = news.format
 
     def last(self, peer: int) -> Other | None:
         return self._last.get(peer)
@@ -28,6 +35,11 @@ class Others:
     def dashboard(self, peer: int) -> str:
         """Scheme and port of its engine's, or empty."""
         return self._dashboards.get(peer, "")
+
+    def waited_s(self, now: float) -> list[float]:
+        """For how long each peer that lives has known of nobody who serves; 0.0: it does."""
+        live = [known for known in self._waited.values() if now - known[1] < FRESH_S]
+        return [waited + now - told if waited else 0.0 for waited, told in live]
 
     def heard_at(self, peer: int) -> float:
         """When, or 0.0 for never."""

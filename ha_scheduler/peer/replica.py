@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ha_scheduler import shared_lease
 from ha_scheduler.ledger import cell_identity, encoding, records
+from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
+from ha_scheduler.peer.agreement import Agreement
 from ha_scheduler.peer.alarms import Alarms
 from ha_scheduler.peer.commits import Commits
 from ha_scheduler.peer.compaction import Compaction
@@ -45,13 +47,16 @@ from ha_scheduler.peer.links import Links
 from ha_scheduler.peer.maintenance import Maintenance
 from ha_scheduler.peer.others import Others
 from ha_scheduler.peer.reconfiguration import Reconfiguration
+from ha_scheduler.peer.releases import format_of_cell
 from ha_scheduler.peer.ring_keeper import RingKeeper
 from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.scale_command import ScaleCommand
+from ha_scheduler.peer.service import Service
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.peer.witness import without_ledger
+from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.engine import Mark, ScaleWanted
 from ha_scheduler.protocol.peer import Gossip
 from ha_scheduler.protocol.ring import Ring
@@ -106,6 +111,8 @@ class Replica:
         self.leadership = Leadership()
         self.maintenance = Maintenance(settings.name)
         self.history = LeaderHistory()
+        self.service = Service()
+        self.agreement = Agreement(settings.name)
         self._ends = Ends(self.history, self.propose)
         self.failed = asyncio.get_running_loop().create_future()
         self.driver: Driver  # set by ``connect``: the parts know each other both ways
@@ -134,6 +141,7 @@ class Replica:
         self.state = SoftState(ServerState.FOLLOWER, 0, 0)
         self._leads_since = 0.0  # the newest leader that we know, by the lease's clock
         self._detected: float | None = None
+        self.format = records.FORMAT  # of the term that we opened
         self._open_at: tuple[int, int] | None = None  # (term, index) of our TermStarted
         self._serving: tuple[int, str, str] | None = None  # term, leader, address
         self._gossiped_at = 0.0
@@ -161,12 +169,14 @@ class Replica:
     def on_soft_state(self, state: SoftState) -> None:
         now, before, self.state = time.monotonic(), self.state, state
         leading = state.role is ServerState.LEADER
+        self._note_service(now)
         self._note_detection(now, before, state)
         if leading and state.term != self._contact.term:
             self._contact.begin(state.term)
         if leading and not (before.role is ServerState.LEADER and before.term == state.term):
             name = self.settings.name
-            self.history.begin(state.term, name, self._detected or now, now)
+            noticed = self.service.first_noticed(now, self.others.waited_s(now))
+            self.history.begin(state.term, name, self._detected or now, now, noticed)
             self._detected = None
             self._ends.note_cause()
         if (leader := self._name(state.leader)) is not None:
@@ -332,6 +342,8 @@ class Replica:
     def on_gossip(self, peer: int, news: Gossip) -> None:
         """Another peer's report of itself."""
         self.others.heard(peer, news, time.monotonic())
+        if news.digest is not None:
+            self.agreement.told(self._name(peer) or str(peer), *news.digest)
         self.history.merge(entry for entry in news.history if entry.term <= self.state.term)
         self.reconfiguration.on_admitted(news.disks)
         self._propose_ends(news.ended)
@@ -386,6 +398,7 @@ class Replica:
         self._keep_orders()
         self.reconfiguration.tick()
         self.engine.pump()
+        self._note_service(now)
         self.on_contact()
         self.vip.tick(self.driver.certain_until())
         self.alarms.doubted(now, self.state.term, self.driver.node.doubted)
@@ -476,7 +489,9 @@ class Replica:
         match effect:
             case OpenTerm(term):
                 self._found_cell()
-                opened = self.propose(records.TermStarted(term, self.settings.name))
+                self.format = self.format_of_cell()
+                started = records.TermStarted(term, self.settings.name, self.format)
+                opened = self.propose(started)
                 self._open_at = (term, opened)
             case ActivateEngine(term, index):
                 self._activate(term, index)
@@ -492,6 +507,18 @@ class Replica:
                 self.driver.step_down()
             case _:
                 raise TypeError(effect)
+
+    def format_of_cell(self) -> int:
+        """What a leader may write, so that all members can read it."""
+        with self._store.view() as view:
+            latest = latest_term(view.tables)
+        written = encoding.decode(latest) if latest is not None else None
+        read = {**self.others.formats, self.roster.own.peer: records.FORMAT}
+        return format_of_cell(
+            written.format if isinstance(written, records.TermStarted) else None,
+            self.driver.node.membership.peers,
+            read,
+        )
 
     def _found_cell(self) -> None:
         """The first leader draws the identity of the cell, before it opens its term."""
@@ -514,7 +541,7 @@ class Replica:
     def _activate_now(self, term: int, index: int) -> None:
         self.history.mark(term, "activated", time.monotonic())
         self.on_contact()
-        self.engine.activate(term, index, self.driver.propose_batch)
+        self.engine.activate(term, index, self.format, self.driver.propose_batch)
 
     def _transfer(self, to: int) -> None:
         logger.info("transferring leadership to %s", self._name(to), extra={"action": "transfer"})
@@ -540,6 +567,11 @@ class Replica:
         elif state.role is ServerState.FOLLOWER and state.leader:
             self._detected = None
 
+    def _note_service(self, now: float) -> None:
+        serves = bool(self.state.leader) and self.serving() is not None
+        if self.service.tick(now, serves=serves):
+            self._gossip()
+
     def _ring_changed(self, ring: Ring) -> None:
         self.engine.tell_ring(ring)
         self.watchers.tell_ring(ring)
@@ -562,12 +594,16 @@ class Replica:
                 ended=self._ends.told(),
                 dashboard=self.engine.dashboard,
                 replayed=self.engine.replayed,
+                waited_s=self.service.waited_s(time.monotonic()),
+                digest=self.agreement.own,
+                release=RELEASE,
+                format=records.FORMAT,
             )
         )
 
     def propose(self, record: Record) -> int:
         """Returns its index. Raises ``CallerError`` while this peer takes nothing."""
-        return self.driver.propose(encoding.encode(record))
+        return self.driver.propose(encoding.encode(record, self.format))
 
     def _propose_ends(self, told: Iterable[bytes] | None = None) -> None:
         if self.leading():

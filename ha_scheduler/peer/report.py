@@ -17,6 +17,7 @@ from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.inquest import in_words
 from ha_scheduler.peer.leadership import Other
 from ha_scheduler.peer.replica import Replica
+from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.control import EngineStatus, Member, Status
 from ha_scheduler.protocol.engine import LeaderNamed
 from ha_scheduler.protocol.watch import WatchView
@@ -88,6 +89,9 @@ class Report:
             heir=replica.heir_name() or "",
             certificates=self._certificates.ends(),
             maintenance=replica.maintenance.told(),
+            ledgers_differ=replica.agreement.sentences,
+            format=replica.format,
+            waited_s=replica.service.waited_s(now),
         )
 
     def leader(self) -> LeaderNamed:
@@ -136,4 +140,5 @@ class Report:
             applied=other.applied if other is not None else None,
             heard_s=now - other.heard_at if other is not None else None,
             replayed=other.replayed if other is not None else None,
+            release=RELEASE if own else replica.others.releases.get(peer, ""),
         )

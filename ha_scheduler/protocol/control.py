@@ -210,6 +210,7 @@ class Member(msgspec.Struct, frozen=True):
 
     ``match`` (index of its log) and ``lag`` (entries) are a leader's knowledge. ``heard_s``:
     seconds since its last gossip. ``replayed``: its engine has read the log up to here.
+    ``release``: of its package, as it said.
     """
 
     id: PeerId
@@ -223,6 +224,7 @@ class Member(msgspec.Struct, frozen=True):
     applied: Number | None
     heard_s: float | None
     replayed: Number | None = None
+    release: str = ""
 
 
 class EngineStatus(msgspec.Struct, frozen=True):
@@ -263,7 +265,9 @@ class Status(Message, tag="status-answer"):
     the latest contents that are not read any more, in words. ``predecessor``
     as in ``Welcome``. ``vip``: the virtual address, or empty; ``vip_held``: this host has it.
     ``heir``: of a leader, who would lead next; whether that is ready says its member.
-    ``maintenance``: what operators have ordered about who stands for election.
+    ``maintenance``: what operators have ordered about who stands for election. ``ledgers_differ``:
+    from ours, when they were compared last. ``format``: of the records that the latest leader
+    writes. ``waited_s``: for how long nobody serves, as this peer knows.
     """
 
     cell: Text
@@ -297,6 +301,9 @@ class Status(Message, tag="status-answer"):
     heir: Text = ""
     certificates: tuple[CertificateEnd, ...] = ()
     maintenance: tuple[Order, ...] = ()
+    ledgers_differ: tuple[Text, ...] = ()
+    format: Number = 0
+    waited_s: float = 0.0
 
 
 class History(Message, tag="history-answer"):

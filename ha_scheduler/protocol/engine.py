@@ -84,12 +84,13 @@ class CaughtUp(Message, tag="caught-up"):
 class Activate(Message, tag="activate"):
     """Daemon: this peer leads in ``term``, and all records of earlier terms were sent. Once.
 
-    ``cell_id``, ``predecessor``: as in ``Welcome``.
+    ``cell_id``, ``predecessor``: as in ``Welcome``. ``format``: of records, that all members read.
     """
 
     term: Term
     cell_id: CellId = ""
     predecessor: CellId = ""
+    format: Number = 0
 
 
 class LeaderNamed(Message, tag="leader-named"):

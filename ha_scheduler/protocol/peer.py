@@ -31,6 +31,8 @@ PeerId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 STREAM_NAME_BYTES = 16
 StreamName = Annotated[bytes, Meta(min_length=STREAM_NAME_BYTES, max_length=STREAM_NAME_BYTES)]
 
+Seconds = Annotated[float, Meta(ge=0)]
+LedgerDigest = Annotated[bytes, Meta(min_length=16, max_length=16)]
 EndedBytes = Annotated[bytes, Meta(max_length=32 * 1024)]  # of one record with what was open
 
 
@@ -67,7 +69,7 @@ class PeerHello(Message, tag="peer-hello"):
     """From disk ``own`` to the disk ``to_id`` of peer ``to``.
 
     ``fresh``: its log is empty. ``promise_ms``: time without a vote after each message of a leader,
-    equal on all peers. ``cell_id``: of the cell whose ledger it has.
+    equal on all peers. ``cell_id``: of the cell whose ledger it has. ``distributed``: its release.
     """
 
     to: Name
@@ -77,6 +79,7 @@ class PeerHello(Message, tag="peer-hello"):
     promise_ms: Number
     own: Disk
     cell_id: CellId = ""
+    distributed: Text = ""
 
 
 class RaftMessage(Message, tag="raft"):
@@ -105,7 +108,8 @@ class Gossip(Message, tag="gossip"):
     its engine. ``serving``: term, name and engine's address, from a serving leader alone.
     ``history``: the newest failovers. ``disks``: the ids in the peer table, each with its disk.
     ``ended``: records of its engines' ends (``EngineEnded``) that it has not seen in the log yet.
-    ``dashboard``: scheme and port of its engine's.
+    ``dashboard``: scheme and port of its engine's. ``waited_s``: for how long nobody serves, as it
+    knows. ``digest``: of its ledger, at an index. ``format``: of records, that it reads.
     """
 
     ready: bool
@@ -116,6 +120,10 @@ class Gossip(Message, tag="gossip"):
     ended: Annotated[tuple[EndedBytes, ...], Meta(max_length=16)] = ()
     dashboard: Url = ""
     replayed: Number = 0
+    waited_s: Seconds = 0.0
+    digest: tuple[Number, LedgerDigest] | None = None
+    release: Name = ""
+    format: Number = 0
 
 
 class SnapshotOffer(Message, tag="snapshot-offer"):

@@ -22,6 +22,7 @@ from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.rebuild import batches
 from ha_scheduler.ledger.records import (
     BLOB_PART_BYTES,
+    FORMAT,
     INLINE_BYTES_MAX,
     RECORD_BYTES_MAX,
     Answered,
@@ -122,8 +123,10 @@ def key_parts(keys: Iterable[Key]) -> Iterator[tuple[bytes, ...]]:
 class Recorder:
     """Writes records in ``term``. ``ids``: rising, shared by runs of tasks and graphs."""
 
-    def __init__(self, log: Log, term: int, ids: Iterator[int]) -> None:
+    def __init__(self, log: Log, term: int, ids: Iterator[int], format_: int = FORMAT) -> None:
+        """``format_``: of records, that all members of the cell read."""
         self.term = term
+        self.format = format_
         self._log = log
         self._ids = ids
         self._blobs = 0
@@ -137,7 +140,7 @@ class Recorder:
     def append(self, record: Record, on_commit: OnCommit | None = None) -> None:
         """Write one record after the batch."""
         self.flush()
-        data = encode(record)
+        data = encode(record, self.format)
         assert len(data) <= RECORD_BYTES_MAX, (type(record), len(data))
         self._log.propose(data, on_commit)
 
@@ -189,9 +192,9 @@ class Recorder:
         batch, self._batch = self._batch, Batch()
         records = list(batch.records(self.next_id())) if batch.keys else []
         for record in records[:-1]:
-            self._log.propose(encode(record), None)
+            self._log.propose(encode(record, self.format), None)
         for record in records[-1:]:
-            self._log.propose(encode(record), _all_of(batch.on_commit))
+            self._log.propose(encode(record, self.format), _all_of(batch.on_commit))
         for (client, session), answers in batch.answers.items():
             sequences = tuple(sequence for sequence, _ in answers)
             on_commit = _all_of([on_commit for _, on_commit in answers])
