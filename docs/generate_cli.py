@@ -18,8 +18,8 @@ HEADER = """\
 
 <!-- Made by `make docs` from the help of the commands. -->
 
-Each command of `dask-ha-scheduler` is one of `dask ha`, too; `dashboard` and `journal` are of
-`dask ha` alone.
+Each command of `dask-ha-scheduler` is one of `dask ha`, too; `dashboard`, `journal` and
+`ssh` are of `dask ha` alone.
 """
 
 

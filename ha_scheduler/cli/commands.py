@@ -39,6 +39,7 @@ COMMANDS = {
 OF_CLIENTS = {
     "dashboard": "ha_scheduler.cli.dashboard:dashboard",
     "journal": "client_replay.cli:journal",
+    "ssh": "ha_scheduler.deploy.ssh_command:ssh",
 }
 
 

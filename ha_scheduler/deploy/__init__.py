@@ -15,6 +15,7 @@ _LAZY = {
     "attach": "ha_scheduler.deploy.attached",
     "HACluster": "ha_scheduler.deploy.attached",
     "LocalHACluster": "ha_scheduler.deploy.local",
+    "HASSHCluster": "ha_scheduler.deploy.ssh",
     "HASLURMCluster": _JOBQUEUE,
     "HASGECluster": _JOBQUEUE,
     "HAPBSCluster": _JOBQUEUE,
