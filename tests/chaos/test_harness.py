@@ -294,7 +294,7 @@ def test_an_operation_of_a_client_that_was_killed_may_be_without_an_end(made: Ma
 def test_what_ran_twice_is_found_and_forgiven_where_workers_died(tmp_path: Path) -> None:
     for name, faults, found in (
         ("a", ["kill:leader"], {"executions": "violation"}),
-        ("b", ["worker-kill"], {}),
+        ("b", ["kill-worker"], {}),
     ):
         (tmp_path / name).mkdir()
         made = Made(tmp_path / name, faults=faults)
