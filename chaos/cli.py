@@ -22,6 +22,7 @@ from chaos.execution import execute, made, new_directory, rejudge
 from chaos.faults.registry import FAULTS
 from chaos.record import SCENARIO
 from chaos.reporting.page import TIMELINE, short
+from chaos.runner import Interrupted
 from chaos.scenario import Scenario, changed, read
 from chaos.schedule import describe, schedule
 from chaos.simulation.command import sim
@@ -45,6 +46,8 @@ class Commands(click.Group):
             _fail(error.format_message(), EXIT_USAGE)
         except OperatorError as error:
             _fail(str(error), EXIT_USAGE)
+        except Interrupted as error:
+            _fail(f"{error}; all is healed, and `check` judges what there is", EXIT_HARNESS)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", EXIT_HARNESS)
         except Exception as error:

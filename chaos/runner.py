@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 
 class Interrupted(Exception):
-    """The run was told to end."""
+    """The run was told to end, by a signal."""
 
 
 class Runner:
@@ -70,7 +70,10 @@ class Runner:
         self._began, self._began_wall = time.monotonic(), time.time()
 
     def run(self) -> None:
-        """Returns when all is over and written down; what went wrong is in the facts."""
+        """Returns when all is over and written down; what went wrong is in the facts.
+
+        Raises ``Interrupted`` after that, if it was.
+        """
         for name in (record.LOGS, record.CLIENTS, record.FILES):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         (self.directory / record.SCENARIO).write_text(to_toml(self.scenario))
@@ -80,6 +83,7 @@ class Runner:
                 self._work()
             except (Interrupted, KeyboardInterrupt) as error:
                 self._trouble = f"interrupted: {error or 'Ctrl-C'}"
+                raise Interrupted(self._trouble) from error
             except Exception as error:
                 self._trouble = f"{type(error).__name__}: {error}"
             finally:

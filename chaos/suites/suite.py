@@ -11,6 +11,7 @@ A file has ``about``, ``budget_s``, ``defaults`` for all its scenarios, ``runs``
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ def run(
             say(f"{scenario.title}: left out: {why}")
             continue
         guard.check(scenario, owned=is_owned(scenario.target))
+        shutil.rmtree(place, ignore_errors=True)  # what an interrupted run has left
         summary = execute(scenario, place, lambda line: None)
         say(f"{clock() - began:6.0f} s  {summary['verdict']:<9} {scenario.title}: {place.name}")
         for finding in summary["findings"]:
