@@ -21,6 +21,7 @@ from chaos.checkers.judge import EXIT
 from chaos.execution import execute, made, new_directory, rejudge
 from chaos.faults.registry import FAULTS
 from chaos.record import SCENARIO
+from chaos.reporting.markdown import tables
 from chaos.reporting.page import TIMELINE, short
 from chaos.runner import Interrupted
 from chaos.scenario import Scenario, changed, read
@@ -179,21 +180,27 @@ def suite(
 
 
 @main.command()
-@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "directories", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
 @click.option("--open", "show", is_flag=True, help="In a browser.")
-def report(directory: Path, show: bool) -> int:
-    """Write the pages of an old run or suite anew."""
-    of_a_suite = (directory / suites.RESULTS).exists()
-    for one in sorted(directory.iterdir()) if of_a_suite else [directory]:
-        if (one / SCENARIO).exists():
-            rejudge(one)
-    if of_a_suite:
-        suites.rewrite(directory)
-    where = directory.absolute() / ("index.html" if of_a_suite else TIMELINE)
-    click.echo(where)
-    if show:
-        click.launch(str(where))
+@click.option("--markdown", is_flag=True, help="Print what these suites say together.")
+def report(directories: tuple[Path, ...], show: bool, markdown: bool) -> int:
+    """Judge old runs or suites anew, and write their pages."""
+    for directory in directories:
+        where = suites.rewrite(directory) if suites.is_one(directory) else _rewrite(directory)
+        click.echo(where, err=True)
+        if show:
+            click.launch(str(where))
+    if markdown:
+        found = [s for directory in directories for s in suites.summaries(directory)]
+        click.echo(tables(found))
     return 0
+
+
+def _rewrite(directory: Path) -> Path:
+    rejudge(directory)
+    return directory.absolute() / TIMELINE
 
 
 @main.command()

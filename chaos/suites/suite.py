@@ -21,7 +21,7 @@ from typing import Any
 
 from chaos import guard
 from chaos.checkers.base import Verdict, worst
-from chaos.execution import execute
+from chaos.execution import execute, rejudge
 from chaos.record import SUMMARY
 from chaos.reporting import matrix
 from chaos.scenario import BadScenario, Scenario, from_mapping, read_toml
@@ -124,25 +124,33 @@ def run(
     return worst(summary["verdict"] for summary in summaries(directory))
 
 
-def write(suite: Suite, directory: Path) -> None:
+def write(suite: Suite, directory: Path) -> Path:
     """The page of the suite, and its results for programs."""
     found = list(summaries(directory))
     results = {"name": suite.name, "about": suite.about, "planned": len(suite.scenarios)}
-    (directory / RESULTS).write_text(
-        json.dumps(results | {"counts": counts(found), "runs": [_line(s) for s in found]}, indent=1)
-    )
-    (directory / "index.html").write_text(matrix.page(results, found))
+    return _write(directory, results, found)
 
 
-def rewrite(directory: Path) -> None:
-    """The page of a suite that is over, from what its runs say now."""
+def is_one(directory: Path) -> bool:
+    """Whether a suite has been run there."""
+    return (directory / RESULTS).exists()
+
+
+def rewrite(directory: Path) -> Path:
+    """Judge all its runs anew, and write its page."""
     results = json.loads((directory / RESULTS).read_text())
-    suite = Suite(results["name"], results["about"], 0.0, ())
-    planned = results["planned"]
-    found = list(summaries(directory))
-    (directory / "index.html").write_text(
-        matrix.page({"name": suite.name, "about": suite.about, "planned": planned}, found)
-    )
+    for path in sorted(directory.glob(f"*/{SUMMARY}")):
+        rejudge(path.parent)
+    kept = {name: results[name] for name in ("name", "about", "planned")}
+    return _write(directory, kept, list(summaries(directory)))
+
+
+def _write(directory: Path, results: dict[str, Any], found: Sequence[dict[str, Any]]) -> Path:
+    whole = results | {"counts": counts(found), "runs": [_line(s) for s in found]}
+    (directory / RESULTS).write_text(json.dumps(whole, indent=1))
+    where = directory.absolute() / "index.html"
+    where.write_text(matrix.page(results, found))
+    return where
 
 
 def summaries(directory: Path) -> Iterator[dict[str, Any]]:
