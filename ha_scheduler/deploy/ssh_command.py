@@ -18,7 +18,7 @@ from ha_scheduler.deploy.ssh import DIRECTORY, HASSHCluster
 @click.option("--worker", "workers", multiple=True, metavar="HOST", help="Once for each.")
 @click.option("--directory", default=DIRECTORY, show_default=True, help="The certificates, here.")
 @click.option("--remote-directory", default=DIRECTORY, show_default=True, help="On each host.")
-@click.option("--remote-python", default=sys.executable, show_default=True)
+@click.option("--remote-python", default=sys.executable, show_default="the one that runs this")
 @click.option("--ssh-username", default=None)
 @click.option("--ssh-port", default=None, type=click.IntRange(1, 65535))
 @click.option("--ssh-private-key", default=None, type=click.Path(exists=True))
