@@ -290,7 +290,12 @@ class Client(Journaling, Connecting, Closing):
             else:
                 self._send_to_scheduler_safe(msg)
         except OSError:
-            logger.warning("%r was perhaps not done: no leader answered", msg["op"], exc_info=True)
+            logger.warning(
+                "%r was perhaps not done: no leader answered",
+                msg["op"],
+                exc_info=True,
+                extra={"action": "call_unanswered"},
+            )
 
     async def _run_on_scheduler(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Once, for nobody knows what it does; a performance report's only reads."""
@@ -396,7 +401,7 @@ def _say_what_ends_with_the_leader() -> None:
     logger.warning(
         "What a function leaves in the scheduler (run_on_scheduler) ends with its leader. What is "
         "to be there under each leader is a SchedulerPlugin's to add (Client.register_plugin).",
-        extra={"action": "ends-with-the-leader"},
+        extra={"action": "ends_with_the_leader"},
     )
 
 

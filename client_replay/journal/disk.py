@@ -214,7 +214,7 @@ class DiskKeeper:
         logger.warning(
             "The journal %s could not be written: %s: %s. %d requests are not submitted.",
             self.path, type(error).__name__, error, len(entries),
-            extra={"action": "journal-write-failed"},
+            extra={"action": "journal_write_failed"},
         )  # fmt: skip
         if entries:
             full = JournalFull(
@@ -249,5 +249,5 @@ def _say_what_is_torn(path: Path, found: Contents) -> None:
             logger.warning(
                 "%d requests were %s the journal %s, and are lost: number %s.",
                 len(lost), what, path, ", ".join(map(str, list(lost)[:10])),
-                extra={"action": "journal-cut"},
+                extra={"action": "journal_cut"},
             )  # fmt: skip

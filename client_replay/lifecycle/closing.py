@@ -87,7 +87,7 @@ class Closing(distributed.Client):
             "The client ends by an error with unfinished work; go on with it by "
             "client_replay.resume(%r).",
             str(journal.path),
-            extra={"action": "journal-left"},
+            extra={"action": "journal_left"},
         )
         return True
 
@@ -140,7 +140,7 @@ class Closing(distributed.Client):
             len(unsettled),
             reprlib.repr([key for message in unsettled for key in message.get("keys", ())]),
             len(self._calling),
-            extra={"action": "closed-unsettled"},
+            extra={"action": "closed_unsettled"},
         )
 
     async def _close(self, fast: bool = False) -> None:

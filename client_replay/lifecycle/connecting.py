@@ -114,7 +114,7 @@ class Connecting(distributed.Client):
             f"{self._ha.why_no_leader()} The client gave up after {reconnect_timeout_s():g} s "
             f"({RECONNECT_TIMEOUT}). {self._what_is_left()}"
         )
-        logger.error("%s", error, extra={"action": "gave-up"})
+        logger.error("%s", error, extra={"action": "gave_up"})
         self._ha.outages.gave_up()
         for state in list(self.futures.values()):
             if state.status == "pending":
@@ -136,12 +136,17 @@ class Connecting(distributed.Client):
         try:
             await self._ha.follower.attempt(self._ensure_connected(timeout=timeout))
         except (ImportError, IntroductionRefused):  # versions that do not fit (client.py:1593)
-            logger.exception("The scheduler does not fit this client, closing client")
+            logger.exception(
+                "The scheduler does not fit this client, closing client",
+                extra={"action": "scheduler_unfit"},
+            )
             await self._close()
         except (OSError, TimeoutError) as error:
             logger.debug("No leader yet: %s", why(error))
         except Exception:  # who waits for the client waits until the deadline
-            logger.exception("Could not reconnect because of a defect")
+            logger.exception(
+                "Could not reconnect because of a defect", extra={"action": "reconnect_defect"}
+            )
         return bool(self.status != "connecting")
 
     # ---- the stream
@@ -191,11 +196,19 @@ class Connecting(distributed.Client):
                 if isinstance(exception, SessionTaken):
                     await self._fenced(exception)
                     return False
-                logger.error("The scheduler refuses what was said, closing client: %s", exception)
+                logger.error(
+                    "The scheduler refuses what was said, closing client: %s",
+                    exception,
+                    extra={"action": "scheduler_refuses"},
+                )
                 await self._close()
                 return False
             if UNREADABLE in message:
-                logger.error("Could not read what the scheduler says: %r", message[UNREADABLE])
+                logger.error(
+                    "Could not read what the scheduler says: %r",
+                    message[UNREADABLE],
+                    extra={"action": "message_unreadable"},
+                )
                 continue
             op = message.pop("op")
             if op in ("close", "stream-closed"):
@@ -205,5 +218,9 @@ class Connecting(distributed.Client):
                 if inspect.isawaitable(result):
                     await result
             except Exception:  # as upstream's (client.py:1731)
-                logger.exception("Could not handle %r from the scheduler", op)
+                logger.exception(
+                    "Could not handle %r from the scheduler",
+                    op,
+                    extra={"action": "message_not_handled"},
+                )
         return False

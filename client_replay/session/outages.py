@@ -71,7 +71,7 @@ class Outages:
             "leader (%d requests are open); looking for it.",
             f" {leader}" if leader else "",
             open_requests,
-            extra={"action": "outage-began"},
+            extra={"action": "outage_began"},
         )
 
     def reached(self, phase: str) -> None:
@@ -91,7 +91,7 @@ class Outages:
             leader,
             term,
             self._past[-1].seconds,
-            extra={"action": "outage-over"},
+            extra={"action": "outage_over"},
         )
 
     def gave_up(self) -> None:
@@ -113,7 +113,7 @@ class Outages:
 
     def remind(self, refusals: Mapping[str, str], peers: int) -> None:
         """It still lasts."""
-        logger.warning("%s", self.story(refusals, peers), extra={"action": "outage-lasts"})
+        logger.warning("%s", self.story(refusals, peers), extra={"action": "outage_lasts"})
 
     def story(self, refusals: Mapping[str, str], peers: int) -> str:
         """Who was tried, since when, and why each refused. ``peers``: how many are known."""

@@ -334,7 +334,7 @@ class Session:
             f"nothing of what was submitted before. Submit it again."
         )
         keys = list(self._client.futures)
-        logger.warning("%s %d futures are lost.", lost, len(keys), extra={"action": "cell-lost"})
+        logger.warning("%s %d futures are lost.", lost, len(keys), extra={"action": "cell_lost"})
         self.forget()
         self._notices.clear()
         self._flushes.clear()

@@ -129,7 +129,7 @@ class AuditLog:
                 "The audit log ends with line %d, and line %d was there: its end was removed.",
                 self._head.n,
                 noted.n,
-                extra={"action": "audit-shortened"},
+                extra={"action": "audit_shortened"},
             )
         for event, fields in found:
             self._write(self._clock(), event, {"peer": self._name, **fields})
@@ -187,7 +187,7 @@ class AuditLog:
             raise
         self._head, self._size = head, self._size + written
         if head.n % HEAD_LOGGED_EVERY == 1:
-            note = {"action": "audit-head"}
+            note = {"action": "audit_head"}
             logger.info("The audit log has line %s.", head, extra=note)
 
     def _rotate(self) -> None:
@@ -220,7 +220,7 @@ class AuditLog:
                 "Make room there.",
                 self._directory,
                 error.strerror or error,
-                extra={"action": "audit-unwritten"},
+                extra={"action": "audit_unwritten"},
             )
 
 

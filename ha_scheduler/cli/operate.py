@@ -222,6 +222,11 @@ def _print_status(client: ControlClient, answers: Answers) -> None:
         isolation = answer.engine.isolation if isinstance(answer, Status) else ""
         if isolation not in ("", "full"):
             click.echo(f"The engine of {name} is isolated {isolation}; see the log of its peer.")
+    for name, answer in answers.items():
+        if isinstance(answer, Status) and answer.engine.failing:
+            click.echo(
+                f"Engines of {name} end again and again ({answer.engine.failing}); see its log."
+            )
     for answer in answers.values():
         if isinstance(answer, Status) and answer.change:
             click.echo(f"A change is under way: {answer.change}.")

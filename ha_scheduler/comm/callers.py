@@ -155,6 +155,6 @@ class Callers:
                     "Cut the connection of %s at %s: its token is revoked",
                     identity.subject,
                     comm.peer_address,
-                    extra={"action": "connection-cut"},
+                    extra={"action": "connection_cut"},
                 )
                 comm.abort()

@@ -108,7 +108,7 @@ def on_loopback(host: str) -> str:
             "HTTP at %s would be open to everybody: it listens at %s alone.",
             host,
             LOOPBACK,
-            extra={"action": "http-on-loopback"},
+            extra={"action": "http_on_loopback"},
         )
     return LOOPBACK
 

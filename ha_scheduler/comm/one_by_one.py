@@ -47,12 +47,15 @@ class OneByOneComm:
             self._comm.peer_address,
             type(error).__name__,
             error,
-            extra={"action": "message-unsendable"},
+            extra={"action": "message_unsendable"},
         )
         try:
             self._dropped(message, error)
         except Exception:  # of ours, or the stream would end of it
-            logger.exception("A defect in what becomes of a message that cannot be sent")
+            logger.exception(
+                "A defect in what becomes of a message that cannot be sent",
+                extra={"action": "message_defect"},
+            )
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

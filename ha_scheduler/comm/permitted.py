@@ -59,7 +59,7 @@ class Denials:
         if len(self._logged) > LOGGED_MAX:
             self._logged.popitem(last=False)
         before = f" ({unsaid} more since the last line)" if unsaid else ""
-        logger.warning("Refused: %s%s.", reason, before, extra={"action": "permission-refused"})
+        logger.warning("Refused: %s%s.", reason, before, extra={"action": "permission_refused"})
 
 
 #: Of this process.

@@ -376,8 +376,9 @@ def _recognise(stream: Any, callers: Callers, address: str) -> None:
 
 
 def _tell_refusal(address: str, reason: str) -> None:
-    refusal = {"action": "connection-refused"}
-    logger.warning("Refused a connection from %s: %s", address, reason, extra=refusal)
+    logger.warning(
+        "Refused a connection from %s: %s", address, reason, extra={"action": "connection_refused"}
+    )
 
 
 async def turn_away(comm: Any, reason: str) -> None:

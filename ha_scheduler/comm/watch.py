@@ -110,9 +110,19 @@ class Watch:
         except RefusedError as error:
             if str(error) != self._refusal:
                 self._refusal = str(error)
-                logger.warning("%s does not let us watch: %s", peer.name, error)
+                logger.warning(
+                    "%s does not let us watch: %s",
+                    peer.name,
+                    error,
+                    extra={"action": "watch_refused"},
+                )
         except (ProtocolError, HAAddressError) as error:
-            logger.warning("The watch on %s gave nonsense: %s", peer.name, error)
+            logger.warning(
+                "The watch on %s gave nonsense: %s",
+                peer.name,
+                error,
+                extra={"action": "watch_nonsense"},
+            )
         finally:
             self.watched = None
         return heard

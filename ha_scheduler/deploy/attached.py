@@ -160,7 +160,12 @@ class AttachedToCell(FollowsLeader):
                     names=self._dask_names(names), close_workers=True, remove=True
                 )
         except (OSError, TimeoutError) as error:
-            logger.warning("Workers %s end without a retirement: %s", sorted(names), error)
+            logger.warning(
+                "Workers %s end without a retirement: %s",
+                sorted(names),
+                error,
+                extra={"action": "retirement_missed"},
+            )
 
     async def _end_politely(self, adaptive: Any) -> None:
         """Withdraw the goal; then results go to others' workers, if there are some."""
@@ -177,7 +182,12 @@ class AttachedToCell(FollowsLeader):
                 task.cancel()
             await asyncio.wait([task], timeout=LED_POLL_S)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.warning("The leader did not hear that %s closes: %s", self.name, error)
+            logger.warning(
+                "The leader did not hear that %s closes: %s",
+                self.name,
+                error,
+                extra={"action": "close_untold"},
+            )
 
     def _dask_names(self, names: Iterable[Any]) -> list[str]:
         """The names in the cell: a job may be several workers."""

@@ -256,4 +256,10 @@ class HASSHCluster(AttachedToCell, SpecCluster):
             async with self._connect(host) as connection:
                 await connection.run(f"({end}) 2> /dev/null")
         except Exception as error:
-            logger.warning("Process %d on %s may still run: %s", pid, host, error)
+            logger.warning(
+                "Process %d on %s may still run: %s",
+                pid,
+                host,
+                error,
+                extra={"action": "process_left"},
+            )

@@ -203,7 +203,7 @@ class EngineProcess:
         logger.critical(
             "The lease has been over for %.0f s and the peer daemon is silent; this engine exits.",
             LEASE_LOST_SECONDS,
-            extra={"action": "lease-lost"},
+            extra={"action": "lease_lost"},
         )
         os._exit(1)
 
@@ -213,7 +213,7 @@ def _end_on_failure(task: asyncio.Task[None]) -> None:
         logger.critical(
             "The activation failed; this engine exits.",
             exc_info=task.exception(),
-            extra={"action": "activation-failed"},
+            extra={"action": "activation_failed"},
         )
         os._exit(1)
 
@@ -250,16 +250,16 @@ async def run(
         logger.critical(
             "The channel to the peer daemon ended (%s); this engine exits.",
             error,
-            extra={"action": "channel-lost"},
+            extra={"action": "channel_lost"},
         )
     except RefusedError as error:
         logger.critical(
             "This engine refuses its peer daemon (%s) and exits.",
             error,
-            extra={"action": "daemon-refused"},
+            extra={"action": "daemon_refused"},
         )
     except Exception:  # whatever it is, the daemon starts another engine
         logger.critical(
-            "This engine cannot go on and exits.", exc_info=True, extra={"action": "engine-failed"}
+            "This engine cannot go on and exits.", exc_info=True, extra={"action": "engine_failed"}
         )
     return 1

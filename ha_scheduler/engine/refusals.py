@@ -154,7 +154,7 @@ class CheckedComm:
             self._comm.peer_address,
             type(error).__name__,
             error,
-            extra={"action": "message-refused"},
+            extra={"action": "message_refused"},
         )
         self._refused(message, error)
         return False
@@ -211,8 +211,7 @@ def require_sender(message: Mapping[str, Any], field: str, sender: str) -> None:
 
 def _refusal(comm: Any, error: Exception) -> dict[str, Any]:
     """In upstream's words, for a client (client.py:1771) and for a worker (worker.py:1140)."""
-    refused = {"action": "message-refused"}
-    logger.warning("Refused %s: %s.", comm.peer_address, error, extra=refused)
+    logger.warning("Refused %s: %s.", comm.peer_address, error, extra={"action": "message_refused"})
     return {**error_message(error), "message": str(error), "time": time()}
 
 

@@ -116,7 +116,7 @@ def unknown_request(op: object) -> dict[str, Any]:
     logger.warning(
         "There was a request for %s, which nobody here serves.",
         shown(op),
-        extra={"action": "request-unknown"},
+        extra={"action": "request_unknown"},
     )
     refusal: Any = error_message(
         NotImplementedError(

@@ -259,7 +259,7 @@ class Scheduler(
                 "Recovered without %d workers that did not report: %s.",
                 len(missing),
                 ", ".join(missing),
-                extra={"action": "workers-missing"},
+                extra={"action": "workers_missing"},
             )
             self.expect_late(missing)
         self.mark("workers_back", {"reported": len(reported), "missing": len(missing)})
@@ -326,7 +326,7 @@ class Scheduler(
         """
         if self.status in (Status.closing, Status.closed):
             return
-        logger.info("Closing all workers: %s.", reason, extra={"action": "close-workers"})
+        logger.info("Closing all workers: %s.", reason, extra={"action": "close_workers"})
         for worker in list(self.workers):
             self.close_worker(worker)
 

@@ -129,7 +129,7 @@ class Gate:
                 "Callers of %s wait: %s.",
                 self._sock.getsockname()[:2],
                 why,
-                extra={"action": "gate-paused"},
+                extra={"action": "gate_paused"},
             )
 
     def _resume(self) -> None:
@@ -188,7 +188,11 @@ class Gate:
             try:
                 self._begin(connection, address, self._place_of(connection))
             except Exception:  # the server's; the other connections go on
-                logger.exception("A connection of %s could not begin", address)
+                logger.exception(
+                    "A connection of %s could not begin",
+                    address,
+                    extra={"action": "connection_not_begun"},
+                )
                 self._admission.over(connection)
                 connection.close()
         if self._admission.has_more:

@@ -33,7 +33,7 @@ def raise_limit() -> int:
             "the hard limit (LimitNOFILE= of a systemd unit, `ulimit -Hn` of a shell).",
             limit,
             WANTED,
-            extra={"action": "nofile-low"},
+            extra={"action": "nofile_low"},
         )
     return limit
 

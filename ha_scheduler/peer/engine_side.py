@@ -21,6 +21,7 @@ from ha_scheduler.ledger.records import EngineEnded, RecordRejected
 from ha_scheduler.ledger.rejections import describe
 from ha_scheduler.peer import inquest
 from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
+from ha_scheduler.peer.failing import Failing
 from ha_scheduler.peer.feed import CommittedTail, Feed
 from ha_scheduler.peer.inquest import End, How
 from ha_scheduler.peer.proposals import ProposalError, Proposals
@@ -86,6 +87,7 @@ class EngineSide:
         #: The Dask port is the engine's to answer (True), or the daemon's.
         self.on_port: Callable[[bool], None] = lambda engine: None
         self.dashboard = ""
+        self.failing = Failing()
         self._settings = settings
         self._roster = roster
         self._store = store
@@ -206,12 +208,11 @@ class EngineSide:
             engine.kill(f"it {error}")
 
     def on_exit(self, engine: Engine, why: str) -> None:
-        logger.warning(
-            "engine %d ended: %s",
-            engine.pid,
-            why,
-            extra={"action": "engine_ended"},
-        )
+        if engine.how is How.BY_DAEMON:
+            logger.info("engine %d ended: %s", engine.pid, why, extra={"action": "engine_stopped"})
+        else:
+            logger.warning("engine %d ended: %s", engine.pid, why, extra={"action": "engine_ended"})
+            self.failing.ended(engine.spawned_at, why)
         if self._feeding is not None:
             self._feeding.cancel()
         if self._proposals is not None:

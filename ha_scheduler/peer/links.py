@@ -247,7 +247,7 @@ class PeerStream:
                 self.failure = f"it refuses us: {error}"
                 if str(error) != refused:
                     refused = str(error)
-                    logger.error(
+                    logger.warning(
                         "peer %s refuses us: %s",
                         self.to.name,
                         error,

@@ -125,6 +125,7 @@ class Report:
             engine.fed or 0,
             engine.lag_s,
             "" if self._replica.roster.own.witness else self._isolation,
+            engine.failing.why,
         )
 
     def _member(self, peer: int, now: float) -> Member:

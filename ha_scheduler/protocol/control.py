@@ -231,6 +231,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     """The engine of a peer. ``fed``: index up to which the log was sent; ``lag_s``: replay lag.
 
     ``isolation``: ``full``, or what the kernel cannot keep from it (``Plan.summary``).
+    ``failing``: how the last one ended, if they end again and again.
     """
 
     state: str
@@ -239,6 +240,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     fed: Number
     lag_s: float
     isolation: Name = ""
+    failing: Text = ""
 
 
 class CertificateEnd(msgspec.Struct, frozen=True):

@@ -81,7 +81,10 @@ class AddressHolder(NoAddress):
         try:
             self._kernel.give_up().result(GIVE_UP_S)
         except Exception as error:  # OSError, netlink's, TimeoutError: all mean the same to us
-            self._complain("vip_stuck", "%s cannot be given up: %r", self.vip, error)
+            if self._is_due():
+                logger.error(
+                    "%s cannot be given up: %r", self.vip, error, extra={"action": "vip_stuck"}
+                )
             return False
         return True
 
@@ -118,8 +121,10 @@ class AddressHolder(NoAddress):
             self._run(self._ownership.taken(now))
             return
         self._ownership.lost(now)
-        if not isinstance(error, Late):
-            self._complain("vip_failed", "this host cannot have %s: %r", self.vip, error)
+        if not isinstance(error, Late) and self._is_due():
+            logger.error(
+                "this host cannot have %s: %r", self.vip, error, extra={"action": "vip_failed"}
+            )
 
     def _tell_conflict(self, hardware: str, *, taken: bool) -> None:
         logger.error(
@@ -131,8 +136,10 @@ class AddressHolder(NoAddress):
             extra={"action": "vip_conflict"},
         )
 
-    def _complain(self, action: str, text: str, *arguments: object) -> None:
+    def _is_due(self) -> bool:
+        """Whether a failure is to be told of (again)."""
         now = self._clock()
-        if now - self._told_at >= TELL_EVERY_S:
-            self._told_at = now
-            logger.error(text, *arguments, extra={"action": action})
+        if now - self._told_at < TELL_EVERY_S:
+            return False
+        self._told_at = now
+        return True

@@ -91,7 +91,7 @@ class Login(Page):
                 "A login from %s was refused: %s.",
                 self.request.remote_ip,
                 found.reason,
-                extra={"action": "login-refused"},
+                extra={"action": "login_refused"},
             )
             self.refuse(found)
             self._form(found.reason)

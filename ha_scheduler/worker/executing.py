@@ -83,7 +83,11 @@ def executing_here() -> Executing:
             with open(path, "r+b") as file:
                 return Executing(mmap.mmap(file.fileno(), _SIZE))
         except (OSError, ValueError) as error:
-            logger.warning("If this process dies, nobody will know what it ran: %s", error)
+            logger.warning(
+                "If this process dies, nobody will know what it ran: %s",
+                error,
+                extra={"action": "exposures_missing"},
+            )
     return Executing(bytearray(_SIZE))
 
 

@@ -70,4 +70,9 @@ async def hand_over(scheduler: Any, address: str, reason: str) -> None:
             await scheduler.retire_workers(workers=[address], close_workers=False, remove=True)
     except Exception as error:  # whatever the leader makes of it, the worker ends
         why = error or type(error).__name__
-        logger.warning("The worker at %s ends with what it holds: %s", address, why)
+        logger.warning(
+            "The worker at %s ends with what it holds: %s",
+            address,
+            why,
+            extra={"action": "worker_ends_unsaved"},
+        )

@@ -133,7 +133,11 @@ class SchedulerLink:
             except PlainScheduler:
                 self.plain = True
             except (RegistrationRefused, IntroductionRefused) as refused:
-                logger.error("Unable to connect to scheduler: %s", refused)
+                logger.error(
+                    "Unable to connect to scheduler: %s",
+                    refused,
+                    extra={"action": "scheduler_unreachable"},
+                )
                 raise ValueError(f"Unexpected response from register: {refused}") from refused
             except AnotherCell as other:
                 await self._meet(other)
@@ -200,8 +204,9 @@ class SchedulerLink:
             message, follower = from_op(LeaderCalled, fields), self.follower
             check_leader(comm, message.leader)
         except NotALeader as error:
-            refused = {"action": "leader-refused"}
-            logger.warning("Refused a call as the leader: %s", error, extra=refused)
+            logger.warning(
+                "Refused a call as the leader: %s", error, extra={"action": "leader_refused"}
+            )
             return {"status": "refused", "message": str(error)}
         if message.cell_id and follower.cell_id and message.cell_id != follower.cell_id:
             follower.look_at(message.address)  # it may be the successor of our cell
@@ -224,7 +229,7 @@ class SchedulerLink:
             "%s calls itself the leader of term %d, and no peer of the cell says so: not followed",
             message.address,
             message.term,
-            extra={"action": "leader-unconfirmed"},
+            extra={"action": "leader_unconfirmed"},
         )
 
     # ---- the stream
@@ -263,7 +268,11 @@ class SchedulerLink:
                     continue
                 handler = handlers.get(op)
                 if handler is None:
-                    logger.error("The scheduler asks for %r, which this worker does not know", op)
+                    logger.error(
+                        "The scheduler asks for %r, which this worker does not know",
+                        op,
+                        extra={"action": "order_unknown"},
+                    )
                 elif iscoroutinefunction(handler):
                     await handler(**message)
                 else:
@@ -273,7 +282,12 @@ class SchedulerLink:
     def _unreadable(self, op: str, message: dict[str, Any]) -> None:
         """What the leader says cannot be unpickled here; a task then has failed."""
         error = message[UNREADABLE]
-        logger.error("Could not read %r of the scheduler: %r", op, error)
+        logger.error(
+            "Could not read %r of the scheduler: %r",
+            op,
+            error,
+            extra={"action": "message_unreadable"},
+        )
         if op == "compute-task":
             failed = error_message(error)
             erred = TaskErredMsg(
@@ -328,7 +342,7 @@ class SchedulerLink:
             PATIENCE_S,
             give_up_s,
             REJOIN_TIMEOUT,
-            extra={"action": "leader-missing"},
+            extra={"action": "leader_missing"},
         )
 
     async def _rejoin_by(self, deadline: float, backoff: Backoff, give_up_s: float) -> None:
@@ -343,7 +357,11 @@ class SchedulerLink:
             except Exception as error:  # until the deadline; what one leader does costs no results
                 self._complain(error)
             if time.monotonic() > deadline:
-                logger.error("No leader took this worker back within %s s; closing.", give_up_s)
+                logger.error(
+                    "No leader took this worker back within %s s; closing.",
+                    give_up_s,
+                    extra={"action": "gave_up"},
+                )
                 await self._worker.close(reason="worker-rejoin-timeout")
                 return
             await backoff.pause(self.follower.news)
@@ -351,7 +369,11 @@ class SchedulerLink:
     def _complain(self, error: Exception) -> None:
         expected = isinstance(error, (OSError, TimeoutError, RegistrationRefused))
         if not expected:
-            logger.error("Could not rejoin because of a defect", exc_info=error)
+            logger.error(
+                "Could not rejoin because of a defect",
+                exc_info=error,
+                extra={"action": "rejoin_defect"},
+            )
         elif time.monotonic() - self._complained > COMPLAIN_EVERY_S:
             self._complained = time.monotonic()
             scheduler = self._worker.scheduler
@@ -374,7 +396,7 @@ class SchedulerLink:
             other.view.cell_id,
             len(held),
             "The worker restarts." if worker.nanny else "The worker lets go of them.",
-            extra={"action": "cell-replaced"},
+            extra={"action": "cell_replaced"},
         )
         if worker.nanny:
             await worker.close(nanny=False, executor_wait=False, reason="worker-of-another-cell")
@@ -452,7 +474,7 @@ class SchedulerLink:
     async def _established(self, accepted: Registered) -> None:
         worker, comm = self._worker, self._comm
         if accepted.warning:
-            logger.warning(accepted.warning)
+            logger.warning(accepted.warning, extra={"action": "cell_warning"})
         if accepted.view is not None:
             self.follower.welcomed(comm, accepted.view)
             if accepted.ring is not None:

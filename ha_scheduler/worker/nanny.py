@@ -120,7 +120,11 @@ class Nanny(distributed.Nanny):
         try:
             path = executing.make_file(self.local_directory)
         except OSError as error:
-            logger.warning("If a worker dies, the next one will not know what it ran: %s", error)
+            logger.warning(
+                "If a worker dies, the next one will not know what it ran: %s",
+                error,
+                extra={"action": "exposures_missing"},
+            )
             return None
         self.env = {**self.env, executing.ENVIRONMENT: str(path)}
         return path

@@ -45,8 +45,12 @@ class PresentLeaders:
         if term is None or term >= seen or message.get("op") == _ANSWERED:
             return message
         reason = f"it is an order of term {term}, and {seen} has been seen"
-        stale = {"action": "stale-order-refused"}
-        logger.warning("Refused %r of a former leader: %s", message.get("op"), reason, extra=stale)
+        logger.warning(
+            "Refused %r of a former leader: %s",
+            message.get("op"),
+            reason,
+            extra={"action": "stale_order_refused"},
+        )
         if message.get("reply", True):
             await self._comm.write(error_message(StaleLeader(reason), status="uncaught-error"))
         await self._comm.close()

@@ -85,7 +85,12 @@ def _metadata(task: Any) -> bytes | None:
     try:
         data = bytes(dumps(task.metadata))
     except Exception:  # pickle runs the code of users
-        logger.warning("The metadata of %r is not told to the next leader", task.key, exc_info=True)
+        logger.warning(
+            "The metadata of %r is not told to the next leader",
+            task.key,
+            exc_info=True,
+            extra={"action": "metadata_untold"},
+        )
         return None
     return data if len(data) <= METADATA_BYTES_MAX else None
 

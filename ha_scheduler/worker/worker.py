@@ -172,7 +172,9 @@ class Worker(distributed.Worker):
             logger.debug("A heartbeat was not answered: %s", error)
         except Exception:
             # Upstream closes here. What one leader makes of a heartbeat is no reason to lose data.
-            logger.exception("Unexpected exception during heartbeat")
+            logger.exception(
+                "Unexpected exception during heartbeat", extra={"action": "heartbeat_failed"}
+            )
 
     async def _beat(self, link: SchedulerLink, stream: Any) -> None:
         metrics, extensions = await link.metrics()

@@ -84,7 +84,7 @@ async def test_an_outage_is_told_at_once_and_at_its_end_without_any_traceback(
         assert "leader='second' term=2" in repr(client)
         told = [r for r in caplog.records if r.levelno >= logging.WARNING]
         assert [getattr(record, "action", record.message) for record in told] == [
-            "outage-began", "outage-over",
+            "outage_began", "outage_over",
         ]  # fmt: skip
         assert not [record for record in caplog.records if record.exc_info]
         await second.tell(commit([1]), {"op": "key-in-memory", "key": "x"})
@@ -105,7 +105,7 @@ async def test_a_long_outage_is_told_again_and_again_but_no_flood(
         await leader.die()
 
         def lasting() -> list[str]:
-            return [r.message for r in caplog.records if getattr(r, "action", "") == "outage-lasts"]
+            return [r.message for r in caplog.records if getattr(r, "action", "") == "outage_lasts"]
 
         await until(lambda: len(lasting()) >= 2)
         assert "1 of 1 peers do not answer since" in lasting()[-1]

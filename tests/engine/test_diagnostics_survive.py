@@ -129,6 +129,6 @@ async def test_a_leader_that_shows_when_tasks_ran_adopts_those_of_which_it_does_
         await both.kill_leader()
         leader = await both.take_over()
         assert TaskStreamPlugin.name in leader.plugins
-        failed = [r for r in caplog.records if getattr(r, "action", "") == "plugin-failed"]
+        failed = [r for r in caplog.records if getattr(r, "action", "") == "plugin_failed"]
         assert not failed
         assert await both.client.get_task_stream() == ()

@@ -100,7 +100,7 @@ async def test_a_malformed_message_is_refused_and_with_it_what_came_with_it(
         subscribe = {"op": "subscribe-topic", "topic": "t"}
         assert re.search(error, refusal(await told(both, subscribe, said)))
         assert not both.leader._broker._topics["t"].subscribers
-    (line,) = [r for r in caplog.records if getattr(r, "action", "") == "message-refused"]
+    (line,) = [r for r in caplog.records if getattr(r, "action", "") == "message_refused"]
     assert re.search(error, line.getMessage())
 
 

@@ -286,7 +286,7 @@ class Clients(Cancellation):
             known.versions = versions
             known.last_seen = time()
             return
-        logger.info("Client %s joined.", client, extra={"action": "client-joined"})
+        logger.info("Client %s joined.", client, extra={"action": "client_joined"})
         self.log_event(["all", client], {"action": "add-client", "client": client})
         self.clients[client] = ClientState(client, versions=versions)
         self._client_connections_added_total += 1
@@ -298,7 +298,7 @@ class Clients(Cancellation):
                 logger.warning(
                     "A scheduler plugin failed on a new client.",
                     exc_info=True,
-                    extra={"action": "plugin-failed"},
+                    extra={"action": "plugin_failed"},
                 )
 
     def _client_lost(self, client: str, *, silent: bool) -> None:
@@ -344,7 +344,7 @@ class Clients(Cancellation):
                     client,
                     "which fell silent" if silent else "whose connection was closed",
                     seconds,
-                    extra={"action": "client-gave-up"},
+                    extra={"action": "client_gave_up"},
                 )
                 self.remove_client(client=client, stimulus_id=f"client-ttl-{time()}")
 
@@ -430,7 +430,7 @@ class Clients(Cancellation):
                 "Client %s wants %d keys that the cell does not know.",
                 client,
                 len(keys),
-                extra={"action": "keys-unknown"},
+                extra={"action": "keys_unknown"},
             )
             self.client_comms[client].send(
                 {

@@ -135,7 +135,7 @@ class Submissions(Turns):
         whole, who = f"{request.exposure.kind} {request.exposure.what}", request.exposure.client
         if whole not in str(error):  # a part of its message was set aside
             error = SetAside(f"{whole} (request {request.sequence} of {who}): {error}")
-        logger.error("%s", error, extra={"action": "graph-set-aside"})
+        logger.error("%s", error, extra={"action": "graph_set_aside"})
         if client not in self.clients:
             return
         graph = 0

@@ -115,7 +115,7 @@ class Topics(Broker):
             try:
                 plugin.log_event(name, message)
             except Exception:  # the code of users
-                logger.exception("A plugin failed on an event.", extra={"action": "plugin-failed"})
+                logger.exception("A plugin failed on an event.", extra={"action": "plugin_failed"})
 
     async def _tell_later(self, events: dict[str, Event]) -> None:
         await self._transactions.settled()

@@ -119,7 +119,7 @@ class SchedulerPlugins(SchedulerBase):
                 logger.exception(
                     "Scheduler plugin %r cannot say its state.",
                     name,
-                    extra={"action": "plugin-state-failed"},
+                    extra={"action": "plugin_state_failed"},
                 )
             else:
                 if state != self.recorded_states.get(name):
@@ -139,7 +139,7 @@ class SchedulerPlugins(SchedulerBase):
                     logger.exception(
                         "The uploaded file %s cannot be imported here.",
                         path.name,
-                        extra={"action": "upload-failed"},
+                        extra={"action": "upload_failed"},
                     )
 
     async def start_plugins(self) -> None:
@@ -165,7 +165,7 @@ class SchedulerPlugins(SchedulerBase):
             logger.exception(
                 "Scheduler plugin %r cannot be started on this leader; register it again.",
                 name,
-                extra={"action": "plugin-start-failed"},
+                extra={"action": "plugin_start_failed"},
             )
 
     async def _restore(self, name: str, plugin: Any) -> None:
@@ -208,7 +208,7 @@ class SchedulerPlugins(SchedulerBase):
             logger.exception(
                 "Scheduler plugin %r cannot be read here; install its module on all peers.",
                 name,
-                extra={"action": "plugin-unreadable"},
+                extra={"action": "plugin_unreadable"},
             )
             return None
 

@@ -206,7 +206,7 @@ class Shuffles(ShuffleSchedulerPlugin):
                 "Shuffle %s cannot be read here, and begins anew.",
                 shuffle_id,
                 exc_info=True,
-                extra={"action": "shuffle-unreadable"},
+                extra={"action": "shuffle_unreadable"},
             )
             return False
         state: SchedulerShuffleState[Any] = SchedulerShuffleState(
@@ -244,7 +244,7 @@ class Shuffles(ShuffleSchedulerPlugin):
         logger.warning(
             "Shuffle %s starts anew: not all that took part in it goes on.",
             shuffle_id,
-            extra={"action": "shuffle-restarted"},
+            extra={"action": "shuffle_restarted"},
         )
         self._begun_anew.setdefault(shuffle_id, 0)
         state = self.active_shuffles.get(shuffle_id)

@@ -232,7 +232,7 @@ class Scaling(SchedulerBase):
                     owner["signal"],
                     owner["workers"],
                     owner["wanted"],
-                    extra={"action": "scaling-signal"},
+                    extra={"action": "scaling_signal"},
                 )
             if owner["command"]:
                 self._command(name, owner)
@@ -262,6 +262,8 @@ class Scaling(SchedulerBase):
         try:
             await self.retire_workers(names=going, close_workers=True, remove=True)
         except Exception:  # nobody waits for it; the workers stay, and may go later
-            logger.exception("The workers %s were not retired.", going)
+            logger.exception(
+                "The workers %s were not retired.", going, extra={"action": "workers_not_retired"}
+            )
             return
         self.tell_scale(ScaleWanted(self.term, name, total, tuple(going)))

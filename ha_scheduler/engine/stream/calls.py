@@ -159,7 +159,7 @@ class NumberedCalls:
     @staticmethod
     async def _refuse(call: Call) -> Any:
         """A later call of its slot has overtaken it: nobody waits for an answer."""
-        logger.info("A late %s is not done again.", call.op, extra={"action": "late-call"})
+        logger.info("A late %s is not done again.", call.op, extra={"action": "late_call"})
         return Status.dont_reply
 
     def abandon(self, owner: str) -> None:

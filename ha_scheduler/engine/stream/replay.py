@@ -83,7 +83,7 @@ class Replay:
                 except (ReplayDivergedError, UnknownRecordError) as error:
                     of_this_host = error
         except SetAside as error:
-            logger.error("%s", error, extra={"action": "record-set-aside"})
+            logger.error("%s", error, extra={"action": "record_set_aside"})
         if of_this_host is not None:
             raise of_this_host
 
@@ -205,7 +205,7 @@ class Replay:
             logger.exception(
                 "Graph %x cannot be read here; install on all peers what its client uses.",
                 record.graph,
-                extra={"action": "graph-unreadable"},
+                extra={"action": "graph_unreadable"},
             )
             return
         opened.progress(len(dsk) / TASKS_PER_S)
@@ -237,7 +237,7 @@ class Replay:
 
     def _set_aside(self, record: records.GraphSubmitted, keys: list[Key], error: SetAside) -> None:
         """Engines ended of this graph: its keys are errors, here as on every engine."""
-        logger.error("%s", error, extra={"action": "graph-set-aside"})
+        logger.error("%s", error, extra={"action": "graph_set_aside"})
         self._client(record.client)
         self._scheduler.make_set_aside(record.graph, record.client, keys, error)
         self._keep_graph(record.graph)
@@ -290,7 +290,7 @@ class Replay:
                 "Graph %x cannot be made into tasks.",
                 record.graph,
                 exc_info=True,
-                extra={"action": "graph-refused"},
+                extra={"action": "graph_refused"},
             )
 
     @staticmethod

@@ -140,7 +140,7 @@ class ReplicatedTables:
                 "install on all peers what its client uses.",
                 key,
                 space,
-                extra={"action": "value-unreadable"},
+                extra={"action": "value_unreadable"},
             )
             return DELETED
 

@@ -77,7 +77,7 @@ class Actors(WithheldTasks):
                     "Actor %r was lost with its worker %s.",
                     key,
                     worker,
-                    extra={"action": "actor-lost"},
+                    extra={"action": "actor_lost"},
                 )
                 self.adoption.adopt_error(ts, _lost(), step)
         step.follow()

@@ -155,7 +155,7 @@ class Adoption:
                         "worker uses.",
                         key,
                         exc_info=True,
-                        extra={"action": "metadata-unreadable"},
+                        extra={"action": "metadata_unreadable"},
                     )
 
     def _settle(self, step: Consequences) -> None:
@@ -447,7 +447,7 @@ class Adoption:
                 logger.warning(
                     "A scheduler plugin failed on an adopted task.",
                     exc_info=True,
-                    extra={"action": "plugin-failed"},
+                    extra={"action": "plugin_failed"},
                 )
 
 

@@ -173,7 +173,7 @@ class Orphans:
             logger.info(
                 "Freed %d keys of graphs that nobody resubmitted.",
                 len(self),
-                extra={"action": "orphans-freed"},
+                extra={"action": "orphans_freed"},
             )
         self._memory, self._running, self._data = {}, {}, {}
         step.send()

@@ -103,7 +103,7 @@ class Recovery:
             logger.critical(
                 "The recovery failed; this engine exits.",
                 exc_info=True,
-                extra={"action": "recovery-failed"},
+                extra={"action": "recovery_failed"},
             )
             end_engine()
         self._opened.set()

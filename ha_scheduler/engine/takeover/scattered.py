@@ -82,7 +82,7 @@ class ScatteredData(Clients):
             "%d pieces of scattered data are lost: %s.",
             len(lost),
             self._who_departed(),
-            extra={"action": "scattered-lost"},
+            extra={"action": "scattered_lost"},
         )
         # Before upstream's own word, which says no reason: a client goes by the first.
         for (client, why), keys in told.items():

@@ -110,7 +110,7 @@ class UnseenDeaths(Attempts):
                     "Task %r has failed: %d workers died while they ran it.",
                     ts.key,
                     ts.suspicious,
-                    extra={"action": "killed-workers"},
+                    extra={"action": "killed_workers"},
                 )
                 error = _killed_worker(ts.key, worker, self.allowed_failures)
                 self.adoption.adopt_error(ts, {"exception": error, "erred_on": [worker]}, step)

@@ -51,7 +51,7 @@ class WithheldTasks(SchedulerBase):
             len(self.withheld),
             len(self.silent),
             ", ".join(sorted(self.silent)),
-            extra={"action": "tasks-withheld"},
+            extra={"action": "tasks_withheld"},
         )
 
     def spoke(self, workers: Iterable[str]) -> bool:

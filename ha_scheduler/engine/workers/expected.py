@@ -73,14 +73,14 @@ class ExpectedWorkers(Retirement, ScatteredData, Placement, UnseenDeaths):
         try:
             await call(worker, presented, CALL_SECONDS)
         except WorkerSilent as error:
-            logger.info("Worker %s.", error, extra={"action": "worker-silent"})
+            logger.info("Worker %s.", error, extra={"action": "worker_silent"})
             await self._watch_silent(worker)
         except TimeoutError:
             logger.info(
                 "Nothing came from %s within %.1f s.",
                 worker,
                 CALL_SECONDS,
-                extra={"action": "worker-unreachable"},
+                extra={"action": "worker_unreachable"},
             )
             self._unreachable.add(worker)
             self._place_what_waited([worker])
@@ -104,7 +104,7 @@ class ExpectedWorkers(Retirement, ScatteredData, Placement, UnseenDeaths):
         self._forget_expected(worker)
 
     def _forget_expected(self, worker: str) -> None:
-        logger.info("Worker %s is gone.", worker, extra={"action": "worker-gone"})
+        logger.info("Worker %s is gone.", worker, extra={"action": "worker_gone"})
         if worker in self.workers:
             self.recovery.settled(worker)
             return

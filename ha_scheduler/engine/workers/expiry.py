@@ -35,7 +35,7 @@ def check(scheduler: Any, now: float | None = None) -> None:
             logger.warning(
                 "Worker %s gets no new work: its token has run out; renew it",
                 address,
-                extra={"action": "worker-token-expired"},
+                extra={"action": "worker_token_expired"},
             )
             scheduler.handle_worker_status_change(
                 Status.paused, address, stimulus_id=f"token-expired-{wall_time()}"
@@ -47,7 +47,7 @@ def check(scheduler: Any, now: float | None = None) -> None:
                 "Cut the connection of %s at %s: its token has run out",
                 identity.subject,
                 comm.peer_address,
-                extra={"action": "connection-cut"},
+                extra={"action": "connection_cut"},
             )
             comm.abort()
 

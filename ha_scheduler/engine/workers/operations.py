@@ -186,7 +186,7 @@ class WorkerOperations:
             logger.info(
                 "A %s that an earlier leader began goes on.",
                 operation.op,
-                extra={"action": "worker-operation-resumed"},
+                extra={"action": "worker_operation_resumed"},
             )
             self._start(place, self._go_on(place, operation))
 
@@ -228,7 +228,7 @@ class WorkerOperations:
             missing = _missing(operation, len(workers))
             if operation.raises:
                 raise TimeoutError(missing)
-            logger.error(missing, extra={"action": "restart-incomplete"})
+            logger.error(missing, extra={"action": "restart_incomplete"})
             back = {ws.nanny for ws in workers.values() if ws.nanny}
             for worker in operation.leaving.values():
                 if worker.nanny and worker.nanny not in back:

@@ -86,7 +86,7 @@ class Workers(ExpectedWorkers, InheritedTasks):
                 address,
                 joining.cell_id,
                 self.cell.cell_id,
-                extra={"action": "other-cell"},
+                extra={"action": "other_cell"},
             )
             answer = {"status": OTHER_CELL, "time": time(), HA: to_op(self.welcome())}
             await comm.write(answer)
@@ -98,7 +98,7 @@ class Workers(ExpectedWorkers, InheritedTasks):
         try:
             self.exposures.check(exposure_of_report(fields["server_id"], address))
         except SetAside as error:
-            logger.error("%s", error, extra={"action": "report-set-aside"})
+            logger.error("%s", error, extra={"action": "report_set_aside"})
             return await self._send_away(fenced, address, _BEGIN_ANEW)
         identity, known = identity_of(comm), self.workers.get(address)
         if known is not None and known.server_id != fields["server_id"]:
@@ -152,7 +152,7 @@ class Workers(ExpectedWorkers, InheritedTasks):
 
     async def _send_away(self, comm: FencedComm, address: str, farewell: dict[str, Any]) -> None:
         """Tell a dismissed worker to close, as on a stream; it is not registered."""
-        logger.info("Worker %s is told once more to close.", address, extra={"action": "sent-away"})
+        logger.info("Worker %s is told once more to close.", address, extra={"action": "sent_away"})
         if address in self.recovery.awaited:
             self._forget_expected(address)
         interval = heartbeat_interval(len(self.workers))
@@ -176,7 +176,7 @@ class Workers(ExpectedWorkers, InheritedTasks):
                 self._will_not_report(address)
 
     async def _take_back(self, comm: FencedComm, address: str, report: Report, status: str) -> None:
-        logger.info("Worker %s is back.", address, extra={"action": "worker-back"})
+        logger.info("Worker %s is back.", address, extra={"action": "worker_back"})
         self.stream_comms[address].abort()
         stream = BatchedSend(interval="5ms", loop=self.loop)
         self.stream_comms[address] = stream

@@ -314,7 +314,7 @@ class Retirement(Intents):
             if ws is None or ws.status != Status.closing_gracefully or address in self._retiring:
                 continue
             if ws.server_id not in self.retirements and ws.server_id not in self.dismissed:
-                logger.info("Worker %s does not retire.", address, extra={"action": "works-again"})
+                logger.info("Worker %s does not retire.", address, extra={"action": "works_again"})
                 message = {"op": "worker-status-change", "status": Status.running.name}
                 self.stream_comms[address].send({**message, "stimulus_id": f"ha-stays-{time()}"})
 
@@ -340,7 +340,7 @@ class Retirement(Intents):
     async def _resume(self, ws: WorkerState, departure: Departure) -> None:
         address, kind, close, remove = departure
         logger.info(
-            "Worker %s goes on to %s.", address, kind, extra={"action": "departure-resumed"}
+            "Worker %s goes on to %s.", address, kind, extra={"action": "departure_resumed"}
         )
         try:
             if kind == "retire":
@@ -357,7 +357,7 @@ class Retirement(Intents):
                 "Worker %s did not %s; ask for it again.",
                 address,
                 kind,
-                extra={"action": "departure-failed"},
+                extra={"action": "departure_failed"},
             )
 
 
