@@ -173,7 +173,8 @@ class Runner:
             if "faults" not in self._phases:
                 self._phase("faults")
             self._inject(injection, guard)
-            _sleep_until(zero + injection.heal_at_s)
+            # One that took long to make lasts no less for it.
+            _sleep_until(time.monotonic() + injection.heal_at_s - injection.at_s)
             self._heal_one(injection.number, guard)
         _sleep_until(zero + self.scenario.baseline_s + self.scenario.time_limit_s)
 
