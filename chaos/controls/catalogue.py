@@ -51,6 +51,23 @@ class Control:
     side: str = "peers"  # or "clients"
 
 
+#: A read waits for a majority's confirmation, and before that for all that was written. Without
+#: the first alone nothing shows: while anybody writes, the second holds it back.
+UNCONFIRMED = (
+    Edit(
+        "ha_scheduler.engine.confirmations",
+        "        await confirm()\n        return result\n",
+        "        return result\n",
+    ),
+    Edit(
+        "ha_scheduler.engine.stream.calls",
+        '        await self._transactions.settled()\n        failpoints.reach(f"{call.op}.committed")',
+        "        if call.op != 'variable_get':\n"
+        "            await self._transactions.settled()\n"
+        '        failpoints.reach(f"{call.op}.committed")',
+    ),
+)
+
 CONTROLS = {
     control.name: control
     for control in (
@@ -69,11 +86,7 @@ CONTROLS = {
                     "        return now() < deadline\n",
                     "        return True\n",
                 ),
-                Edit(
-                    "ha_scheduler.engine.confirmations",
-                    "        await confirm()\n        return result\n",
-                    "        return result\n",
-                ),
+                *UNCONFIRMED,
             ),
             {
                 "workload": "coordination",
@@ -84,14 +97,8 @@ CONTROLS = {
         ),
         Control(
             "no-barrier",
-            "a read is answered before a majority has confirmed the leader",
-            (
-                Edit(
-                    "ha_scheduler.engine.confirmations",
-                    "        await confirm()\n        return result\n",
-                    "        return result\n",
-                ),
-            ),
+            "a read is answered though no majority has confirmed the leader, nor what was written",
+            (*UNCONFIRMED,),
             {
                 "workload": "coordination",
                 "faults": ("clock:halted:leader:4s",),

@@ -14,6 +14,7 @@ from chaos.faults import (
     packets,
     process,
     syscalls,
+    upgrade,
     visits,
     workers,
 )
@@ -21,7 +22,7 @@ from chaos.faults.base import Registry
 
 _MODULES = (
     *(process, network, packets, failpoints, syscalls, files, mounts, clock, membership),
-    *(workers, address, visits, credentials),
+    *(workers, address, visits, credentials, upgrade),
 )
 
 FAULTS = Registry(fault for module in _MODULES for fault in module.FAULTS)

@@ -20,10 +20,16 @@ class ToyTarget:
     """Each peer is two processes that sleep."""
 
     name = "toy"
-    abilities = frozenset({"processes", "disk"})
+    abilities = frozenset({"processes", "files", "environment", "failpoints"})
 
     def __init__(self, directory: Path, *peers: str) -> None:
         self.peers = peers
+        self.root = directory
+        self.failpoints = directory / "failpoints"
+        self.failpoints.mkdir()
+        self.started_with: list[str] = []
+        self._environments = {peer: dict(os.environ) for peer in peers}
+        self._options: dict[str, list[str]] = {peer: [] for peer in peers}
         self.leading: str | None = peers[0]
         self.restarted: list[str] = []
         self._directory = directory
@@ -32,7 +38,24 @@ class ToyTarget:
             self._start(peer)
 
     def _start(self, peer: str) -> None:
-        self._running[peer] = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+        env = self._environments[peer]
+        self._running[peer] = [subprocess.Popen(["sleep", "600"], env=env) for _ in range(2)]
+
+    def replace(self, peer: str, command: list[str]) -> None:
+        """Have another daemon there."""
+        daemon = self._running[peer][0]
+        daemon.kill()
+        daemon.wait()
+        self._running[peer][0] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def await_end(self, peer: str, seconds: float) -> None:
+        self._running[peer][0].wait(seconds)
+
+    def environment(self, peer: str) -> dict[str, str]:
+        return self._environments[peer]
+
+    def options(self, peer: str) -> list[str]:
+        return self._options[peer]
 
     def leader(self) -> str | None:
         return self.leading
@@ -44,11 +67,12 @@ class ToyTarget:
     def signal(self, peer: str, part: str, signum: int) -> None:
         daemon, engine = self._running[peer]
         for process in {"daemon": [daemon], "engine": [engine]}.get(part, [daemon, engine]):
-            os.kill(process.pid, signum)
+            process.send_signal(signum)  # nothing, if it has ended
 
     def restart(self, peer: str) -> None:
         self._end(peer)
         self.restarted.append(peer)
+        self.started_with += self._options[peer]
         self._start(peer)
 
     def directory(self, peer: str) -> Path:
