@@ -61,7 +61,8 @@ UNCONFIRMED = (
     ),
     Edit(
         "ha_scheduler.engine.stream.calls",
-        '        await self._transactions.settled()\n        failpoints.reach(f"{call.op}.committed")',
+        "        await self._transactions.settled()\n"
+        '        failpoints.reach(f"{call.op}.committed")',
         "        if call.op != 'variable_get':\n"
         "            await self._transactions.settled()\n"
         '        failpoints.reach(f"{call.op}.committed")',
