@@ -28,7 +28,7 @@ from chaos.scenario import Scenario, changed, read
 from chaos.schedule import describe, schedule
 from chaos.simulation.command import sim
 from chaos.suites import suite as suites
-from chaos.targets.registry import TARGETS, is_owned, make
+from chaos.targets.registry import TARGETS, cell_of, is_owned, make
 from chaos.workloads.registry import WORKLOADS, workload
 from ha_scheduler.errors import OperatorError
 
@@ -105,7 +105,12 @@ def run(
     """Run one scenario: FILE (TOML), the options, or both."""
     scenario = changed(read(file) if file else Scenario(), **_chosen(given))
     workload(scenario.workload)
-    guard.check(scenario, owned=is_owned(scenario.target), outage_allowed=allow_outage)
+    guard.check(
+        scenario,
+        owned=is_owned(scenario.target),
+        cell=cell_of(scenario.target),
+        outage_allowed=allow_outage,
+    )
     if dry_run:
         _print_plan(scenario)
         return 0
@@ -209,7 +214,7 @@ def _rewrite(directory: Path) -> Path:
 def replay(directory: Path, store: Path) -> int:
     """Run the scenario of an old run once more."""
     scenario = read(directory / SCENARIO if directory.is_dir() else directory)
-    guard.check(scenario, owned=is_owned(scenario.target))
+    guard.check(scenario, owned=is_owned(scenario.target), cell=cell_of(scenario.target))
     again = new_directory(store, scenario)
     return _told(execute(scenario, again, click.echo), again)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -61,8 +61,20 @@ def processes(target: Target, peer: str, part: Part) -> list[psutil.Process]:
     for pid in wanted:
         with contextlib.suppress(psutil.NoSuchProcess):
             if pid is not None:
-                found.append(psutil.Process(pid))
+                found.append(process_of(target, peer, pid))
     return found
+
+
+def process_of(target: Any, peer: str, pid: int) -> psutil.Process:
+    """Of this host, or what a target on others has in its place."""
+    of_target = getattr(target, "process_of", None)
+    return psutil.Process(pid) if of_target is None else of_target(peer, pid)
+
+
+def there(target: Any, peer: str, *command: str) -> Command:
+    """The words that run a command where the peer runs."""
+    of_target = getattr(target, "there", None)
+    return command if of_target is None else of_target(peer, *command)
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -153,7 +165,10 @@ def _freeze(target: Target, random: Random, part: Part, lasts_s: float | None, w
     active = Frozen(target, chosen(target, word, random), part)
     for peer in active.peers:
         struck = _strike(target, peer, part, signal.SIGSTOP)
-        active.will = (*active.will, *(("kill", "-CONT", str(p.pid)) for p in struck))
+        active.will = (
+            *active.will,
+            *(there(target, peer, "kill", "-CONT", str(p.pid)) for p in struck),
+        )
         if _until(partial(_are_stopped, struck), SEEN_S_MAX):
             active.seen.append(f"{peer} stopped: {', '.join(str(p.pid) for p in struck)}")
     return active
