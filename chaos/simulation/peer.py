@@ -258,7 +258,7 @@ class Process:
             must_sync=ready.must_sync,
         )
 
-    def on_read(self, context: bytes) -> None: ...
+    def on_read(self, context: bytes, index: int) -> None: ...
 
     def on_contact(self) -> None:
         self.lease_until = self.driver.certain_until()

@@ -62,9 +62,9 @@ class ControlClient:
         self._context = client_context(tls) if tls is not None else None
         self._timeout_s = timeout_s
 
-    def status(self, name: str) -> Status:
-        """The status of the peer ``name``."""
-        return self.request(name, StatusRequest(), Status)
+    def status(self, name: str, *, linearizable: bool = False) -> Status:
+        """The status of the peer ``name``; see ``StatusRequest``."""
+        return self.request(name, StatusRequest(linearizable), Status)
 
     def history(self, name: str) -> Sequence[Failover]:
         """The failovers that the peer ``name`` knows, oldest first."""

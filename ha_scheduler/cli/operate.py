@@ -7,6 +7,7 @@ Exit statuses: 0 if the cell has a leader and did the request, 1 if not.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -78,11 +79,16 @@ format_option = click.option(
     metavar="[SECONDS]",
     help="Show it again and again, until Ctrl-C; as JSON, a line each time.",
 )
-def status(output: str, watch: float | None, **values: Any) -> int:
+@click.option(
+    "--linearizable",
+    is_flag=True,
+    help="Have a quorum say first that what each peer knows is not out of date.",
+)
+def status(output: str, watch: float | None, linearizable: bool, **values: Any) -> int:
     """Show what each peer says of itself."""
     client = client_of(values)
     while True:
-        answers = statuses(client)
+        answers = statuses(client, linearizable=linearizable)
         if watch is not None and output == "table":
             click.clear()  # nothing if this is no terminal
             click.echo(f"{datetime.now(UTC):%F %T} UTC")
@@ -124,15 +130,18 @@ def transfer(to: str | None, **values: Any) -> int:
     return 0
 
 
-def statuses(client: ControlClient) -> dict[str, Status | ControlError]:
+def statuses(
+    client: ControlClient, *, linearizable: bool = False
+) -> dict[str, Status | ControlError]:
     """The status of each peer; ``client`` knows today's peers from then on."""
-    answers = client.of_all(client.status)
+    ask = functools.partial(client.status, linearizable=linearizable)
+    answers = client.of_all(ask)
     known = [answer for answer in answers.values() if isinstance(answer, Status)]
     newest = max(known, key=lambda answer: answer.commit, default=None)
     if newest is None or {peer.name for peer in newest.peers} == set(client.cell.names):
         return answers
     client.cell, client.identity = Cell(newest.peers), newest.cell
-    return client.of_all(client.status)
+    return client.of_all(ask)
 
 
 def leader_or_fail(answers: Answers, failure: str) -> str:

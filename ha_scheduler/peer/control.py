@@ -24,6 +24,7 @@ from ha_scheduler.peer.copies import Copies
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.inquest import quarantined
 from ha_scheduler.peer.issuing import Issuer
+from ha_scheduler.peer.reads import NotConfirmed
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import named
@@ -152,8 +153,8 @@ class Control:
     async def _answer(self, request: Request, caller: Identity) -> Answer:
         replica = self._replica
         match request:
-            case StatusRequest():
-                return self._report.status()
+            case StatusRequest(linearizable):
+                return await self._status(linearizable=linearizable)
             case HistoryRequest():
                 return History(replica.history.tail(ENTRIES_MAX))
             case TransferRequest(to):
@@ -186,6 +187,14 @@ class Control:
                 return self._change(lambda: replica.reconfiguration.remove(peer))
             case _:
                 return await self._tokens(request, caller)
+
+    async def _status(self, *, linearizable: bool) -> Answer:
+        if linearizable:
+            try:
+                await self._replica.current()
+            except NotConfirmed as error:
+                return Declined(str(error), passing=True)
+        return self._report.status()
 
     async def _tokens(
         self,

@@ -58,7 +58,7 @@ class DriverEvents(Protocol):
 
     def on_contact(self) -> None: ...
 
-    def on_read(self, context: bytes) -> None:
+    def on_read(self, context: bytes, index: int) -> None:
         """A quorum has answered since ``read(context)``."""
 
     def on_committed(self, entries: tuple[Entry, ...]) -> None: ...
@@ -260,7 +260,7 @@ class Driver:
         self._send(ready.messages)
         self._events.on_sent()
         for state in ready.read_states:
-            self._events.on_read(state.context)
+            self._events.on_read(state.context, state.index)
         if ready.must_sync:
             self._write(ready)
         if ready.committed:

@@ -46,6 +46,7 @@ from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Links
 from ha_scheduler.peer.maintenance import Maintenance
 from ha_scheduler.peer.others import Others
+from ha_scheduler.peer.reads import Reads
 from ha_scheduler.peer.reconfiguration import Reconfiguration
 from ha_scheduler.peer.releases import format_of_cell
 from ha_scheduler.peer.ring_keeper import RingKeeper
@@ -126,6 +127,7 @@ class Replica:
         self._tail = CommittedTail(store, store.applied())
         self.engine = EngineSide(settings, roster, store, self._tail, self)
         self.commits = Commits()
+        self.reads = Reads()
         #: What is to be over before the first engine of a term listens, if anything.
         self.before_serving: Callable[[], asyncio.Task[None] | None] = lambda: None
         self.ring = RingKeeper(
@@ -245,8 +247,13 @@ class Replica:
         if self.leadership.engine is EngineState.ACTIVE:
             self.engine.extend(self.driver.certain_until())
 
-    def on_read(self, context: bytes) -> None:
-        """A quorum has answered the engine's question, asked under the term that it was led in."""
+    def on_read(self, context: bytes, index: int) -> None:
+        """A quorum has answered the engine's question, asked under the term that it was led in; or
+        one of a reader of what this peer tells.
+        """
+        if len(context) != _QUESTION.size:
+            self.reads.confirmed(context, index)
+            return
         term, number = _QUESTION.unpack(context)
         if self.leading() and self.state.term == term:
             self.engine.confirm(term, number)
@@ -271,6 +278,7 @@ class Replica:
         self._tail.applied(index)
         self.ring.on_applied(index)
         self.commits.on_applied(index)
+        self.reads.on_applied()
         for row in self.alarms.new_rejections():
             self.engine.rejected(row)
 
@@ -428,6 +436,10 @@ class Replica:
         return min(known, default=self.applied)
 
     # -- what operators and watchers ask
+
+    async def current(self) -> None:
+        """Wait until this peer is not out of date. Raises ``NotConfirmed``."""
+        await self.reads.current(self.driver.read, lambda: self.applied)
 
     def leader_name(self) -> str | None:
         return self._name(self.state.leader)

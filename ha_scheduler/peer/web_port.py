@@ -14,6 +14,7 @@ from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import tokens
 from ha_scheduler.peer.history import ENTRIES_MAX
 from ha_scheduler.peer.metrics import Facts, Metrics
+from ha_scheduler.peer.reads import NotConfirmed
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.settings import PeerSettings
@@ -21,7 +22,7 @@ from ha_scheduler.security.files import read_certificates
 from ha_scheduler.security.identity import Identity
 from ha_scheduler.security.key_ring import KeyRing
 from ha_scheduler.storage.lmdb_store import LmdbStore
-from ha_scheduler.web.routes import Source
+from ha_scheduler.web.routes import NotCurrent, Source
 from ha_scheduler.web.server import Server, bind
 
 
@@ -55,8 +56,15 @@ class WebPort:
                 lambda: self._replica.history.tail(ENTRIES_MAX),
                 self._metrics.text,
                 lambda: self._report.leader().dashboard,
+                self._current,
             )
         )
+
+    async def _current(self) -> None:
+        try:
+            await self._replica.current()
+        except NotConfirmed as error:
+            raise NotCurrent(str(error)) from error
 
     def tick(self) -> None:
         """Called every tick of the cell."""

@@ -21,7 +21,9 @@ LOG_ENTRIES_MAX = 200  # in one answer
 
 
 class StatusRequest(Message, tag="status"):
-    """``Status``, please."""
+    """``Status``, please. ``linearizable``: when a quorum has said that it is not out of date."""
+
+    linearizable: bool = False
 
 
 class HistoryRequest(Message, tag="history"):

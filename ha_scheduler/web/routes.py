@@ -9,7 +9,7 @@ else takes a token of the cell (``access.py``). The description is ``openapi.jso
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -23,19 +23,26 @@ from ha_scheduler.web.conditions import follows, leads, unready
 
 DESCRIPTION = "openapi.json"
 RETRY_S = 1
+LINEARIZABLE = "linearizable"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What the daemon knows. ``metrics``: Prometheus' text, and its content type.
 
-    ``dashboard``: the URL of the leader's, or empty.
+    ``dashboard``: the URL of the leader's, or empty. ``current``: waits until a quorum says that
+    what this peer knows is not out of date; raises ``NotCurrent``.
     """
 
     status: Callable[[], Status]
     history: Callable[[], tuple[Failover, ...]]
     metrics: Callable[[], tuple[bytes, str]]
     dashboard: Callable[[], str]
+    current: Callable[[], Awaitable[None]]
+
+
+class NotCurrent(Exception):
+    """Peer: no quorum has said so in time."""
 
 
 class _Page(RequestHandler):
@@ -53,8 +60,19 @@ class _Page(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(answer) + "\n")
 
-    def head(self, *args: str) -> None:
-        self.get(*args)
+    def head(self, *args: str) -> Any:
+        return self.get(*args)
+
+    async def is_current(self) -> bool:
+        """Whether to answer: what is asked for with ``consistency=linearizable`` waits for it."""
+        if self.get_query_argument("consistency", "") != LINEARIZABLE:
+            return True
+        try:
+            await self.source.current()
+        except NotCurrent as error:
+            self.say({"error": str(error)}, yes=False)
+            return False
+        return True
 
     def get(self, *args: str) -> None:
         raise NotImplementedError
@@ -92,7 +110,9 @@ class Follower(_Page):
 class Cell(_Page):
     """The status of this peer, and of the others as far as it knows."""
 
-    def get(self) -> None:  # type: ignore[override]
+    async def get(self) -> None:  # type: ignore[override]
+        if not await self.is_current():
+            return
         status = self.source.status()
         told = msgspec.to_builtins(status)
         told.pop("op", None)
@@ -110,7 +130,9 @@ class Cell(_Page):
 class History(_Page):
     """The changes of leader that this peer remembers, oldest first."""
 
-    def get(self) -> None:  # type: ignore[override]
+    async def get(self) -> None:  # type: ignore[override]
+        if not await self.is_current():
+            return
         self.say({"failovers": [msgspec.to_builtins(entry) for entry in self.source.history()]})
 
 

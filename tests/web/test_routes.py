@@ -21,7 +21,7 @@ from ha_scheduler.peer.metrics import Facts, Metrics
 from ha_scheduler.protocol.control import Status
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.authority import peer_files
-from ha_scheduler.web.routes import PAGES, Source, description
+from ha_scheduler.web.routes import PAGES, NotCurrent, Source, description
 from ha_scheduler.web.server import Server, bind
 from tests.certificates import issue
 from tests.web import tokens
@@ -40,10 +40,15 @@ class Peer:
         self.trust = ssl.create_default_context(cafile=str(self.files.ca_file))
         self.status = FOLLOWER
         self.dashboard = ""
+        self.current = True
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
         self._up.wait()
+
+    async def _current(self) -> None:
+        if not self.current:
+            raise NotCurrent("no quorum")
 
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
@@ -53,7 +58,13 @@ class Peer:
         server = Server(sock, self.files, lambda: ring)
         metrics = Metrics(lambda: self.status, lambda: FACTS)
         server.start(
-            Source(lambda: self.status, lambda: (FAILOVER,), metrics.text, lambda: self.dashboard)
+            Source(
+                lambda: self.status,
+                lambda: (FAILOVER,),
+                metrics.text,
+                lambda: self.dashboard,
+                self._current,
+            )
         )
         self._up.set()
         await self._over.wait()
@@ -206,3 +217,17 @@ def _generated(path: str) -> Callable[[Any], Any]:
         return checked(given(case=strategy)(test))
 
     return decorate
+
+
+@pytest.mark.parametrize("path", ["/cell", "/history"])
+async def test_what_is_to_be_current_and_is_not_confirmed_is_unavailable(
+    peer: Peer, path: str
+) -> None:
+    linearizable = f"{path}?consistency=linearizable"
+    peer.current = False
+    assert (await peer.fetch(path, role="observer")).code == 200
+    refused = await peer.fetch(linearizable, role="observer")
+    assert (refused.code, json.loads(refused.body)) == (503, {"error": "no quorum"})
+    peer.current = True
+    assert (await peer.fetch(linearizable, role="observer")).code == 200
+    assert (await peer.fetch(linearizable, "HEAD", role="observer")).code == 200
