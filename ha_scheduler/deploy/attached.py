@@ -33,7 +33,9 @@ from ha_scheduler.deploy.leader_adaptive import LeaderAdaptive
 
 logger = logging.getLogger("distributed.deploy.ha")
 
-PROTOCOL = "ha://"  # of its workers: then they listen where they reach the cell, over its TLS
+#: Of jobs' workers, so that they listen where they reach the cell; with ``tls://``, which
+#: dask-jobqueue would say, it is at the first address of their host.
+PROTOCOL = "ha://"
 RETIRE_S_MAX = 60.0  # for results to move, while the cluster lives
 RETIRE_AT_CLOSE_S_MAX = 10.0  # the person waits, and the batch system has its own patience
 LED_POLL_S = 0.1
@@ -228,7 +230,7 @@ def attach(cls: type[SpecCluster]) -> type[Any]:
     takes = inspect.signature(cls.__init__).parameters
 
     def init(self: Any, address: str, *args: Any, **kwargs: Any) -> None:
-        if "protocol" in takes:
+        if hasattr(cls, "job_cls"):  # of dask-jobqueue, which puts it on the command line
             kwargs.setdefault("protocol", PROTOCOL)
         if "security" in takes and kwargs.get("security") is None:
             kwargs["security"] = configured_security()
