@@ -77,6 +77,7 @@ class Facts(msgspec.Struct, frozen=True):
     clients: dict[str, int | None]  # the exit status of each
     settled_s: float | None = None  # after the last heal all was whole; None: it was not
     trouble: str = ""  # the harness could not do what it was to do
+    overdue: tuple[str, ...] = ()  # clients that did not end when they were told to
 
 
 @dataclass(frozen=True)

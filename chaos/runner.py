@@ -67,6 +67,7 @@ class Runner:
         self._active: dict[int, Any] = {}
         self._settled_s: float | None = None
         self._trouble = ""
+        self._overdue: list[str] = []
         self._began, self._began_wall = time.monotonic(), time.time()
 
     def run(self) -> None:
@@ -223,9 +224,11 @@ class Runner:
         for client in self._clients.values():
             _tell(client, b"stop\n")
         deadline = time.monotonic() + self.scenario.deadline_s + CLIENT_GRACE_S
-        for client in self._clients.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
+        for name, client in self._clients.items():
+            try:
                 client.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self._overdue.append(name)
 
     def _end_clients(self) -> None:
         for client in self._clients.values():
@@ -295,6 +298,7 @@ class Runner:
             exits,
             self._settled_s,
             self._trouble,
+            tuple(self._overdue),
         )
 
 

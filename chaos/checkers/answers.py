@@ -34,15 +34,20 @@ def _lost(record: Record) -> _Found:
 
 
 def _was_killed(record: Record, operation: Operation) -> bool:
-    """By a fault or by itself; one that failed has another exit status."""
+    """By a fault or by itself; one that failed has another exit status, or the harness ended it."""
     status = record.facts.clients.get(operation.process)
-    return status is None or status < 0
+    return (status is None or status < 0) and operation.process not in record.facts.overdue
 
 
 def _ended(record: Record) -> _Found:
     """Each client has ended in order."""
     wrong = {name: status for name, status in record.facts.clients.items() if status != 0}
-    texts = (f"client {name} ended with {status}: see its log" for name, status in wrong.items())
+    texts = (
+        f"client {name} did not end when it was told to: it waits for what does not come"
+        if name in record.facts.overdue
+        else f"client {name} ended with {status}: see its log"
+        for name, status in wrong.items()
+    )
     return some(texts), {"clients": len(record.facts.clients)}
 
 

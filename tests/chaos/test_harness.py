@@ -204,6 +204,7 @@ class Made:
         self.exits: dict[str, int | None] = {"c0": 0}
         self.settled_s: float | None = 1.0
         self.trouble = ""
+        self.overdue: tuple[str, ...] = ()
         self.executions: list[str] = []
         self.log = ""
         for n in range(20):
@@ -244,6 +245,7 @@ class Made:
             self.exits,
             self.settled_s,
             self.trouble,
+            self.overdue,
         )
         write_json(self.directory / record.FACTS, facts)
         return Record(self.directory)
@@ -289,6 +291,12 @@ def test_an_operation_of_a_client_that_was_killed_may_be_without_an_end(made: Ma
     made.operation(50, "lost", 15.0, type="info")
     made.exits["c0"] = -9
     assert made.verdicts() == {"ended": "violation"}
+
+
+def test_a_client_that_waits_for_ever_has_lost_what_it_waits_for(made: Made) -> None:
+    made.operation(50, "lost", 15.0, type="info")
+    made.exits["c0"], made.overdue = -9, ("c0",)
+    assert made.verdicts() == {"ended": "violation", "lost": "violation"}
 
 
 def test_what_ran_twice_is_found_and_forgiven_where_workers_died(tmp_path: Path) -> None:
