@@ -15,9 +15,11 @@ from heapq import nsmallest
 
 from msgspec.structs import replace
 
+from ha_scheduler.ledger import peer_table
 from ha_scheduler.ledger.encoding import decode, encode
 from ha_scheduler.ledger.layout import pack, unpack
 from ha_scheduler.ledger.records import (
+    PeerNamed,
     SigningKeyAdded,
     SigningKeyRetired,
     TokenIssued,
@@ -79,6 +81,42 @@ def keys(tables: Tables) -> list[SigningKeyAdded]:
     """The keys whose tokens hold, oldest first."""
     found = [decode(data) for _, data in sorted(map(unpack, _rows(tables, SIGNING_KEYS)))]
     return [record for record in found if isinstance(record, SigningKeyAdded)]
+
+
+def spent(tables: Tables, own: bytes, over: float, leeway_s: float) -> list[bytes]:
+    """Keys that sign no more, and of whose tokens none can hold: of each peer all but the newest,
+    and those of a peer that was removed. Never ``own``.
+
+    ``over``: what has expired by then (seconds since the epoch) is not renewed any more.
+    ``leeway_s``: by how much clocks of peers differ.
+    """
+    signing, removed = keys(tables), _removed(tables)
+    newest = {key.peer: key.at for key in signing}
+    held = [(index, token) for index, token in _issued(tables) if token.expires > over]
+
+    def is_spent(key: SigningKeyAdded) -> bool:
+        replaced, gone = newest[key.peer], removed.get(key.peer)
+        if key.at < replaced and not any(t.issued <= replaced + leeway_s for _, t in held):
+            return True
+        # What was issued or renewed since its peer went is signed by another.
+        return gone is not None and not any(index <= gone for index, _ in held)
+
+    return [key.key for key in signing if key.key != own and is_spent(key)]
+
+
+def _removed(tables: Tables) -> dict[str, int]:
+    """Where in the log each peer went that has no disk in the cell any more."""
+    rows = [(index, decode(data)) for index, data in peer_table.scan(tables)]
+    named = [(index, row) for index, row in rows if isinstance(row, PeerNamed)]
+    here = {row.name for _, row in named if not row.gone}
+    return {row.name: index for index, row in named if row.name not in here}
+
+
+def _issued(tables: Tables) -> Iterator[tuple[int, TokenIssued]]:
+    for row in _rows(tables, TOKENS):
+        record = _record(row)
+        if isinstance(record, TokenIssued):
+            yield int(unpack(row)[0]), record
 
 
 def index_of(tables: Tables, key: bytes) -> int | None:

@@ -6,7 +6,8 @@ after the record of its issue has committed, and its revocation is answered when
 peer that applies the log has the same list.
 
 A new key signs in place of the old one, whose tokens hold on until the last of them is over; then
-it is retired. ``drop_old`` retires all others at once, for the case that one was stolen.
+it is retired, and so is the key of a peer that was removed. ``drop_old`` retires all others at
+once, for the case that one was stolen.
 """
 
 from __future__ import annotations
@@ -207,21 +208,11 @@ class Issuer:
     # -- keys
 
     async def retire_old(self) -> None:
-        """Of each peer all keys but the newest, once no token of theirs can hold any more."""
+        """What was replaced, and what is of removed peers, once no token of it can hold."""
+        over = self._now() - LEEWAY_S - RENEW_GRACE_S
         with self._store.view() as view:
-            keys, issued = tokens.keys(view.tables), tokens.tokens(view.tables)
-        newest = {key.peer: key.at for key in keys}
-        own = raw(self._key.public_key())
-        now = self._now() - LEEWAY_S - RENEW_GRACE_S
-
-        def is_over(key: SigningKeyAdded) -> bool:
-            replaced_at = newest[key.peer]
-            superseded = key.at < replaced_at and key.key != own
-            return superseded and not any(
-                token.issued <= replaced_at + LEEWAY_S and token.expires > now for token in issued
-            )
-
-        await self._retire(is_over)
+            spent = tokens.spent(view.tables, raw(self._key.public_key()), over, LEEWAY_S)
+        await self._retire(lambda record: record.key in spent)
 
     async def _retire(self, which: Callable[[SigningKeyAdded], bool]) -> None:
         with self._store.view() as view:

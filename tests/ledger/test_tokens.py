@@ -72,3 +72,44 @@ def test_a_witness_keeps_whose_tokens_hold_and_no_engine_is_told() -> None:
         assert encoding.is_of_members(data)
         assert encoding.is_for_daemons(data)
         assert encoding.is_of_tokens(data)
+
+
+# Which keys can go
+
+
+KEY_A, KEY_B = b"a" * 32, b"b" * 32
+BOTH = (r.SigningKeyAdded(KEY_A, "a", 10), r.SigningKeyAdded(KEY_B, "b", 11))
+
+
+def peer(number: int, name: str, gone: str = "") -> r.PeerNamed:
+    return r.PeerNamed(number, number, name, "h", 1, 2, False, gone)
+
+
+def spent(*history: Any, now: float, own: bytes = KEY_A) -> list[bytes]:
+    return tokens.spent(folded(*history), own, now, 1)
+
+
+def test_the_key_of_a_removed_peer_goes_when_what_it_may_have_signed_is_over() -> None:
+    members = (peer(1, "a"), peer(2, "b"))
+    history = (*members, *BOTH, issued(A, 100), peer(2, "b", "was removed"))
+    assert spent(*members, *BOTH, now=10**6) == []
+    assert spent(*history, now=99) == []
+    assert spent(*history, now=100) == [KEY_B]
+    renewed = issued(A, 5000, 50)  # by the leader of then
+    assert spent(*history, renewed, now=100) == [KEY_B]
+    assert spent(*history, issued(B, 5000, 50), now=100) == [KEY_B]
+
+
+def test_the_key_of_a_peer_with_another_disk_or_of_the_leader_itself_stays() -> None:
+    replaced = (peer(1, "a"), peer(2, "b"), *BOTH, peer(2, "b", "was replaced"), peer(3, "b"))
+    assert spent(*replaced, now=10**6) == []
+    removed = (peer(1, "a"), peer(2, "b"), *BOTH, peer(2, "b", "was removed"))
+    assert spent(*removed, now=10**6, own=KEY_B) == []
+
+
+def test_a_key_that_was_replaced_goes_when_its_tokens_are_over() -> None:
+    later = r.SigningKeyAdded(b"c" * 32, "b", 20)
+    history = (*BOTH, issued(A, 100, 15), later, issued(B, 900, 50))
+    assert spent(*history, now=99, own=later.key) == []
+    assert spent(*history, now=100, own=later.key) == [KEY_B]
+    assert spent(*BOTH, later, now=0, own=KEY_B) == []
