@@ -14,10 +14,12 @@ from typing import Any
 
 import dask
 import pytest
+from click.testing import CliRunner, Result
 from distributed import CancelledError, fire_and_forget
 
 from client_replay import Client, JournalFenced, JournalInUse, NoLeader, SessionTaken, resume
 from client_replay.journal.file import JournalFile
+from ha_scheduler.cli.dask_ha import ha
 from ha_scheduler.engine.clients import absence
 from tests.engine.conftest import Pair, eventually, pair
 from tests.engine.counted import begin, blocked, gate, runs, work
@@ -95,6 +97,47 @@ def wanted_by(path: Path) -> set[Any]:
 SUBMIT = (
     "futures = {k: client.submit(f, k, key=k) for k, f in dict(a=work, b=work, c=blocked).items()}"
 )
+
+
+def from_a_terminal(*arguments: object) -> Result:
+    return CliRunner().invoke(ha, ["journal", *map(str, arguments)])
+
+
+async def test_from_a_terminal_what_never_reached_the_cell_is_submitted(path: Path) -> None:
+    async with pair() as both:
+        client = await Client(both.address, journal=path, asynchronous=True, set_as_default=False)
+        assert await client.submit(work, "a", key="a") == "a"
+        await both.kill_leader()
+        client.submit(work, "b", key="b")
+        client._ha.journal.wait_until_kept()
+        await client._leave()
+        nobody = await asyncio.to_thread(from_a_terminal, "resume", path, "--timeout", 1)
+        assert nobody.exit_code == 1
+        assert "No leader of the cell was found, and nothing was done" in nobody.output
+        await both.take_over()
+        done = await asyncio.to_thread(from_a_terminal, "resume", path)
+        assert done.exit_code == 0
+        assert "1 of 1 requests submitted" in done.output
+        again = await resumed(path)  # which is left for a later process
+        assert set(again.resumed) == {"b"}  # "a" was fetched
+        assert await again.resumed["b"] == "b"
+        await again.close()
+    assert runs == {"a": 1, "b": 1}
+
+
+async def test_from_a_terminal_a_journal_is_taken_from_a_living_process_by_force_alone(
+    path: Path,
+) -> None:
+    async with pair() as both, program(both, path) as notebook:
+        await notebook.do(SUBMIT)
+        await eventually(lambda: runs["c"] == 1)
+        refused = await asyncio.to_thread(from_a_terminal, "resume", path)
+        assert refused.exit_code == 2
+        assert "has it" in refused.output
+        forced = await asyncio.to_thread(from_a_terminal, "resume", path, "--force")
+        assert forced.exit_code == 0, forced.output
+        assert runs["c"] == 1
+        gate.set()
 
 
 async def test_after_kill_9_another_process_has_what_is_unfinished_or_not_fetched(
