@@ -39,27 +39,46 @@ STREAMS = frozenset(
 )
 
 
+#: Who was refused: subject, role, why, and how often since it was told the last time.
+Tell = Callable[[str, str, str, int], None]
+
+
 class Denials:
-    """Refusals of this process. ``count``: of all."""
+    """Refusals of this process. ``count``: of all. ``tell``: whom it tells of them."""
+
+    tell: Tell
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.count = 0
+        self.tell = lambda subject, role, why, times: None
         self._clock = clock
         self._logged: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
     def note(self, identity: Identity, what: str, reason: str) -> None:
         """Count a refusal, and log it unless that was done a moment ago."""
         self.count += 1
-        at, now = (identity.subject, what), self._clock()
+        if not (times := self._due((identity.subject, what))):
+            return
+        before = f" ({times - 1} more since the last line)" if times > 1 else ""
+        logger.warning("Refused: %s%s.", reason, before, extra={"action": "permission_refused"})
+        self.tell(identity.subject, str(identity.role or ""), reason, times)
+
+    def note_caller(self, address: str, reason: str) -> None:
+        """A connection was refused before anybody knew who it is."""
+        if times := self._due(("", address.rpartition(":")[0])):  # of each host
+            self.tell("", "", f"{address}: {reason}", times)
+
+    def _due(self, at: tuple[str, str]) -> int:
+        """For how many refusals one is said now; 0 if one was said a moment ago."""
+        now = self._clock()
         last, unsaid = self._logged.pop(at, (now - LOG_EVERY_S, 0))
         if now - last < LOG_EVERY_S:
             self._logged[at] = (last, unsaid + 1)
-            return
+            return 0
         self._logged[at] = (now, 0)
         if len(self._logged) > LOGGED_MAX:
             self._logged.popitem(last=False)
-        before = f" ({unsaid} more since the last line)" if unsaid else ""
-        logger.warning("Refused: %s%s.", reason, before, extra={"action": "permission_refused"})
+        return unsaid + 1
 
 
 #: Of this process.

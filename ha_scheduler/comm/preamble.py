@@ -40,6 +40,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from ha_scheduler.comm import decoding, http, security, servers
 from ha_scheduler.comm.address import Endpoint, parse_endpoint
 from ha_scheduler.comm.callers import IDENTITY, Callers, NotJoined
+from ha_scheduler.comm.permitted import denials
 from ha_scheduler.comm.tokens import token_of
 from ha_scheduler.errors import CertificateRefused, OperatorError
 from ha_scheduler.gate.servers import PLACE
@@ -379,6 +380,7 @@ def _tell_refusal(address: str, reason: str) -> None:
     logger.warning(
         "Refused a connection from %s: %s", address, reason, extra={"action": "connection_refused"}
     )
+    denials.note_caller(address, reason)
 
 
 async def turn_away(comm: Any, reason: str) -> None:

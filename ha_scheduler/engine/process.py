@@ -28,8 +28,10 @@ from ha_scheduler.log_lines import FORMATS, VARIABLE, formatter, restyle
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.client import Welcome
 from ha_scheduler.protocol.engine import (
+    REFUSAL_CHARS_MAX,
     TO_ENGINE,
     Activate,
+    CallerRefused,
     CaughtUp,
     Confirm,
     Confirmed,
@@ -168,6 +170,7 @@ class EngineProcess:
         level = (settings.options.get("log_level") or "info").upper()
         for name in (None, "distributed"):
             logging.getLogger(name).setLevel(level)
+        from ha_scheduler.comm.permitted import denials
         from ha_scheduler.engine import message_parts
         from ha_scheduler.engine.exposures import Exposures, note_own_signals
         from ha_scheduler.engine.options import contact_address, scheduler_arguments
@@ -189,9 +192,14 @@ class EngineProcess:
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
         scheduler.inherited = self._inherited
         scheduler.tell_scale = self._channel.send
+        denials.tell = self._tell_refusal
         message_parts.install(scheduler)
         rehearse()
         return scheduler
+
+    def _tell_refusal(self, subject: str, role: str, why: str, times: int) -> None:
+        said = why[:REFUSAL_CHARS_MAX].encode(errors="replace").decode()
+        self._channel.send(CallerRefused(subject, role, said, times))
 
     async def _activate(self, term: int) -> None:
         def mark(phase: str, detail: dict[str, int]) -> None:

@@ -33,7 +33,7 @@ from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.peer import dask_port, opening, pid_file, reloading
-from ha_scheduler.peer.audited import State, StateAudit
+from ha_scheduler.peer.audited import RefusalAudit, State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.comparing import compare
 from ha_scheduler.peer.control import Control
@@ -260,6 +260,7 @@ class _Daemon:
         serves = self._replica.serving
         self._dask_port = DaskPort(self._dask_sockets, context, report.watch_view, serves)
         self._replica.engine.on_port = self._give_port
+        self._replica.engine.on_refused = RefusalAudit(self._audit).note
         self._web = _web_port(settings, self._replica, report, store, self._audit)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(

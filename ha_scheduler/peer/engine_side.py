@@ -30,6 +30,7 @@ from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import (
     Activate,
+    CallerRefused,
     Confirm,
     Confirmed,
     EngineReady,
@@ -86,6 +87,7 @@ class EngineSide:
     ) -> None:
         #: The Dask port is the engine's to answer (True), or the daemon's.
         self.on_port: Callable[[bool], None] = lambda engine: None
+        self.on_refused: Callable[[CallerRefused], None] = lambda message: None
         self.dashboard = ""
         self.failing = Failing()
         self._settings = settings
@@ -260,6 +262,8 @@ class EngineSide:
             case Confirm(number):
                 rights.check_confirm(message)
                 self._events.on_confirm(self._term, number)
+            case CallerRefused():
+                self.on_refused(message)
             case ScaleWanted():
                 rights.check_scale(message)
                 self._events.on_scale(message)

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from ha_scheduler.protocol.codec import (
+    INT_MAX,
     CellId,
     Message,
     MessageSet,
@@ -42,6 +43,7 @@ from ha_scheduler.protocol.ring import Ring
 
 CONTENT_BYTES = 16
 WANTED_MAX = 100_000  # workers of one owner
+REFUSAL_CHARS_MAX = 512  # of why a caller was refused
 LEAVING_MAX = 1_000  # names for one command; the others are told of after it
 Content = Annotated[bytes, Meta(min_length=CONTENT_BYTES, max_length=CONTENT_BYTES)]  # a digest
 Counts = Annotated[dict[Annotated[str, Meta(max_length=32)], Number], Meta(max_length=8)]
@@ -161,6 +163,15 @@ class ScaleWanted(Message, tag="scale-wanted"):
     leaving: Annotated[tuple[Text, ...], Meta(max_length=LEAVING_MAX)] = ()
 
 
+class CallerRefused(Message, tag="caller-refused"):
+    """Engine: it has refused a caller, ``times`` alike since it last said so: for the audit log."""
+
+    subject: Name
+    role: Name
+    why: Annotated[str, Meta(max_length=REFUSAL_CHARS_MAX)]
+    times: Annotated[int, Meta(ge=1, le=INT_MAX)]
+
+
 class Pong(Message, tag="pong"):
     """Engine: its event loop is alive."""
 
@@ -185,7 +196,7 @@ class Exposure(Part):
 ToEngine = (
     EngineSettings | Ring | RecordCommitted | CaughtUp | Activate | Confirmed | LeaderNamed | Ping
 )
-ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong | ScaleWanted
+ToDaemon = EngineReady | Propose | Serving | Mark | Confirm | Pong | ScaleWanted | CallerRefused
 
 TO_ENGINE: MessageSet[ToEngine] = MessageSet(ToEngine)
 TO_DAEMON: MessageSet[ToDaemon] = MessageSet(ToDaemon)
