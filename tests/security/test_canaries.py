@@ -9,9 +9,12 @@ what holds them.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -105,6 +108,31 @@ def test_nothing_that_a_peer_writes_or_shows_has_a_secret(
     assert held(status(), log.parent) == []
     assert held(log.read_text(), log.parent) == []
     assert json.loads(status())["peers"][0]["certificates"]
+    call_without_token(directory, int(peers.rpartition("/")[2]))
+    audited = log.parent / "data" / "audit"
+    while '"by":"engine"' not in (lines := read_all(audited)):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.1)
+    assert held(lines, log.parent) == []
+
+
+def call_without_token(directory: Path, port: int) -> None:
+    """At the engine's port, as an unmodified client would."""
+    files = client_files(directory)
+    context = ssl.create_default_context(cafile=str(files.ca_file))
+    context.check_hostname = False
+    context.load_cert_chain(files.cert_file, files.key_file)
+    with (
+        socket.create_connection(("127.0.0.1", port)) as raw,
+        context.wrap_socket(raw) as caller,
+        contextlib.suppress(OSError),
+    ):
+        caller.settimeout(5)
+        caller.recv(1)
+
+
+def read_all(directory: Path) -> str:
+    return "".join(path.read_text() for path in directory.rglob("*") if path.is_file())
 
 
 def test_what_holds_secrets_does_not_print_them(tmp_path: Path) -> None:
