@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ha_scheduler import LocalHACluster
+from tests.security.test_canaries import held
 from tests.system.conftest import DEADLINE_S, new_cluster, wait_until
 
 pytestmark = pytest.mark.system
@@ -54,7 +57,23 @@ def dashboard_of(cluster: LocalHACluster, peer: Any) -> str:
     return str(cluster.cell.dashboard_url(peer.name))
 
 
-def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
+SHOWN = ("/status", "/json/counts.json", "/metrics", "/info/main/logs.html")
+OF_WORKERS = ("/info/main/workers.html", "/info/logs/{}.html", "/info/worker/{}.html")
+
+
+def shown(cluster: LocalHACluster, client: Any, directory: Path) -> str:
+    """The cluster dump and the pages of the leader, on which worker and scheduler log."""
+    client.dump_cluster_state(str(directory / "dump"), format="yaml")
+    (worker,) = client.scheduler_info()["workers"]
+    of_worker = [path.format(urllib.parse.quote_plus(worker)) for path in OF_WORKERS]
+    pages = [fetch(cluster, cluster.leader, path) for path in (*SHOWN, *of_worker)]
+    assert [(code, body[:300]) for code, body in pages if code != 200] == []
+    dump = (directory / "dump.yaml").read_text()
+    assert "workers:" in dump
+    return "\n".join((dump, *(body.decode() for _, body in pages)))
+
+
+def test_the_leader_alone_answers_for_workers_and_tasks(tmp_path: Path) -> None:
     with (
         new_cluster(n_workers=1, nanny=False, dashboard_address=":0") as cluster,
         cluster.get_client() as client,
@@ -66,6 +85,7 @@ def test_the_leader_alone_answers_for_workers_and_tasks() -> None:
         link = f'href="{cluster.dashboard_link}"'
         assert cluster.dashboard_link == client.dashboard_link == dashboard_of(cluster, leader)
         assert fetch(cluster, leader, "/json/counts.json")[0] == 200
+        assert held(shown(cluster, client, tmp_path), cluster.cell.certificates) == []
         for path in ("/json/counts.json", "/metrics", "/status", "/info/main/workers.html"):
             assert fetch(cluster, leader, path, with_token=False)[0] == 401
         for peer in followers:
