@@ -101,9 +101,14 @@ def _where(record: Record) -> str:
     scenario, facts = record.scenario, record.facts
     versions = ", ".join(f"{name} {number}" for name, number in facts.versions.items())
     return (
-        f"{scenario.target}, {scenario.peers} peers, {scenario.workers} workers, seed "
-        f"{scenario.seed}; {versions}; {facts.host.get('processors')} processors"
+        f"{scenario.target}, {_number(facts.peers, 'peer')}, "
+        f"{_number(facts.workers, 'worker')}, seed {scenario.seed}; {versions}; "
+        f"{facts.host.get('processors')} processors"
     )
+
+
+def _number(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
 def _tiles(record: Record, summary: Mapping[str, Any]) -> str:

@@ -96,8 +96,10 @@ class Crowd:
             type, _ = session.call("get", f"queue:{self._name}", get, refused=(TimeoutError,))
             if not session.stopping.is_set():
                 last = self._clock()
-            elif type == "fail" and self._clock() > last + SETTLED_S:
+            elif type != "ok" and self._clock() > last + SETTLED_S:
                 return
+            if type == "info":
+                time.sleep(PAUSE_S_MAX)  # whoever knows no queue says so at once
 
     def _write(self, number: int) -> None:
         values = count(1)
