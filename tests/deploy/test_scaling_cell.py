@@ -18,7 +18,7 @@ import pytest
 from ha_scheduler import LocalHACluster, deploy
 from ha_scheduler.deploy.environment import worker_environment
 from tests.deadlines import SCALE
-from tests.deploy.batch_systems import StubBatchSystem
+from tests.launchers.batch_systems import StubBatchSystem
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from distributed.core import Status
 pytest.importorskip("dask_jobqueue", reason="the extra `jobqueue` is not installed")
 
 from ha_scheduler import deploy
-from tests.deploy.batch_systems import ARGUMENTS, COMMANDS, StubBatchSystem
 from tests.engine.conftest import eventually, pair
+from tests.launchers.batch_systems import ARGUMENTS, COMMANDS, StubBatchSystem
 
 #: A worker's command line that ends at once, for tests of what is submitted and cancelled.
 NO_WORKER = "sleep 60 #"
