@@ -73,6 +73,11 @@ def addresses(cell: ToyCell, doors: Doors) -> dict[str, str]:
     return found
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def is_up(control: Path) -> Callable[[], str | None]:
     """Which server HAProxy sends callers to, if it is one."""
 
@@ -133,16 +138,15 @@ async def test_our_callers_are_told_of_the_leader_by_whomever_nginx_chooses(
     file.write_text(f"{begin}daemon off;\nmaster_process off;\nevents {{}}\n{block}")
     leader = toys.leader()
     assert leader is not None
-    client = security_of(client_files(tmp_path / "certs")).get_connection_args("client")
+    security = security_of(client_files(tmp_path / "certs"))
+    client = {**security.get_connection_args("client"), RACING: True}
     with running("nginx", "-c", str(file)):
-        within(10, lambda: not socket.socket().connect_ex(("127.0.0.1", front)), every=0.05)
+        within(10, lambda: listens(front), every=0.05)
         told = set()
         for _ in range(12):  # round robin: every peer is asked; the toy that leads is silent
             try:
-                connecting = TLSConnector().connect(
-                    f"127.0.0.1:{front}", **client, **{RACING: True}
-                )
-                await asyncio.wait_for(connecting, 2 * SCALE)
+                async with asyncio.timeout(2 * SCALE):
+                    await TLSConnector().connect(f"127.0.0.1:{front}", **client)
             except NotLeading as follower:
                 told.add(follower.leader.port)
             except (OSError, TimeoutError):
