@@ -255,7 +255,7 @@ class HASSHCluster(AttachedToCell, SpecCluster):
         try:
             async with self._connect(host) as connection:
                 await connection.run(f"({end}) 2> /dev/null")
-        except Exception as error:
+        except Exception as error:  # asyncssh, the network: it is told, the rest is stopped
             logger.warning(
                 "Process %d on %s may still run: %s",
                 pid,
