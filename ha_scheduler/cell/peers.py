@@ -155,6 +155,11 @@ def own_name(
 
 
 def _parse_peer(item: str, dask_port: int) -> PeerAddress:
+    if "://" in item:
+        raise OperatorError(
+            f"Peer {item!r} is an address for clients; --peers lists the peers' hosts, as in "
+            f"--peers a=10.0.0.1,b=10.0.0.2,c=10.0.0.3, without {item.partition('://')[0]}://."
+        )
     given_name, equals, address = item.partition("=")
     if not equals:
         given_name, address = "", item

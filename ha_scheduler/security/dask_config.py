@@ -23,6 +23,9 @@ _TEMPLATE = """\
 # With the next line uncommented, Client() and `dask worker` need no address:
 # scheduler-address: {address}
 
+logging:
+  distributed.preloading: warning  # or each Client() in a notebook begins with three lines of it
+
 distributed:
   comm:
     require-encryption: true

@@ -254,3 +254,9 @@ def test_bad_settings_are_refused(peers, options, sentence, tmp_path) -> None:
 def test_the_priorities_of_the_command_line_are_those_of_the_core() -> None:
     """Repeated, because the command line does not import the core."""
     assert PRIORITY_MAX == HIGHEST_PRIORITY
+
+
+@pytest.mark.parametrize("text", ["ha://a,b,c", "tls://10.0.0.1:8786", "a=tcp://h1:8786,b=h2,c=h3"])
+def test_an_address_for_clients_is_named_as_such(text: str) -> None:
+    with pytest.raises(OperatorError, match=r"is an address for clients; --peers lists .* without"):
+        parse_peers(text)

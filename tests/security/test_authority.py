@@ -7,6 +7,7 @@ done by real processes; an interrupted creation is every prefix of the files it 
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import stat
 import subprocess
@@ -258,3 +259,21 @@ def test_dask_yaml_configures_clients_and_workers(tmp_path: Path) -> None:
     assert config["worker"]["preload"] == ["ha_scheduler.worker.preload"]
     assert config["nanny"]["preload"] == ["ha_scheduler.worker.nanny_preload"]
     assert config["client"]["preload"] == ["client_replay.preload"]
+
+
+def test_dask_yaml_keeps_a_notebook_free_of_lines_about_preloads(tmp_path: Path) -> None:
+    create_authority(tmp_path / "tls", CELL)
+    code = (
+        "from distributed.preloading import process_preloads\n"
+        "process_preloads(None, ['client_replay.preload'], [])\n"
+    )
+
+    def said(config: Path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "DASK_CONFIG": str(config)},
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return done.stderr
+
+    assert "preload" in said(tmp_path / "nothing")
+    assert "preload" not in said(tmp_path / "tls" / "dask.yaml")
