@@ -21,6 +21,7 @@ from ha_scheduler.errors import OperatorError
 
 STAGING = "staging"
 WATCHDOG_TIMEOUT_S = 60.0
+TARGET = -1  # in place of a fault's number
 #: Victims that leave no quorum.
 OUTAGE = ("majority", "all")
 
@@ -71,6 +72,14 @@ class Guard:
         self._active[number] = active
         self._tell(number=number, will=[list(command) for command in active.will])
 
+    def bequeath(self, will: Sequence[Sequence[str]]) -> None:
+        """What the target leaves if the harness is killed; in order it removes that itself."""
+        self._tell(number=TARGET, will=[list(command) for command in will])
+
+    def close(self) -> None:
+        """Nothing is left to do for the watchdog."""
+        self._tell(number=TARGET, healed=True)
+
     def heal(self, number: int) -> str:
         """Heal one; its error in words, or nothing."""
         active = self._active.get(number)
@@ -113,6 +122,7 @@ def guarded(log: Path, say: Callable[[str], None]) -> Iterator[Guard]:
         yield guard
     finally:
         guard.heal_all()
+        guard.close()
         assert watchdog.stdin is not None
         watchdog.stdin.close()
         watchdog.wait(WATCHDOG_TIMEOUT_S)

@@ -106,6 +106,7 @@ class Runner:
         self.target.start()
         watching = Monitor(self.target, self.directory / record.STATUS)
         with watching, guarded(self.directory / record.LOGS / "watchdog.log", self._say) as guard:
+            guard.bequeath(getattr(self.target, "will", ()))
             self._phase("warm")
             self._start_clients()
             self._phase("baseline")
