@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -62,8 +63,16 @@ with client_replay.Client(sys.argv[1], timeout="120s") as client:
 """
 
 
-def _work(target: Any) -> None:
-    target.spawn_client(["-c", TRAFFIC, target.address], target.root.parent / "traffic.log")
+@contextmanager
+def _work(target: Any) -> Iterator[Any]:
+    log = target.root.parent / "traffic.log"
+    client = target.spawn_client(["-c", TRAFFIC, target.address], log)
+    try:
+        yield target
+    finally:
+        client.kill()
+        client.wait()
+        client.stdin.close()
 
 
 def _try(target: Any, text: str) -> None:
@@ -93,8 +102,8 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     target = Loopback(directory / "cell")
     clock.prepare(target)
     target.start()
-    _work(target)
-    yield target
+    with _work(target):
+        yield target
     target.stop()
 
 
@@ -108,8 +117,8 @@ def namespaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (directory / CLIENTS).mkdir()
     target = Namespaces(directory / "cell", vip=True)
     target.start()
-    _work(target)
-    yield target
+    with _work(target):
+        yield target
     target.stop()
 
 
