@@ -134,6 +134,8 @@ class Namespaces:
         for client in self._clients:
             client.kill()
             client.wait()
+            if client.stdin is not None:
+                client.stdin.close()
         self._clients.clear()
         self._on_starter(lambda: asyncio.run(self._stop()))
         self._starter.shutdown()

@@ -127,6 +127,8 @@ class Ssh:
         for client in self._clients:
             client.kill()
             client.wait()
+            if client.stdin is not None:
+                client.stdin.close()
         self._clients.clear()
 
     # -- hosts
