@@ -37,7 +37,7 @@ def _counts(summaries: Sequence[Summary]) -> str:
         f"{verdicts.count('violation')} violations, {verdicts.count('unknown')} unknown",
         "faults that fired": f"{sum(bool(f['proof']) for f in faults)} of {len(faults)}",
         "operations": f"{total('lost', 'operations'):,}",
-        "operations without an end that is allowed": str(total("lost", "lost")),
+        "operations without an end": str(total("lost", "lost")),
         "values compared with an oracle": f"{total('values', 'compared'):,}",
         "wrong values, failed or cancelled futures": str(
             total("values", "wrong") + total("values", "failed")

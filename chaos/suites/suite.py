@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from chaos.execution import execute, rejudge
 from chaos.record import SUMMARY
 from chaos.reporting import matrix
 from chaos.scenario import BadScenario, Scenario, from_mapping, read_toml
-from chaos.targets.registry import is_owned
+from chaos.targets.registry import cell_of, is_owned
 from chaos.workloads.registry import unavailable, workload
 
 HERE = Path(__file__).parent
@@ -82,15 +83,18 @@ def _matrix(
 
 
 def spread(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """In an order in which each next one has the workload and the faults that came least so far."""
+    """In an order in which no fault comes again before all have come, and likewise workloads."""
     left, found = list(scenarios), []
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
+
+    def often(scenario: Scenario) -> tuple[int, int]:
+        return sum(seen[fault] for fault in scenario.faults), seen[scenario.workload]
+
     while left:
-        chosen = min(left, key=lambda s: sum(seen.get(word, 0) for word in (s.workload, *s.faults)))
+        chosen = min(left, key=often)
         left.remove(chosen)
         found.append(chosen)
-        for word in (chosen.workload, *chosen.faults):
-            seen[word] = seen.get(word, 0) + 1
+        seen.update((chosen.workload, *chosen.faults))
     return found
 
 
@@ -113,7 +117,7 @@ def run(
         if why is not None:
             say(f"{scenario.title}: left out: {why}")
             continue
-        guard.check(scenario, owned=is_owned(scenario.target))
+        guard.check(scenario, owned=is_owned(scenario.target), cell=cell_of(scenario.target))
         shutil.rmtree(place, ignore_errors=True)  # what an interrupted run has left
         summary = execute(scenario, place, lambda line: None)
         say(f"{clock() - began:6.0f} s  {summary['verdict']:<9} {scenario.title}: {place.name}")
