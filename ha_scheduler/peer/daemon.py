@@ -21,10 +21,6 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ha_scheduler.peer.web_port import WebPort
 
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.confinement.plan import Plan
@@ -32,7 +28,7 @@ from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import dask_port, opening, pid_file, reloading
+from ha_scheduler.peer import dask_port, derived, opening, reloading
 from ha_scheduler.peer.audited import RefusalAudit, State, StateAudit
 from ha_scheduler.peer.certificates import Certificates
 from ha_scheduler.peer.comparing import compare
@@ -46,7 +42,7 @@ from ha_scheduler.peer.history_file import HistoryFile
 from ha_scheduler.peer.isolation import environment, isolate
 from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.joining import Asker, Joiner
-from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
+from ha_scheduler.peer.lease import LeaderLease
 from ha_scheduler.peer.links import Dialer, Links, Security
 from ha_scheduler.peer.listener import Listener
 from ha_scheduler.peer.local_tokens import LOOK_EVERY_S, LocalTokens
@@ -55,7 +51,7 @@ from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.roster import Roster, named
 from ha_scheduler.peer.scheduler_file import SchedulerFile
-from ha_scheduler.peer.settings import PeerSettings, Timing
+from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.peer.site_command import SiteCommand
 from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
 from ha_scheduler.peer.supervisor import Supervisor
@@ -65,10 +61,9 @@ from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import TIMEOUT_S, Kind, RefusedError, accept
 from ha_scheduler.protocol.peer import HELLO, PeerHello, Purpose
-from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Message
 from ha_scheduler.raft.node import RawNode
-from ha_scheduler.security.contexts import client_context, server_context
+from ha_scheduler.security.contexts import server_context
 from ha_scheduler.security.identity import Identity
 from ha_scheduler.security.tls import check_peer
 from ha_scheduler.storage.lmdb_store import LmdbStore
@@ -76,7 +71,6 @@ from ha_scheduler.vip.no_address import NoAddress
 
 ENGINE_MODULE = "ha_scheduler.engine"
 HAND_OVER_S = 1.5  # a stopping leader waits this long for another to lead
-DISK_PATIENCE_ELECTIONS = 5  # [3 s]; healthy disks stalled for 0.8 s
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +89,7 @@ def run(
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
     plan = isolate(settings)  # it forks, so before any thread
-    security = _security(settings)
+    security = derived.security(settings)
     with contextlib.ExitStack() as stack:
         peer_port, another = settings.address.peer_port, "give this peer another one in --peers"
         sock = stack.enter_context(bind(settings.listen_host, peer_port, "peer port", another))
@@ -105,14 +99,14 @@ def run(
         store = opening.open_store(settings, known, bridge)
         stack.callback(store.close)
         roster = opening.call_roll(settings, known, store)
-        stack.enter_context(_pid_file(settings))
+        stack.enter_context(derived.kept_pid_file(settings))
         witness = roster.own.witness
         dask = () if witness else dask_port.listen(settings.listen_host, settings.address.dask_port)
         for listening in dask:
             stack.callback(listening.close)
         audit = opening.open_audit(settings)
         stack.callback(audit.close)
-        vip = _virtual_address(settings)
+        vip = derived.virtual_address(settings)
         daemon = _Daemon(
             settings,
             security,
@@ -224,9 +218,11 @@ class _Daemon:
     def _build(self) -> None:
         settings, store = self._settings, self._store
         timing, own_id = settings.timing, store.peer_id
-        contact = LeaderLease(own_id, _lease_s(timing))
+        contact = LeaderLease(own_id, derived.lease_s(timing))
         log = WitnessLog(store) if self._roster.own.witness else store
-        node = RawNode(_config(settings, own_id), log, random.SystemRandom(), store.applied())
+        node = RawNode(
+            derived.config(settings, own_id), log, random.SystemRandom(), store.applied()
+        )
         self._replica = Replica(settings, self._roster, store, contact, self._vip)
         self._history_file = HistoryFile(settings.data_dir, self._replica.history)
         self._history_file.load()
@@ -261,7 +257,7 @@ class _Daemon:
         self._dask_port = DaskPort(self._dask_sockets, context, report.watch_view, serves)
         self._replica.engine.on_port = self._give_port
         self._replica.engine.on_refused = RefusalAudit(self._audit).note
-        self._web = _web_port(settings, self._replica, report, store, self._audit)
+        self._web = derived.web_port(settings, self._replica, report, store, self._audit)
         self._bridge.attach(self._driver)
         self._supervisor = Supervisor(
             self._engine_module,
@@ -527,59 +523,3 @@ class _Daemon:
             os._exit(128 + number)  # the kernel ends the engine with us
         logger.info("stopping on signal %d", number, extra={"action": "stopping"})
         self._stop.set()
-
-
-def _lease_s(timing: Timing) -> float:
-    """How long after a quorum's contact no other peer can be elected."""
-    return max(0.0, (timing.election_ticks - MARGIN_TICKS) * timing.tick_s)
-
-
-def _virtual_address(settings: PeerSettings) -> NoAddress:
-    """Raises ``OperatorError``. Removes what a killed daemon of this host left of the address."""
-    if settings.vip is None:
-        return NoAddress()
-    from ha_scheduler.vip.holder import AddressHolder  # pyroute2 takes a third of a second
-
-    return AddressHolder(settings.vip, _lease_s(settings.timing))
-
-
-def _web_port(
-    settings: PeerSettings, replica: Replica, report: Report, store: LmdbStore, audit: AuditLog
-) -> WebPort | None:
-    """Raises ``OperatorError`` if its port is taken."""
-    if settings.http is None:
-        return None
-    from ha_scheduler.peer.web_port import WebPort  # tornado and the client of Prometheus
-
-    return WebPort(settings, replica, report, store, audit)
-
-
-def _config(settings: PeerSettings, own_id: int) -> Config:
-    ticks = settings.timing.election_ticks
-    return Config(
-        peer_id=own_id,
-        election_ticks=ticks,
-        heartbeat_ticks=settings.timing.heartbeat_ticks,
-        promotion_lag_ticks=ticks,
-        disk_patience_ticks=DISK_PATIENCE_ELECTIONS * ticks,
-        priority=settings.priority,
-    )
-
-
-def _security(settings: PeerSettings) -> Security:
-    if settings.tls is None:
-        return Security(None, None)
-    return Security(server_context(settings.tls), client_context(settings.tls))
-
-
-@contextlib.contextmanager
-def _pid_file(settings: PeerSettings) -> Iterator[None]:
-    path = settings.pid_file
-    if path is None:
-        yield
-        return
-    pid_file.write(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
