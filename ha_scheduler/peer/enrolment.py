@@ -16,15 +16,14 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
 
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
-from ha_scheduler.gate.gate import First, Gate
+from ha_scheduler.gate.gate import First
+from ha_scheduler.peer.conversations import Caller, Conversations
 from ha_scheduler.peer.issuing import Issuer
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.protocol import frames
-from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.control import Declined, Taken
 from ha_scheduler.protocol.enrolment import (
     REQUESTS,
@@ -54,55 +53,27 @@ class Enrolment:
         self._files = files
         self._address = address
         self._context = enrolment_context(files)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._conversations = Conversations("enrolment", self._converse)
         self._turns = asyncio.Semaphore(AT_ONCE_MAX)
         self._redeeming = asyncio.Lock()
-        self._gate: Gate | None = None
 
     def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
-        sock.setblocking(False)
-        sock.listen(AT_ONCE_MAX)
-        self._gate = Gate(sock, First.TLS, self._begin)
+        self._conversations.start(sock, First.TLS, AT_ONCE_MAX)
 
     async def stop(self) -> None:
         """Accept nothing more and end all conversations."""
-        if self._gate is not None:
-            self._gate.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._conversations.stop()
 
-    def _begin(self, sock: socket.socket, address: object, over: Callable[[], None]) -> None:
-        task = asyncio.create_task(self._converse(sock, over))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _converse(self, sock: socket.socket, over: Callable[[], None]) -> None:
-        try:
-            async with self._turns, asyncio.timeout(CONVERSATION_S):
-                reader, writer = await self._accept(sock)
-                said = await frames.read(reader.readexactly, REQUEST_BYTES_MAX)
-                answer = await self._answer(said, writer.get_extra_info("ssl_object"))
-                writer.write(frames.pack(answer))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, EOFError, TimeoutError, ssl.SSLError, ProtocolError) as error:
-            logger.debug("a connection to the enrolment port ended: %r", error)
-        finally:
-            over()
-            sock.close()
-
-    async def _accept(
-        self, sock: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(REQUEST_BYTES_MAX)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, sock, ssl=self._context, ssl_handshake_timeout=CONVERSATION_S
-        )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    async def _converse(self, caller: Caller) -> None:
+        async with self._turns, asyncio.timeout(CONVERSATION_S):
+            reader, writer = await caller.streams(self._context, REQUEST_BYTES_MAX, CONVERSATION_S)
+            said = await frames.read(reader.readexactly, REQUEST_BYTES_MAX)
+            answer = await self._answer(said, writer.get_extra_info("ssl_object"))
+            writer.write(frames.pack(answer))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
 
     async def _answer(self, said: bytes, shown: ssl.SSLObject) -> Answer:
         request = REQUESTS.decode(said)

@@ -21,8 +21,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from ha_scheduler.audit.chain import Event
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.errors import CertificateRefused
-from ha_scheduler.gate.gate import First, Gate
+from ha_scheduler.gate.gate import First
 from ha_scheduler.gate.heap import Heap
+from ha_scheduler.peer.conversations import Caller, Conversations
 from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security, tune
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, shown
@@ -82,63 +83,24 @@ class Listener:
         self._is_operators = is_operators
         self._security = security
         self._services = services
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._gate: Gate | None = None
-        self._heap: Heap
-        self._sock: socket.socket
+        self._conversations: Conversations | None = None
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
         sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
-        sock.setblocking(False)
-        sock.listen(BACKLOG)
+        heap = Heap(asyncio.get_running_loop().call_later)
+        self._conversations = Conversations("peer", self._converse, heap.held)
         first = First.TLS if self._security.server is not None else First.BYTES
-        self._heap = Heap(asyncio.get_running_loop().call_later)
-        self._gate = Gate(sock, first, self._begin)
-        self._sock = sock
+        self._conversations.start(sock, first, BACKLOG)
 
     async def stop(self) -> None:
         """Accept nothing more and end all connections."""
-        if self._gate is not None:
-            self._gate.close()
-            self._sock.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._conversations is not None:
+            await self._conversations.stop()
 
-    def _begin(self, sock: socket.socket, address: object, over: Callable[[], None]) -> None:
-        task = asyncio.create_task(self._serve_in_its_place(sock, over))
-        self._tasks.add(task)
-        self._heap.held(len(self._tasks))
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._heap.held(len(self._tasks))
-
-    async def _serve_in_its_place(self, sock: socket.socket, over: Callable[[], None]) -> None:
-        try:
-            reader, writer = await self._accept(sock)
-            await self._serve(reader, writer, over)
-        except (OSError, TimeoutError) as error:
-            logger.debug("a connection to the peer port did not begin: %r", error)
-        finally:
-            over()
-            sock.close()
-
-    async def _accept(
-        self, sock: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        loop, security = asyncio.get_running_loop(), self._security.server
-        reader = asyncio.StreamReader(STREAM_LIMIT_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            sock,
-            ssl=security,
-            ssl_handshake_timeout=TIMEOUT_S if security else None,
-        )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+    async def _converse(self, caller: Caller) -> None:
+        streams = await caller.streams(self._security.server, STREAM_LIMIT_BYTES, TIMEOUT_S)
+        await self._serve(*streams, caller.over)
 
     async def _serve(
         self,
@@ -212,7 +174,7 @@ class Listener:
                 f"this peer belongs to cell {self._cell}, not to {cell}; "
                 "compare the --peers of both"
             )
-        if len(self._tasks) > CONNECTIONS_MAX and kind != Kind.PEER:
+        if len(self._conversations or ()) > CONNECTIONS_MAX and kind != Kind.PEER:
             raise RefusedError(
                 f"this peer serves {CONNECTIONS_MAX} connections already; try another peer"
             )
