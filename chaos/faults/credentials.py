@@ -39,7 +39,8 @@ KINDS = (
     *("no-token", "wrong-token", "expired-token", "revoked-token"),
     *("wrong-authority", "expired-certificate"),
 )
-EXPIRED_S = 1.5  # after which a token that lives for a second is over
+SHORTEST_S = 10  # that a token may live
+EXPIRED_S = SHORTEST_S + 1.0
 GOOD = ("ca.pem", "client.pem", "client-key.pem")
 
 
@@ -67,7 +68,7 @@ def _token(target: Target, random: Random, kind: str) -> str:
         return ""
     assert target.control is not None
     admin = TokenAdmin(target.control)
-    issued = admin.issue("chaos", "client", lifetime_s=1 if kind == "expired-token" else 0)
+    issued = admin.issue("chaos", "client", lifetime_s=SHORTEST_S if kind == "expired-token" else 0)
     if kind == "wrong-token":
         head, body, signature = issued.text.split(".")
         return f"{head}.{body}.{signature[::-1]}"

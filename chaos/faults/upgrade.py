@@ -33,6 +33,7 @@ from chaos.faults.base import (
     lacks,
     one_of,
 )
+from ha_scheduler.protocol.control import Examined, ExamineRequest
 
 if TYPE_CHECKING:
     from chaos.targets.base import Target
@@ -80,8 +81,9 @@ class Upgraded:
         environment.update(PYTHONPATH=os.pathsep.join(filter(None, paths)), PYTHONSAFEPATH="1")
         self.peers.append(peer)
         restart_in_order(self.target, peer)
-        status = self.target.statuses().get(peer, {})
-        if status.get("release") == self.release:
+        control = self.target.control
+        assert control is not None
+        if control.request(peer, ExamineRequest(), Examined).release == self.release:
             self.seen.append(f"{peer} runs {self.release}")
 
     def heal(self) -> None:
@@ -125,6 +127,6 @@ FAULTS: tuple[Fault, ...] = (
         "One peer, or one after the other, is restarted with another release, and back.",
         _upgrade,
         (one_of("rolling", "mixed"), LASTS, VICTIM),
-        lacks("processes", "environment"),
+        lacks("processes", "environment", "control"),
     ),
 )

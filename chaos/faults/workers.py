@@ -95,7 +95,7 @@ def _strike(target: Target, random: Random, who: str, part: str, *, stop: bool) 
         with contextlib.suppress(psutil.NoSuchProcess):
             active.processes += [psutil.Process(pid) for pid in wanted if pid is not None]
     if not active.processes:
-        raise CannotInject("no worker runs")
+        raise CannotInject(f"of {', '.join(workers)} none runs")
     for worker in workers:
         target.signal_worker(worker, active.part, SIGSTOP if stop else SIGKILL)
     active.will = [("kill", "-CONT", str(p.pid)) for p in active.processes] if stop else ()
