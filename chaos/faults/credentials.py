@@ -12,7 +12,6 @@ Proof: that it was refused, in the words of the refusal; or the list of keys.
 from __future__ import annotations
 
 import shutil
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -31,6 +30,7 @@ from ha_scheduler.errors import ControlError
 from ha_scheduler.security.authority import ensure_certificates
 from ha_scheduler.security.certificate import certificate_pem, key_pem, new_key
 from ha_scheduler.security.files import MODE_PRIVATE, write_file
+from ha_scheduler.security.token import LEEWAY_S
 
 if TYPE_CHECKING:
     from chaos.targets.base import Target
@@ -40,7 +40,7 @@ KINDS = (
     *("wrong-authority", "expired-certificate"),
 )
 SHORTEST_S = 10  # that a token may live
-EXPIRED_S = SHORTEST_S + 1.0
+EXPIRED_S = SHORTEST_S + LEEWAY_S + 1  # before that the caller does not ask
 GOOD = ("ca.pem", "client.pem", "client-key.pem")
 
 
@@ -60,7 +60,8 @@ def _trespass(target: Target, random: Random, kind: str) -> Active:
         _of_another_authority(directory)
     if kind == "expired-certificate":
         _expire(directory, own)
-    return start(target, random, kind, directory=str(directory))
+    wait_s = EXPIRED_S if kind == "expired-token" else 0
+    return start(target, random, kind, wait_s, str(directory))
 
 
 def _token(target: Target, random: Random, kind: str) -> str:
@@ -72,8 +73,6 @@ def _token(target: Target, random: Random, kind: str) -> str:
     if kind == "wrong-token":
         head, body, signature = issued.text.split(".")
         return f"{head}.{body}.{signature[::-1]}"
-    if kind == "expired-token":
-        time.sleep(EXPIRED_S)
     if kind == "revoked-token":
         admin.revoke(issued.token)
     return issued.text

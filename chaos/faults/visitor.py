@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ BEGUN = "begun"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``count``: of tasks. ``directory``: certificates and token; empty for those of a client."""
+    """``count``: of tasks, or of seconds before a trespass. ``directory``: certificates and token;
+    empty for those of a client."""
 
     kind: str
     address: str
@@ -124,6 +126,7 @@ def trespass(settings: Settings, writer: Writer) -> None:
         tls_client_cert=files["client.pem"],
         tls_client_key=files["client-key.pem"],
     )
+    time.sleep(settings.count)
     op = writer.invoke("trespass", settings.kind, settings.kind, REFUSED)
     try:
         with Client(settings.address, security=security, timeout=TRESPASS_S_MAX) as client:
