@@ -52,7 +52,7 @@ def stream() -> PeerStream:
 def stream_to_b(purpose: Purpose) -> PeerStream:
     own = PeerNamed(1, 1, "a", "127.0.0.1", 3, 4, False, "")
     dialer = Dialer("cell", own, 600, Security(None, None), lambda: False, str)
-    return PeerStream(2, PeerAddress("b", "127.0.0.1", 1, 2), purpose, dialer, NoEvents())
+    return PeerStream(2, (PeerAddress("b", "127.0.0.1", 1, 2),), purpose, dialer, NoEvents())
 
 
 def test_a_stream_that_is_down_drops_instead_of_queueing(stream: PeerStream) -> None:
