@@ -1,4 +1,4 @@
-"""A cell over two sites and a third place, each 40 ms from the others (docs/deploy/two-sites.md).
+"""A cell over two sites and a third place: 40 ms from A to each of the others, 80 between those.
 
     python -m benchmarks.two_sites [--milliseconds 40]
 
