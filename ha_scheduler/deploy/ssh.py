@@ -12,13 +12,14 @@ and a token. The authority of the peers stays in ``directory``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import logging
 import os
 import shlex
 import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ LINES_IN_ERROR = 20  # of a peer's log
 DIRECTORY = "dask-ha"  # here, and on each host, in the user's home there
 TOKEN_LIFETIME_S = 30 * 86400  # of what this cluster's workers and clients show
 EXTRA = "pip install 'dask-ha-scheduler[ssh]'"
+
+
+class _Worker(ssh.Worker):
+    """Upstream's, which asks its ssh server for a signal, and so ends the shell alone at most."""
+
+    def __init__(self, *args: Any, end: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._end = end
+
+    async def close(self) -> None:
+        await self._end()
+        await super().close()
 
 
 class HASSHCluster(AttachedToCell, SpecCluster):
@@ -182,14 +195,21 @@ class HASSHCluster(AttachedToCell, SpecCluster):
                     files = ["ca.pem", "client.pem", "client-key.pem", "worker.token"]
                     places[host] = await self._bring(connection, "worker", files)
             name = f"{self.name}-{number}"
+            file = shlex.quote(f"{places[host]}/{name}.pid")
             options = {
                 "address": host,
                 "connect_options": self._options(host),
                 "kwargs": {**self._worker_options, "name": name},
-                "remote_python": f"env {self._configuration(places[host])} {self._remote_python}",
+                "remote_python": self._noting_python(places[host], file),
+                "end": functools.partial(self._stop, host, f"$(cat {file})"),
             }
-            specs[name] = {"cls": ssh.Worker, "options": options}
+            specs[name] = {"cls": _Worker, "options": options}
         return specs
+
+    def _noting_python(self, place: str, file: str) -> str:
+        """Python with the worker's configuration, which notes its process in the file."""
+        note = shlex.quote(f'echo $$ > {file}; exec {self._remote_python} "$@"')
+        return f"env {self._configuration(place)} sh -c {note} sh"
 
     def _configuration(self, place: str) -> str:
         """The configuration of a worker, with the files that its host has."""
@@ -244,20 +264,21 @@ class HASSHCluster(AttachedToCell, SpecCluster):
         """End the peers that this object has started; returns when they are gone."""
         started, self._started = self._started, {}
         hosts = {peer.name: peer.host for peer in self.cell.peers}
-        await asyncio.gather(*(self._stop(hosts[name], pid) for name, pid in started.items()))
+        await asyncio.gather(*(self._stop(hosts[name], str(pid)) for name, pid in started.items()))
 
-    async def _stop(self, host: str, pid: int) -> None:
+    async def _stop(self, host: str, pid: str) -> None:
+        """End a process; ``pid``: its number, or words of a shell that give it."""
         polls = int(STOP_TIMEOUT_S / POLL_S)
         end = (
-            f"kill -TERM {pid}; for i in $(seq {polls}); do "
-            f"kill -0 {pid} || exit 0; sleep {POLL_S}; done; kill -KILL -{pid}"
+            f"p={pid}; kill -TERM $p; for i in $(seq {polls}); do "
+            f"kill -0 $p || exit 0; sleep {POLL_S}; done; kill -KILL $p"
         )
         try:
             async with self._connect(host) as connection:
                 await connection.run(f"({end}) 2> /dev/null")
         except Exception as error:  # asyncssh, the network: it is told, the rest is stopped
             logger.warning(
-                "Process %d on %s may still run: %s",
+                "Process %s on %s may still run: %s",
                 pid,
                 host,
                 error,

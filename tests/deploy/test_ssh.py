@@ -81,6 +81,11 @@ def daemons(directory: Path) -> list[psutil.Process]:
     return found
 
 
+def workers_of(cluster: HASSHCluster) -> list[psutil.Process]:
+    lines = {p: " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])}
+    return [p for p, line in lines.items() if "dask_spec" in line and f"{cluster.name}-" in line]
+
+
 @needs_sshd
 @pytest.mark.slow
 @pytest.mark.system
@@ -105,6 +110,7 @@ def test_a_cell_over_ssh_survives_its_leader_and_goes_with_its_cluster(
         held = client.submit(int, 7)
         assert held.result(timeout=30 * SCALE) == 7
         assert len(daemons(there)) == 3
+        assert workers_of(cluster)
         leader = client.run_on_scheduler(os.getppid)
         psutil.Process(leader).kill()
         assert client.submit(int, 8).result(timeout=30 * SCALE) == 8
@@ -117,6 +123,7 @@ def test_a_cell_over_ssh_survives_its_leader_and_goes_with_its_cluster(
         assert len(daemons(there)) == 2, "another one that uses the same peers has not ended them"
         assert client.submit(int, 9).result(timeout=30 * SCALE) == 9
     assert not daemons(there)
+    assert not workers_of(cluster)
 
 
 @needs_sshd
