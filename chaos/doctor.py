@@ -47,7 +47,7 @@ def _strace() -> str | None:
         return "`strace` is missing: install the package strace"
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        tracer = subprocess.Popen(
+        tracer = subprocess.Popen(  # nosec B607  # the one on the PATH
             ["strace", "-f", "-p", str(child.pid), "-e", "inject=fdatasync:error=EIO"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -94,7 +94,7 @@ def _trace(target: Target, peer: str, call: str, record: Path) -> subprocess.Pop
         raise CannotInject(f"the daemon of {peer} does not run")
     name = call.partition(":")[0]
     words = ["-f", "-p", str(pid), "-o", str(record), "-e", f"trace={name}", "-e", f"inject={call}"]
-    tracer = subprocess.Popen(
+    tracer = subprocess.Popen(  # nosec B607  # the one on the PATH
         ["strace", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert tracer.stderr is not None

@@ -8,7 +8,7 @@ workers ends in ``KilledWorker`` and not in silence, that nobody gets an answer 
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403  # poison is made with it
 import sys
 import threading
 import time
