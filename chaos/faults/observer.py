@@ -8,8 +8,10 @@ history of the run, and is judged with the rest.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ PAUSE_S = 0.05
 ANSWERS_MAX = 200  # the search for an order costs a multiple of them
 NAMES = ("crowd-0", "crowd-1")  # the variables of the workload ``coordination``
 READY = "connected"
+ABANDONED = 3  # exit status
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -64,9 +67,20 @@ def stop(child: subprocess.Popen[bytes]) -> None:
         child.stdin.close()
 
 
+def end_with_the_harness() -> None:
+    """The end of the standard input without a line is that of the harness."""
+
+    def wait() -> None:
+        if not sys.stdin.readline():
+            os._exit(ABANDONED)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main(arguments: list[str]) -> None:
     from distributed import Client, Variable
 
+    end_with_the_harness()
     settings = msgspec.json.decode(arguments[0], type=Settings)
     writer = Writer(Path(settings.history), settings.process)
     with Client(settings.address, timeout=CONNECTED_S_MAX, heartbeat_interval="60s") as client:

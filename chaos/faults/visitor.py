@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from chaos.faults.observer import end_with_the_harness
 from chaos.history import Writer
 from chaos.workloads.connecting import connect
 
@@ -164,8 +165,10 @@ def main(arguments: list[str]) -> None:
     settings = msgspec.json.decode(arguments[0], type=Settings)
     writer = Writer(Path(settings.history), settings.process)
     if settings.kind == "malformed":
-        lie(settings, writer)
-    elif settings.directory:
+        lie(settings, writer)  # which waits for the harness itself
+        return
+    end_with_the_harness()
+    if settings.directory:
         trespass(settings, writer)
     else:
         visit(settings, writer)
