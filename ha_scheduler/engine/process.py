@@ -191,7 +191,7 @@ class EngineProcess:
         exposures = Exposures(self._exposures)
         scheduler = Scheduler(cell=cell, lease=self._lease, exposures=exposures, **arguments)
         scheduler.inherited = self._inherited
-        scheduler.tell_scale = self._channel.send
+        scheduler.tell_scale = lambda message: self._channel.send(message)
         denials.tell = self._tell_refusal
         message_parts.install(scheduler)
         rehearse()

@@ -65,6 +65,7 @@ QUESTIONS: dict[str, Question] = {
     "get_task_status": asks(keys=["data", "failed", "unknown"]),
     "get_task_stream": asks(check=is_a(tuple)),
     "get_task_stream_index": asks(check=is_a(int)),
+    "ha-scaling": asks(check=is_a(dict)),
     "has_what": asks(),
     "identity": asks(check=has("workers", "ha")),
     "logs": asks(check=is_a(tuple)),
