@@ -40,7 +40,7 @@ class LoadCell:
     """Peers a, b and c under ``directory``; ended, and their data gone, with the ``with`` block."""
 
     def __init__(self, under: Path | None, limits: dict[str, int] | None = None) -> None:
-        """``under``: on the disk to measure. ``limits``: of ``peer/compaction.py``."""
+        """``under``: on the disk to measure. ``limits``: of ``peer/consensus/compaction.py``."""
         self._temporary = tempfile.TemporaryDirectory(prefix="load-cell-", dir=under)
         self.directory = Path(self._temporary.name)
         ports = iter(free_ports(HOST, 2 * len(NAMES)))
@@ -77,7 +77,7 @@ class LoadCell:
         with self.log_path(name).open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
+                    *(sys.executable, "-m", "ha_scheduler.peer.engine.launch", str(os.getpid())),
                     *self.command(name),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,13 @@ from typing import NamedTuple
 from unittest import mock
 
 from ha_scheduler.engine.takeover import recovery
-from ha_scheduler.peer.leadership import Effect, EngineState, KillEngine, Leadership, Other
+from ha_scheduler.peer.consensus.leadership import (
+    Effect,
+    EngineState,
+    KillEngine,
+    Leadership,
+    Other,
+)
 
 TARGET = Path(__file__).with_name("state-machines.md")
 HEADER = """\
@@ -27,12 +33,12 @@ HEADER = """\
 
 ## Who leads, and with which engine
 
-`peer/leadership.py`: events in, effects out; `peer/replica.py` carries the effects out, and the
-module says what each means. An *heir* is another peer whose engine is ready. The term of a leader
-is *proposed* until its record TermStarted commits, then *open*, and *used* once an engine was
-activated in it. A leader *explains* the end of an engine that had something of a client open: what
-it died of is in the log before anybody else leads. *Later* is at once if an engine has ended under
-a leader, and else when a new leader has waited long enough for one.
+`peer/consensus/leadership.py`: events in, effects out; `peer/replica.py` carries the effects out,
+and the module says what each means. An *heir* is another peer whose engine is ready. The term of a
+leader is *proposed* until its record TermStarted commits, then *open*, and *used* once an engine
+was activated in it. A leader *explains* the end of an engine that had something of a client open:
+what it died of is in the log before anybody else leads. *Later* is at once if an engine has ended
+under a leader, and else when a new leader has waited long enough for one.
 
 The diagram leaves out the term, the effects, and with which engine a peer hands over; the table has
 all.

@@ -22,7 +22,8 @@ Done = Callable[[bool], None]
 class Place:
     """``addresses``: HOST:PORT of all nodes by name; ``directory``: this node's own.
 
-    ``compact_after``: entries, as ``ENTRIES_MAX`` of peer/compaction.py; None: as by default.
+    ``compact_after``: entries, as ``ENTRIES_MAX`` of peer/consensus/compaction.py; None: as by
+    default.
     """
 
     name: str

@@ -27,8 +27,8 @@ MEASURED = (
     "ha_scheduler/storage/applying.py",
     "ha_scheduler/storage/schema.py",
     "ha_scheduler/storage/port.py",
-    "ha_scheduler/peer/driver.py",
-    "ha_scheduler/peer/lease.py",
+    "ha_scheduler/peer/consensus/driver.py",
+    "ha_scheduler/peer/consensus/lease.py",
 )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from chaos.simulation.peer import Process
 from ha_scheduler.ledger import records
 from ha_scheduler.ledger.calls import pack_payload
-from ha_scheduler.peer.proposals import ProposalError, Proposals
+from ha_scheduler.peer.engine.proposals import ProposalError, Proposals
 from ha_scheduler.raft.errors import RaftError
 
 FORMER_MAX = 50  # records that are proposed again

@@ -21,8 +21,8 @@ from chaos.simulation.clock import HostClock
 from chaos.simulation.disk import SimDisk
 from chaos.simulation.store import SimStore
 from ha_scheduler.ledger import encoding, records
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.lease import LeaderLease
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.lease import LeaderLease
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.errors import CallerError, LogCorruptionError, PeerError
 from ha_scheduler.raft.messages import (

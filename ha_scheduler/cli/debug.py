@@ -35,7 +35,7 @@ from ha_scheduler.cli.operate import (
 )
 from ha_scheduler.cli.sentences import CONTEXT, OneSentenceGroup
 from ha_scheduler.errors import ControlError, OperatorError
-from ha_scheduler.peer.examination import versions
+from ha_scheduler.peer.operators.examination import versions
 from ha_scheduler.protocol.control import LogLines, LogRequest
 
 LOG_BYTES_MAX = 8 * 1024 * 1024  # of each file of --log, its end

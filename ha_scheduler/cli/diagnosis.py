@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from ha_scheduler.peer.maintenance import in_words
+from ha_scheduler.peer.consensus.maintenance import in_words
 from ha_scheduler.protocol.control import Examined, Status
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.expiry import sentence as expires

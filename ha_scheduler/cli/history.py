@@ -22,7 +22,7 @@ from ha_scheduler.cli.operate import (
     statuses,
 )
 from ha_scheduler.errors import ControlError, OperatorError
-from ha_scheduler.peer.history import CAUSE, ENTRIES_MAX, LeaderHistory
+from ha_scheduler.peer.operators.history import CAUSE, ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.peer import Failover
 
 

@@ -34,7 +34,7 @@ from ha_scheduler.cli.options import (
 from ha_scheduler.cli.preflight import check_start
 from ha_scheduler.cli.sentences import CONTEXT, as_sentence, fail, one_sentence
 from ha_scheduler.errors import EXIT_FAILED, OperatorError
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from ha_scheduler.peer.settings import (
     Admission,
     PeerSettings,

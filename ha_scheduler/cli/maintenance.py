@@ -23,7 +23,7 @@ from ha_scheduler.cli.operate import (
 )
 from ha_scheduler.errors import ControlError, OperatorError
 from ha_scheduler.ledger.maintenance import ALL
-from ha_scheduler.peer.maintenance import FAILOVER_OFF_S_MAX, FAILOVER_OFF_S_MIN, in_words
+from ha_scheduler.peer.consensus.maintenance import FAILOVER_OFF_S_MAX, FAILOVER_OFF_S_MIN, in_words
 from ha_scheduler.protocol.control import MaintainRequest, Taken
 
 TIMEOUT_S = 30.0  # for a transfer, an election and an entry of the log

@@ -24,7 +24,7 @@ from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
 from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
-from ha_scheduler.peer.maintenance import in_words
+from ha_scheduler.peer.consensus.maintenance import in_words
 from ha_scheduler.protocol.control import Order, Status, Transferred, TransferRequest
 from ha_scheduler.security.expiry import DAYS
 from ha_scheduler.security.expiry import sentence as expires

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ha_scheduler.cell.address import join_address
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer import founding, pid_file
+from ha_scheduler.peer import pid_file
+from ha_scheduler.peer.members import founding
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.security.private import check_directories
 

@@ -24,7 +24,7 @@ from ha_scheduler.deploy.environment import peer_environment
 from ha_scheduler.deploy.peer_process import PeerProcess
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import ControlError
-from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
+from ha_scheduler.peer.operators.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.control import Status, Transferred, TransferRequest
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.security.authority import client_files, ensure_certificates, peer_files

@@ -175,7 +175,7 @@ class ChildProcess:
         return "not started" if self._process is None else f"ended with status {self.returncode}"
 
     def _command(self) -> list[str]:
-        launcher = [sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())]
+        launcher = [sys.executable, "-m", "ha_scheduler.peer.engine.launch", str(os.getpid())]
         return [*launcher, self._module, *self._arguments, *self.options]
 
     def _require_alive(self, what: str) -> None:

@@ -5,8 +5,8 @@ open, and with at least one of them nothing else was. So nothing is set aside fo
 A content that is open at any death is a *suspect*: engines try it alone from then on
 (``engine/exposures.py``), and the next death, if there is one, says whose fault it is.
 
-What counts as a death is the daemon's decision (``peer/inquest.py``): an engine that was killed
-from outside, or by its own daemon, tells nothing of what it had open.
+What counts as a death is the daemon's decision (``peer/engine/inquest.py``): an engine that was
+killed from outside, or by its own daemon, tells nothing of what it had open.
 
 A *case* is what is known of one content. Cases are bounded: beyond ``CASES_MAX`` the oldest suspect
 goes, and if there is none, the content that was set aside longest ago.

@@ -5,7 +5,8 @@ for as long as any renewal of it might hold: a revocation is forgotten ``FORGET_
 token is over, by the times in the records, never by a clock of who applies them.
 
 All three tables are bounded. Of keys and revocations the daemon refuses more before the bound is
-met (``peer/issuing.py``); of the list of what was issued, which decides nothing, the oldest goes.
+met (``peer/identity/issuing.py``); of the list of what was issued, which decides nothing, the
+oldest goes.
 """
 
 from __future__ import annotations

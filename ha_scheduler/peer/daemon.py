@@ -28,35 +28,37 @@ from ha_scheduler.errors import EXIT_FAILED, OperatorError
 from ha_scheduler.gate.binding import bind
 from ha_scheduler.gate.nofile import raise_limit
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer import dask_port, derived, opening, reloading
-from ha_scheduler.peer.audited import RefusalAudit, State, StateAudit
-from ha_scheduler.peer.certificates import Certificates
-from ha_scheduler.peer.comparing import compare
-from ha_scheduler.peer.control import Control
-from ha_scheduler.peer.copies import Copies
-from ha_scheduler.peer.dask_port import DaskPort
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.enrolment import Enrolment
-from ha_scheduler.peer.examination import Examination
-from ha_scheduler.peer.history_file import HistoryFile
-from ha_scheduler.peer.isolation import environment, isolate
-from ha_scheduler.peer.issuing import Issuer
-from ha_scheduler.peer.joining import Asker, Joiner
-from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.peer.links import Dialer, Links, Security
-from ha_scheduler.peer.listener import Listener
-from ha_scheduler.peer.local_tokens import LOOK_EVERY_S, LocalTokens
-from ha_scheduler.peer.releases import distributed_release, misfit
+from ha_scheduler.peer import derived, reloading
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.lease import LeaderLease
+from ha_scheduler.peer.consensus.snapshots import SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.engine import dask_port
+from ha_scheduler.peer.engine.dask_port import DaskPort
+from ha_scheduler.peer.engine.isolation import environment, isolate
+from ha_scheduler.peer.engine.supervisor import Supervisor
+from ha_scheduler.peer.identity.certificates import Certificates
+from ha_scheduler.peer.identity.enrolment import Enrolment
+from ha_scheduler.peer.identity.issuing import Issuer
+from ha_scheduler.peer.identity.local_tokens import LOOK_EVERY_S, LocalTokens
+from ha_scheduler.peer.identity.site_command import SiteCommand
+from ha_scheduler.peer.members import opening
+from ha_scheduler.peer.members.comparing import compare
+from ha_scheduler.peer.members.joining import Asker, Joiner
+from ha_scheduler.peer.members.releases import distributed_release, misfit
+from ha_scheduler.peer.members.roster import Roster, named
+from ha_scheduler.peer.members.witness import WitnessLog
+from ha_scheduler.peer.network.links import Dialer, Links, Security
+from ha_scheduler.peer.network.listener import Listener
+from ha_scheduler.peer.network.watchers import Watchers
+from ha_scheduler.peer.operators.audited import RefusalAudit, State, StateAudit
+from ha_scheduler.peer.operators.control import Control
+from ha_scheduler.peer.operators.copies import Copies
+from ha_scheduler.peer.operators.examination import Examination
+from ha_scheduler.peer.operators.history_file import HistoryFile
+from ha_scheduler.peer.operators.report import Report
+from ha_scheduler.peer.operators.scheduler_file import SchedulerFile
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.report import Report
-from ha_scheduler.peer.roster import Roster, named
-from ha_scheduler.peer.scheduler_file import SchedulerFile
 from ha_scheduler.peer.settings import PeerSettings
-from ha_scheduler.peer.site_command import SiteCommand
-from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
-from ha_scheduler.peer.supervisor import Supervisor
-from ha_scheduler.peer.watchers import Watchers
-from ha_scheduler.peer.witness import WitnessLog
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import TIMEOUT_S, Kind, RefusedError, accept

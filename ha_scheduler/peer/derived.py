@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ha_scheduler.peer.web_port import WebPort
+    from ha_scheduler.peer.operators.web_port import WebPort
 
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.peer import pid_file
-from ha_scheduler.peer.lease import MARGIN_TICKS
-from ha_scheduler.peer.links import Security
+from ha_scheduler.peer.consensus.lease import MARGIN_TICKS
+from ha_scheduler.peer.network.links import Security
+from ha_scheduler.peer.operators.report import Report
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.settings import PeerSettings, Timing
 from ha_scheduler.raft.config import Config
 from ha_scheduler.security.contexts import client_context, server_context
@@ -47,7 +47,7 @@ def web_port(
     """Raises ``OperatorError`` if its port is taken."""
     if settings.http is None:
         return None
-    from ha_scheduler.peer.web_port import WebPort  # tornado and the client of Prometheus
+    from ha_scheduler.peer.operators.web_port import WebPort  # tornado and the client of Prometheus
 
     return WebPort(settings, replica, report, store, audit)
 

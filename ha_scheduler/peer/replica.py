@@ -20,16 +20,10 @@ from ha_scheduler import shared_lease
 from ha_scheduler.ledger import cell_identity, encoding, records
 from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.records import EngineEnded, PeerNamed, Record
-from ha_scheduler.peer.agreement import Agreement
-from ha_scheduler.peer.alarms import Alarms
-from ha_scheduler.peer.commits import Commits
-from ha_scheduler.peer.compaction import Compaction
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.ends import Ends
-from ha_scheduler.peer.engine_side import EngineSide
-from ha_scheduler.peer.feed import CommittedTail
-from ha_scheduler.peer.history import LeaderHistory
-from ha_scheduler.peer.leadership import (
+from ha_scheduler.peer.consensus.commits import Commits
+from ha_scheduler.peer.consensus.compaction import Compaction
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.leadership import (
     FRESH_S,
     ActivateEngine,
     Effect,
@@ -42,21 +36,27 @@ from ha_scheduler.peer.leadership import (
     StepDown,
     Transfer,
 )
-from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.maintenance import Maintenance
-from ha_scheduler.peer.others import Others
-from ha_scheduler.peer.reads import Reads
-from ha_scheduler.peer.reconfiguration import Reconfiguration
-from ha_scheduler.peer.releases import format_of_cell
-from ha_scheduler.peer.ring_keeper import RingKeeper
-from ha_scheduler.peer.roster import Roster
-from ha_scheduler.peer.scale_command import ScaleCommand
-from ha_scheduler.peer.service import Service
+from ha_scheduler.peer.consensus.lease import LeaderLease
+from ha_scheduler.peer.consensus.maintenance import Maintenance
+from ha_scheduler.peer.consensus.reads import Reads
+from ha_scheduler.peer.consensus.snapshots import SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.engine.ends import Ends
+from ha_scheduler.peer.engine.engine_side import EngineSide
+from ha_scheduler.peer.engine.feed import CommittedTail
+from ha_scheduler.peer.identity.ring_keeper import RingKeeper
+from ha_scheduler.peer.members.agreement import Agreement
+from ha_scheduler.peer.members.reconfiguration import Reconfiguration
+from ha_scheduler.peer.members.releases import format_of_cell
+from ha_scheduler.peer.members.roster import Roster
+from ha_scheduler.peer.members.witness import without_ledger
+from ha_scheduler.peer.network.links import Links
+from ha_scheduler.peer.network.others import Others
+from ha_scheduler.peer.network.watchers import Watchers
+from ha_scheduler.peer.operators.alarms import Alarms
+from ha_scheduler.peer.operators.history import LeaderHistory
+from ha_scheduler.peer.operators.scale_command import ScaleCommand
+from ha_scheduler.peer.operators.service import Service
 from ha_scheduler.peer.settings import PeerSettings
-from ha_scheduler.peer.snapshots import SnapshotReceiver, SnapshotSender
-from ha_scheduler.peer.watchers import Watchers
-from ha_scheduler.peer.witness import without_ledger
 from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.engine import Mark, ScaleWanted
 from ha_scheduler.protocol.peer import Gossip

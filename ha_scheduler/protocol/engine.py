@@ -10,8 +10,8 @@ Start: the daemon introduces itself. Once accepted, it sends ``EngineSettings``,
 (the shortest sequence of records that rebuilds it), then ``CaughtUp``. After that each record
 follows as it commits; this engine's own proposals come back without their bytes.
 
-Nothing that the engine says is believed because it says it (``peer/engine_rights.py``): it runs the
-code of users.
+Nothing that the engine says is believed because it says it (``peer/engine/engine_rights.py``): it
+runs the code of users.
 
 The two also share the leader lease, in one page of memory (``shared_lease.py``). After its end an
 active engine writes to no stream of a worker or client, and answers no request. In pages of the

@@ -5,8 +5,8 @@ it: entries that it does not know to have committed are applied. It is another c
 names its predecessor, and this peer is its only member; the others join it with empty disks. So no
 peer of the former cell takes part in it, or it in theirs.
 
-Order: the file of ``peer/founding.py`` first, then all else in one transaction. In between, the
-directory is that of neither cell, and no daemon takes it; to found anew once more ends that.
+Order: the file of ``peer/members/founding.py`` first, then all else in one transaction. In between,
+the directory is that of neither cell, and no daemon takes it; to found anew once more ends that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ha_scheduler.ledger import cell_identity
 from ha_scheduler.ledger.records import CellFounded
 from ha_scheduler.ledger.tables import MAINTENANCE, PEERS
 from ha_scheduler.ledger.unfit import UnknownRecordError
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.repair.offline import Offline, State
 from ha_scheduler.storage.applying import fold_entries

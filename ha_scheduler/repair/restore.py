@@ -3,9 +3,9 @@
 Guarantee: as ``found_anew.py``, but the state is that of the file, and the directory is a new one.
 The file is verified as a whole before anything is written.
 
-Order: the file of ``peer/founding.py``; an empty environment of no cell; the rows, in transactions
-of some MB; and in one transaction the identity and all else. A directory in which that broke off
-is taken by no daemon: delete it.
+Order: the file of ``peer/members/founding.py``; an empty environment of no cell; the rows, in
+transactions of some MB; and in one transaction the identity and all else. A directory in which that
+broke off is taken by no daemon: delete it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import CellFounded
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from ha_scheduler.raft.messages import Membership, SnapshotMeta
 from ha_scheduler.repair.found_anew import begin
 from ha_scheduler.repair.offline import Offline

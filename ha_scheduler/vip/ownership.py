@@ -5,9 +5,9 @@ Guarantee: no two peers have it at once, whatever was killed, frozen or cut off 
 The kernel takes the address away by itself, ``GONE_S`` after its last refresh at the latest; so
 nobody must be alive to lose it. A leader refreshes only while a quorum's last contact is younger
 than ``fresh_s``. Whoever is elected without its help was elected no sooner than the lease length
-after that contact (``peer/lease.py``), and waits for the rest of ``GONE_S``. A leader that *hands
-over* gives the address up before the order to campaign leaves it, and its heir waits for no more
-than it had to wait itself.
+after that contact (``peer/consensus/lease.py``), and waits for the rest of ``GONE_S``. A leader
+that *hands over* gives the address up before the order to campaign leaves it, and its heir waits
+for no more than it had to wait itself.
 
 Before the address is taken the network is asked for it. Who answers is no peer of the cell, or a
 peer whose clock stands still: the address is not taken while anybody answers.

@@ -22,7 +22,7 @@ from ha_scheduler.ledger.records import (
     ValueDeleted,
     ValueSet,
 )
-from ha_scheduler.peer.proposals import ProposalError, Proposals
+from ha_scheduler.peer.engine.proposals import ProposalError, Proposals
 
 TERM = 7
 PEER_GONE = PeerNamed(1, 2, "b", "10.0.0.2", 8785, 8786, False, "was removed by a client")

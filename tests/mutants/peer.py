@@ -10,10 +10,10 @@ from functools import partial
 
 from .mutant import Mutant
 
-_lease = partial(Mutant, module="lease.py", package="peer")
-_leadership = partial(Mutant, module="leadership.py", package="peer")
+_lease = partial(Mutant, module="lease.py", package="peer/consensus")
+_leadership = partial(Mutant, module="leadership.py", package="peer/consensus")
 _replica = partial(Mutant, module="replica.py", package="peer")
-_feed = partial(Mutant, module="feed.py", package="peer")
+_feed = partial(Mutant, module="feed.py", package="peer/engine")
 _sessions = partial(Mutant, module="sessions.py", package="ledger")
 _fold = partial(Mutant, module="fold.py", package="ledger")
 _adoption = partial(Mutant, module="adoption.py", package="engine/takeover")

@@ -11,7 +11,7 @@ from functools import partial
 from .mutant import Mutant
 
 _store = partial(Mutant, package="storage")
-_driver = partial(Mutant, module="driver.py", package="peer")
+_driver = partial(Mutant, module="driver.py", package="peer/consensus")
 
 STORE_MUTANTS = (
     _store(
@@ -235,7 +235,8 @@ STORE_MUTANTS = (
     _store(
         "a failed commit is tried again",
         "writer.py",
-        "        except Exception as error:\n            self._failure = error\n",
+        "        except Exception as error:  # any error of a commit ends the process\n"
+        "            self._failure = error\n",
         "        except Exception:\n            self._commit(group)\n",
     ),
     _store(

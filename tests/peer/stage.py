@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.membership import (
+from ha_scheduler.peer.members.membership import (
     ChangeMembership,
     Changes,
     HandOver,

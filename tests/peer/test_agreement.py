@@ -14,12 +14,12 @@ from toy_cell import ToyCell, within
 from ha_scheduler.ledger import encoding, records
 from ha_scheduler.ledger.encoding import TooNewError, decode, encode
 from ha_scheduler.ledger.records import FORMAT, CaseReleased, TermStarted
-from ha_scheduler.peer import comparing
-from ha_scheduler.peer.agreement import EVERY_S, QUIET_S, REST_FACTOR, Agreement
-from ha_scheduler.peer.history import LeaderHistory
-from ha_scheduler.peer.history_file import FILE, HistoryFile
-from ha_scheduler.peer.releases import format_of_cell, misfit
-from ha_scheduler.peer.service import APART_S, Service
+from ha_scheduler.peer.members import comparing
+from ha_scheduler.peer.members.agreement import EVERY_S, QUIET_S, REST_FACTOR, Agreement
+from ha_scheduler.peer.members.releases import format_of_cell, misfit
+from ha_scheduler.peer.operators.history import LeaderHistory
+from ha_scheduler.peer.operators.history_file import FILE, HistoryFile
+from ha_scheduler.peer.operators.service import APART_S, Service
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
@@ -95,7 +95,7 @@ def test_peers_notice_a_ledger_that_has_lost_a_row(tmp_path: Path) -> None:
             return bool(status and any(f"peer {spoilt}" in t for t in status["ledgers_differ"]))
 
         within(30, differs, every=0.2)
-        assert f"ledger of peer {spoilt} differs from ours" in cell.log(leader)
+        within(30, lambda: f"ledger of peer {spoilt} differs from ours" in cell.log(leader))
 
 
 def _keys(env: object) -> list[bytes]:

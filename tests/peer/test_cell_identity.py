@@ -15,7 +15,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 from toy_cell import Connection, ToyCell, within
 
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.introduction import Refused
 from ha_scheduler.protocol.peer import Gossip, PeerHello, RaftMessage

@@ -12,7 +12,7 @@ from toy_cell import ToyCell, within
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.roster import Roster, described
+from ha_scheduler.peer.members.roster import Roster, described
 
 pytestmark = pytest.mark.system
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_scheduler.peer import compaction
-from ha_scheduler.peer.compaction import HARD_FACTOR, Compaction
+from ha_scheduler.peer.consensus import compaction
+from ha_scheduler.peer.consensus.compaction import HARD_FACTOR, Compaction
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size
 from ha_scheduler.storage.port import Space
 

@@ -19,8 +19,8 @@ from ha_scheduler.comm.address import Endpoint
 from ha_scheduler.comm.directory import forget_directories
 from ha_scheduler.deploy.ports import free_ports
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer import dask_port
-from ha_scheduler.peer.dask_port import PATIENCE_S, Budget, DaskPort, listen
+from ha_scheduler.peer.engine import dask_port
+from ha_scheduler.peer.engine.dask_port import PATIENCE_S, Budget, DaskPort, listen
 from ha_scheduler.protocol.watch import WatchView
 from ha_scheduler.security.authority import client_files, engine_files, peer_files
 from ha_scheduler.security.contexts import server_context

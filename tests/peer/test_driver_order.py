@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ha_scheduler.peer import driver as driver_module
-from ha_scheduler.peer.driver import CATCH_UP_TICKS_MAX, Driver
-from ha_scheduler.peer.lease import LeaderLease
+from ha_scheduler.peer.consensus import driver as driver_module
+from ha_scheduler.peer.consensus.driver import CATCH_UP_TICKS_MAX, Driver
+from ha_scheduler.peer.consensus.lease import LeaderLease
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import (
     Entry,

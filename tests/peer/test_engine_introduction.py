@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ha_scheduler.engine.process import Channel
-from ha_scheduler.peer.inquest import End
-from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.peer.engine.inquest import End
+from ha_scheduler.peer.engine.supervisor import Engine
 from ha_scheduler.protocol import RELEASE, VERSION, frames
 from ha_scheduler.protocol.engine import EngineReady, Ping, ToDaemon
 from ha_scheduler.protocol.introduction import (

@@ -12,7 +12,7 @@ import pytest
 from ha_scheduler.audit import files
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.comm.permitted import LOG_EVERY_S, Denials
-from ha_scheduler.peer.audited import ENGINE_LINES_MAX, ENGINE_LINES_S, RefusalAudit
+from ha_scheduler.peer.operators.audited import ENGINE_LINES_MAX, ENGINE_LINES_S, RefusalAudit
 from ha_scheduler.protocol.engine import CallerRefused
 from ha_scheduler.security.identity import ANYBODY_LOCAL
 

@@ -12,7 +12,7 @@ from toy_cell import ToyCell, within
 
 from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import PeerNamed, TermStarted
-from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
+from ha_scheduler.peer.engine.engine_rights import EngineRights, OverstepError
 from ha_scheduler.protocol.codec import MalformedMessage
 from ha_scheduler.protocol.engine import TO_DAEMON, EngineReady, Mark, Phase, Serving
 from ha_scheduler.protocol.peer import PeerAddress

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ha_scheduler.peer import failing
-from ha_scheduler.peer.failing import IN_A_ROW, Failing
+from ha_scheduler.peer.engine import failing
+from ha_scheduler.peer.engine.failing import IN_A_ROW, Failing
 
 
 def told(caplog: pytest.LogCaptureFixture) -> int:

@@ -12,8 +12,8 @@ from ha_scheduler.ledger.calls import pack_payload
 from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import Called, Desired, GraphSubmitted, ValueSet
 from ha_scheduler.ledger.rejections import REJECTED_MAX
-from ha_scheduler.peer.feed import PROBE_BYTES, CommittedTail, Feed
-from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.peer.engine.feed import PROBE_BYTES, CommittedTail, Feed
+from ha_scheduler.peer.engine.supervisor import Engine
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.engine import Activate, CaughtUp, Pong, RecordCommitted, ToEngine
 from ha_scheduler.raft.messages import Entry, EntryKind

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_scheduler.ledger.records import OPEN_MAX, EngineEnded
-from ha_scheduler.peer import oom
-from ha_scheduler.peer.inquest import UNTOLD_MAX, End, How, Untold, cause, finding
-from ha_scheduler.peer.watchdog import EVERY_S, START_S, Clock, Watchdog
+from ha_scheduler.peer.engine import oom
+from ha_scheduler.peer.engine.inquest import UNTOLD_MAX, End, How, Untold, cause, finding
+from ha_scheduler.peer.engine.watchdog import EVERY_S, START_S, Clock, Watchdog
 from ha_scheduler.protocol.engine import Exposure
 from ha_scheduler.shared_exposures import SLOTS, SharedExposures
 

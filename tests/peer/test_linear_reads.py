@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from toy_cell import ToyCell
 
-from ha_scheduler.peer import reads
-from ha_scheduler.peer.reads import NotConfirmed, Reads
+from ha_scheduler.peer.consensus import reads
+from ha_scheduler.peer.consensus.reads import NotConfirmed, Reads
 from ha_scheduler.raft.errors import CallerError
 
 

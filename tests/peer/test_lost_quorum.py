@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from ha_scheduler.peer.lost_quorum import PATIENCE_S, REPEAT_S, LostQuorum, in_words
+from ha_scheduler.peer.network.lost_quorum import PATIENCE_S, REPEAT_S, LostQuorum, in_words
 from tests.peer.toy_cell import ToyCell, within
 
 REFUSED = {"b": "connection refused", "c": "no answer in time"}

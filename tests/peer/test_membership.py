@@ -10,7 +10,7 @@ from stage import ROUND_S, Stage, disk
 
 from ha_scheduler.cell.peers import PEERS_MAX
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.membership import (
+from ha_scheduler.peer.members.membership import (
     ChangeMembership,
     check_invariants,
     gone_reason,

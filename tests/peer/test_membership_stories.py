@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stage import Stage, disk
 
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.membership import (
+from ha_scheduler.peer.members.membership import (
     check_invariants,
 )
 

@@ -14,7 +14,7 @@ from ha_scheduler.ledger import fold
 from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import FORMAT, TermStarted
 from ha_scheduler.ledger.tables import META
-from ha_scheduler.peer.opening import check_format, found, open_store
+from ha_scheduler.peer.members.opening import check_format, found, open_store
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.raft.messages import HardState
 from ha_scheduler.storage.port import WriteBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ha_scheduler.peer.leadership import (
+from ha_scheduler.peer.consensus.leadership import (
     EXPLAIN_S,
     READY_WAIT_S,
     TRANSFER_PATIENCE_S,

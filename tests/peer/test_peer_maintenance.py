@@ -16,7 +16,7 @@ from ha_scheduler.cli.main import main
 from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.fold import fold
 from ha_scheduler.ledger.records import MaintenanceSet, TermStarted
-from ha_scheduler.peer.maintenance import FAILOVER_OFF_S_MAX, Maintenance
+from ha_scheduler.peer.consensus.maintenance import FAILOVER_OFF_S_MAX, Maintenance
 from ha_scheduler.protocol.control import Declined, MaintainRequest
 from ha_scheduler.raft.messages import Entry, EntryKind, Membership
 from tests.twins.tables import MemoryTables

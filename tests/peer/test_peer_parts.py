@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from ha_scheduler.ledger import encoding, records
-from ha_scheduler.peer.feed import TAIL_BYTES_MAX, CommittedTail
-from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
-from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.peer.proposals import OUTSTANDING_BYTES_MAX, ProposalError, Proposals
+from ha_scheduler.peer.consensus.lease import LeaderLease
+from ha_scheduler.peer.engine.feed import TAIL_BYTES_MAX, CommittedTail
+from ha_scheduler.peer.engine.proposals import OUTSTANDING_BYTES_MAX, ProposalError, Proposals
+from ha_scheduler.peer.operators.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.raft.errors import CompactedError, NotLeaderError, ProposalDroppedError
 from ha_scheduler.raft.messages import Entry, EntryKind, Message, MessageKind
 

@@ -17,9 +17,9 @@ from msgspec import Raw
 from ha_scheduler.ledger.dump import dump, load
 from ha_scheduler.ledger.records import FORMAT, PeerNamed
 from ha_scheduler.ledger.tables import DUMPED_TABLES, VALUES
-from ha_scheduler.peer import snapshots
-from ha_scheduler.peer.links import Dialer, Security
-from ha_scheduler.peer.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.consensus import snapshots
+from ha_scheduler.peer.consensus.snapshots import SPOOL_NAME, SnapshotReceiver, SnapshotSender
+from ha_scheduler.peer.network.links import Dialer, Security
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Refused, RefusedError, accept, accepted

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.links import (
+from ha_scheduler.peer.network.links import (
     BULK_BYTES_MAX,
     CONTROL_FRAMES_MAX,
     PROMPT_BYTES,

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.lease import LeaderLease
-from ha_scheduler.peer.reconfiguration import Reconfiguration
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.lease import LeaderLease
+from ha_scheduler.peer.members.reconfiguration import Reconfiguration
+from ha_scheduler.peer.members.roster import Roster
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import (

@@ -19,15 +19,15 @@ import pytest
 from ha_scheduler import shared_lease
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.certificates import Certificates
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
-from ha_scheduler.peer.lease import LeaderLease
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.lease import LeaderLease
+from ha_scheduler.peer.engine.engine_rights import EngineRights, OverstepError
+from ha_scheduler.peer.identity.certificates import Certificates
+from ha_scheduler.peer.members.roster import Roster
+from ha_scheduler.peer.network.watchers import Watchers
+from ha_scheduler.peer.operators.report import Report
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.report import Report
-from ha_scheduler.peer.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
-from ha_scheduler.peer.watchers import Watchers
 from ha_scheduler.protocol.engine import Confirm, Confirmed
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.messages import Membership, Message, MessageKind, ServerState

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_scheduler.peer.scale_command import ScaleCommand
+from ha_scheduler.peer.operators.scale_command import ScaleCommand
 from ha_scheduler.protocol.engine import ScaleWanted
 from tests.deadlines import SCALE
 

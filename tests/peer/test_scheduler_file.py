@@ -16,8 +16,8 @@ from distributed.comm import connect, get_address_host, resolve_address
 from ha_scheduler.comm.address import Endpoint, HAAddressError, parse, unparse
 from ha_scheduler.comm.directory import forget_directories
 from ha_scheduler.comm.names import NameNotResolved, spread
-from ha_scheduler.peer import scheduler_file
-from ha_scheduler.peer.scheduler_file import SchedulerFile, content, write
+from ha_scheduler.peer.operators import scheduler_file
+from ha_scheduler.peer.operators.scheduler_file import SchedulerFile, content, write
 from ha_scheduler.protocol.peer import PeerAddress
 from ha_scheduler.protocol.watch import WatchView
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.errors import OperatorError
-from ha_scheduler.peer import compaction, daemon
+from ha_scheduler.peer import daemon
+from ha_scheduler.peer.consensus import compaction
 from ha_scheduler.peer.settings import Admission, PeerSettings, Timing
 from ha_scheduler.security.authority import peer_files
 from ha_scheduler.storage.errors import DiskFailed, StorageError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from ha_scheduler.peer.lease import MARGIN_TICKS, LeaderLease
+from ha_scheduler.peer.consensus.lease import MARGIN_TICKS, LeaderLease
 from ha_scheduler.raft.config import Config
 from ha_scheduler.raft.membership import ChangeKind, MembershipChange, decode_membership
 from ha_scheduler.raft.messages import (

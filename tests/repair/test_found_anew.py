@@ -17,7 +17,7 @@ from ha_scheduler.ledger import cell_identity
 from ha_scheduler.ledger.encoding import encode
 from ha_scheduler.ledger.records import PeerNamed
 from ha_scheduler.ledger.tables import PEERS, VALUES
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.errors import ForeignDataDirectory
 from tests.peer.toy_cell import ToyCell, within

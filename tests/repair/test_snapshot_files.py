@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ha_scheduler.cli.main import main
-from ha_scheduler.peer import founding
+from ha_scheduler.peer.members import founding
 from tests.peer.toy_cell import ToyCell
 
 SECRET = "value-of-a-user"

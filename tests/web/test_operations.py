@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ha_scheduler.engine.metrics import NAMES
-from ha_scheduler.peer.metrics import Metrics
+from ha_scheduler.peer.operators.metrics import Metrics
 from tests.web.test_conditions import LEADER
 from tests.web.test_routes import FACTS
 

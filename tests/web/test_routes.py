@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from schemathesis.checks import not_a_server_error
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from ha_scheduler.peer.metrics import Facts, Metrics
+from ha_scheduler.peer.operators.metrics import Facts, Metrics
 from ha_scheduler.protocol.control import Status
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.authority import peer_files

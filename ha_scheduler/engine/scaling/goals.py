@@ -8,7 +8,7 @@ Order: a worker that is to go for good is retired before its backend is told to 
 
 An owner that polls (``ha-scale``) decides for itself when to act on what it is told, and is present
 as long as it polls. For one with ``command`` the leading daemon runs the site's command
-(``peer/scale_command.py``): this engine says what it is to do, and never runs it.
+(``peer/operators/scale_command.py``): this engine says what it is to do, and never runs it.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ from msgspec.structs import replace
 from ha_scheduler.audit.chain import Event
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.ledger.records import CaseReleased, MaintenanceSet
-from ha_scheduler.peer.copies import Copies
-from ha_scheduler.peer.history import ENTRIES_MAX
-from ha_scheduler.peer.inquest import quarantined
-from ha_scheduler.peer.issuing import Issuer
-from ha_scheduler.peer.reads import NotConfirmed
+from ha_scheduler.peer.consensus.reads import NotConfirmed
+from ha_scheduler.peer.engine.inquest import quarantined
+from ha_scheduler.peer.identity.issuing import Issuer
+from ha_scheduler.peer.members.roster import named
+from ha_scheduler.peer.operators.copies import Copies
+from ha_scheduler.peer.operators.history import ENTRIES_MAX
+from ha_scheduler.peer.operators.report import Report
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.report import Report
-from ha_scheduler.peer.roster import named
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, tag_of
 from ha_scheduler.protocol.control import (

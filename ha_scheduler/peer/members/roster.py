@@ -22,8 +22,8 @@ from ha_scheduler.cell.peers import Cell
 from ha_scheduler.ledger import cell_identity, peer_table
 from ha_scheduler.ledger.records import CellFounded, PeerNamed
 from ha_scheduler.ledger.tables import DUMPED_TABLES, Tables
-from ha_scheduler.peer import witness
-from ha_scheduler.peer.membership import gone_reason
+from ha_scheduler.peer.members import witness
+from ha_scheduler.peer.members.membership import gone_reason
 from ha_scheduler.protocol.peer import Disk, PeerAddress
 
 UNKNOWN_DISK = 0  # of a founder without a record

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ha_scheduler.peer.joining import FAILURES, Asker
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.members.joining import FAILURES, Asker
+from ha_scheduler.peer.members.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.control import Clock, ClockRequest, Examined, Way

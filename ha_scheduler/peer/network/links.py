@@ -26,9 +26,9 @@ from msgspec import Raw
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.lost_quorum import in_words
-from ha_scheduler.peer.releases import distributed_release
-from ha_scheduler.peer.roster import address_of, disk_of
+from ha_scheduler.peer.members.releases import distributed_release
+from ha_scheduler.peer.members.roster import address_of, disk_of
+from ha_scheduler.peer.network.lost_quorum import in_words
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Kind, RefusedError, accepted, introduce

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ha_scheduler import shared_lease
-from ha_scheduler.peer.lease import LeaderLease
+from ha_scheduler.peer.consensus.lease import LeaderLease
 from ha_scheduler.raft.errors import PeerError
 from ha_scheduler.raft.membership import MembershipChange
 from ha_scheduler.raft.messages import Entry, Message, ServerState, SnapshotMeta

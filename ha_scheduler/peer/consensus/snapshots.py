@@ -36,7 +36,7 @@ from msgspec.structs import replace
 from ha_scheduler.ledger.dump import END, SnapshotDamagedError, check_chunk, dump
 from ha_scheduler.ledger.records import FORMAT
 from ha_scheduler.ledger.tables import DUMPED_TABLES, Tables
-from ha_scheduler.peer.links import Dialer
+from ha_scheduler.peer.network.links import Dialer
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError
 from ha_scheduler.protocol.introduction import Refused, RefusedError

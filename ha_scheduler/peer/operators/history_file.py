@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ha_scheduler.peer.history import ENTRIES_MAX, LeaderHistory
+from ha_scheduler.peer.operators.history import ENTRIES_MAX, LeaderHistory
 from ha_scheduler.protocol.peer import Failover
 
 FILE = "history.json"

@@ -25,11 +25,11 @@ from typing import Any
 
 from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.driver import Driver
-from ha_scheduler.peer.leadership import FRESH_S
-from ha_scheduler.peer.links import Links
-from ha_scheduler.peer.membership import ChangeMembership, Changes, HandOver, NamePeer, Seen
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.consensus.driver import Driver
+from ha_scheduler.peer.consensus.leadership import FRESH_S
+from ha_scheduler.peer.members.membership import ChangeMembership, Changes, HandOver, NamePeer, Seen
+from ha_scheduler.peer.members.roster import Roster
+from ha_scheduler.peer.network.links import Links
 from ha_scheduler.protocol.control import Declined, Member
 from ha_scheduler.raft.errors import CallerError
 from ha_scheduler.raft.membership import MembershipChange

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 
 from ha_scheduler.backoff import Backoff
 from ha_scheduler.confinement.plan import Plan
-from ha_scheduler.peer.inquest import End, How
-from ha_scheduler.peer.launch import CONFINED
-from ha_scheduler.peer.oom import OomKills
-from ha_scheduler.peer.watchdog import EVERY_S, Watchdog
+from ha_scheduler.peer.engine.inquest import End, How
+from ha_scheduler.peer.engine.launch import CONFINED
+from ha_scheduler.peer.engine.oom import OomKills
+from ha_scheduler.peer.engine.watchdog import EVERY_S, Watchdog
 from ha_scheduler.protocol import RELEASE, frames
 from ha_scheduler.protocol.codec import ProtocolError, tag_of
 from ha_scheduler.protocol.engine import TO_DAEMON, Ping, Pong, Propose, ToDaemon, ToEngine
@@ -300,7 +300,7 @@ class Supervisor:
     def _start(self, channel_fd: int, lease_fd: int, exposures_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "ha_scheduler.peer.launch", str(os.getpid())),
+                *(sys.executable, "-m", "ha_scheduler.peer.engine.launch", str(os.getpid())),
                 *(CONFINED, self._plan.to_text()),
                 self._module,
                 f"--channel-fd={channel_fd}",

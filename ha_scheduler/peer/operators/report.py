@@ -12,10 +12,10 @@ from ha_scheduler.cell.address import join_address
 from ha_scheduler.ledger import quarantine
 from ha_scheduler.ledger.quarantine import Case
 from ha_scheduler.ledger.rejections import describe
-from ha_scheduler.peer.alarms import REJECTIONS_SHOWN
-from ha_scheduler.peer.certificates import Certificates
-from ha_scheduler.peer.inquest import in_words
-from ha_scheduler.peer.leadership import Other
+from ha_scheduler.peer.consensus.leadership import Other
+from ha_scheduler.peer.engine.inquest import in_words
+from ha_scheduler.peer.identity.certificates import Certificates
+from ha_scheduler.peer.operators.alarms import REJECTIONS_SHOWN
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.control import EngineStatus, Member, Status

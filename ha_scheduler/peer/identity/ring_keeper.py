@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ha_scheduler.ledger import encoding, tokens
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.members.roster import Roster
 from ha_scheduler.protocol.ring import Ring
 from ha_scheduler.raft.messages import Entry, EntryKind
 from ha_scheduler.security.key_ring import KeyRing

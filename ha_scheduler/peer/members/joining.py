@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 from ha_scheduler.cell.peers import Cell, parse_peers
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger.records import PeerNamed
-from ha_scheduler.peer.links import Security
-from ha_scheduler.peer.roster import disk_of
+from ha_scheduler.peer.members.roster import disk_of
+from ha_scheduler.peer.network.links import Security
 from ha_scheduler.peer.settings import Admission
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError

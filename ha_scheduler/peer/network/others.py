@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ha_scheduler.peer.leadership import FRESH_S, Other
+from ha_scheduler.peer.consensus.leadership import FRESH_S, Other
 from ha_scheduler.protocol.peer import Gossip
 
 

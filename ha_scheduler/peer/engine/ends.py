@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 from ha_scheduler.ledger import encoding
 from ha_scheduler.ledger.records import EngineEnded, Record
-from ha_scheduler.peer.history import LeaderHistory
-from ha_scheduler.peer.inquest import Untold, blamed
+from ha_scheduler.peer.engine.inquest import Untold, blamed
+from ha_scheduler.peer.operators.history import LeaderHistory
 from ha_scheduler.raft.errors import CallerError
 
 

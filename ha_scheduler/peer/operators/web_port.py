@@ -12,11 +12,11 @@ from ha_scheduler.audit.chain import Event
 from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.errors import OperatorError
 from ha_scheduler.ledger import tokens
-from ha_scheduler.peer.history import ENTRIES_MAX
-from ha_scheduler.peer.metrics import Facts, Metrics
-from ha_scheduler.peer.reads import NotConfirmed
+from ha_scheduler.peer.consensus.reads import NotConfirmed
+from ha_scheduler.peer.operators.history import ENTRIES_MAX
+from ha_scheduler.peer.operators.metrics import Facts, Metrics
+from ha_scheduler.peer.operators.report import Report
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.report import Report
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.security.files import read_certificates
 from ha_scheduler.security.identity import Identity

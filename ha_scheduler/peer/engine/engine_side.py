@@ -19,15 +19,15 @@ from typing import Protocol
 
 from ha_scheduler.ledger.records import EngineEnded, RecordRejected
 from ha_scheduler.ledger.rejections import describe
-from ha_scheduler.peer import inquest
-from ha_scheduler.peer.engine_rights import EngineRights, OverstepError
-from ha_scheduler.peer.failing import Failing
-from ha_scheduler.peer.feed import CommittedTail, Feed
-from ha_scheduler.peer.inquest import End, How
-from ha_scheduler.peer.proposals import ProposalError, Proposals
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.engine import inquest
+from ha_scheduler.peer.engine.engine_rights import EngineRights, OverstepError
+from ha_scheduler.peer.engine.failing import Failing
+from ha_scheduler.peer.engine.feed import CommittedTail, Feed
+from ha_scheduler.peer.engine.inquest import End, How
+from ha_scheduler.peer.engine.proposals import ProposalError, Proposals
+from ha_scheduler.peer.engine.supervisor import Engine
+from ha_scheduler.peer.members.roster import Roster
 from ha_scheduler.peer.settings import PeerSettings
-from ha_scheduler.peer.supervisor import Engine
 from ha_scheduler.protocol.engine import (
     Activate,
     CallerRefused,

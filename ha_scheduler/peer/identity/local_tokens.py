@@ -19,8 +19,8 @@ import os
 import time
 from pathlib import Path
 
-from ha_scheduler.peer.issuing import LIFETIME_S, Issuer
-from ha_scheduler.peer.ring_keeper import RingKeeper
+from ha_scheduler.peer.identity.issuing import LIFETIME_S, Issuer
+from ha_scheduler.peer.identity.ring_keeper import RingKeeper
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.protocol.control import Declined, Issued, TokenRequest
 from ha_scheduler.security.files import MODE_PRIVATE, write_file

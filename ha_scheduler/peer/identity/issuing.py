@@ -32,9 +32,9 @@ from ha_scheduler.ledger.records import (
     TokenIssued,
     TokenRevoked,
 )
-from ha_scheduler.peer.commits import NotCommitted
+from ha_scheduler.peer.consensus.commits import NotCommitted
+from ha_scheduler.peer.identity.site_command import SiteCommand, SiteRefused
 from ha_scheduler.peer.replica import Replica
-from ha_scheduler.peer.site_command import SiteCommand, SiteRefused
 from ha_scheduler.protocol.control import (
     Declined,
     Issued,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ha_scheduler.ledger.rejections import describe
-from ha_scheduler.peer.lost_quorum import LostQuorum
+from ha_scheduler.peer.network.lost_quorum import LostQuorum
 from ha_scheduler.storage.port import PeerStore
 
 DOUBT_EVERY_S = 60.0  # how often a term that is not believed is told of

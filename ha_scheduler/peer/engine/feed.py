@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ha_scheduler.ledger.admission import is_certain
 from ha_scheduler.ledger.encoding import is_for_daemons
 from ha_scheduler.ledger.rebuild import rebuild
-from ha_scheduler.peer.supervisor import Engine
+from ha_scheduler.peer.engine.supervisor import Engine
 from ha_scheduler.protocol.engine import CaughtUp, RecordCommitted, ToEngine
 from ha_scheduler.raft.errors import CompactedError
 from ha_scheduler.raft.messages import Entry, EntryKind, entry_size

@@ -22,9 +22,9 @@ from ha_scheduler.ledger.encoding import decode
 from ha_scheduler.ledger.fold import latest_term
 from ha_scheduler.ledger.tables import Tables
 from ha_scheduler.ledger.unfit import UnknownRecordError
-from ha_scheduler.peer import founding
-from ha_scheduler.peer.founding import Founding
-from ha_scheduler.peer.roster import Roster, described
+from ha_scheduler.peer.members import founding
+from ha_scheduler.peer.members.founding import Founding
+from ha_scheduler.peer.members.roster import Roster, described
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.raft.messages import Membership
 from ha_scheduler.storage.directory import DATA_FILE, erase

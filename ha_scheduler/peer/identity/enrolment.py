@@ -20,8 +20,8 @@ import time
 from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.errors import CertificateRefused, OperatorError
 from ha_scheduler.gate.gate import First
-from ha_scheduler.peer.conversations import Caller, Conversations
-from ha_scheduler.peer.issuing import Issuer
+from ha_scheduler.peer.identity.issuing import Issuer
+from ha_scheduler.peer.network.conversations import Caller, Conversations
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.control import Declined, Taken

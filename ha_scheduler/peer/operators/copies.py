@@ -12,7 +12,7 @@ import time
 
 from ha_scheduler.ledger.dump import dump
 from ha_scheduler.ledger.records import FORMAT
-from ha_scheduler.peer.roster import Roster
+from ha_scheduler.peer.members.roster import Roster
 from ha_scheduler.protocol import RELEASE, frames
 from ha_scheduler.protocol.control import (
     LOG_ENTRIES_MAX,

@@ -23,8 +23,8 @@ from ha_scheduler.audit.log import AuditLog
 from ha_scheduler.errors import CertificateRefused
 from ha_scheduler.gate.gate import First
 from ha_scheduler.gate.heap import Heap
-from ha_scheduler.peer.conversations import Caller, Conversations
-from ha_scheduler.peer.links import STREAM_LIMIT_BYTES, Security, tune
+from ha_scheduler.peer.network.conversations import Caller, Conversations
+from ha_scheduler.peer.network.links import STREAM_LIMIT_BYTES, Security, tune
 from ha_scheduler.protocol import frames
 from ha_scheduler.protocol.codec import ProtocolError, shown
 from ha_scheduler.protocol.introduction import (

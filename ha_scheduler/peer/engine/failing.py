@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ha_scheduler.peer.supervisor import HEALTHY_AFTER_S
+from ha_scheduler.peer.engine.supervisor import HEALTHY_AFTER_S
 
 IN_A_ROW = 3
 TELL_EVERY_S = 60.0

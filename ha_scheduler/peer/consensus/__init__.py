@@ -1,0 +1,1 @@
+"""The consensus core in its process: who leads and until when, what has committed, snapshots."""

@@ -1,0 +1,1 @@
+"""Between peers, and to who watches them: links, the peer port, what the others last said."""

@@ -1,0 +1,1 @@
+"""What operators, probes, dashboards and launchers are told, and what they may ask."""
