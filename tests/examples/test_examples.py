@@ -44,7 +44,14 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(SAYS))
+#: Each takes ten seconds and a cell; what the others show, other tests show of a cell as well.
+OFTEN = {"killed_leader", "attach_workers"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in sorted(SAYS)],
+)
 def test_an_example_says_what_it_promises(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / f"{name}.py")],

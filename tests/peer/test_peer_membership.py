@@ -141,7 +141,15 @@ def test_only_the_peer_itself_may_ask_for_its_new_disk(tmp_path: Path) -> None:
         assert "role admin" in cell.ask(leader, op="remove", peer=lost)["reason"]
 
 
-@pytest.mark.parametrize("step", ["belongs to the cell", "ADD_LEARNER", "was replaced", "REMOVE"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "ADD_LEARNER",
+        "was replaced",
+        pytest.param("belongs to the cell", marks=pytest.mark.slow),
+        pytest.param("REMOVE", marks=pytest.mark.slow),
+    ],
+)
 def test_a_leader_killed_in_the_midst_of_a_replace_is_succeeded_in_it(
     tmp_path: Path, step: str
 ) -> None:
