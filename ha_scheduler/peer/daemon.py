@@ -19,6 +19,7 @@ import random
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -57,6 +58,7 @@ from ha_scheduler.peer.operators.examination import Examination
 from ha_scheduler.peer.operators.history_file import HistoryFile
 from ha_scheduler.peer.operators.report import Report
 from ha_scheduler.peer.operators.scheduler_file import SchedulerFile
+from ha_scheduler.peer.operators.service_manager import ServiceManager
 from ha_scheduler.peer.replica import Replica
 from ha_scheduler.peer.settings import PeerSettings
 from ha_scheduler.protocol import frames
@@ -90,9 +92,11 @@ def run(
 
     Raises ``OperatorError`` and ``StorageError`` before anything is started.
     """
+    manager = ServiceManager.of(os.environ)  # before anything is started, which would inherit it
     plan = isolate(settings)  # it forks, so before any thread
     security = derived.security(settings)
     with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
         peer_port, another = settings.address.peer_port, "give this peer another one in --peers"
         sock = stack.enter_context(bind(settings.listen_host, peer_port, "peer port", another))
         asker = Asker(settings.name, security)
@@ -123,6 +127,7 @@ def run(
             dask,
             reread,
             engine_stderr,
+            manager,
         )
         return asyncio.run(daemon.main(sock))
 
@@ -160,8 +165,10 @@ class _Daemon:
         dask: Sequence[socket.socket],
         reread: Callable[[], PeerSettings] | None,
         engine_stderr: Callable[[], int] | None,
+        manager: ServiceManager,
     ) -> None:
         self._dask_sockets = dask
+        self._manager = manager
         self._settings = settings
         self._security = security
         self._roster = roster
@@ -212,6 +219,7 @@ class _Daemon:
                 self._roster.founding.identity,
                 extra={"action": "peer_up"},
             )
+            self._manager.ready()
             try:
                 return await self._until_stopped(tasks)
             finally:
@@ -399,6 +407,7 @@ class _Daemon:
             self._replica.engine.name_leader(self._report.leader())
             state.look()
             self._dask_port.tick()
+            self._manager.tick(time.monotonic())
             if self._web is not None:
                 self._web.tick()
             await asyncio.sleep(self._settings.timing.tick_s)
@@ -524,4 +533,5 @@ class _Daemon:
         if self._signals > 1:
             os._exit(128 + number)  # the kernel ends the engine with us
         logger.info("stopping on signal %d", number, extra={"action": "stopping"})
+        self._manager.stopping()
         self._stop.set()
