@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,4 +37,15 @@ def test_one_that_lived_ends_the_row() -> None:
     for _ in range(IN_A_ROW):
         engines.ended(time.monotonic(), "status 1")
     engines.ended(time.monotonic() - failing.HEALTHY_AFTER_S - 1, "signal 9")
+    assert engines.why == ""
+
+
+def test_an_engine_that_lives_ends_the_row_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines, now = Failing(), time.monotonic()
+    for _ in range(IN_A_ROW):
+        engines.ended(now, "status 1")
+    monkeypatch.setattr(failing, "time", SimpleNamespace(monotonic=lambda: later))
+    later = now + failing.OVER_AFTER_S - 1
+    assert engines.why == "status 1", "the next one may not have begun"
+    later = now + failing.OVER_AFTER_S + 1
     assert engines.why == ""
