@@ -67,3 +67,47 @@ def test_promtool_takes_the_metrics() -> None:
         ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+SERIES = {
+    'dask_ha_failover_off{instance="a"}': "0x9 1x1800",
+    'dask_ha_failover_off_until_timestamp_seconds{instance="a"}': "0x9 1200x1800",
+    'dask_ha_peer_drained{instance="a",peer="b"}': "1x700 _x10 1x1000",
+    'dask_ha_peer_drained{instance="c",peer="b"}': "1x1800",
+    'dask_ha_engine_failing{instance="a"}': "0x9 1x20 0x1800",
+}  # a value a minute
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+@pytest.mark.parametrize(
+    ("alert", "quiet_at", "fires_at", "labels"),
+    [
+        ("DaskFailoverOff", (9, 60), 71, {}),
+        ("DaskFailoverOffOverdue", (9, 20), 23, {"instance": "a"}),
+        ("DaskPeerDrained", (1430,), 1441, {"peer": "b"}),
+        ("DaskEngineFailing", (9, 40), 12, {"instance": "a"}),
+    ],
+)
+def test_orders_that_are_forgotten_and_engines_that_fail_raise_an_alarm(
+    alert: str, quiet_at: tuple[int, ...], fires_at: int, labels: dict[str, str], tmp_path: Path
+) -> None:
+    groups = yaml.safe_load((OPERATIONS / "alerts.yml").read_text())["groups"]
+    (rule,) = (rule for group in groups for rule in group["rules"] if rule["alert"] == alert)
+    text = json.dumps(rule["annotations"])
+    for name, value in labels.items():
+        text = text.replace(f"{{{{ $labels.{name} }}}}", value)
+    fires = {"exp_labels": {**rule["labels"], **labels}, "exp_annotations": json.loads(text)}
+    expected = {**{at: [] for at in quiet_at}, fires_at: [fires]}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": text} for name, text in SERIES.items()],
+        "alert_rule_test": [
+            {"eval_time": f"{at}m", "alertname": alert, "exp_alerts": alerts}
+            for at, alerts in expected.items()
+        ],
+    }
+    cases = tmp_path / "cases.yml"
+    cases.write_text(json.dumps({"rule_files": [str(OPERATIONS / "alerts.yml")], "tests": [test]}))
+    command = ["promtool", "test", "rules", str(cases)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout

@@ -18,7 +18,7 @@ from schemathesis.checks import not_a_server_error
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from ha_scheduler.peer.operators.metrics import Facts, Metrics
-from ha_scheduler.protocol.control import Status
+from ha_scheduler.protocol.control import EngineStatus, Order, Status
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.authority import peer_files
 from ha_scheduler.web.routes import PAGES, NotCurrent, Source, description
@@ -181,6 +181,32 @@ async def test_the_metrics_are_in_prometheus_format_and_have_values(peer: Peer) 
         "dask_ha_fsync_duration_seconds_count 0.0",
     ):
         assert line in text, line
+
+
+async def test_the_metrics_tell_of_orders_and_of_engines_that_fail(peer: Peer) -> None:
+    orders = (
+        Order("", 2_000_000_000, "root", 1),
+        Order("b", 0, "root", 1),
+        Order("gone", 0, "", 1),
+    )
+    failing = EngineStatus("starting", 7, "", 0, 0.0, failing="exit status 1")
+    peer.status = replace(LEADER, maintenance=orders, engine=failing, ledgers_differ=("b",))
+    told = (await peer.fetch("/metrics", role="observer")).body.decode().splitlines()
+    for line in (
+        "dask_ha_failover_off 1.0",
+        "dask_ha_failover_off_until_timestamp_seconds 2e+09",
+        'dask_ha_peer_drained{peer="a"} 0.0',
+        'dask_ha_peer_drained{peer="b"} 1.0',
+        "dask_ha_engine_failing 1.0",
+        "dask_ha_ledgers_differing 1.0",
+    ):
+        assert line in told, line
+    assert not [line for line in told if "gone" in line], "a peer that was removed is not drained"
+    peer.status = LEADER
+    told = (await peer.fetch("/metrics", role="observer")).body.decode().splitlines()
+    quiet = ("failover_off", "failover_off_until_timestamp_seconds", "engine_failing")
+    assert {f"dask_ha_{name} 0.0" for name in quiet} <= set(told)
+    assert 'dask_ha_peer_drained{peer="b"} 0.0' in told
 
 
 schema: Any = schemathesis.openapi.from_dict(json.loads(description()))

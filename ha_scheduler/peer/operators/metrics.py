@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from ha_scheduler.ledger.maintenance import ALL
 from ha_scheduler.protocol import RELEASE
 from ha_scheduler.protocol.control import Member, Status
 from ha_scheduler.web.conditions import leads, unready
@@ -76,6 +77,7 @@ class _Collector(Collector):
         yield from _of_consensus(status, facts)
         yield from _of_members(status.members)
         yield from _of_failover(status)
+        yield from _of_maintenance(status)
         yield from _of_this_peer(status, facts)
         yield from _of_credentials(facts)
 
@@ -139,6 +141,20 @@ def _of_failover(status: Status) -> Iterator[Metric]:
     yield _gauge("last_failover_timestamp_seconds", "When it was detected; 0: never", started)
 
 
+def _of_maintenance(status: Status) -> Iterator[Metric]:
+    """What operators have ordered. One that is over by this peer's clock is none."""
+    orders = {order.peer: order for order in status.maintenance}
+    yield _gauge("failover_off", "Whether nobody takes over by itself, by order", ALL in orders)
+    until = orders[ALL].until if ALL in orders else 0
+    yield _gauge("failover_off_until_timestamp_seconds", "When that order ends; 0: none", until)
+    drained = GaugeMetricFamily(
+        "dask_ha_peer_drained", "Whether it is not elected, by order", labels=["peer"]
+    )
+    for member in status.members:
+        drained.add_metric([member.name], float(member.name in orders))
+    yield drained
+
+
 def _of_this_peer(status: Status, facts: Facts) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "dask_ha_build", "Release of this peer", {"version": RELEASE, "peer": status.name}
@@ -152,6 +168,8 @@ def _of_this_peer(status: Status, facts: Facts) -> Iterator[Metric]:
     yield _gauge("watchers", "Clients, workers and nannies that watch this peer", status.watchers)
     active = status.engine.state in ("ready", "active")
     yield _gauge("engine_up", "Whether its engine is ready or active", active)
+    failing = bool(status.engine.failing)
+    yield _gauge("engine_failing", "Whether its engines end again and again", failing)
     yield _gauge("engine_lag_seconds", "How far the engine is behind", status.engine.lag_s)
     yield _gauge("tick_gap_max_seconds", "Longest delay of a tick", status.tick_gap_s_max)
     yield _gauge("leader_gap_max_seconds", "Longest silence of a leader", status.leader_gap_s_max)
