@@ -65,7 +65,6 @@ def test_only_the_drop_in_of_a_virtual_address_gives_a_capability() -> None:
 
 def test_supervisord_reads_its_file_as_it_is_meant(tmp_path: Path) -> None:
     options = pytest.importorskip("supervisor.options")
-    datatypes = pytest.importorskip("supervisor.datatypes")
     whole = tmp_path / "supervisord.conf"
     whole.write_text(f"[supervisord]\n[include]\nfiles = {tmp_path}/*.ini\n")
     text = (
@@ -80,6 +79,6 @@ def test_supervisord_reads_its_file_as_it_is_meant(tmp_path: Path) -> None:
     (program,) = group.process_configs
     assert program.command.startswith(PROGRAM)
     assert program.exitcodes == [0, EXIT_BAD_INPUT]
-    assert program.autorestart is datatypes.RestartUnexpected
+    assert program.autorestart.__name__ == "RestartWhenExitUnexpected"
     assert program.stopwaitsecs > HAND_OVER_S + HOOK_S
     assert (program.stopasgroup, program.killasgroup) == (False, True)
