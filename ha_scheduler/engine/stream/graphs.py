@@ -18,7 +18,7 @@ otherwise, after the latest graph and all that is filed under it were retired.
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403
 import re
 import struct
 from collections.abc import Collection, Iterable
