@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
+from ha_scheduler.ledger.maintenance import ALL
 from ha_scheduler.peer.consensus.maintenance import in_words
-from ha_scheduler.protocol.control import Examined, Status
+from ha_scheduler.protocol.control import Examined, Member, Status
 from ha_scheduler.protocol.peer import Failover
 from ha_scheduler.security.expiry import sentence as expires
 
@@ -50,6 +51,13 @@ class Prediction:
         return self.election_mean + (self.serving or 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class NoElection:
+    """Nobody can be elected; ``why``: a sentence."""
+
+    why: str
+
+
 def findings(
     unreachable: Mapping[str, str],
     statuses: Mapping[str, Status],
@@ -71,14 +79,17 @@ def findings(
 
 def predict(
     statuses: Mapping[str, Status], examined: Mapping[str, Examined], history: Iterable[Failover]
-) -> Prediction | None:
-    """None: nobody leads, or nobody could follow."""
+) -> Prediction | NoElection | None:
+    """None: nobody leads though somebody could, or who could follow is not ready yet."""
     leader = next((s for s in statuses.values() if s.role == "leader"), None)
+    hindrance = _too_few(statuses) if leader is None else _if_it_died(leader)
+    if hindrance:
+        return NoElection(hindrance)
     if leader is None or leader.name not in examined:
         return None
     own = examined[leader.name]
     silence = own.tick_ms / 1000 * own.election_ticks
-    ready = [m for m in leader.members if m.name != leader.name and m.engine_ready]
+    ready = [m for m in _followers(leader) if m.engine_ready]
     if not ready:
         return None
     trip, fsync = _slowest(examined)
@@ -90,6 +101,46 @@ def predict(
         if {"serving", "elected"} <= entry.phases.keys()
     ]
     return Prediction(silence + votes, mean, 2 * silence + votes, median(took) if took else None)
+
+
+def _too_few(statuses: Mapping[str, Status]) -> str:
+    """Why nobody can be elected now, while nobody leads; empty: enough voters are up."""
+    members = [m for status in statuses.values() for m in status.members]
+    voters = {m.name for m in members if m.role != "learner"}
+    up = {m.name for m in members if m.connected} | statuses.keys()
+    return _of_quorum("Nobody can be elected now", len(up & voters), len(voters), "are up")
+
+
+def _if_it_died(leader: Status) -> str:
+    """Why nobody would be elected then; empty: somebody would, or will once its engine is ready."""
+    nobody = "If the leader's host died now, nobody would be elected"
+    voters = [m for m in leader.members if m.role != "learner"]
+    left = [m for m in voters if m.connected and m.name != leader.name]
+    too_few = _of_quorum(nobody, len(left), len(voters), "would be up")
+    if too_few:
+        return too_few
+    order = next((order for order in leader.maintenance if order.peer == ALL), None)
+    if order is not None:
+        return f"{nobody}: {in_words(order)}."
+    may = f"{nobody}: the other peers that are up are drained, or witnesses."
+    return "" if _followers(leader) else may
+
+
+def _of_quorum(nobody: str, up: int, voters: int, when: str) -> str:
+    needed = voters // 2 + 1
+    if up >= needed:
+        return ""
+    return f"{nobody}: it takes {needed} of {voters} voters, and {up} {when}."
+
+
+def _followers(leader: Status) -> list[Member]:
+    """Those who may stand when ``leader`` dies."""
+    drained = {order.peer for order in leader.maintenance}
+    return [
+        m
+        for m in leader.members
+        if m.role == "voter" and m.connected and m.name not in {leader.name, *drained}
+    ]
 
 
 def _slowest(examined: Mapping[str, Examined]) -> tuple[float, float]:

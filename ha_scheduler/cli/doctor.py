@@ -14,7 +14,7 @@ import click
 from msgspec import to_builtins
 
 from ha_scheduler.cli.control import ControlClient
-from ha_scheduler.cli.diagnosis import Finding, Prediction, findings, predict
+from ha_scheduler.cli.diagnosis import Finding, NoElection, Prediction, findings, predict
 from ha_scheduler.cli.operate import (
     Answers,
     cell_options,
@@ -48,7 +48,7 @@ def doctor(output: str, **values: Any) -> int:
 
 def examine(
     client: ControlClient, answers: Answers
-) -> tuple[dict[str, Examined], list[Finding], Prediction | None]:
+) -> tuple[dict[str, Examined], list[Finding], Prediction | NoElection | None]:
     """What the peers find out, what is wrong, and what a failover would take."""
 
     def ask(name: str) -> Examined:
@@ -73,11 +73,12 @@ def examine(
 
 
 def as_json(
-    examined: dict[str, Examined], found: list[Finding], expected: Prediction | None
+    examined: dict[str, Examined], found: list[Finding], expected: Prediction | NoElection | None
 ) -> dict[str, Any]:
     return {
         "findings": [asdict(finding) for finding in found],
-        "prediction_s": asdict(expected) if expected is not None else None,
+        "prediction_s": asdict(expected) if isinstance(expected, Prediction) else None,
+        "no_election": expected.why if isinstance(expected, NoElection) else "",
         "peers": {
             name: {k: v for k, v in to_builtins(each).items() if k != "op"}
             for name, each in examined.items()
@@ -86,7 +87,7 @@ def as_json(
 
 
 def _print(
-    examined: dict[str, Examined], found: list[Finding], expected: Prediction | None
+    examined: dict[str, Examined], found: list[Finding], expected: Prediction | NoElection | None
 ) -> None:
     table = new_table("from", "to", "round trip (ms)", "clock ahead (ms)", "fsync there (ms)")
     for name, each in examined.items():
@@ -99,7 +100,9 @@ def _print(
                 trip, offset = f"{way.trip_s * 1000:.2f}", f"{way.offset_s * 1000:+.1f}"
                 table.add_row(name, way.peer, trip, offset, fsync)
     print_table(table)
-    if expected is not None:
+    if isinstance(expected, NoElection):
+        click.echo(expected.why)
+    elif expected is not None:
         _print_prediction(expected)
     if not found:
         click.echo("Nothing to fix.")

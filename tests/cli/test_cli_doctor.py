@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 from test_cli_operate import member, status
 
 from ha_scheduler.cli.debug import scrub, without_secrets
-from ha_scheduler.cli.diagnosis import Finding, findings, predict
+from ha_scheduler.cli.diagnosis import Finding, NoElection, Prediction, findings, predict
 from ha_scheduler.cli.main import main
-from ha_scheduler.protocol.control import CertificateEnd, Examined, Order, Status, Way
+from ha_scheduler.protocol.control import CertificateEnd, Examined, Member, Order, Status, Way
 from ha_scheduler.protocol.peer import Failover
 from tests.peer.toy_cell import ToyCell
 
@@ -131,15 +132,68 @@ def test_the_prediction_follows_from_the_timing_and_what_was_measured() -> None:
         for n, s in enumerate((0.1, 0.2, 0.9))
     ]
     expected = predict(cell(), examined(), took)
-    assert expected is not None
+    assert isinstance(expected, Prediction)
     assert 0.6 < expected.election_least < 0.61
     assert 0.8 < expected.election_mean < 0.81, "the first of two stands after 4/3 of 600 ms"
     assert 1.2 < expected.election_most < 1.21
     assert expected.serving == pytest.approx(0.2)
     slow = predict(cell(), {n: peer(n, election_ticks=24) for n in "abc"}, [])
-    assert slow is not None
+    assert isinstance(slow, Prediction)
     assert 1.6 < slow.failover < 1.61
     assert predict({"b": cell()["b"]}, examined(), []) is None
+
+
+def members(*down: str, of: str = "abc", role: str = "voter") -> tuple[Member, ...]:
+    """Of a cell of ``of``, with some ``down``."""
+    return tuple(replace(member(n, role), connected=n not in down) for n in of)
+
+
+OFF = Order("", 1_796_083_200, "root", 1)
+DRAINED = (Order("b", 0, "root", 1), Order("c", 0, "root", 1))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "why"),
+    [
+        (cell(members=members("c")), "it takes 2 of 3 voters, and 1 would be up"),
+        (cell(members=members("d", "e", of="abcde")), "it takes 3 of 5 voters, and 2 would be up"),
+        (cell(members=members(of="a")), "it takes 1 of 1 voters, and 0 would be up"),
+        (
+            cell(members=members("c") + members(of="d", role="learner")),
+            "it takes 2 of 3 voters, and 1 would be up",
+        ),
+        (
+            {"b": status("b", "follower", 4, "", members=members("a", "c"))},
+            "Nobody can be elected now: it takes 2 of 3 voters, and 1 are up.",
+        ),
+        (cell(maintenance=(OFF,)), "nobody would be elected: failover is off until 2026-"),
+        (cell(maintenance=DRAINED), "the other peers that are up are drained, or witnesses"),
+        (
+            cell(
+                members=members(of="ab") + members(of="c", role="witness"), maintenance=DRAINED[:1]
+            ),
+            "the other peers that are up are drained, or witnesses",
+        ),
+    ],
+)
+def test_where_nobody_would_be_elected_no_time_is_told(
+    statuses: dict[str, Status], why: str
+) -> None:
+    expected = predict(statuses, examined(), [])
+    assert isinstance(expected, NoElection)
+    assert why in expected.why
+
+
+def test_a_peer_that_is_away_drained_or_a_learner_does_not_make_an_election_shorter() -> None:
+    alone = predict(cell(members=members("d", "e", of="abcde")[:4]), examined(), [])
+    assert isinstance(alone, NoElection), "of four voters, three must be up"
+    drained = predict(cell(maintenance=DRAINED[1:]), examined(), [])
+    more = predict(cell(members=members() + members(of="d", role="learner")), examined(), [])
+    usual = predict(cell(), examined(), [])
+    assert isinstance(drained, Prediction)
+    assert isinstance(usual, Prediction)
+    assert drained.election_mean == pytest.approx(usual.election_mean + 0.1), "3/2, not 4/3"
+    assert more == usual
 
 
 CANARY = "canary-4711-secret"
