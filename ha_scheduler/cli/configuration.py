@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -339,8 +339,11 @@ def _check_pairs(given: Configuration) -> None:
 # -- Dask's configuration
 
 
-def configured() -> dict[str, Any]:
-    """The section of Dask's configuration, by names of fields. Raises ``OperatorError``."""
+def configured(wanted: Container[str] | None = None) -> dict[str, Any]:
+    """The section of Dask's configuration, by names of fields. Raises ``OperatorError``.
+
+    ``wanted``: what is looked at, and may be refused; None: everything.
+    """
     import dask.config  # a slow import, for a daemon that runs for months
 
     section = dask.config.get(SECTION, None) or {}
@@ -350,6 +353,8 @@ def configured() -> dict[str, Any]:
     found = {}
     for key, value in section.items():
         name = str(key).replace("-", "_")
+        if wanted is not None and name not in wanted:
+            continue
         if name not in known:
             raise OperatorError(
                 f"{SECTION}.{key} in Dask's configuration is {_unknown(name, known)}"

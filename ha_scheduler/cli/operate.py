@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from msgspec import to_builtins
@@ -22,7 +22,14 @@ from ha_scheduler.cell.address import join_address
 from ha_scheduler.cell.peers import Cell
 from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import TIMEOUT_S, ControlClient
-from ha_scheduler.cli.options import path_option, peers_option, the_cell, the_tls, tls_options
+from ha_scheduler.cli.options import (
+    from_configuration,
+    path_option,
+    peers_option,
+    the_cell,
+    the_tls,
+    tls_options,
+)
 from ha_scheduler.errors import EXIT_FAILED, ControlError, OperatorError
 from ha_scheduler.peer.consensus.maintenance import in_words
 from ha_scheduler.protocol.control import Order, Status, Transferred, TransferRequest
@@ -43,6 +50,8 @@ _PIPE_COLUMNS = 200  # for files and grep, which have no window
 
 
 def cell_options(command: _F) -> _F:
+    """Which cell, and with which certificate: ``from_configuration`` without an option."""
+    command = _configured(command)
     for option in (
         click.option(
             "--timeout",
@@ -56,6 +65,16 @@ def cell_options(command: _F) -> _F:
     ):
         command = option(command)
     return command
+
+
+def _configured(command: _F) -> _F:
+    @functools.wraps(command)
+    def with_configuration(*args: Any, **values: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("protocol")
+        protocol_given = source is not click.core.ParameterSource.DEFAULT
+        return command(*args, **from_configuration(values, protocol_given=protocol_given))
+
+    return cast("_F", with_configuration)
 
 
 format_option = click.option(

@@ -10,9 +10,11 @@ import click
 
 from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, PORT_MAX, Cell, parse_peers
 from ha_scheduler.cli.certificates import PROTOCOLS, TlsOptions
+from ha_scheduler.cli.configuration import configured
 from ha_scheduler.errors import OperatorError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+TLS_FILES = ("tls_ca_file", "tls_cert", "tls_key", "tls_dir")
 
 
 def path_option(name: str, help_text: str) -> Callable[[_F], _F]:
@@ -83,3 +85,23 @@ def the_tls(values: dict[str, Any], data_dir: Path | None) -> TlsOptions:
         directory=values.pop("tls_dir"),
         data_dir=data_dir,
     )
+
+
+def from_configuration(values: dict[str, Any], *, protocol_given: bool) -> dict[str, Any]:
+    """``values`` with what a peer here takes from Dask's configuration, where no option is given.
+
+    The files of TLS go together: where an option names one, or ``--data-dir``, none are taken. What
+    is not needed is not looked at: a mistake there keeps no operator out. Raises ``OperatorError``.
+    """
+    named = any(values[name] is not None for name in TLS_FILES)
+    plain = protocol_given and values["protocol"] != PROTOCOLS[0]
+    wanted = {
+        *(("peers", "port") if values["peers"] is None else ()),
+        *(() if named or plain or values["data_dir"] is not None else TLS_FILES),
+        *(() if named or protocol_given else ("protocol",)),
+    }
+    found = configured(wanted) if wanted else {}
+    port = found.pop("port", None)
+    if found.get("peers") is not None:
+        found["peers"] = the_cell(found["peers"], port).text
+    return {**values, **found}

@@ -21,7 +21,7 @@ from ha_scheduler.cell.tls_files import TlsFiles
 from ha_scheduler.cli.certificates import choose_control_files
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.cli.operate import cell_options, client_of, format_option, new_table, print_table
-from ha_scheduler.cli.options import the_cell, the_tls
+from ha_scheduler.cli.options import TLS_FILES, the_cell, the_tls
 from ha_scheduler.cli.sentences import OneSentenceGroup
 from ha_scheduler.cli.token_admin import TokenAdmin
 from ha_scheduler.errors import ControlError, OperatorError
@@ -193,7 +193,8 @@ def _holder(file: Path, values: dict[str, Any]) -> ControlClient:
     cell, data_dir = the_cell(values["peers"]), values["data_dir"]
     options = the_tls(values, data_dir)
     beside = client_files(file.parent)
-    named = options.named() is not None or options.directory is not None
+    given = click.get_current_context().params  # Dask's configuration names a peer's certificate
+    named = any(given[name] is not None for name in TLS_FILES)
     files: TlsFiles | None = beside
     if named or not beside.key_file.exists():
         files = choose_control_files(options, cell)
