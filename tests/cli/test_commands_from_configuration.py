@@ -6,6 +6,7 @@ Method: three stand-ins for peers, and the command line with a configuration; op
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,22 @@ def test_what_founds_a_cell_is_told_the_peers(tmp_path: Path) -> None:
     with dask.config.set({"ha.peer": {"peers": "a=127.0.0.1"}}):
         done = CliRunner().invoke(main, ["init", "--dir", str(tmp_path / "new")])
     assert "--peers is missing" in done.stderr
+
+
+def test_a_token_is_renewed_with_the_certificate_beside_it(
+    cell: StandInCell, tmp_path: Path
+) -> None:
+    """It may be bound to that one, and the configuration names a peer's."""
+    token = tmp_path / "own" / "client.token"
+    token.parent.mkdir()
+    for name in ("client.pem", "client-key.pem", "peers-ca.pem", "issuing-ca.pem", "ca.pem"):
+        if (cell.directory / name).exists():
+            shutil.copy(cell.directory / name, token.parent / name)
+    token.write_text("a.b.c")
+    token.chmod(0o600)
+    settings = {"peers": cell.cell.text, "tls-dir": str(cell.directory)}
+    done = run(settings, "token", "renew", str(token))
+    roles = {str(role) for peer in cell for role, _ in peer.seen}
+    assert roles == {"client"}, done.stderr
+    run(settings, "token", "renew", str(token), "--tls-dir", str(cell.directory))
+    assert "peer" in {str(role) for peer in cell for role, _ in peer.seen}, "an option wins"
