@@ -148,13 +148,19 @@ class _Listening:
             return
         _take_over(self, sockets)
 
-    async def _handle_stream(self: Any, stream: IOStream, address: Any) -> None:
-        over = self.tcp_server.take_place(address)
+    def _handle_stream(self: Any, stream: IOStream, address: Any) -> Any:
+        """As upstream's; the stream is closed also if its task ends before its first step."""
+        over = self.tcp_server.take_place(address)  # while the server is there, which may stop
         setattr(stream, PLACE, over)
-        try:
-            await super()._handle_stream(stream, address)  # type: ignore[misc]
-        finally:
+
+        def ended(task: asyncio.Task[None]) -> None:
             over()
+            if task.cancelled():
+                stream.close()
+
+        task = asyncio.ensure_future(super()._handle_stream(stream, address))  # type: ignore[misc]
+        task.add_done_callback(ended)
+        return task
 
     async def on_connection(self: Any, comm: Any, handshake_overrides: Any = None) -> None:
         over = getattr(comm.stream, PLACE)

@@ -24,6 +24,7 @@ import pytest
 from distributed import Security
 from distributed.comm import CommClosedError, connect, listen, tcp
 from distributed.comm.core import FatalCommClosedError
+from tornado.iostream import IOStream
 
 from client_replay import Client
 from ha_scheduler.comm import preamble
@@ -393,5 +394,28 @@ def test_a_certificate_without_a_role_opens_no_port_of_a_cell(
                     await comm.read()
             comm = await connect(scheduler.address, **security.get_connection_args("client"))
             comm.abort()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("end", ["the listener stops", "the process ends"])
+def test_a_connection_that_ends_before_its_first_step_is_closed(end: str) -> None:
+    """Its caller would wait for ever: there is no deadline in distributed's handshake."""
+
+    async def test() -> None:
+        listener = preamble.TCPListener("127.0.0.1:0", lambda comm: None)
+        await listener.start()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            stream = IOStream(ours)
+            task = listener._handle_stream(stream, ("127.0.0.1", 1))
+            if end == "the listener stops":
+                listener.stop()
+            else:
+                task.cancel()
+            await asyncio.wait([task])
+            await asyncio.sleep(0)
+            assert stream.closed()
+        listener.stop()
 
     asyncio.run(test())
