@@ -168,8 +168,8 @@ async def test_a_crowd_is_reset_beyond_what_a_daemon_has_time_for(
 
 
 async def test_nobody_is_answered_while_an_election_is_likely_under_way(tmp_path: Path) -> None:
-    async with follower(issue(tmp_path, "a", "b"), view()) as (answering, at):
-        answering.tick()
+    """From the first caller on, who comes before the daemon ticks again."""
+    async with follower(issue(tmp_path, "a", "b"), view()) as (_, at):
         reader, writer = await asyncio.open_connection(HOST, at)
         writer.write(b"\x16\x03\x01\x00\x05hello")  # a first record of TLS
         began = time.monotonic()

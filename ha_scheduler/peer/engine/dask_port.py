@@ -169,6 +169,7 @@ class DaskPort:
     # -- a caller
 
     def _begin(self, sock: socket.socket, address: object, over: Callable[[], None]) -> None:
+        self.tick()  # a crowd comes sooner than the next one
         now = time.monotonic()
         early = self._unserved is not None and now - self._unserved < PATIENCE_S
         if self._context is None or early or not self._budget.take(now):
