@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ from typing import Any, TypeVar
 from msgspec import to_builtins
 
 from chaos.targets.base import Part, Pids, TargetFailed
+from chaos.targets.clients import start_client
 from chaos.targets.signals import pids_of, signal_child
+from chaos.targets.workers import WorkerChildren
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.cell import LocalCell, LocalCellError, is_ready, is_serving
 from ha_scheduler.deploy.child import ChildProcess
@@ -38,7 +39,7 @@ POLL_S = 0.1
 _T = TypeVar("_T")
 
 
-class Loopback:
+class Loopback(WorkerChildren):
     """``n_peers`` peers and ``n_workers`` workers under ``root``."""
 
     name = "loopback"
@@ -149,15 +150,6 @@ class Loopback:
 
     # -- workers
 
-    def worker_pids(self, worker: str) -> Pids:
-        return pids_of(self._workers[worker])
-
-    def worker_log(self, worker: str) -> Path:
-        return self._workers[worker].log_path
-
-    def signal_worker(self, worker: str, part: Part, signum: Signals) -> None:
-        signal_child(self._workers[worker], part, signum)
-
     def restart_worker(self, worker: str) -> None:
         self._restart(self._workers[worker])
 
@@ -166,15 +158,9 @@ class Loopback:
     def spawn_client(
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**worker_environment(self._cell.dask_config), **(environment or {})},
-                start_new_session=True,
-            )
+        return start_client(
+            arguments, log, {**worker_environment(self._cell.dask_config), **(environment or {})}
+        )
 
     # -- within
 

@@ -28,7 +28,9 @@ import psutil
 from msgspec import to_builtins
 
 from chaos.targets.base import Part, Pids, TargetFailed
+from chaos.targets.clients import start_client
 from chaos.targets.signals import pids_of, signal_child
+from chaos.targets.workers import WorkerChildren
 from chaos.wire.network import SUBNET, Network
 from ha_scheduler.cell.peers import DEFAULT_DASK_PORT, Cell, parse_peers
 from ha_scheduler.cell.tls_files import TlsFiles
@@ -58,7 +60,7 @@ MEMORY_LIMIT = 1 << 30  # of a worker
 _T = TypeVar("_T")
 
 
-class Namespaces:
+class Namespaces(WorkerChildren):
     """``n_peers`` peers, and ``n_workers`` workers called ``w0``…, a host each."""
 
     name = "namespaces"
@@ -207,15 +209,6 @@ class Namespaces:
 
     # -- workers
 
-    def worker_pids(self, worker: str) -> Pids:
-        return pids_of(self._workers[worker])
-
-    def worker_log(self, worker: str) -> Path:
-        return self._workers[worker].log_path
-
-    def signal_worker(self, worker: str, part: Part, signum: Signals) -> None:
-        signal_child(self._workers[worker], part, signum)
-
     def restart_worker(self, worker: str) -> None:
         self._workers[worker].kill()
         self._begin(self._workers[worker])
@@ -226,14 +219,9 @@ class Namespaces:
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         def start() -> subprocess.Popen[bytes]:
-            with self.network.inside(CLIENT_HOST), log.open("ab") as output:
-                return subprocess.Popen(
-                    [sys.executable, *arguments],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**self._client_environment(), **(environment or {})},
-                    start_new_session=True,
+            with self.network.inside(CLIENT_HOST):
+                return start_client(
+                    arguments, log, {**self._client_environment(), **(environment or {})}
                 )
 
         client = self._on_starter(start)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ from signal import Signals
 from typing import Any, TypeVar
 
 from chaos.targets.base import Part, Pids, TargetFailed
-from chaos.targets.signals import pids_of, signal_child
+from chaos.targets.clients import start_client
+from chaos.targets.signals import signal_child
+from chaos.targets.workers import WorkerChildren
 from ha_scheduler.deploy.child import ChildProcess
 from ha_scheduler.deploy.environment import worker_environment
 from ha_scheduler.deploy.ports import free_ports
@@ -34,7 +35,7 @@ CONNECT_S = 0.5
 _T = TypeVar("_T")
 
 
-class Plain:
+class Plain(WorkerChildren):
     """``n_workers`` workers under nannies."""
 
     name = "plain"
@@ -124,15 +125,6 @@ class Plain:
 
     # -- workers
 
-    def worker_pids(self, worker: str) -> Pids:
-        return pids_of(self._workers[worker])
-
-    def worker_log(self, worker: str) -> Path:
-        return self._workers[worker].log_path
-
-    def signal_worker(self, worker: str, part: Part, signum: Signals) -> None:
-        signal_child(self._workers[worker], part, signum)
-
     def restart_worker(self, worker: str) -> None:
         self._restart(self._workers[worker])
 
@@ -141,15 +133,7 @@ class Plain:
     def spawn_client(
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**worker_environment(None), **(environment or {})},
-                start_new_session=True,
-            )
+        return start_client(arguments, log, {**worker_environment(None), **(environment or {})})
 
     # -- within
 

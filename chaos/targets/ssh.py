@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ import msgspec
 from msgspec import Meta, to_builtins
 
 from chaos.targets.base import Part, Pids, TargetFailed
+from chaos.targets.clients import start_client
 from ha_scheduler.cell.peers import parse_peers
 from ha_scheduler.cli.control import ControlClient
 from ha_scheduler.deploy.cell import is_ready, is_serving
@@ -240,14 +240,8 @@ class Ssh:
         self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """On this host."""
-        with log.open("ab") as output:
-            client = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**worker_environment(self._dask_config), **(environment or {})},
-                start_new_session=True,
-            )
+        client = start_client(
+            arguments, log, {**worker_environment(self._dask_config), **(environment or {})}
+        )
         self._clients.append(client)
         return client
