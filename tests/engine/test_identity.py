@@ -121,22 +121,6 @@ async def test_who_registers_as_a_client_with_a_session_has_to_know_it(said: Any
         await unharmed(both, future)
 
 
-async def test_a_client_that_is_late_with_its_session_is_not_refused_for_good(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On a busy machine: a refusal would end its futures, and it may come again."""
-    monkeypatch.setattr("ha_scheduler.engine.clients.registration.PROOF_SECONDS", 0.1)
-    async with pair(1) as both:
-        future = await honest(both)
-        comm = await connect(both.leader.address)
-        registration = {"op": "register-client", "client": both.client.id, "versions": {}}
-        await comm.write({**registration, "reply": False})
-        assert (await comm.read())[0]["op"] == "stream-start"
-        with pytest.raises(CommClosedError):
-            await comm.read()
-        await unharmed(both, future)
-
-
 @pytest.mark.parametrize("name", ["queue-q", "variable-v", "published-d", "fire-and-forget"])
 async def test_nobody_registers_as_one_of_dasks_own_clients(name: str) -> None:
     async with pair(1) as both:
